@@ -1,0 +1,341 @@
+"""Node -> candidate: the only file that opens images or trims text. It knows neither models nor Qdrant."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pypdfium2 as pdfium
+from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
+from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from llama_index_rnx.errors import ImageError, RNXError
+
+MAX_SOURCE_PIXELS = 100_000_000  # a larger file is refused before it is decoded: 30,000 x 30,000 needs 2.7 GB
+DEFAULT_MAX_PIXELS = 1_280 * 28 * 28  # what a vision tower is shown at most; Qwen2-VL's own recommendation
+PAGE_PIXELS = 1_280 * 28 * 28  # a rendered PDF page
+
+_PDFIUM = threading.RLock()  # PDFium is not thread-safe: one document at a time in a process
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """Where an image is, without opening it. `digest` names its content, `read` brings its bytes or its pixels.
+
+    The digest of a file is made from its path, size and time of change: a remembered list of a hundred files is
+    recognised in a millisecond, without reading one of them. A file that was touched is merely remembered again.
+    """
+
+    label: str
+    digest: str
+    read: Callable[[], bytes | Image.Image] = field(repr=False, compare=False)
+
+    def load(self, max_pixels: int | None = None) -> Image.Image:
+        """The picture as RGB, upright, shrunk to `max_pixels` at most.
+
+        Raises:
+            ImageError: it cannot be opened, is truncated, or has more than 100 megapixels.
+        """
+        try:
+            found = self.read()
+            picture = found if isinstance(found, Image.Image) else _decode(found, max_pixels)
+            return _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
+        except ImageError:
+            raise
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            raise ImageError(f"{self.label}: cannot be read as an image ({_reason(error)}); replace or remove it.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What a ranker sees of a node: a text, an image, or both. An empty text means: no text."""
+
+    id: str
+    text: str = ""
+    image: ImageSource | None = None
+
+    @property
+    def kind(self) -> str:
+        """`text`, `image` or `both`."""
+        return "both" if self.text and self.image else "image" if self.image else "text"
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the content (not the id): equal contents share one memory."""
+        image = self.image.digest if self.image else ""
+        return hashlib.sha256(f"{image}\n{self.text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What is asked: a text, an image, or both."""
+
+    text: str = ""
+    image: ImageSource | None = None
+
+
+class PageNode(ImageNode):
+    """One page of a PDF: its text layer as text, its image rendered when somebody looks at it.
+
+    Nothing is stored beside the PDF: the page stays where it is. `page` counts from 1.
+    """
+
+    pdf_path: str
+    page: int
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "PageNode"
+
+    def resolve_image(self) -> io.BytesIO:
+        """The rendered page as a JPEG in memory."""
+        buffer = io.BytesIO()
+        _page_source(self).load().save(buffer, "JPEG", quality=85)
+        buffer.seek(0)
+        return buffer
+
+    def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[BaseContentBlock]:
+        """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only)."""
+        blocks: list[BaseContentBlock] = list(self.get_metadata_content_blocks(metadata_mode))
+        if self.text:
+            blocks.append(TextBlock(text=self.text))
+        blocks.append(ImageBlock(image=self.resolve_image().read(), image_mimetype="image/jpeg"))
+        return blocks
+
+
+def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
+    """A node of any shape as a candidate; nothing is opened yet.
+
+    The text is what LlamaIndex would embed: with the metadata, less `excluded_embed_metadata_keys`.
+
+    Raises:
+        RNXError: the node holds neither text nor image.
+    """
+    image = image_of(node, allow_urls=allow_urls)
+    text = node.get_content(metadata_mode=MetadataMode.EMBED) if _own_text(node).strip() else ""
+    if not text.strip() and image is None:
+        raise RNXError(f"node {node.node_id!r} holds neither text nor image; give it one of them or leave it out.")
+    return Candidate(id=node.node_id, text=text.strip(), image=image)
+
+
+def query_of(bundle: QueryBundle | str | None) -> Query:
+    """A LlamaIndex query as ours.
+
+    Raises:
+        RNXError: there is neither text nor image in it.
+    """
+    if bundle is None:
+        raise RNXError("no query was given; pass query_bundle=QueryBundle(...) or query_str='...'.")
+    if isinstance(bundle, str):
+        bundle = QueryBundle(bundle)
+    text = (bundle.query_str or "").strip()
+    image = file_source(bundle.image_path) if bundle.image_path else None
+    if not text and image is None:
+        raise RNXError("the query is empty; give it a text, an image, or both.")
+    return Query(text=text, image=image)
+
+
+def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
+    """The image of a node, if it has one: base64, bytes, a path, a page of a PDF, or (when allowed) a URL."""
+    if isinstance(node, PageNode):
+        return _page_source(node)
+    if isinstance(node, ImageNode):
+        return _first_source(node.image, node.image_path, node.image_url, node.node_id, allow_urls)
+    if isinstance(node, Node) and node.image_resource is not None:
+        resource = node.image_resource
+        return _first_source(resource.data, resource.path, resource.url, node.node_id, allow_urls)
+    return None
+
+
+def inline_image(node: BaseNode) -> bytes | None:
+    """The base64 that a node carries itself, which no file could bring back; otherwise None."""
+    data: Any = node.image if isinstance(node, ImageNode) else None
+    if isinstance(node, Node) and node.image_resource is not None:
+        data = node.image_resource.data
+    return data.encode() if isinstance(data, str) else data
+
+
+def restore_inline_image(node: BaseNode, data: bytes) -> None:
+    """Puts base64 back where `inline_image` found it."""
+    if isinstance(node, ImageNode):
+        node.image = data.decode()
+    elif isinstance(node, Node):
+        node.image_resource = (node.image_resource or MediaResource()).model_copy(update={"data": data})
+
+
+def file_source(path: str | Path) -> ImageSource:
+    """An image file. It may be missing: that shows when it is loaded."""
+    path = Path(_local_path(str(path)))
+    return ImageSource(label=str(path), digest=_file_digest(path), read=path.read_bytes)
+
+
+def bytes_source(data: bytes, label: str) -> ImageSource:
+    """The bytes of an image file, as they are."""
+    return ImageSource(label=label, digest=hashlib.sha256(data).hexdigest(), read=lambda: data)
+
+
+def picture_source(picture: Image.Image, label: str = "picture") -> ImageSource:
+    """An open PIL image."""
+    digest = hashlib.sha256(repr((picture.mode, picture.size)).encode() + picture.tobytes()).hexdigest()
+    return ImageSource(label=label, digest=digest, read=lambda: picture)
+
+
+def base64_source(data: str | bytes, label: str) -> ImageSource:
+    """An image as base64, with or without a `data:` prefix."""
+    raw = data.encode() if isinstance(data, str) else data
+    raw = raw.split(b",", 1)[1] if raw.startswith(b"data:") else raw
+    return ImageSource(label=label, digest=hashlib.sha256(raw).hexdigest(), read=lambda: _from_base64(raw, label))
+
+
+@contextmanager
+def open_pdf(path: str | Path) -> Iterator[pdfium.PdfDocument]:
+    """A PDF, closed again after use; other threads wait for their turn.
+
+    Raises:
+        RNXError: it is missing, broken or encrypted.
+    """
+    with _PDFIUM:
+        try:
+            document = pdfium.PdfDocument(path)
+        except (pdfium.PdfiumError, OSError) as error:
+            wrong = "it needs a password" if "password" in str(error).lower() else _reason(error)
+            raise RNXError(f"{path}: cannot be opened as a PDF ({wrong}); mend it or leave it out.") from error
+        try:
+            yield document
+        finally:
+            document.close()
+
+
+def page_text(document: pdfium.PdfDocument, index: int) -> str:
+    """The text layer of a page (index from 0); empty where there is none, as on a scan."""
+    page = document[index]
+    text_page = page.get_textpage()
+    try:
+        return str(text_page.get_text_bounded()).replace("\r\n", "\n").replace("\x00", "").strip()
+    finally:
+        text_page.close()
+        page.close()
+
+
+def render_page(document: pdfium.PdfDocument, index: int, pixels: int = PAGE_PIXELS) -> Image.Image:
+    """A page (index from 0) as an RGB picture of about `pixels`, whatever its size on paper."""
+    page = document[index]
+    try:
+        width, height = page.get_size()  # points
+        scale = (pixels / max(width * height, 1.0)) ** 0.5
+        picture: Image.Image = page.render(scale=scale).to_pil().convert("RGB")
+        return picture
+    finally:
+        page.close()
+
+
+def _page_source(node: PageNode) -> ImageSource:
+    path, index = Path(node.pdf_path), node.page - 1
+
+    def read() -> Image.Image:
+        try:
+            with open_pdf(path) as document:
+                return render_page(document, index)
+        except (RNXError, pdfium.PdfiumError, IndexError) as error:
+            raise ImageError(f"{path}#{node.page}: the page cannot be drawn ({_reason(error)}).") from error
+
+    return ImageSource(label=f"{path}#{node.page}", digest=f"{_file_digest(path)}#{node.page}", read=read)
+
+
+def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) -> ImageSource | None:
+    if data:
+        return base64_source(data, label=f"image of node {label!r}")
+    if path:
+        return file_source(path)
+    if not url:
+        return None
+    parsed = urlparse(str(url))
+    if parsed.scheme == "file":
+        return file_source(str(url))
+    if not allow_urls:
+        raise RNXError(f"node {label!r} has its image at {url}: no URL is fetched unless allowed; load it first.")
+    return _url_source(str(url))
+
+
+def _url_source(url: str) -> ImageSource:
+    def read() -> bytes:
+        import httpx  # a dependency of llama-index-core and qdrant-client alike
+
+        try:
+            answer = httpx.get(url, timeout=30, follow_redirects=False)
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise ImageError(f"{url}: the image did not arrive ({_reason(error)}).") from error
+        return answer.content
+
+    return ImageSource(label=url, digest=hashlib.sha256(url.encode()).hexdigest(), read=read)
+
+
+def _own_text(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.NONE) or ""
+
+
+def _local_path(path: str) -> str:
+    return unquote(urlparse(path).path) if path.startswith("file://") else path
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return f"{path}|missing"
+    return f"{path}|{found.st_size}|{found.st_mtime_ns}"
+
+
+def _from_base64(data: bytes, label: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"{label}: is not base64 ({error}).") from error
+
+
+def _decode(data: bytes, max_pixels: int | None) -> Image.Image:
+    if not data:
+        raise ValueError("0 bytes")
+    picture: Image.Image = Image.open(io.BytesIO(data))
+    pixels = picture.width * picture.height
+    if pixels > MAX_SOURCE_PIXELS:
+        raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MAX_SOURCE_PIXELS:,} are read")
+    if max_pixels:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough
+        side = int((max_pixels * max(picture.size) / min(picture.size)) ** 0.5) + 1
+        picture.draft("RGB", (min(side, picture.width), min(side, picture.height)))
+    picture.load()
+    return picture
+
+
+def _shrunk(picture: Image.Image, max_pixels: int) -> Image.Image:
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        opaque = Image.new("RGB", picture.size, "white")  # a drawing without ground is drawn on paper, not on black
+        opaque.paste(picture.convert("RGBA"), mask=picture.convert("RGBA").getchannel("A"))
+        picture = opaque
+    picture = picture.convert("RGB")
+    ratio = (max_pixels / (picture.width * picture.height)) ** 0.5
+    if ratio >= 1:
+        return picture
+    return picture.resize((max(1, int(picture.width * ratio)), max(1, int(picture.height * ratio))), Image.Resampling.BICUBIC)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "the file is not there"
+    if isinstance(error, UnidentifiedImageError):
+        return "no known image format"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,281 @@
+"""The command line: `rnx index`, `rnx search`, `rnx rerank`, `rnx demo`. It reads arguments and prints, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from llama_index_rnx.errors import RNXError
+
+if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
+    from llama_index_rnx.collection import NodeCollection
+    from llama_index_rnx.files import IndexReport
+    from llama_index_rnx.hits import Hit
+
+app = typer.Typer(
+    help="Multimodal listwise reranking: index texts and images, search them, best first.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Format(StrEnum):
+    """How hits are printed."""
+
+    table = "table"
+    json = "json"
+    html = "html"
+
+
+Name = Annotated[str, typer.Option("--collection", help="Name of the Qdrant collection.")]
+From = Annotated[str, typer.Option("--from", help="The index: a folder, or the URL of a Qdrant server.")]
+Run = Annotated[Path | None, typer.Option("--run", help="Write a TREC run to this file.")]
+TAG = "rnx"
+LISTS_HELP = 'Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}'
+
+
+@app.command()
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders: .pdf .png .jpg .webp .txt .md")],
+    to: Annotated[str, typer.Option("--to", help="Where the index goes: a folder, or the URL of a Qdrant server.")],
+    collection: Name = "rnx",
+) -> None:
+    """Index PDFs (page by page), pictures and texts. Run it again to take up what is new or changed."""
+    from llama_index_rnx.collection import NodeCollection
+    from llama_index_rnx.files import discover, index_paths
+
+    discover(paths)  # a wrong path shows before an empty index is made
+    target = NodeCollection(to, name=collection)
+    try:
+        _print_report(index_paths(target, paths), len(target), to)
+    finally:
+        target.close()
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for; may be left out with --image or --queries.")] = "",
+    from_: From = "",
+    image: Annotated[Path | None, typer.Option(help="A picture as the query, alone or with a text.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many the retriever fetches.")] = 100,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many come out.")] = 5,
+    rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rerank what was fetched.")] = True,
+    model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
+    format_: Annotated[Format, typer.Option("--format", help="How hits are printed.")] = Format.table,
+    queries: Annotated[Path | None, typer.Option(help='A batch: rows {"qid","query","image"?}; needs --run.')] = None,
+    run: Run = None,
+    collection: Name = "rnx",
+) -> None:
+    """Search an index: the retriever's list, reranked as a list."""
+    batch = _batch_of(queries, run, query, image)
+    if not batch and not query.strip() and image is None:
+        raise RNXError("nothing to search for; give a QUERY, --image FILE, or --queries FILE with --run FILE.")
+    source = _open_index(from_, collection)
+    try:
+        if batch:
+            assert run is not None
+            _search_batch(source, batch, run, k, n, model if rerank else None)
+        else:
+            _search_one(source, query, image, k, n, model if rerank else None, format_)
+    finally:
+        source.close()
+
+
+@app.command()
+def rerank(
+    lists: Annotated[
+        Path, typer.Argument(help='Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}')
+    ],
+    run: Annotated[Path, typer.Option("--run", help="Write a TREC run to this file.")],
+    model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
+    memory_path: Annotated[Path | None, typer.Option(help="A folder that keeps the memories for the next time.")] = None,
+) -> None:
+    """Rerank given lists and write a TREC run; every candidate of every list comes out."""
+    from llama_index_rnx.lists import rank_lists, read_lists
+
+    rows = read_lists(lists)
+    with _trec_file(run) as write:
+        for qid, ranked in rank_lists(rows, model=model, memory_path=memory_path):
+            write(qid, ranked)
+    err.print(f"{len(rows)} lists -> {run}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where corpus, index and page go.")] = Path("demo"),
+) -> None:
+    """The main job on a small corpus, from nothing: index, retrieve, rerank, look."""
+    from llama_index_rnx.demo import run_demo
+
+    run_demo(folder)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="qdrant_client")
+    warnings.showwarning = lambda message, *_: err.print(f"warning: {message}", markup=False)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except RNXError as error:
+        _fail(error)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("stopped; what was written is whole, the same command goes on from there.")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _fail(f"{error.filename or 'the disk'}: {error.strerror or error}")
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what click says of wrong arguments
+            raise
+        _fail(error.format_message())
+
+
+def _fail(message: object) -> None:
+    err.print(f"error: {message}", markup=False)
+    sys.exit(2)
+
+
+def _print_report(report: IndexReport, total: int, to: str) -> None:
+    err.print(
+        f"{report.written} nodes written from {report.files - report.unchanged} new or changed files, "
+        f"{report.unchanged} files unchanged, {report.ignored} of other kinds; {total} nodes in {to}",
+        markup=False,
+    )
+    for path in report.missing:
+        err.print(f"gone: {path} (its nodes are kept)", markup=False)
+    for skipped in report.skipped:
+        err.print(f"left out: {skipped.reason}", markup=False)
+
+
+def _open_index(location: str, name: str) -> NodeCollection:
+    from llama_index_rnx.collection import NodeCollection
+
+    if not location:
+        raise RNXError("no index was given; add --from DIR_OR_URL.")
+    if not location.startswith(("http://", "https://")) and not Path(location).is_dir():
+        raise RNXError(f"there is no index in {location}; make one with: rnx index PATH --to {location}")
+    source = NodeCollection(location, name=name)
+    if len(source) == 0:
+        source.close()
+        raise RNXError(f"the index at {location} is empty (collection {name!r}); fill it with: rnx index PATH --to {location}")
+    return source
+
+
+def _search_one(
+    source: NodeCollection, query: str, image: Path | None, k: int, n: int, model: str | None, format_: Format
+) -> None:
+    import time
+
+    from llama_index.core.schema import QueryBundle
+
+    from llama_index_rnx import RNXRerank, RNXRetriever
+    from llama_index_rnx.hits import hits_of
+
+    bundle = QueryBundle(query, image_path=_picture(image))
+    start = time.perf_counter()
+    retrieved = RNXRetriever(source, top_k=k).retrieve(bundle)
+    final = RNXRerank(model=model, top_n=n).postprocess_nodes(retrieved, bundle) if model else retrieved[:n]
+    hits = hits_of(final, retrieved)
+    if format_ is Format.json:
+        print(json.dumps([hit.to_dict() for hit in hits], ensure_ascii=False, indent=1))
+    elif format_ is Format.html:
+        _print_html(bundle, hits_of(retrieved[:n], retrieved), hits, time.perf_counter() - start)
+    else:
+        from llama_index_rnx.report import print_table
+
+        print_table(hits, Console(), title=query or str(image))
+
+
+def _print_html(bundle: Any, before: list[Hit], after: list[Hit], seconds: float) -> None:
+    from llama_index_rnx.candidates import query_of
+    from llama_index_rnx.report import Section, html_page
+
+    query = query_of(bundle)
+    section = Section(query=query.text, image=query.image, before=before, after=after, seconds=seconds)
+    print(html_page([section], title=query.text or "Search by picture"))
+
+
+def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: Path, k: int, n: int, model: str | None) -> None:
+    from llama_index.core.schema import QueryBundle
+
+    from llama_index_rnx import RNXRerank, RNXRetriever
+    from llama_index_rnx.hits import search as search_hits
+    from llama_index_rnx.progress import progress_bar
+
+    retriever = RNXRetriever(source, top_k=k)
+    reranker = RNXRerank(model=model, top_n=k) if model else None
+    with _trec_file(run) as write, progress_bar("searching", len(rows), "queries") as advance:
+        for row in rows:
+            hits = search_hits(retriever, reranker, QueryBundle(row["query"], image_path=row.get("image")), k)
+            write(row["qid"], _one_a_document(hits)[:n])
+            advance(1)
+    err.print(f"{len(rows)} queries -> {run}", markup=False)
+
+
+def _one_a_document(hits: Sequence[Hit]) -> list[tuple[str, float]]:
+    """A text file of many passages stands once in a run, where its best passage is."""
+    best: dict[str, float] = {}
+    for hit in hits:
+        best.setdefault(hit.docid, hit.score)
+    return list(best.items())
+
+
+def _batch_of(queries: Path | None, run: Path | None, query: str, image: Path | None) -> list[dict[str, Any]]:
+    from llama_index_rnx.lists import read_queries
+
+    if queries is None:
+        if run is not None:
+            raise RNXError("--run needs --queries FILE; a single query prints to the screen.")
+        return []
+    if query or image is not None:
+        raise RNXError("--queries takes the place of QUERY and --image; give one or the other.")
+    if run is None:
+        raise RNXError("--queries needs --run OUT.trec, the file that the TREC run is written to.")
+    return read_queries(queries)
+
+
+def _picture(path: Path | None) -> str | None:
+    if path is not None and not path.is_file():
+        raise RNXError(f"{path}: the query picture is not there.")
+    return str(path) if path is not None else None
+
+
+@contextmanager
+def _trec_file(path: Path) -> Iterator[Any]:
+    """Yields `write(qid, [(docid, score)])`; the file appears whole at the end, or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        stream = part.open("w", encoding="utf-8")
+    except OSError as error:
+        raise RNXError(f"{path} cannot be written ({error.strerror}); choose another --run.") from error
+    try:
+        with stream:
+            yield lambda qid, ranked: stream.writelines(_trec_line(qid, *row) for row in enumerate(ranked, start=1))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _trec_line(qid: str, rank: int, scored: tuple[str, float]) -> str:
+    docid, score = scored
+    name = docid.replace("%", "%25").replace(" ", "%20").replace("\t", "%09").replace("\n", "%0A")  # fields end at white space
+    return f"{qid} Q0 {name} {rank} {score:.9f} {TAG}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,500 @@
+"""Qdrant: create, upsert, search, payload <-> node. The only file that knows Qdrant."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import uuid
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import httpx
+from llama_index.core.embeddings import MultiModalEmbedding
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageDocument,
+    ImageNode,
+    IndexNode,
+    Node,
+    NodeWithScore,
+    TextNode,
+)
+from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from platformdirs import user_cache_path
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+
+from llama_index_rnx import bm25
+from llama_index_rnx.candidates import Candidate, PageNode, Query, candidate_of, inline_image, restore_inline_image
+from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed_query, fingerprint_of
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.progress import progress_bar
+from llama_index_rnx.rankers.base import Ranker, recall
+
+TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: it has those that its node has
+BATCH = 32  # nodes embedded, remembered and written together: a killed run loses no more
+RRF_K = 60  # Cormack et al. 2009
+SCROLL = 1_000
+LAYOUT = 1  # of the payload; an index of another layout is refused
+_NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
+_NODE_TYPES: dict[str, type[BaseNode]] = {
+    kind.class_name(): kind for kind in (TextNode, ImageNode, Node, Document, ImageDocument, IndexNode, PageNode)
+}
+_clients: weakref.WeakValueDictionary[str, QdrantClient] = weakref.WeakValueDictionary()
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """Which file a node came from: enough to see whether the file changed and whether all its nodes are there."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    nodes: int
+
+    def payload(self) -> dict[str, Any]:
+        """The payload fields of a stamp, flat."""
+        return {
+            "file": self.path,
+            "file_stat": [self.size, self.mtime_ns],
+            "file_sha": self.sha256,
+            "file_nodes": self.nodes,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A node or a file that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A node on its way into Qdrant."""
+
+    node: BaseNode
+    candidate: Candidate
+    stamp: Stamp | None
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What is stored: the node as JSON, its metadata apart (for filters), an inline image apart (for size)."""
+        node = _node_json(self.node)
+        payload: dict[str, Any] = {"node": node, "metadata": self.node.metadata, "kind": self.candidate.kind}
+        inline = inline_image(self.node)
+        if inline is not None:
+            payload["image_data"] = inline.decode()
+        payload["digest"] = hashlib.sha256(f"{self.candidate.digest}\n{_json(payload)}".encode()).hexdigest()
+        return payload | (self.stamp.payload() if self.stamp else {})
+
+
+class NodeCollection:
+    """Nodes in Qdrant, each with the vectors of what it has: a text, an image, or both, and BM25 for its words.
+
+    Args:
+        location: a folder (embedded Qdrant), `":memory:"`, the URL of a server, or a `QdrantClient`.
+        name: of the Qdrant collection.
+        embedding: any LlamaIndex `MultiModalEmbedding`; by default `RNXEmbedding()`.
+        ranker: prepares its memories when nodes are added; by default the embedding's own (`rnx-mini`), `None` for none.
+        memory_path: where the memories are kept; by default inside the folder, for a server in the user's cache.
+
+    Raises:
+        RNXError: Qdrant is not there, the folder is in use by another process, or the index was made with another model.
+
+    Example:
+        >>> from llama_index.core.schema import TextNode
+        >>> collection = NodeCollection(":memory:")
+        >>> collection.add([TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is iron oxide.")])
+        2
+        >>> len(collection)
+        2
+    """
+
+    def __init__(
+        self,
+        location: str | Path | QdrantClient,
+        name: str = "rnx",
+        embedding: MultiModalEmbedding | None = None,
+        ranker: Ranker | None = None,
+        memory_path: str | Path | None = None,
+    ) -> None:
+        self.location, self.name = location, name
+        self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
+        self.ranker = ranker or (self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None)
+        self.skipped: list[Skipped] = []
+        self._client, self._where = _connect(location)
+        self._lock = threading.RLock()  # embedded Qdrant is one sqlite connection; a server does not need it
+        self.memories = MemoryStore(memory_path if memory_path is not None else _memory_folder(location))
+        self._exists = False
+        self._check_model()
+
+    def add(self, nodes: Sequence[BaseNode], show_progress: bool | None = None) -> int:
+        """Writes the nodes that are new or changed; returns how many. Idempotent by node id.
+
+        A node that cannot be used (neither text nor image, an image that cannot be read) is left out, logged, and listed
+        in `skipped`; all others are written.
+
+        Raises:
+            RNXError: two nodes with one id have different contents, or Qdrant does not answer.
+        """
+        _refuse_clashes(nodes)
+        with progress_bar("indexing", len(nodes), "nodes", show_progress) as advance:
+            return self.write(((node, None) for node in nodes), advance)
+
+    def write(self, stamped: Iterable[tuple[BaseNode, Stamp | None]], advance: Callable[[int], None]) -> int:
+        """As `add`, for a stream of nodes with the files that they came from; `advance(n)` is told the progress."""
+        self.skipped = []
+        self._create()
+        written = 0
+        for batch in _batches(stamped, BATCH):
+            entries = self._changed(list(self._entries(batch)))
+            written += self._upsert(entries)
+            advance(len(batch))
+        return written
+
+    def delete(self, node_ids: Sequence[str]) -> None:
+        """Removes the nodes with these ids; unknown ids are ignored."""
+        points = models.PointIdsList(points=[_point_id(node_id) for node_id in node_ids])
+        if self._create_if_there():
+            self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
+
+    def search(self, query: Query, k: int = 100, filters: MetadataFilters | None = None) -> list[NodeWithScore]:
+        """The `k` nearest nodes, texts and images in one list: one call, dense and sparse fused by reciprocal rank.
+
+        Texts and images are searched apart and fused by rank, because their cosines are not comparable: a text's is
+        about .8, a picture's .3. The scores are those of the fusion (Cormack et al. 2009).
+        """
+        if not self._create_if_there():
+            return []
+        condition = _condition(filters)
+        prefetch = [
+            models.Prefetch(query=vector, using=using, limit=k, filter=condition)
+            for using, vector in self._query_vectors(query).items()
+        ]
+        fusion = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
+        found = self._call(
+            lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=_FOR_NODES)
+        )
+        return [NodeWithScore(node=_node_of(point.payload), score=float(point.score)) for point in found.points]
+
+    def get(self, node_ids: Sequence[str]) -> list[BaseNode]:
+        """The nodes with these ids, in this order; unknown ids are left out."""
+        if not self._create_if_there():
+            return []
+        ids = [_point_id(node_id) for node_id in node_ids]
+        points = self._call(lambda client: client.retrieve(self.name, ids=ids, with_payload=_FOR_NODES))
+        nodes = {str(point.id): _node_of(point.payload) for point in points}
+        return [nodes[point_id] for point_id in ids if point_id in nodes]
+
+    def files(self) -> dict[str, list[dict[str, Any]]]:
+        """By file path, the stamps of the nodes that came from it, with their node ids under `id`."""
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for payload in self._scroll(["file", "file_stat", "file_sha", "file_nodes", "metadata"]):
+            if "file" in payload:
+                found[payload["file"]].append(payload)
+        return found
+
+    def remove_file(self, path: str, except_sha: str | None = None) -> None:
+        """Removes the nodes of a file; with `except_sha` only those of its other versions."""
+        condition = models.Filter(must=[models.FieldCondition(key="file", match=models.MatchValue(value=path))])
+        if except_sha is not None:
+            same = models.FieldCondition(key="file_sha", match=models.MatchValue(value=except_sha))
+            condition.must_not = [same]
+        selector = models.FilterSelector(filter=condition)
+        self._call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
+
+    def __len__(self) -> int:
+        if not self._create_if_there():
+            return 0
+        return int(self._call(lambda client: client.count(self.name, exact=True)).count)
+
+    def close(self) -> None:
+        """Lets go of Qdrant and of the memory store; an embedded index is then free for other processes."""
+        self.memories.close()
+        if not isinstance(self.location, QdrantClient):
+            _clients.pop(self._where, None)
+            self._client.close()
+
+    def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
+        for node, stamp in batch:
+            try:
+                yield _Entry(node=node, candidate=candidate_of(node), stamp=stamp)
+            except RNXError as error:
+                self._skip(node.node_id, error)
+
+    def _changed(self, entries: list[_Entry]) -> list[_Entry]:
+        """Those that are not there yet, or there with another content; of equal ids the last."""
+        ids = {_point_id(entry.node.node_id): entry for entry in entries}
+        known = self._call(
+            lambda client: client.retrieve(self.name, ids=list(ids), with_payload=["digest", "file_sha", "file_stat"])
+        )
+        for point in known:
+            payload, stamp = point.payload or {}, ids[str(point.id)].stamp
+            same_file = stamp is None or stamp.payload()["file_stat"] == payload.get("file_stat")
+            if payload.get("digest") == ids[str(point.id)].payload["digest"] and same_file:
+                del ids[str(point.id)]
+        return list(ids.values())
+
+    def _upsert(self, entries: list[_Entry]) -> int:
+        """Embeds, remembers and writes; a broken image costs its own node only."""
+        if not entries:
+            return 0
+        candidates = [entry.candidate for entry in entries]
+        try:
+            if self.ranker is not None:
+                recall(self.ranker, candidates, self.memories)  # an RNXEmbedding finds its vectors in them
+            vectors = embed_candidates(self.embedding, candidates)
+        except RNXError as error:
+            if len(entries) == 1:
+                self._skip(entries[0].node.node_id, error)
+                return 0
+            half = len(entries) // 2
+            return self._upsert(entries[:half]) + self._upsert(entries[half:])
+        points = [_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
+        self._call(lambda client: client.upsert(self.name, points=points, wait=True))
+        return len(points)
+
+    def _query_vectors(self, query: Query) -> dict[str, Any]:
+        dense = embed_query(self.embedding, query)
+        vectors: dict[str, Any] = {TEXT: dense, IMAGE: dense}
+        indices, values = bm25.query_vector(query.text)
+        if indices:
+            vectors[SPARSE] = models.SparseVector(indices=indices, values=values)
+        return vectors
+
+    def _skip(self, node_id: str, error: Exception) -> None:
+        self.skipped.append(Skipped(id=node_id, reason=str(error)))
+        log.warning("node %s is left out: %s", node_id, error)
+
+    def _scroll(self, fields: list[str]) -> Iterator[dict[str, Any]]:
+        if not self._create_if_there():
+            return
+        offset: Any = None
+        while True:
+            points, offset = self._call(partial(_scrolled, name=self.name, fields=fields, offset=offset))
+            yield from (point.payload or {} for point in points)
+            if offset is None:
+                return
+
+    def _create_if_there(self) -> bool:
+        if not self._exists:
+            self._exists = bool(self._call(lambda client: client.collection_exists(self.name)))
+        return self._exists
+
+    def _check_model(self) -> None:
+        """Refuses an index whose vectors another model made: its cosines would mean nothing."""
+        if not self._create_if_there():
+            return
+        config = self._call(lambda client: client.get_collection(self.name)).config
+        made = (config.metadata or {}).get("rnx")
+        if not made or made.get("layout") != LAYOUT:
+            raise RNXError(
+                f"collection {self.name!r} at {self._where} was not made by this package; choose another name= or folder."
+            )
+        ours = fingerprint_of(self.embedding)
+        if made["embedding"] != ours:
+            raise RNXError(
+                f"the index at {self._where} was made with {made['embedding']}, the embedding given is {ours}; "
+                "pass the same embedding=, or index again into a new folder."
+            )
+
+    def _create(self) -> None:
+        if self._create_if_there():
+            return
+        dense = models.VectorParams(size=_dimensions(self.embedding), distance=models.Distance.COSINE)
+        sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
+        metadata = {"rnx": {"layout": LAYOUT, "embedding": fingerprint_of(self.embedding)}}
+        self._call(
+            lambda client: client.create_collection(
+                self.name,
+                vectors_config={TEXT: dense, IMAGE: dense},
+                sparse_vectors_config={SPARSE: sparse},
+                metadata=metadata,
+            )
+        )
+        if _is_url(self.location):  # the embedded engine has no payload indexes and warns
+            for key in ("file", "file_sha"):
+                self._call(partial(_index_payload, name=self.name, field=key))
+        self._exists = True
+
+    def _call(self, action: Callable[[QdrantClient], T]) -> T:
+        """Every word with Qdrant goes through here, so that its faults become one clear line."""
+        try:
+            if _is_url(self.location):
+                return action(self._client)
+            with self._lock:
+                return action(self._client)
+        except (ResponseHandlingException, httpx.HTTPError, ConnectionError) as error:
+            raise RNXError(
+                f"Qdrant at {self._where} does not answer ({_line(error)}); start it, or check the address."
+            ) from error
+        except (UnexpectedResponse, ApiException) as error:
+            raise RNXError(f"Qdrant at {self._where} refused: {_line(error)}") from error
+
+
+def _scrolled(client: QdrantClient, name: str, fields: list[str], offset: Any) -> tuple[list[models.Record], Any]:
+    return client.scroll(name, limit=SCROLL, offset=offset, with_payload=fields)
+
+
+def _index_payload(client: QdrantClient, name: str, field: str) -> None:
+    client.create_payload_index(name, field_name=field, field_schema=models.PayloadSchemaType.KEYWORD)
+
+
+_FOR_NODES = models.PayloadSelectorInclude(include=["node", "metadata", "image_data"])
+
+
+def _connect(location: str | Path | QdrantClient) -> tuple[QdrantClient, str]:
+    if isinstance(location, QdrantClient):
+        return location, "the given client"
+    if str(location) == ":memory:":
+        return QdrantClient(":memory:", force_disable_check_same_thread=True), ":memory:"
+    if _is_url(location):
+        return QdrantClient(url=str(location), timeout=60, check_compatibility=False), str(location)
+    return _embedded(Path(location).expanduser().resolve())
+
+
+def _embedded(folder: Path) -> tuple[QdrantClient, str]:
+    """One client a folder and process: Qdrant locks the folder, and a notebook cell may well run twice."""
+    client = _clients.get(str(folder))
+    if client is not None:
+        return client, str(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RNXError(f"{folder} is a file; an index is a folder, :memory:, or the URL of a Qdrant server.")
+    try:
+        client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+    except RuntimeError as error:
+        raise RNXError(
+            f"the index in {folder} is in use by another process; wait for it, or run a Qdrant server and give its URL."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RNXError(f"the index in {folder} cannot be opened ({_line(error)}).") from error
+    _clients[str(folder)] = client
+    return client, str(folder)
+
+
+def _is_url(location: Any) -> bool:
+    return isinstance(location, str) and location.startswith(("http://", "https://"))
+
+
+def _memory_folder(location: str | Path | QdrantClient) -> Path | None:
+    if isinstance(location, QdrantClient) or str(location) == ":memory:":
+        return None
+    if _is_url(location):
+        return user_cache_path("llama-index-rnx") / "memories"
+    return Path(location).expanduser().resolve() / "memories"
+
+
+def _dimensions(embedding: MultiModalEmbedding) -> int:
+    return len(embedding.get_query_embedding("how long is a vector?"))
+
+
+def _point_id(node_id: str) -> str:
+    return str(uuid.uuid5(_NAMESPACE, node_id))
+
+
+def _point(entry: _Entry, dense: Vectors) -> models.PointStruct:
+    vectors: dict[str, Any] = {}
+    if dense.text is not None:
+        vectors[TEXT] = dense.text
+        indices, values = bm25.document_vector(entry.candidate.text)
+        if indices:
+            vectors[SPARSE] = models.SparseVector(indices=indices, values=values)
+    if dense.image is not None:
+        vectors[IMAGE] = dense.image
+    return models.PointStruct(id=_point_id(entry.node.node_id), vector=vectors, payload=entry.payload)
+
+
+def _node_json(node: BaseNode) -> str:
+    try:
+        fields = json.loads(node.model_dump_json(exclude={"embedding", "metadata", "image"}))
+    except (ValueError, TypeError) as error:
+        raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({_line(error)}); mend its metadata.") from error
+    if fields.get("class_name") not in _NODE_TYPES:
+        fields["class_name"] = next(k.class_name() for k in (ImageNode, TextNode, Node) if isinstance(node, k))
+    return _json(fields)
+
+
+def _node_of(payload: Mapping[str, Any] | None) -> BaseNode:
+    fields = json.loads((payload or {})["node"])
+    node = _NODE_TYPES[fields["class_name"]].from_dict(fields | {"metadata": (payload or {}).get("metadata") or {}})
+    if payload and "image_data" in payload:
+        restore_inline_image(node, payload["image_data"].encode())
+    return node
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _refuse_clashes(nodes: Sequence[BaseNode]) -> None:
+    seen: dict[str, BaseNode] = {}
+    for node in nodes:
+        first = seen.setdefault(node.node_id, node)
+        if first is not node and first.hash != node.hash:
+            raise RNXError(f"two different nodes have the id {node.node_id!r}; give each an id of its own.")
+
+
+def _condition(filters: MetadataFilters | None) -> models.Filter | None:
+    """LlamaIndex's metadata filters as Qdrant's, nested ones too."""
+    if filters is None or not filters.filters:
+        return None
+    parts: list[Any] = [_condition(part) if isinstance(part, MetadataFilters) else _field(part) for part in filters.filters]
+    if filters.condition == FilterCondition.OR:
+        return models.Filter(should=parts)
+    if filters.condition == FilterCondition.NOT:
+        return models.Filter(must_not=parts)
+    return models.Filter(must=parts)
+
+
+def _field(one: MetadataFilter) -> models.Filter:
+    key, value, op = f"metadata.{one.key}", one.value, one.operator
+    ranges = {FilterOperator.GT: "gt", FilterOperator.GTE: "gte", FilterOperator.LT: "lt", FilterOperator.LTE: "lte"}
+    if op in ranges:
+        return models.Filter(must=[models.FieldCondition(key=key, range=models.Range(**{ranges[op]: cast(float, value)}))])
+    if op == FilterOperator.IS_EMPTY:
+        return models.Filter(must=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
+    if op in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE):
+        return models.Filter(must=[models.FieldCondition(key=key, match=models.MatchText(text=str(value)))])
+    if op == FilterOperator.ALL:
+        return models.Filter(must=[_equals(key, item) for item in _listed(value)])
+    matches: list[Any] = [_equals(key, item) for item in _listed(value)]
+    if op in (FilterOperator.NE, FilterOperator.NIN):
+        return models.Filter(must_not=matches)
+    if op in (FilterOperator.EQ, FilterOperator.CONTAINS, FilterOperator.IN, FilterOperator.ANY):
+        return models.Filter(should=matches)
+    raise RNXError(f"metadata filter {one.key!r}: operator {op.value!r} is not supported.")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _equals(key: str, value: Any) -> Any:
+    if isinstance(value, float):
+        return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))

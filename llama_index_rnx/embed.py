@@ -1,0 +1,144 @@
+"""Door 3, RNXEmbedding: the bi-encoder of rnx-mini as a LlamaIndex embedding; and any other embedding in a collection."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.embeddings import MultiModalEmbedding
+from llama_index.core.schema import ImageType
+
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, file_source
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.rankers.base import recall
+from llama_index_rnx.rankers.mini import MiniRanker, load_mini
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """The dense vectors of one candidate, unit length; None for what it has not."""
+
+    text: list[float] | None
+    image: list[float] | None
+
+
+class RNXEmbedding(MultiModalEmbedding):
+    """Texts, images and queries in one space, by the two towers of `rnx-mini` (no GPU, no download).
+
+    Cosines order texts among texts and images among images; between the two kinds they are not comparable, which is why
+    `NodeCollection` searches the kinds apart and fuses them by rank.
+
+    Example:
+        >>> embedding = RNXEmbedding()
+        >>> len(embedding.get_text_embedding("Bees make honey.")) == len(embedding.get_query_embedding("honey"))
+        True
+    """
+
+    model_name: str = "rnx-mini"
+    device: str | None = None
+    dtype: str | None = None
+
+    _ranker: MiniRanker | None = PrivateAttr(default=None)
+    _memories: MemoryStore = PrivateAttr(default_factory=MemoryStore)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "RNXEmbedding"
+
+    @property
+    def ranker(self) -> MiniRanker:
+        """The ranker whose towers embed; loaded once for the process."""
+        if self._ranker is None:
+            if self.model_name != "rnx-mini":
+                raise RNXError(f"RNXEmbedding has no model {self.model_name!r}; 'rnx-mini' is the one there is.")
+            self._ranker = load_mini(device=self.device, dtype=self.dtype)
+        return self._ranker
+
+    def vectors(self, candidates: Sequence[Candidate]) -> list[Vectors]:
+        """Read off the memories, so that a collection that remembers has nothing left to compute here."""
+        memories = recall(self.ranker, candidates, self._memories)
+        return [Vectors(text=self.ranker.text_vector(m), image=self.ranker.image_vector(m)) for m in memories]
+
+    def query_vector(self, query: Query) -> list[float]:
+        """The query in the common space; of a text and an image the sum, at unit length."""
+        return self.ranker.query_vector(query)
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self.query_vector(Query(text=query))
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._get_text_embeddings([text])[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        found = self.vectors([Candidate(id="", text=text or " ") for text in texts])
+        return [vectors.text or [] for vectors in found]
+
+    def _get_image_embedding(self, img_file_path: ImageType) -> list[float]:
+        return self._get_image_embeddings([img_file_path])[0]
+
+    def _get_image_embeddings(self, img_file_paths: list[ImageType]) -> list[list[float]]:
+        found = self.vectors([Candidate(id="", image=_source(image)) for image in img_file_paths])
+        return [vectors.image or [] for vectors in found]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    async def _aget_image_embedding(self, img_file_path: ImageType) -> list[float]:
+        return await asyncio.to_thread(self._get_image_embedding, img_file_path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._ranker = None  # loaded again where it is unpickled
+        return super().__getstate__()
+
+
+def fingerprint_of(embedding: MultiModalEmbedding) -> str:
+    """Names the model behind the vectors: an index is only searched with the embedding that made it."""
+    if isinstance(embedding, RNXEmbedding):
+        return embedding.ranker.fingerprint
+    return f"{embedding.class_name()}/{embedding.model_name}"
+
+
+def embed_candidates(embedding: MultiModalEmbedding, candidates: Sequence[Candidate]) -> list[Vectors]:
+    """The vectors of each candidate by whichever embedding; every text and every image is embedded once."""
+    if isinstance(embedding, RNXEmbedding):
+        return embedding.vectors(candidates)
+    texts = [c.text for c in candidates if c.text]
+    images = [_opened(c.image) for c in candidates if c.image]
+    text_vectors = iter(embedding.get_text_embedding_batch(texts) if texts else [])
+    image_vectors = iter(embedding.get_image_embedding_batch(images) if images else [])
+    return [
+        Vectors(text=next(text_vectors) if c.text else None, image=next(image_vectors) if c.image else None) for c in candidates
+    ]
+
+
+def embed_query(embedding: MultiModalEmbedding, query: Query) -> list[float]:
+    """The query's vector by whichever embedding; of a text and an image the sum, at unit length."""
+    if isinstance(embedding, RNXEmbedding):
+        return embedding.query_vector(query)
+    parts = [embedding.get_query_embedding(query.text)] if query.text else []
+    if query.image is not None:
+        parts.append(embedding.get_image_embedding(_opened(query.image)))
+    total = np.sum([np.asarray(part) / np.linalg.norm(part) for part in parts], axis=0)
+    return [float(x) for x in total / np.linalg.norm(total)]
+
+
+def _opened(image: ImageSource) -> ImageType:
+    buffer = io.BytesIO()
+    image.load().save(buffer, "PNG")
+    buffer.seek(0)
+    return buffer
+
+
+def _source(image: ImageType) -> ImageSource:
+    if isinstance(image, io.BytesIO):
+        return bytes_source(image.getvalue(), label="image")
+    return file_source(str(image))

@@ -1,0 +1,129 @@
+"""JSONL rows of queries and candidate lists: read with a clear word about every wrong one, ranked by any ranker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_index_rnx.candidates import Candidate, Query, file_source
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.progress import progress_bar
+from llama_index_rnx.rankers import load_ranker
+from llama_index_rnx.rerank import rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateList:
+    """One row: a query and what is to be ordered for it."""
+
+    qid: str
+    query: Query
+    candidates: list[Candidate]
+
+
+def read_queries(path: Path) -> list[dict[str, Any]]:
+    """Rows `{"qid","query","image"?}`; image paths are absolute or relative to the file.
+
+    Raises:
+        RNXError: the file is missing or empty, a row is wrong, a qid stands twice.
+    """
+    rows: list[dict[str, Any]] = []
+    for place, row in _rows(path):
+        _query(place, row, path.parent)
+        image = row.get("image")
+        picture = str(path.parent / image) if image else None
+        rows.append({"qid": _qid(place, row), "query": row.get("query") or "", "image": picture})
+    _refuse_twice([row["qid"] for row in rows], path)
+    return rows
+
+
+def read_lists(path: Path) -> list[CandidateList]:
+    """Rows `{"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}`.
+
+    Raises:
+        RNXError: as `read_queries`; and a candidate without docid, without text and image, or a docid twice in a list.
+    """
+    lists = []
+    for place, row in _rows(path):
+        found = row.get("candidates", row.get("cands"))
+        if not isinstance(found, list):
+            raise RNXError(f'{place}: "candidates" must be a list of {{"docid","text"?,"image"?}}.')
+        candidates = [_candidate(place, one, path.parent) for one in found]
+        _refuse_twice([one.id for one in candidates], place)
+        lists.append(CandidateList(qid=_qid(place, row), query=_query(place, row, path.parent), candidates=candidates))
+    _refuse_twice([one.qid for one in lists], path)
+    return lists
+
+
+def rank_lists(
+    lists: Sequence[CandidateList], model: str = "rnx-mini", memory_path: Path | None = None
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Yields (qid, [(docid, score), best first]) for every list, with a progress bar."""
+    ranker, store = load_ranker(model), MemoryStore(memory_path)
+    with progress_bar("reranking", len(lists), "lists") as advance:
+        for one in lists:
+            ranking = rank(ranker, store, one.query, one.candidates)
+            order = [one.candidates[i].id for i in ranking.order]
+            yield one.qid, list(zip(order, ranking.scores, strict=True))
+            advance(1)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not path.is_file():
+        raise RNXError(f"{path} does not exist; give a JSONL file.")
+    empty = True
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                empty = False
+                yield f"{path}, line {number}", _row(f"{path}, line {number}", line)
+    if empty:
+        raise RNXError(f"{path} holds no rows; give one JSON object a line.")
+
+
+def _row(place: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RNXError(f"{place}: is not JSON ({error}).") from error
+    if not isinstance(row, dict):
+        raise RNXError(f"{place}: got {type(row).__name__}; a row is a JSON object.")
+    return row
+
+
+def _qid(place: str, row: dict[str, Any]) -> str:
+    qid = str(row.get("qid", ""))
+    if not qid or qid.split() != [qid]:
+        raise RNXError(f'{place}: "qid" is {row.get("qid")!r}; it must be there, without white space.')
+    return qid
+
+
+def _query(place: str, row: dict[str, Any], folder: Path) -> Query:
+    text = str(row.get("query") or "").strip()
+    image = file_source(folder / row["image"]) if row.get("image") else None
+    if not text and image is None:
+        raise RNXError(f'{place}: the query is empty; give "query", "image", or both.')
+    return Query(text=text, image=image)
+
+
+def _candidate(place: str, row: Any, folder: Path) -> Candidate:
+    docid = row.get("docid", row.get("id")) if isinstance(row, dict) else None
+    if docid is None or str(docid) == "":
+        raise RNXError(f'{place}: a candidate has no "docid".')
+    text = str(row.get("text") or "").strip()
+    image = file_source(folder / row["image"]) if row.get("image") else None
+    if not text and image is None:
+        raise RNXError(f'{place}: candidate {docid!r} has neither "text" nor "image".')
+    return Candidate(id=str(docid), text=text, image=image)
+
+
+def _refuse_twice(names: Sequence[str], place: Any) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise RNXError(f"{place}: {name!r} stands twice; each may stand once.")
+        seen.add(name)

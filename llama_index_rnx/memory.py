@@ -1,0 +1,178 @@
+"""The store of memories: what a ranker prepared ahead, by content and model. It knows no ranker and no query.
+
+Disk: one sqlite file of safetensors blobs, each with a checksum. In front of it one LRU in RAM for the whole process.
+A store that cannot write (read-only or full disk) says so once and goes on in RAM: a memory can always be made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+import warnings
+import weakref
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+Memory = Mapping[str, Tensor]
+
+RAM_BYTES = 512 * 2**20
+FILE_NAME = "memories.sqlite"
+_SCHEMA = "CREATE TABLE IF NOT EXISTS memories (key BLOB PRIMARY KEY, crc INTEGER NOT NULL, data BLOB NOT NULL)"
+_KEYS_A_QUERY = 500  # sqlite allows 999 parameters at least
+
+
+class RamCache:
+    """The least recently used memories give way when their tensors exceed `limit` bytes."""
+
+    def __init__(self, limit: int = RAM_BYTES) -> None:
+        self.limit = limit
+        self._memories: OrderedDict[bytes, Memory] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> Memory | None:
+        with self._lock:
+            memory = self._memories.get(key)
+            if memory is not None:
+                self._memories.move_to_end(key)
+            return memory
+
+    def put(self, key: bytes, memory: Memory) -> None:
+        with self._lock:
+            self._bytes += _size(memory) - _size(self._memories.pop(key, {}))
+            self._memories[key] = memory
+            while self._bytes > self.limit and len(self._memories) > 1:
+                self._bytes -= _size(self._memories.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        with self._lock:
+            self._memories.clear()
+            self._bytes = 0
+
+
+RAM = RamCache()
+_open_stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
+
+
+class MemoryStore:
+    """Memories of any ranker, in a folder and in RAM; safe for several threads and several processes.
+
+    Args:
+        path: a folder, made when missing. `None` writes nothing to disk, and also reads the folders of the stores that
+            are open in this process: so a reranker finds what a collection prepared when it indexed.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = Path(path) if path is not None else None
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        if self.path is not None:
+            self._open(self.path)
+            _open_stores.add(self)
+
+    def find(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Memory]:
+        """What is remembered of these contents by the ranker with this fingerprint; unknown ones are left out."""
+        keys = {_key(fingerprint, digest): digest for digest in digests}
+        found = {key: memory for key in keys if (memory := RAM.get(key)) is not None}
+        for store in [self] if self.path is not None else list(_open_stores):
+            on_disk = store._read([key for key in keys if key not in found])
+            for key, memory in on_disk.items():
+                RAM.put(key, memory)
+            found.update(on_disk)
+        return {keys[key]: memory for key, memory in found.items()}
+
+    def keep(self, fingerprint: str, memories: Mapping[str, Memory]) -> None:
+        """Remembers (digest -> memory), in RAM and on disk; one transaction, so all of them or none."""
+        keyed = {_key(fingerprint, digest): memory for digest, memory in memories.items()}
+        for key, memory in keyed.items():
+            RAM.put(key, memory)
+        self._write(keyed)
+
+    def close(self) -> None:
+        """Closes the file; the store goes on in RAM."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _open(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(folder / FILE_NAME, timeout=10, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(_SCHEMA)
+            connection.commit()
+        except (OSError, sqlite3.Error) as error:
+            self._give_up(error)
+        else:
+            self._connection = connection
+
+    def _read(self, keys: Sequence[bytes]) -> dict[bytes, Memory]:
+        found: dict[bytes, Memory] = {}
+        for start in range(0, len(keys), _KEYS_A_QUERY):
+            part = keys[start : start + _KEYS_A_QUERY]
+            for key, crc, data in self._select(part):
+                memory = _checked(crc, data)
+                if memory is not None:
+                    found[key] = memory
+        return found
+
+    def _select(self, keys: Sequence[bytes]) -> Iterable[tuple[bytes, int, bytes]]:
+        marks = ",".join("?" * len(keys))
+        with self._lock:
+            if self._connection is None:
+                return []
+            try:
+                query = f"SELECT key, crc, data FROM memories WHERE key IN ({marks})"
+                return self._connection.execute(query, keys).fetchall()
+            except sqlite3.Error as error:
+                self._give_up(error)
+                return []
+
+    def _write(self, memories: Mapping[bytes, Memory]) -> None:
+        rows = [(key, zlib.crc32(data), data) for key, memory in memories.items() for data in [save(dict(memory))]]
+        with self._lock:
+            if self._connection is None:
+                return
+            try:
+                with self._connection:  # commits, or rolls back
+                    self._connection.executemany("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", rows)
+            except sqlite3.Error as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """The disk failed: from here on this store lives in RAM. Said once, since it never opens again."""
+        self._connection = None
+        warnings.warn(
+            f"the memory store in {self.path} is not usable ({error}); memories are kept in RAM only. "
+            "Free the disk or choose another memory_path to keep them.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _key(fingerprint: str, digest: str) -> bytes:
+    return hashlib.sha256(f"{fingerprint}\n{digest}".encode()).digest()
+
+
+def _checked(crc: int, data: bytes) -> Memory | None:
+    """A memory that was damaged on disk counts as unknown: it is made again and replaced."""
+    if zlib.crc32(data) != crc:
+        return None
+    try:
+        memory: Memory = load(data)
+    except SafetensorError:
+        return None
+    return memory
+
+
+def _size(memory: Memory) -> int:
+    return sum(tensor.nbytes for tensor in memory.values())

@@ -1,0 +1,326 @@
+"""rnx-mini: the embedded ranker. Two frozen towers remember, a small listwise reader scores; no GPU, no download."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from llama_index_rnx.candidates import Candidate, ImageSource, Query
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.memory import Memory
+from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart, ImageTower, preprocess
+from llama_index_rnx.rankers.mini.reader import QueryStates, Reader, ReaderConfig, TextMemory, collate
+from llama_index_rnx.rankers.mini.towers import CHUNK_PIECES, MAX_CHUNKS, EncodedText, TextTower
+from llama_index_rnx.rankers.mini.weights import pack_rows, unpack, unpack_rows
+
+NAME = "rnx-mini"
+WINDOW = 128  # candidates that attend to one another; the reader was trained on lists of up to 100
+IMAGE_PIXELS = 512 * 512  # decoded at about this size, then squashed to the tower's 256 x 256
+IMAGES_AT_ONCE = 16
+CAPTION_SHARE = 0.3  # of a text's dense vector: enough to find texts by a picture, too little to reorder texts
+
+
+class MiniModel(nn.Module):
+    """All weights of rnx-mini, by part: `text`, `tower` (image), `image` (projector, caption head), `reader`."""
+
+    def __init__(self, folder: Path, image: ImageConfig, reader: ReaderConfig) -> None:
+        super().__init__()
+        self.text = TextTower(TextTower.tokenizer_from(folder))
+        self.tower = ImageTower()
+        self.image = ImagePart(image)
+        self.reader = Reader(reader)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TextQuery:
+    """A text query after the tower: for texts its states, for images its caption side."""
+
+    states: QueryStates
+    caption: CaptionVectors
+
+
+class MiniRanker:
+    """The `Ranker` of the embedded model.
+
+    A memory holds, of a text: `chunks` [C, 384] fp16, `tokens` [S, 128] int8 with `token_scales` [S], `pieces` and
+    `counts` [L], `caption` [D] fp16 (how a picture query sees it); of an image: `vector` [D] fp16, `regions` [16, W] int8
+    with `region_scales` [16], `hub` [1]. At most 24 kB; about 9 kB for a passage of a hundred words, 3 kB for a picture.
+    """
+
+    def __init__(self, model: MiniModel, digest: str, device: str, dtype: torch.dtype, max_text_tokens: int) -> None:
+        self._model = model.eval().to(device)
+        self._model.text.to(dtype)
+        self._device, self._dtype = device, dtype
+        self._max_chunks = max(1, min(MAX_CHUNKS, -(-max_text_tokens // CHUNK_PIECES)))
+        self._fingerprint = f"{NAME}/{digest}/{self._max_chunks}"
+        self._lock = threading.Lock()
+        self._text_query = lru_cache(maxsize=256)(self._encode_query)
+        self._image_query = lru_cache(maxsize=64)(self._encode_image_query)
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def window(self) -> int:
+        return WINDOW
+
+    @torch.inference_mode()
+    def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
+        """One memory a candidate; texts go through the tower in batches of like length, images are decoded side by side."""
+        texts = {i: c.text for i, c in enumerate(candidates) if c.text}
+        images = {i: c.image for i, c in enumerate(candidates) if c.image is not None}
+        found: list[dict[str, Tensor]] = [{} for _ in candidates]
+        for i, memory in zip(images, self._remember_images(list(images.values())), strict=True):
+            found[i].update(memory)
+        for i, memory in zip(texts, self._remember_texts(list(texts.values())), strict=True):
+            found[i].update(memory)
+        return list(found)
+
+    @torch.inference_mode()
+    def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
+        """Scores in (0, 1): the logistic of the listwise logit; of a query with text and image, of the mean of both."""
+        if not memories:
+            return []
+        parts = []
+        if query.text:
+            parts.append(self._score_by_text(self._text_query(query.text), memories))
+        if query.image is not None:
+            parts.append(self._score_by_image(self._image_query(_Keyed(query.image)), memories))
+        logits = torch.stack(parts).mean(0).double()  # [N]
+        scores: list[float] = logits.sigmoid().tolist()
+        return scores
+
+    @torch.inference_mode()
+    def query_vector(self, query: Query) -> list[float]:
+        """The query in the dense space of `text_vector` and `image_vector`, unit length."""
+        parts = []
+        if query.text:
+            found = self._text_query(query.text)
+            parts.append(self._text_side(found.states.vector, found.caption.vector[0]))
+        if query.image is not None:
+            parts.append(self._image_side(self._image_query(_Keyed(query.image))))
+        vector: list[float] = normalize(torch.stack(parts).sum(0), dim=0).tolist()
+        return vector
+
+    @torch.inference_mode()
+    def text_vector(self, memory: Memory) -> list[float] | None:
+        """The dense vector of a remembered text: 384 of gte-small, then 384 of the image space; None without text."""
+        if "chunks" not in memory:
+            return None
+        whole = normalize(memory["chunks"].float().mean(0), dim=0)  # [384]
+        vector: list[float] = self._text_side(whole.to(self._device), memory["caption"].float().to(self._device)).tolist()
+        return vector
+
+    @torch.inference_mode()
+    def image_vector(self, memory: Memory) -> list[float] | None:
+        """The dense vector of a remembered image: 384 zeros, then 384 of the image space; None without image."""
+        if "vector" not in memory:
+            return None
+        vector: list[float] = self._image_side(memory).tolist()
+        return vector
+
+    def _text_side(self, text: Tensor, caption: Tensor) -> Tensor:
+        share = CAPTION_SHARE
+        seen = self._model.image.query_vector(caption.unsqueeze(0))[0]  # [384]
+        return torch.cat([text * (1 - share**2) ** 0.5, seen * share])
+
+    def _image_side(self, memory: Memory) -> Tensor:
+        part = self._model.image
+        vector, hub = memory["vector"].float().to(self._device), memory["hub"].float().to(self._device)
+        indexed = part.index_vector(vector.unsqueeze(0), hub)[0]  # [384]
+        return torch.cat([torch.zeros(part.config.text_width, device=self._device), indexed])
+
+    def _remember_texts(self, texts: list[str]) -> list[dict[str, Tensor]]:
+        encoded = self._model.text.encode(texts, max_chunks=self._max_chunks)
+        captions = self._captions(encoded)
+        return [self._text_memory(one, caption) for one, caption in zip(encoded, captions, strict=True)]
+
+    def _captions(self, encoded: Sequence[EncodedText]) -> list[Tensor]:
+        """How pictures see these texts, [D] each: by the first chunk, where a title or a caption stands."""
+        captions = []
+        for one in encoded:
+            states = one.states[: CHUNK_PIECES + 2].unsqueeze(0).to(self._device)
+            mask = torch.ones(states.shape[:2], device=self._device)
+            captions.append(self._model.image.caption(states, mask, one.chunks[:1]).vector[0])
+        return captions
+
+    def _text_memory(self, one: EncodedText, caption: Tensor) -> dict[str, Tensor]:
+        kept: TextMemory = self._model.reader.remember(one.states, one.ids.to(self._device), one.chunks)
+        tokens, scales = pack_rows(kept.tokens)
+        memory = {
+            "chunks": kept.chunks.half(),
+            "tokens": tokens,
+            "token_scales": scales,
+            "pieces": kept.pieces.to(torch.int16),
+            "counts": kept.counts.to(torch.uint8),
+            "caption": caption.half(),
+        }
+        return {name: tensor.cpu().contiguous() for name, tensor in memory.items()}
+
+    def _remember_images(self, images: list[ImageSource]) -> list[dict[str, Tensor]]:
+        if not images:
+            return []
+        made: list[dict[str, Tensor]] = []
+        with ThreadPoolExecutor(max_workers=min(len(images), os.cpu_count() or 1)) as pool:
+            pixels = list(
+                pool.map(_pixels, images)
+            )  # every picture opened before the first forward: a broken one costs nothing
+        for start in range(0, len(pixels), IMAGES_AT_ONCE):
+            made.extend(self._image_memories(torch.stack(pixels[start : start + IMAGES_AT_ONCE])))
+        return made
+
+    def _image_memories(self, pixels: Tensor) -> list[dict[str, Tensor]]:
+        part = self._model.image
+        seen = part.projector(self._model.tower(pixels.to(self._device)))
+        hubs = part.hubness(seen.vector)  # [B]
+        regions, scales = pack_rows(seen.regions)
+        return [
+            {
+                "vector": seen.vector[i].half().cpu(),
+                "regions": regions[i].cpu(),
+                "region_scales": scales[i].cpu(),
+                "hub": hubs[i : i + 1].cpu(),
+            }
+            for i in range(len(pixels))
+        ]
+
+    @torch.inference_mode()
+    def _encode_query(self, text: str) -> _TextQuery:
+        (one,) = self._model.text.encode([text], max_chunks=1)
+        states = one.states.unsqueeze(0)
+        mask = torch.ones(states.shape[:2], device=self._device)
+        return _TextQuery(
+            states=self._model.reader.query(one.states, one.ids.to(self._device), one.vector),
+            caption=self._model.image.caption(states, mask, one.vector.unsqueeze(0)),
+        )
+
+    @torch.inference_mode()
+    def _encode_image_query(self, image: _Keyed) -> Memory:
+        return self._remember_images([image.source])[0]
+
+    def _score_by_text(self, query: _TextQuery, memories: Sequence[Memory]) -> Tensor:
+        config = self._model.reader.config
+        has_image = torch.tensor(["vector" in memory for memory in memories])
+        logits = torch.zeros(len(memories))
+        seen = [memory for memory in memories if "vector" in memory]
+        if seen:
+            logits[has_image] = self._image_logits(query.caption, seen).cpu()
+        batch = collate([_text_part(memory) for memory in memories], config, has_image, logits)
+        scored: Tensor = self._model.reader(query.states, batch)
+        return scored
+
+    def _image_logits(self, caption: CaptionVectors, seen: Sequence[Memory]) -> Tensor:
+        vectors = torch.stack([memory["vector"] for memory in seen]).float()  # [N, D]
+        regions = unpack_rows(
+            torch.stack([memory["regions"] for memory in seen]), torch.stack([m["region_scales"] for m in seen])
+        )  # [N, 16, W]
+        hubs = torch.cat([memory["hub"] for memory in seen])  # [N]
+        return self._model.image.score(caption.vector[0], caption.words[0], caption.weights[0], vectors, regions, hubs)
+
+    def _score_by_image(self, query: Memory, memories: Sequence[Memory]) -> Tensor:
+        """Pictures by their cosine with the picture asked for; texts as captions of it; both: the better of the two."""
+        part, asked = self._model.image, query["vector"].float()
+        scale, low = part.log_scale.exp(), part.hub * (query["hub"] - part.hub_mean)
+        logits = []
+        for memory in memories:
+            found = []
+            if "vector" in memory:
+                found.append(scale * (memory["vector"].float() @ asked - SAME_PICTURE))
+            if "caption" in memory:
+                found.append((scale * (memory["caption"].float() @ asked - low) + part.bias).squeeze())
+            logits.append(torch.stack(found).max())
+        return torch.stack(logits)  # [N]
+
+
+SAME_PICTURE = 0.7  # two photographs of one thing have about this cosine; unrelated ones about .3
+
+
+class _Keyed:
+    """An image source that is equal to another with the same content, as a cache needs it."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and other.source.digest == self.source.digest
+
+    def __hash__(self) -> int:
+        return hash(self.source.digest)
+
+
+def _pixels(image: ImageSource) -> Tensor:
+    return preprocess(image.load(IMAGE_PIXELS))
+
+
+def _text_part(memory: Memory) -> TextMemory | None:
+    if "chunks" not in memory:
+        return None
+    return TextMemory(
+        tokens=unpack_rows(memory["tokens"], memory["token_scales"]),
+        chunks=memory["chunks"].float(),
+        pieces=memory["pieces"],
+        counts=memory["counts"],
+    )
+
+
+def model_folder() -> Path:
+    """Where the weights lie in the installed package."""
+    return Path(str(files("llama_index_rnx") / "models" / NAME))
+
+
+@lru_cache(maxsize=4)
+def load_mini(
+    device: str | None = None,
+    dtype: str | None = None,
+    max_text_tokens: int | None = None,
+    folder: Path | None = None,
+) -> MiniRanker:
+    """The embedded model, loaded once for the process and these settings.
+
+    Raises:
+        RNXError: an unknown dtype or device, or weights that are missing or damaged.
+    """
+    folder = folder or model_folder()
+    config, packed = _read(folder)
+    model = MiniModel(folder, ImageConfig(**config["image"]), ReaderConfig(**config["reader"]))
+    model.load_state_dict(unpack(packed))
+    model.requires_grad_(False)
+    limit = max_text_tokens or MAX_CHUNKS * CHUNK_PIECES
+    return MiniRanker(model, config["digest"], device or "cpu", _dtype(dtype), limit)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return config, load_file(folder / "model.safetensors")
+    except Exception as error:
+        raise RNXError(f"the weights of {NAME} in {folder} cannot be read ({error}); install the package again.") from error
+
+
+def _dtype(name: str | None) -> torch.dtype:
+    """bf16 for the text tower where the processor multiplies it: equal scores, a third of the time; else fp32."""
+    if name is None:
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return torch.bfloat16 if native else torch.float32
+    found = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
+    if found is None:
+        raise RNXError(f"dtype={name!r} was given; 'float32', 'bfloat16' and 'float16' are allowed.")
+    return found

@@ -1,0 +1,365 @@
+"""The reader: a query's token states against what is remembered of every candidate, then the candidates among themselves.
+
+It knows neither words nor pictures nor towers: token states, vectors and one image logit come in, a score each goes out.
+Axes: N candidates, C chunks, S memory tokens, Q query tokens, L distinct word pieces, D memory width, W reader width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
+
+LAST_SPECIAL = 998  # BERT's vocabulary: [PAD], [CLS], [SEP] and unused ids come before its first sign, "!"
+BASE_FEATURES = 8
+KINDS = 3  # text alone, image alone, both
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """The shape of the reader. At the defaults a text costs at most 19.1 kB in int8: 112 x 128 + 8 x 384 + 384 x 3."""
+
+    vocabulary: int = 30_522
+    state_width: int = 384
+    memory_width: int = 128
+    slots: int = 112
+    lexicon: int = 384
+    query_tokens: int = 32
+    width: int = 192
+    heads: int = 6
+    layers: int = 2
+    list_width: int = 128
+    list_heads: int = 4
+    list_layers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMemory:
+    """All that is kept of one text. Rows of `tokens` and `chunks` have unit length, so int8 with the scale 1/127 fits.
+
+    tokens: [S, D]; chunks: [C, 384]; pieces: [L] distinct word pieces; counts: [L] how often each occurs (at most 255).
+    """
+
+    tokens: Tensor
+    chunks: Tensor
+    pieces: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryStates:
+    """One query. states: [Q, 384] of its word pieces; pieces: [Q]; vector: [384], unit length."""
+
+    states: Tensor
+    pieces: Tensor
+    vector: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateBatch:
+    """N candidates, padded. tokens: [N, S, D]; token_mask: [N, S]; chunks: [N, C, 384]; chunk_mask: [N, C];
+    pieces, counts: [N, L] (0 = none); has_text, has_image: [N] bool; image_logit: [N], zero without an image."""
+
+    tokens: Tensor
+    token_mask: Tensor
+    chunks: Tensor
+    chunk_mask: Tensor
+    pieces: Tensor
+    counts: Tensor
+    has_text: Tensor
+    has_image: Tensor
+    image_logit: Tensor
+
+    def take(self, index: Tensor) -> CandidateBatch:
+        """The candidates at `index`, in that order."""
+        return CandidateBatch(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+
+def compress_tokens(states: Tensor, ids: Tensor, weights: Tensor, slots: int) -> Tensor:
+    """At most `slots` vectors for a text of any length, in its order: states [T, 384], ids [T] -> [<= slots, 384].
+
+    Specials go always. Beyond `slots`, the light half of the word pieces goes first (stop words and signs have the lowest
+    `weights`, one for each word piece of the vocabulary), then neighbours are averaged.
+    """
+    keep = ids > LAST_SPECIAL  # [T]
+    states, ids = states[keep], ids[keep]
+    if len(ids) > slots:
+        kept = max(slots, len(ids) // 2)
+        heavy = weights[ids].topk(kept).indices.sort().values
+        states = states[heavy]
+    if len(states) <= slots:
+        return states
+    slot = torch.arange(len(states), device=states.device) * slots // len(states)  # [T'] -> its slot
+    total = states.new_zeros(slots, states.shape[1]).index_add_(0, slot, states)
+    return total / slot.bincount(minlength=slots).unsqueeze(1)  # [slots, 384]
+
+
+def distinct_pieces(ids: Tensor, weights: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """ids [T] -> the distinct word pieces [<= limit], the heaviest where there are more, and their counts."""
+    pieces, counts = ids[ids > LAST_SPECIAL].unique(return_counts=True)
+    if len(pieces) > limit:
+        heavy = weights[pieces].topk(limit).indices
+        pieces, counts = pieces[heavy], counts[heavy]
+    return pieces, counts.clamp_max(255)
+
+
+class Reader(nn.Module):
+    """Scores of N candidates for one query, listwise.
+
+    base logit  learned weights on cosine, late interaction and exact overlap, plus the image logit
+    joint       query tokens read the candidate's memory tokens -> a candidate vector and a residual of the logit
+    list        candidates attend to one another -> a second residual
+    Both residuals start at zero and the base at the cosine alone, so an untrained reader gives the retriever's order.
+    """
+
+    def __init__(self, config: ReaderConfig = ReaderConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("weights", torch.ones(config.vocabulary))  # idf of every word piece, 0..1
+        self.compress = nn.Linear(config.state_width, config.memory_width, bias=False)
+        self.base = BaseLogit(config)
+        self.joint = JointReader(config)
+        self.kinds = KindCalibration()
+        self.list = ListAttention(config)
+
+    def remember(self, states: Tensor, ids: Tensor, chunks: Tensor) -> TextMemory:
+        """What is kept of one text: states [T, 384], ids [T] (specials allowed), chunks [C, 384]."""
+        pieces, counts = distinct_pieces(ids, self.weights, self.config.lexicon)
+        tokens = self.project(compress_tokens(states, ids, self.weights, self.config.slots))
+        return TextMemory(tokens=tokens, chunks=chunks, pieces=pieces, counts=counts)
+
+    def project(self, states: Tensor) -> Tensor:
+        """[..., 384] -> [..., D], unit length."""
+        return normalize(self.compress(states), dim=-1)
+
+    def query(self, states: Tensor, ids: Tensor, vector: Tensor) -> QueryStates:
+        """Query states [T, 384], ids [T], vector [384] -> the same without specials, its heaviest word pieces only."""
+        keep = (ids > LAST_SPECIAL).nonzero().squeeze(1)
+        heavy = self.weights[ids[keep]].topk(min(len(keep), self.config.query_tokens)).indices.sort().values
+        keep = keep[heavy] if len(keep) else torch.arange(1, device=ids.device)  # nothing but specials: [CLS]
+        return QueryStates(states=states[keep], pieces=ids[keep], vector=vector)
+
+    def forward(self, query: QueryStates, batch: CandidateBatch) -> Tensor:
+        """-> scores [N], float; higher is better."""
+        features, matches = self.base.features(query, batch, self.project(query.states), self.weights)
+        vectors, residual = self.joint(query, batch, self.project(query.states), matches)  # [N, W], [N]
+        text_logit = (self.base(features) + residual) * batch.has_text
+        logits = self.kinds(text_logit, batch)  # [N]
+        return logits + self.list(vectors, logits, features, batch)
+
+
+class BaseLogit(nn.Module):
+    """Cheap features of a text and one logit from them."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.token_weight = nn.Linear(config.state_width, 1)
+        self.weigh_idf = nn.Parameter(torch.tensor(3.0))
+        self.linear = nn.Linear(BASE_FEATURES, 1)
+        nn.init.zeros_(self.token_weight.weight)
+        nn.init.zeros_(self.token_weight.bias)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():
+            self.linear.weight[0, 0] = 3.0  # features are scaled to spread about 1; 3 suits a softmax over a list
+
+    def features(
+        self, query: QueryStates, batch: CandidateBatch, projected: Tensor, idf: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """-> features [N, F]; matches [N, Q, 3]: best similarity, exact occurrence and idf of every query token."""
+        similarity = torch.einsum("qd,nsd->nqs", projected, batch.tokens)  # [N, Q, S]
+        best = similarity.masked_fill(~batch.token_mask.unsqueeze(1), -1.0).amax(-1)  # [N, Q]
+        counts = _occurrences(query.pieces, batch)  # [N, Q]
+        weight = idf[query.pieces]  # [Q]
+        learned = (self.token_weight(query.states).squeeze(1) + self.weigh_idf * weight).softmax(0)  # [Q]
+        share = weight / weight.sum().clamp_min(1e-6)
+        length = batch.counts.sum(1).clamp_min(1.0)  # [N]
+        saturated = counts / (counts + 0.3 + 0.6 * (length / 100.0).unsqueeze(1))  # BM25's, k1 = .9, b = .67
+        cosines = torch.einsum("d,ncd->nc", query.vector, batch.chunks).masked_fill(~batch.chunk_mask, -1.0)
+        mean = (batch.chunks * batch.chunk_mask.unsqueeze(-1)).sum(1)  # [N, 384]
+        whole = normalize(mean, dim=-1) @ query.vector  # [N]
+        columns = (
+            (whole - 0.85) * 20.0,  # gte-small's cosines lie in .7 to .95
+            (cosines.amax(1) - whole) * 20.0,
+            best @ learned * 5.0 - 3.0,
+            best @ share * 5.0 - 3.0,
+            best.mean(1) * 5.0 - 3.0,
+            (counts > 0).float() @ share * 2.0 - 1.0,
+            saturated @ share * 2.0 - 1.0,
+            length.log() - 4.0,
+        )
+        matches = torch.stack([best * 4.0 - 2.0, saturated, weight.expand_as(best)], dim=-1)  # [N, Q, 3]
+        return torch.stack(columns, dim=-1) * batch.has_text.unsqueeze(1), matches
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, F] -> [N]."""
+        logit: Tensor = self.linear(features).squeeze(-1)
+        return logit
+
+
+def _occurrences(pieces: Tensor, batch: CandidateBatch) -> Tensor:
+    """How often each query piece occurs in each text: [Q], [N, L] -> [N, Q]."""
+    same = batch.pieces.unsqueeze(1) == pieces.view(1, -1, 1)  # [N, Q, L]
+    return (same * batch.counts.unsqueeze(1)).sum(-1)
+
+
+class JointReader(nn.Module):
+    """A small transformer whose query tokens read the memory tokens; those are never updated, so they stay cached."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.enter = nn.Linear(config.memory_width, config.width)
+        self.enter_match = nn.Linear(3, config.width)
+        self.layers = nn.ModuleList(ReadLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.pool = nn.Linear(config.width, 1)
+        self.residual = nn.Linear(config.width, 1)
+        nn.init.orthogonal_(self.enter.weight)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)
+        for layer in self.layers:
+            assert isinstance(layer, ReadLayer)
+            layer.start_at_similarity(self.enter.weight)
+
+    def forward(
+        self, query: QueryStates, batch: CandidateBatch, projected: Tensor, matches: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """-> candidate vectors [N, W], residual logits [N]."""
+        scale = math.sqrt(projected.shape[-1])  # unit vectors -> entries of about 1
+        hidden = self.enter(projected * scale) + self.enter_match(matches)  # [N, Q, W]
+        memory = batch.tokens * scale
+        for layer in self.layers:
+            hidden = layer(hidden, memory, batch.token_mask)
+        hidden = self.norm(hidden)
+        attention = (self.pool(hidden).squeeze(-1) + 2.0 * matches[..., 2]).softmax(1)  # [N, Q]
+        vectors = torch.einsum("nq,nqw->nw", attention, hidden)  # [N, W]
+        return vectors, self.residual(vectors).squeeze(-1)
+
+
+class ReadLayer(nn.Module):
+    """Query tokens attend to the memory, compare what they found with what they asked, and attend to one another."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        width, self.heads = config.width, config.heads
+        self.norm_read, self.norm_mix = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ask = nn.Linear(width, width)
+        self.key_value = nn.Linear(config.memory_width, 2 * width)
+        self.null = nn.Parameter(torch.zeros(config.memory_width))  # what to read when nothing fits, or no text is there
+        self.compare = nn.Linear(3 * width, 2 * width)
+        self.write = nn.Linear(2 * width, width)
+        self.mix = nn.Linear(width, 3 * width)
+        self.mixed = nn.Linear(width, width)
+
+    @torch.no_grad()
+    def start_at_similarity(self, enter: Tensor) -> None:
+        """Attention starts as the tokens' similarity (queries and keys in one space) and values as the tokens."""
+        width = len(enter)
+        self.ask.weight.copy_(torch.eye(width) * 0.7)
+        self.key_value.weight[:width].copy_(enter * 1.4)
+        self.key_value.weight[width:].copy_(enter)
+
+    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """hidden: [N, Q, W]; memory: [N, S, D]; mask: [N, S] -> [N, Q, W]."""
+        memory = torch.cat([self.null.expand(len(memory), 1, -1), memory], dim=1)  # [N, 1 + S, D]
+        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)[:, None, None]  # [N, 1, 1, 1 + S]
+        key, value = self.key_value(memory).chunk(2, dim=-1)  # [N, 1 + S, W] each
+        asked = self.norm_read(hidden)
+        found = _attend(self.ask(asked), key, value, self.heads, mask)  # [N, Q, W]
+        hidden = hidden + self.write(gelu(self.compare(torch.cat([asked, found, asked * found], dim=-1))))
+        parts = self.mix(self.norm_mix(hidden)).chunk(3, dim=-1)
+        mixed: Tensor = hidden + self.mixed(_attend(*parts, self.heads, None))
+        return mixed
+
+
+class KindCalibration(nn.Module):
+    """One scale for texts, images and both: a weight for each part and a bias for each kind of candidate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_weight = nn.Parameter(torch.ones(KINDS))
+        self.image_weight = nn.Parameter(torch.ones(KINDS))
+        self.bias = nn.Parameter(torch.zeros(KINDS))
+
+    def forward(self, text_logit: Tensor, batch: CandidateBatch) -> Tensor:
+        """[N] -> [N]."""
+        kind = batch.has_image.long() + (batch.has_image & batch.has_text).long()  # 0 text, 1 image, 2 both
+        image = self.image_weight[kind] * batch.image_logit
+        return self.text_weight[kind] * text_logit + image + self.bias[kind]
+
+
+class ListAttention(nn.Module):
+    """Attention across the candidates. It sees no rank and no position, so the order that came in cannot matter."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        width, self.heads = config.list_width, config.list_heads
+        self.enter = nn.Linear(config.width + BASE_FEATURES + 5, width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, config.list_heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.list_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.residual = nn.Linear(width, 1)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)
+
+    def forward(self, vectors: Tensor, logits: Tensor, features: Tensor, batch: CandidateBatch) -> Tensor:
+        """-> residuals [N]."""
+        spread = (logits - logits.mean()) / (logits.std(correction=0) + 1e-3)  # [N]
+        flags = torch.stack([logits, spread, batch.image_logit, batch.has_text, batch.has_image], dim=-1)  # [N, 5]
+        texts = vectors * batch.has_text.unsqueeze(1)
+        hidden = self.enter(torch.cat([texts, features, flags], dim=-1)).unsqueeze(0)  # [1, N, list width]
+        for layer in self.layers:
+            hidden = layer(hidden)
+        residual: Tensor = self.residual(self.norm(hidden)).view(-1)
+        return residual
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    """Multi-head attention: [N, Q, W], [N, S, W], [N, S, W] -> [N, Q, W]."""
+    split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value)]  # [N, H, ., W / H]
+    return scaled_dot_product_attention(*split, attn_mask=mask).transpose(1, 2).flatten(-2)
+
+
+def collate(
+    memories: Sequence[TextMemory | None],
+    config: ReaderConfig,
+    has_image: Tensor | None = None,
+    image_logit: Tensor | None = None,
+) -> CandidateBatch:
+    """Pad memories to one batch; None is a candidate without text. has_image, image_logit: [N]; absent = no images."""
+    count = len(memories)
+    tokens, token_mask = _pad([m.tokens if m else None for m in memories], config.memory_width)
+    chunks, chunk_mask = _pad([m.chunks if m else None for m in memories], config.state_width)
+    pieces, _ = _pad([m.pieces.unsqueeze(1) if m else None for m in memories], 1)
+    counts, _ = _pad([m.counts.unsqueeze(1) if m else None for m in memories], 1)
+    return CandidateBatch(
+        tokens=tokens,
+        token_mask=token_mask,
+        chunks=chunks,
+        chunk_mask=chunk_mask,
+        pieces=pieces.squeeze(-1).long(),
+        counts=counts.squeeze(-1),
+        has_text=torch.tensor([memory is not None for memory in memories]),
+        has_image=torch.zeros(count, dtype=torch.bool) if has_image is None else has_image,
+        image_logit=torch.zeros(count) if image_logit is None else image_logit,
+    )
+
+
+def _pad(rows: Sequence[Tensor | None], width: int) -> tuple[Tensor, Tensor]:
+    """Tensors [*, width] or None -> [N, longest, width] float and its mask [N, longest]."""
+    longest = max([1, *(len(row) for row in rows if row is not None)])
+    padded = torch.zeros(len(rows), longest, width)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        if row is not None:
+            padded[place, : len(row)] = row
+            mask[place, : len(row)] = True
+    return padded, mask

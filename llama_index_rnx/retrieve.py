@@ -1,0 +1,42 @@
+"""Door 2, RNXRetriever: a query in, the nearest nodes out, texts and images in one list."""
+
+from __future__ import annotations
+
+import asyncio
+
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import MetadataFilters
+
+from llama_index_rnx.candidates import query_of
+from llama_index_rnx.collection import NodeCollection
+from llama_index_rnx.errors import RNXError
+
+
+class RNXRetriever(BaseRetriever):
+    """Dense and BM25 search fused by reciprocal rank; the query may be a text, an image (`QueryBundle.image_path`), or both.
+
+    Args:
+        collection: where the nodes are.
+        top_k: how many nodes come out at most.
+        filters: LlamaIndex metadata filters, applied before the search.
+    """
+
+    def __init__(
+        self,
+        collection: NodeCollection,
+        top_k: int = 100,
+        filters: MetadataFilters | None = None,
+        callback_manager: CallbackManager | None = None,
+    ) -> None:
+        if top_k < 1:
+            raise RNXError(f"top_k={top_k} was given; it must be 1 or more.")
+        super().__init__(callback_manager=callback_manager)
+        self.collection, self.top_k, self.filters = collection, top_k, filters
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return self.collection.search(query_of(query_bundle), k=self.top_k, filters=self.filters)
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
