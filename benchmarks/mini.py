@@ -1,0 +1,110 @@
+"""Speed of rnx-mini against a cross-encoder of MiniLM-L6's size, on the same 100 texts, alternately in one process.
+
+    python -m benchmarks.mini [--rounds 20] [--threads 2]
+
+The cross-encoder has random weights: its speed does not depend on them, and no trained one can be had without a hub.
+Texts are generated: 60 words each, about the length of an MS MARCO passage. Prints medians and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from llama_index.core.postprocessor import SentenceTransformerRerank
+from llama_index.core.schema import NodeWithScore, TextNode
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from llama_index_rnx import RNXRerank
+from llama_index_rnx.rankers.mini import model_folder
+
+CANDIDATES, WORDS = 100, 60
+VOCABULARY = """river engine market protein glacier treaty violin harvest battery orbit fabric senate copper forest signal
+bridge vaccine island pepper mortgage turbine canyon poem circuit desert kidney harbor guitar statute enzyme railway""".split()  # noqa: SIM905
+GLUE = "the of and in to is that for with as on by an from at which was are it be this has or its".split()  # noqa: SIM905
+
+
+def main() -> None:
+    """Measures both on the same lists and prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    nodes = texts(random.Random(0))
+    mini = RNXRerank(top_n=10)
+    start = time.perf_counter()
+    mini.postprocess_nodes(nodes, query_str="warm up")
+    first = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        rival = cross_encoder(Path(folder))
+        rival.postprocess_nodes(nodes, query_str="warm up")
+        ours, theirs = alternately(
+            args.rounds, lambda q: mini.postprocess_nodes(nodes, query_str=q), lambda q: rival_run(rival, q)
+        )
+    print(f"{CANDIDATES} texts of {WORDS} words, {args.threads} threads, {args.rounds} rounds, median (least .. most)")
+    print(f"rnx-mini, remembered          {shown(ours)}")
+    print(f"cross-encoder, MiniLM-L6 size {shown(theirs)}")
+    print(f"ratio of the medians          {statistics.median(theirs) / statistics.median(ours):.1f}")
+    print(f"rnx-mini, first sight (loads the model and remembers the texts): {first:.2f} s")
+
+
+def texts(rng: random.Random) -> list[NodeWithScore]:
+    """Texts of content words and glue, no two alike."""
+    return [NodeWithScore(node=TextNode(text=" ".join(words(rng, WORDS))), score=1 / rank) for rank in range(1, CANDIDATES + 1)]
+
+
+def words(rng: random.Random, count: int) -> list[str]:
+    """Half content, half glue."""
+    return [rng.choice(VOCABULARY if rng.random() < 0.5 else GLUE) for _ in range(count)]
+
+
+def cross_encoder(folder: Path) -> SentenceTransformerRerank:
+    """LlamaIndex's own cross-encoder reranker over a BERT of 6 layers and width 384."""
+    config = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=1, vocab_size=30522
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(model_folder() / "tokenizer.json"),
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+    )
+    tokenizer.save_pretrained(folder)
+    return SentenceTransformerRerank(model=str(folder), top_n=10, device="cpu", trust_remote_code=False)
+
+
+def rival_run(rival: SentenceTransformerRerank, query: str) -> None:
+    """On fresh copies: it sorts and rescores what it is given in place."""
+    rival.postprocess_nodes(texts(random.Random(0)), query_str=query)
+
+
+def alternately(rounds: int, *runs: Callable[[str], object]) -> list[list[float]]:
+    """The seconds of each run, taken in turn with a new query each round, so that a slow spell meets both."""
+    rng = random.Random(1)
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        query = " ".join(words(rng, 8))
+        for kept, run in zip(seconds, runs, strict=True):
+            start = time.perf_counter()
+            run(query)
+            kept.append(time.perf_counter() - start)
+    return seconds
+
+
+def shown(seconds: list[float]) -> str:
+    """Milliseconds."""
+    return f"{statistics.median(seconds) * 1e3:7.1f} ms ({min(seconds) * 1e3:.1f} .. {max(seconds) * 1e3:.1f})"
+
+
+if __name__ == "__main__":
+    main()
