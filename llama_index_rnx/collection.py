@@ -11,10 +11,10 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import httpx
 from llama_index.core.embeddings import MultiModalEmbedding
@@ -36,7 +36,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from llama_index_rnx import bm25
 from llama_index_rnx.candidates import Candidate, PageNode, Query, candidate_of, inline_image, restore_inline_image
 from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed_query, fingerprint_of
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.progress import progress_bar
 from llama_index_rnx.rankers.base import Ranker, recall
@@ -45,12 +45,16 @@ TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: i
 BATCH = 32  # nodes embedded, remembered and written together: a killed run loses no more
 RRF_K = 60  # Cormack et al. 2009
 SCROLL = 1_000
+REQUEST_BYTES = 16 * 2**20
+CANDIDATES = 100  # what each search hands to the fusion at least: the first 5 of 5 are then the first 5 of 100
 LAYOUT = 1  # of the payload; an index of another layout is refused
 _NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
 _NODE_TYPES: dict[str, type[BaseNode]] = {
     kind.class_name(): kind for kind in (TextNode, ImageNode, Node, Document, ImageDocument, IndexNode, PageNode)
 }
 _clients: weakref.WeakValueDictionary[str, QdrantClient] = weakref.WeakValueDictionary()
+_users: weakref.WeakKeyDictionary[QdrantClient, weakref.WeakSet[NodeCollection]] = weakref.WeakKeyDictionary()
+_locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref.WeakKeyDictionary()
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -91,11 +95,12 @@ class _Entry:
     candidate: Candidate
     stamp: Stamp | None
 
-    @property
+    @cached_property
     def payload(self) -> dict[str, Any]:
         """What is stored: the node as JSON, its metadata apart (for filters), an inline image apart (for size)."""
-        node = _node_json(self.node)
-        payload: dict[str, Any] = {"node": node, "metadata": self.node.metadata, "kind": self.candidate.kind}
+        fields = _node_fields(self.node)
+        metadata = fields.pop("metadata")
+        payload: dict[str, Any] = {"node": _json(fields), "metadata": metadata, "kind": self.candidate.kind}
         inline = inline_image(self.node)
         if inline is not None:
             payload["image_data"] = inline.decode()
@@ -138,10 +143,11 @@ class NodeCollection:
         self.ranker = ranker or (self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None)
         self.skipped: list[Skipped] = []
         self._client, self._where = _connect(location)
-        self._lock = threading.RLock()  # embedded Qdrant is one sqlite connection; a server does not need it
+        self._lock = _locks.setdefault(self._client, threading.RLock())  # embedded Qdrant: one sqlite connection for all
         self.memories = MemoryStore(memory_path if memory_path is not None else _memory_folder(location))
         self._exists = False
         self._check_model()
+        _users.setdefault(self._client, weakref.WeakSet()).add(self)
 
     def add(self, nodes: Sequence[BaseNode], show_progress: bool | None = None) -> int:
         """Writes the nodes that are new or changed; returns how many. Idempotent by node id.
@@ -170,7 +176,7 @@ class NodeCollection:
     def delete(self, node_ids: Sequence[str]) -> None:
         """Removes the nodes with these ids; unknown ids are ignored."""
         points = models.PointIdsList(points=[_point_id(node_id) for node_id in node_ids])
-        if self._create_if_there():
+        if node_ids and self._is_there():
             self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
 
     def search(self, query: Query, k: int = 100, filters: MetadataFilters | None = None) -> list[NodeWithScore]:
@@ -179,22 +185,23 @@ class NodeCollection:
         Texts and images are searched apart and fused by rank, because their cosines are not comparable: a text's is
         about .8, a picture's .3. The scores are those of the fusion (Cormack et al. 2009).
         """
-        if not self._create_if_there():
+        if not self._is_there():
             return []
         condition = _condition(filters)
         prefetch = [
-            models.Prefetch(query=vector, using=using, limit=k, filter=condition)
+            models.Prefetch(query=vector, using=using, limit=max(k, CANDIDATES), filter=condition)
             for using, vector in self._query_vectors(query).items()
         ]
         fusion = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
         found = self._call(
             lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=_FOR_NODES)
         )
-        return [NodeWithScore(node=_node_of(point.payload), score=float(point.score)) for point in found.points]
+        points = sorted(found.points, key=lambda point: (-point.score, str(point.id)))  # a server orders ties by chance
+        return [NodeWithScore(node=_node_of(point.payload), score=float(point.score)) for point in points]
 
     def get(self, node_ids: Sequence[str]) -> list[BaseNode]:
         """The nodes with these ids, in this order; unknown ids are left out."""
-        if not self._create_if_there():
+        if not self._is_there():
             return []
         ids = [_point_id(node_id) for node_id in node_ids]
         points = self._call(lambda client: client.retrieve(self.name, ids=ids, with_payload=_FOR_NODES))
@@ -202,7 +209,7 @@ class NodeCollection:
         return [nodes[point_id] for point_id in ids if point_id in nodes]
 
     def files(self) -> dict[str, list[dict[str, Any]]]:
-        """By file path, the stamps of the nodes that came from it, with their node ids under `id`."""
+        """By file path, what is known of each node that came from it: the fields of its `Stamp`, and its metadata."""
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for payload in self._scroll(["file", "file_stat", "file_sha", "file_nodes", "metadata"]):
             if "file" in payload:
@@ -219,23 +226,28 @@ class NodeCollection:
         self._call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
 
     def __len__(self) -> int:
-        if not self._create_if_there():
+        if not self._is_there():
             return 0
         return int(self._call(lambda client: client.count(self.name, exact=True)).count)
 
     def close(self) -> None:
         """Lets go of Qdrant and of the memory store; an embedded index is then free for other processes."""
         self.memories.close()
-        if not isinstance(self.location, QdrantClient):
+        users = _users.get(self._client, weakref.WeakSet())
+        users.discard(self)
+        if not isinstance(self.location, QdrantClient) and not users:  # one folder may be open twice in a process
             _clients.pop(self._where, None)
             self._client.close()
 
     def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
         for node, stamp in batch:
             try:
-                yield _Entry(node=node, candidate=candidate_of(node), stamp=stamp)
+                entry = _Entry(node=node, candidate=candidate_of(node), stamp=stamp)
+                entry.payload  # noqa: B018  (made here, so that a node that cannot be stored costs itself only)
             except RNXError as error:
                 self._skip(node.node_id, error)
+            else:
+                yield entry
 
     def _changed(self, entries: list[_Entry]) -> list[_Entry]:
         """Those that are not there yet, or there with another content; of equal ids the last."""
@@ -259,14 +271,15 @@ class NodeCollection:
             if self.ranker is not None:
                 recall(self.ranker, candidates, self.memories)  # an RNXEmbedding finds its vectors in them
             vectors = embed_candidates(self.embedding, candidates)
-        except RNXError as error:
+        except ImageError as error:
             if len(entries) == 1:
                 self._skip(entries[0].node.node_id, error)
                 return 0
             half = len(entries) // 2
             return self._upsert(entries[:half]) + self._upsert(entries[half:])
         points = [_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
-        self._call(lambda client: client.upsert(self.name, points=points, wait=True))
+        for part in _by_size(points):
+            self._call(partial(_write, name=self.name, points=part))
         return len(points)
 
     def _query_vectors(self, query: Query) -> dict[str, Any]:
@@ -282,7 +295,7 @@ class NodeCollection:
         log.warning("node %s is left out: %s", node_id, error)
 
     def _scroll(self, fields: list[str]) -> Iterator[dict[str, Any]]:
-        if not self._create_if_there():
+        if not self._is_there():
             return
         offset: Any = None
         while True:
@@ -291,14 +304,14 @@ class NodeCollection:
             if offset is None:
                 return
 
-    def _create_if_there(self) -> bool:
+    def _is_there(self) -> bool:
         if not self._exists:
             self._exists = bool(self._call(lambda client: client.collection_exists(self.name)))
         return self._exists
 
     def _check_model(self) -> None:
         """Refuses an index whose vectors another model made: its cosines would mean nothing."""
-        if not self._create_if_there():
+        if not self._is_there():
             return
         config = self._call(lambda client: client.get_collection(self.name)).config
         made = (config.metadata or {}).get("rnx")
@@ -314,7 +327,7 @@ class NodeCollection:
             )
 
     def _create(self) -> None:
-        if self._create_if_there():
+        if self._is_there():
             return
         dense = models.VectorParams(size=_dimensions(self.embedding), distance=models.Distance.COSINE)
         sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
@@ -347,6 +360,26 @@ class NodeCollection:
             raise RNXError(f"Qdrant at {self._where} refused: {_line(error)}") from error
 
 
+def _write(client: QdrantClient, name: str, points: list[models.PointStruct]) -> None:
+    client.upsert(name, points=points, wait=True)
+
+
+def _by_size(points: Sequence[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
+    """Parts that a server takes at once: it refuses requests above 32 MiB, and photographs as base64 are large."""
+    part: list[models.PointStruct] = []
+    size = 0
+    for point in points:
+        payload = point.payload or {}
+        own = len(payload["node"]) + len(payload.get("image_data", ""))
+        if part and size + own > REQUEST_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(point)
+        size += own
+    if part:
+        yield part
+
+
 def _scrolled(client: QdrantClient, name: str, fields: list[str], offset: Any) -> tuple[list[models.Record], Any]:
     return client.scroll(name, limit=SCROLL, offset=offset, with_payload=fields)
 
@@ -355,6 +388,7 @@ def _index_payload(client: QdrantClient, name: str, field: str) -> None:
     client.create_payload_index(name, field_name=field, field_schema=models.PayloadSchemaType.KEYWORD)
 
 
+_NEVER = models.HasIdCondition(has_id=[])  # true of no point
 _FOR_NODES = models.PayloadSelectorInclude(include=["node", "metadata", "image_data"])
 
 
@@ -419,14 +453,14 @@ def _point(entry: _Entry, dense: Vectors) -> models.PointStruct:
     return models.PointStruct(id=_point_id(entry.node.node_id), vector=vectors, payload=entry.payload)
 
 
-def _node_json(node: BaseNode) -> str:
+def _node_fields(node: BaseNode) -> dict[str, Any]:
     try:
-        fields = json.loads(node.model_dump_json(exclude={"embedding", "metadata", "image"}))
+        fields: dict[str, Any] = json.loads(node.model_dump_json(exclude={"embedding", "image"}))
     except (ValueError, TypeError) as error:
-        raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({_line(error)}); mend its metadata.") from error
+        raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({_line(error)}); mend text or metadata.") from error
     if fields.get("class_name") not in _NODE_TYPES:
         fields["class_name"] = next(k.class_name() for k in (ImageNode, TextNode, Node) if isinstance(node, k))
-    return _json(fields)
+    return fields
 
 
 def _node_of(payload: Mapping[str, Any] | None) -> BaseNode:
@@ -463,7 +497,8 @@ def _condition(filters: MetadataFilters | None) -> models.Filter | None:
     """LlamaIndex's metadata filters as Qdrant's, nested ones too."""
     if filters is None or not filters.filters:
         return None
-    parts: list[Any] = [_condition(part) if isinstance(part, MetadataFilters) else _field(part) for part in filters.filters]
+    found = (_condition(part) if isinstance(part, MetadataFilters) else _field(part) for part in filters.filters)
+    parts: list[Any] = [part for part in found if part is not None]
     if filters.condition == FilterCondition.OR:
         return models.Filter(should=parts)
     if filters.condition == FilterCondition.NOT:
@@ -472,10 +507,16 @@ def _condition(filters: MetadataFilters | None) -> models.Filter | None:
 
 
 def _field(one: MetadataFilter) -> models.Filter:
-    key, value, op = f"metadata.{one.key}", one.value, one.operator
+    try:
+        return _operated(f"metadata.{one.key}", one.value, one.operator)
+    except ValueError as error:  # pydantic's, of many lines
+        raise RNXError(f"metadata filter {one.key!r}: {one.operator.value!r} cannot be used with {one.value!r}.") from error
+
+
+def _operated(key: str, value: Any, op: FilterOperator) -> models.Filter:
     ranges = {FilterOperator.GT: "gt", FilterOperator.GTE: "gte", FilterOperator.LT: "lt", FilterOperator.LTE: "lte"}
     if op in ranges:
-        return models.Filter(must=[models.FieldCondition(key=key, range=models.Range(**{ranges[op]: cast(float, value)}))])
+        return models.Filter(must=[models.FieldCondition(key=key, range=_range({ranges[op]: value}))])
     if op == FilterOperator.IS_EMPTY:
         return models.Filter(must=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
     if op in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE):
@@ -486,8 +527,14 @@ def _field(one: MetadataFilter) -> models.Filter:
     if op in (FilterOperator.NE, FilterOperator.NIN):
         return models.Filter(must_not=matches)
     if op in (FilterOperator.EQ, FilterOperator.CONTAINS, FilterOperator.IN, FilterOperator.ANY):
-        return models.Filter(should=matches)
-    raise RNXError(f"metadata filter {one.key!r}: operator {op.value!r} is not supported.")
+        return models.Filter(should=matches) if matches else models.Filter(must=[_NEVER])
+    raise ValueError(f"operator {op.value!r} is not supported")
+
+
+def _range(bounds: dict[str, Any]) -> models.Range | models.DatetimeRange:
+    """Numbers, or dates as ISO text."""
+    dates = any(isinstance(bound, str) for bound in bounds.values())
+    return models.DatetimeRange(**bounds) if dates else models.Range(**bounds)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -1,0 +1,320 @@
+"""A result as people see it: a table in a terminal, one self-contained page in a browser. It knows hits, not models."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from llama_index_rnx import bm25
+from llama_index_rnx.candidates import ImageSource, image_of
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.hits import Hit
+
+CARD, GAP, LINKS = 124, 12, 72  # CSS pixels, as in report.css: of a card, below it, and between the two columns
+THUMBNAIL, QUERY_PICTURE = 300, 420  # longest side in pixels: twice what is shown, for dense screens
+EXCERPT = 190  # characters of a text on a card
+COLUMNS = 30  # of a terminal, taken by all but the last column of the table
+MAX_TEXT = 8_000  # characters searched for the best excerpt
+
+LEGEND = (
+    "<p>Left: what the retriever found first. Right: the whole list after reranking, its first places. "
+    "Dashed: came from further down.</p>"
+)
+
+# Asking words, which say nothing about an answer; bm25 drops the articles and the like itself.
+_ASKING = frozenset(
+    """can could did do does each from has have how i many me much my our should so what when where which who why you
+    your""".split()  # noqa: SIM905
+)
+_WORD = re.compile(r"\w+")
+_ESCAPES = re.compile(r"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*[@-~]?|.?)")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")  # with those that turn text round
+_HEADING = re.compile(r"^#{1,6} +(.*?)[.:]?\s*$", re.MULTILINE)  # of Markdown
+_ARROWS = {"up": "↑", "down": "↓", "same": "="}
+_PLAIN_ARROWS = {"up": "^", "down": "v", "same": "="}
+_COLOURS = {"up": "green", "down": "yellow", "same": "dim"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One query and its hits: `before` as the retriever ordered them, `after` as they were returned."""
+
+    query: str
+    before: Sequence[Hit]
+    after: Sequence[Hit]
+    seconds: float
+    image: ImageSource | None = None
+
+
+def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | None = None) -> None:
+    """Hits as a table, best first; `was` is the rank that the retriever gave. The words of `query` (or `title`) are set off.
+
+    Texts are printed as they are: markup in them stays text, control characters and terminal escapes are taken out.
+    """
+    heading = _for_console(title, console)
+    if not hits:
+        console.print(Text(f"{heading}: nothing was found."))
+        return
+    table = Table(box=box.SIMPLE_HEAD, title=Text(heading, "bold"), title_justify="left", pad_edge=False)
+    for name in ("#", "was", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("source, text", overflow="fold")
+    terms = _terms(title if query is None else query)
+    for hit in hits:
+        table.add_row(*_row(hit, console, terms))
+    console.print(table)
+
+
+def html_page(sections: Sequence[Section], title: str) -> str:
+    """One page that needs nothing else: styles and small pictures inside, no script, no network, light and dark.
+
+    Whatever comes from the data is escaped. A picture that cannot be read shows as a placeholder.
+    """
+    style = files("llama_index_rnx").joinpath("report.css").read_text(encoding="utf-8")
+    names = [f"Query {number}" if len(sections) > 1 else "Query" for number in range(1, len(sections) + 1)]
+    body = "\n".join(map(_section, names, sections))
+    heading = f"<h1>{_safe(title)}</h1>" if [title] != [section.query for section in sections] else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark">
+<title>{_safe(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<header>{heading}{LEGEND if any(map(_is_reranked, sections)) else ""}</header>
+{body or '<p class="empty">There is no query to show.</p>'}
+</main>
+</body>
+</html>
+"""
+
+
+def movement(hit: Hit) -> str:
+    """`up`, `down` or `same`: where the reranker moved a hit from its place in the retriever's list."""
+    return "up" if hit.rank < hit.retrieval_rank else "down" if hit.rank > hit.retrieval_rank else "same"
+
+
+def thumbnail(image: ImageSource, side: int) -> bytes:
+    """A small JPEG, its longer side at most `side` pixels. Raises ImageError, as `ImageSource.load` does."""
+    picture = image.load(max_pixels=4 * side * side)
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80, optimize=True)
+    return buffer.getvalue()
+
+
+def _row(hit: Hit, console: Console, terms: frozenset[int]) -> list[Text]:
+    arrows = _ARROWS if _is_unicode(console) else _PLAIN_ARROWS
+    moved, width = movement(hit), max(20, console.width - COLUMNS)
+    cell = Text(_middle(_for_console(hit.docid, console), width), "bold")
+    text = excerpt(_for_console(_prose(hit.text), console), terms, 2 * width - 6)
+    if text:
+        cell.append("\n")
+    for piece, marked in _pieces(text, terms):
+        cell.append(piece, "underline cyan" if marked else "not bold")
+    was = Text(f"{arrows[moved]} {hit.retrieval_rank}", _COLOURS[moved])
+    return [Text(str(hit.rank)), was, Text(_number(hit.score)), Text(hit.kind, "dim"), cell]
+
+
+def _section(name: str, section: Section) -> str:
+    """The query above, the lists below it: two and the curves between them, or one where nothing was reranked."""
+    terms, pictures = _terms(section.query), _pictures([*section.before, *section.after])
+    before, after = list(section.before), list(section.after)
+    ask = _ask(name, section)
+    if not before and not after:
+        return f'<section>{ask}<p class="empty">Nothing was found.</p></section>'
+    if not _is_reranked(section):
+        cards = [_card(hit, pictures, terms, moved="", share=share) for hit, share in _with_bars(before)]
+        return f'<section>{ask}<div class="lists single">{_list("Retrieved", cards)}</div></section>'
+    new = {hit.id: hit.rank for hit in after}
+    old_cards = [_card(hit, pictures, terms, _moves(hit, new.get(hit.id)), share) for hit, share in _with_bars(before)]
+    new_cards = [_card(hit, pictures, terms, _moved(hit), share) for hit, share in _with_bars(after)]
+    lists = _list("Retrieved", old_cards) + _links(before, after) + _list("Reranked", new_cards)
+    return f'<section>{ask}<div class="lists">{lists}</div></section>'
+
+
+def _is_reranked(section: Section) -> bool:
+    return list(section.before) != list(section.after)
+
+
+def _ask(name: str, section: Section) -> str:
+    picture = ""
+    if section.image is not None:
+        picture = _img(_data_uri(section.image, QUERY_PICTURE), "the picture that was asked with", "asked")
+    words = f"<h2>{_safe(section.query)}</h2>" if section.query.strip() else '<h2 class="wordless">Find this picture</h2>'
+    took = f"{section.seconds * 1000:,.0f} ms" if section.seconds < 10 else f"{section.seconds:,.1f} s"
+    about = f'<p class="eyebrow">{name}<span>answered in {took}</span></p>'
+    return f'<div class="ask">{picture}<div>{about}{words}</div></div>'
+
+
+def _list(name: str, cards: Sequence[str]) -> str:
+    inside = "".join(cards) or '<li class="empty">Nothing was found.</li>'
+    return f'<div class="list {name.lower()}"><h3>{name}</h3><ol>{inside}</ol></div>'
+
+
+def _card(hit: Hit, pictures: dict[str, str | None], terms: frozenset[int], moved: str, share: float) -> str:
+    picture = _img(pictures[hit.id], "", "thumb") if hit.id in pictures else ""
+    text = "".join(
+        f"<mark>{escape(piece)}</mark>" if marked else escape(piece)
+        for piece, marked in _pieces(excerpt(clean(_prose(hit.text)), terms, EXCERPT), terms)
+    )
+    return (
+        f'<li class="card {_safe(hit.kind)}"><div class="rank"><b>{hit.rank}</b>{moved}</div>{picture}<div class="body">'
+        f'<p class="source" title="{_safe(hit.docid)}">{_safe(hit.docid)}</p><p class="text">{text}</p>'
+        f'<p class="foot"><span class="kind">{_safe(hit.kind)}</span><span class="bar"><i style="width:{share:.0%}"></i></span>'
+        f"<span>{_number(hit.score)}</span></p></div></li>"
+    )
+
+
+def _moved(hit: Hit) -> str:
+    """In the reranked list: where a hit comes from."""
+    moved, old = movement(hit), hit.retrieval_rank
+    return f'<span class="{moved}" title="the retriever had it at {old}">{_ARROWS[moved]} {old}</span>'
+
+
+def _moves(hit: Hit, new_rank: int | None) -> str:
+    """In the retrieved list: where a hit goes to."""
+    if new_rank is None:
+        return '<span class="gone" title="not among the best any more">&ndash;</span>'
+    moved = "up" if new_rank < hit.rank else "down" if new_rank > hit.rank else "same"
+    return f'<span class="{moved}" title="the reranker has it at {new_rank}">→ {new_rank}</span>'
+
+
+def _links(before: Sequence[Hit], after: Sequence[Hit]) -> str:
+    """Curves from the old places to the new ones; from the lower edge for a hit that was further down."""
+    height = (CARD + GAP) * max(len(before), len(after))
+    old = {hit.id: row for row, hit in enumerate(before)}
+    kept = {hit.id for hit in after}
+    stubs = [f'<path class="gone" d="M0 {_middle_of(row)}h12"/>' for hit_id, row in old.items() if hit_id not in kept]
+    curves = []
+    for row, hit in enumerate(after):
+        known, end, half = hit.id in old, _middle_of(row), LINKS // 2
+        start = _middle_of(old[hit.id]) if known else height
+        name = movement(hit) + ("" if known else " far")
+        curves.append(f'<path class="{name}" d="M0 {start}C{half} {start} {half} {end} {LINKS} {end}"/>')
+    picture = f'<svg width="{LINKS}" height="{height}" viewBox="0 0 {LINKS} {height}" aria-hidden="true">'
+    return f'<div class="links">{picture}{"".join(stubs + curves)}</svg></div>'
+
+
+def _middle_of(row: int) -> int:
+    return row * (CARD + GAP) + CARD // 2
+
+
+def _pictures(hits: Sequence[Hit]) -> dict[str, str | None]:
+    """By node id, the thumbnails of those hits that have an image; None where it cannot be read."""
+    found: dict[str, str | None] = {}
+    for hit in hits:
+        if hit.kind != "text" and hit.id not in found:
+            try:
+                image = image_of(hit.node)
+            except RNXError:
+                image = None
+            found[hit.id] = _data_uri(image, THUMBNAIL) if image is not None else None
+    return found
+
+
+def _data_uri(image: ImageSource, side: int) -> str | None:
+    try:
+        return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image, side)).decode()
+    except RNXError:
+        return None
+
+
+def _img(uri: str | None, alt: str, name: str) -> str:
+    if uri is None:
+        return f'<div class="{name} broken">no picture</div>'
+    return f'<div class="{name}"><img src="{uri}" alt="{escape(alt)}"></div>'
+
+
+def excerpt(text: str, terms: frozenset[int], length: int) -> str:
+    """An early stretch of a text that holds many of the query's words; its beginning where none does."""
+    if len(text) <= length:
+        return text
+    text = text[:MAX_TEXT]
+    found = [(word.start(), term) for word in _WORD.finditer(text) for term in bm25.query_vector(word[0])[0] if term in terms]
+
+    def richness(start: int) -> int:
+        return len({term for place, term in found if start <= place < start + length * 3 // 4})
+
+    most = max((richness(place) for place, _ in found), default=0)
+    best = next((place for place, _ in found if richness(place) >= 0.7 * most), 0)  # the earliest of the good ones
+    start = 0 if best < length // 3 else text.rfind(" ", 0, max(1, best - length // 8)) + 1
+    end = text.rfind(" ", start, start + length) if start + length < len(text) else len(text)
+    end = end if end > start else start + length  # one word without end
+    return f"{'… ' if start else ''}{text[start:end].strip()}{' …' if end < len(text) else ''}"
+
+
+def clean(text: str) -> str:
+    """One line of plain text: terminal escapes, control and turning characters out, white space as single blanks."""
+    text = _CONTROLS.sub(" ", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode()
+    return " ".join(text.split())
+
+
+def _prose(text: str) -> str:
+    """Headings of Markdown as sentences, so that they do not run into the text when it becomes one line."""
+    return _HEADING.sub(lambda found: found[1] if found[1].endswith(("?", "!")) else f"{found[1]}.\n", text)
+
+
+def _terms(query: str) -> frozenset[int]:
+    """The query's words as BM25 compares them, without those that only ask."""
+    words = (word for word in _WORD.findall(query.lower()) if word not in _ASKING)
+    return frozenset(bm25.query_vector(" ".join(words))[0])
+
+
+def _pieces(text: str, terms: frozenset[int]) -> Iterator[tuple[str, bool]]:
+    """The text in pieces, each with whether it is one of the query's words."""
+    done = 0
+    for word in _WORD.finditer(text):
+        if terms.intersection(bm25.query_vector(word[0])[0]):
+            yield text[done : word.start()], False
+            yield word[0], True
+            done = word.end()
+    yield text[done:], False
+
+
+def _with_bars(hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
+    """Each hit with its score as a part of the greatest; where some are negative, from the least to the greatest."""
+    floor = min([0.0, *(hit.score for hit in hits)])
+    top = max((hit.score for hit in hits), default=0.0) - floor
+    return [(hit, (hit.score - floor) / top if top > 0 else 0.0) for hit in hits]
+
+
+def _number(score: float) -> str:
+    return f"{score:.3f}" if abs(score) >= 0.1 or score == 0 else f"{score:.4f}"
+
+
+def _safe(text: str) -> str:
+    return escape(clean(text))
+
+
+def _middle(text: str, length: int) -> str:
+    """A long path without its middle."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
+
+
+def _for_console(text: str, console: Console) -> str:
+    """Cleaned, and with a ? for what the terminal's encoding cannot show."""
+    text = clean(text)
+    return text if _is_unicode(console) else text.encode(console.encoding, "replace").decode(console.encoding)
+
+
+def _is_unicode(console: Console) -> bool:
+    return console.encoding.lower().startswith("utf")
