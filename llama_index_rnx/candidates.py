@@ -23,10 +23,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from llama_index_rnx.errors import ImageError, RNXError
 
-MAX_SOURCE_PIXELS = 100_000_000  # a larger file is refused before it is decoded: 30,000 x 30,000 needs 2.7 GB
+MAX_SOURCE_PIXELS = (
+    89_000_000  # a larger file is refused before it is decoded (30,000 x 30,000 needs 2.7 GB); Pillow warns from here
+)
 DEFAULT_MAX_PIXELS = 1_280 * 28 * 28  # what a vision tower is shown at most; Qwen2-VL's own recommendation
 PAGE_PIXELS = 1_280 * 28 * 28  # a rendered PDF page
 
+NOTED_FILES = 100_000
+_noted: dict[str, str] = {}
 _PDFIUM = threading.RLock()  # PDFium is not thread-safe: one document at a time in a process
 
 
@@ -46,7 +50,7 @@ class ImageSource:
         """The picture as RGB, upright, shrunk to `max_pixels` at most.
 
         Raises:
-            ImageError: it cannot be opened, is truncated, or has more than 100 megapixels.
+            ImageError: it cannot be opened, is truncated, or has more than 89 megapixels.
         """
         try:
             found = self.read()
@@ -127,7 +131,12 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
     text = node.get_content(metadata_mode=MetadataMode.EMBED) if _own_text(node).strip() else ""
     if not text.strip() and image is None:
         raise RNXError(f"node {node.node_id!r} holds neither text nor image; give it one of them or leave it out.")
-    return Candidate(id=node.node_id, text=text.strip(), image=image)
+    return Candidate(id=node.node_id, text=clean_text(text), image=image)
+
+
+def clean_text(text: str) -> str:
+    """Without white space around it and without halves of surrogate pairs, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode().strip()
 
 
 def query_of(bundle: QueryBundle | str | None) -> Query:
@@ -140,7 +149,7 @@ def query_of(bundle: QueryBundle | str | None) -> Query:
         raise RNXError("no query was given; pass query_bundle=QueryBundle(...) or query_str='...'.")
     if isinstance(bundle, str):
         bundle = QueryBundle(bundle)
-    text = (bundle.query_str or "").strip()
+    text = clean_text(bundle.query_str or "")
     image = file_source(bundle.image_path) if bundle.image_path else None
     if not text and image is None:
         raise RNXError("the query is empty; give it a text, an image, or both.")
@@ -164,7 +173,7 @@ def inline_image(node: BaseNode) -> bytes | None:
     data: Any = node.image if isinstance(node, ImageNode) else None
     if isinstance(node, Node) and node.image_resource is not None:
         data = node.image_resource.data
-    return data.encode() if isinstance(data, str) else data
+    return data.encode("utf-8", "replace") if isinstance(data, str) else data
 
 
 def restore_inline_image(node: BaseNode, data: bytes) -> None:
@@ -194,8 +203,8 @@ def picture_source(picture: Image.Image, label: str = "picture") -> ImageSource:
 
 def base64_source(data: str | bytes, label: str) -> ImageSource:
     """An image as base64, with or without a `data:` prefix."""
-    raw = data.encode() if isinstance(data, str) else data
-    raw = raw.split(b",", 1)[1] if raw.startswith(b"data:") else raw
+    raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
+    raw = raw.split(b",", 1)[-1] if raw.startswith(b"data:") else raw
     return ImageSource(label=label, digest=hashlib.sha256(raw).hexdigest(), read=lambda: _from_base64(raw, label))
 
 
@@ -220,7 +229,10 @@ def open_pdf(path: str | Path) -> Iterator[pdfium.PdfDocument]:
 
 def page_text(document: pdfium.PdfDocument, index: int) -> str:
     """The text layer of a page (index from 0); empty where there is none, as on a scan."""
-    page = document[index]
+    try:
+        page = document[index]
+    except pdfium.PdfiumError:  # a broken page: whoever draws it is told so, the other pages are read
+        return ""
     text_page = page.get_textpage()
     try:
         return str(text_page.get_text_bounded()).replace("\r\n", "\n").replace("\x00", "").strip()
@@ -291,17 +303,24 @@ def _local_path(path: str) -> str:
     return unquote(urlparse(path).path) if path.startswith("file://") else path
 
 
+def note_file(path: str, size: int, mtime_ns: int) -> None:
+    """Tells what an indexed file was like, so that it is recognised, and its memory found, after it is gone."""
+    _noted[path] = f"{path}|{size}|{mtime_ns}"
+    while len(_noted) > NOTED_FILES:
+        _noted.pop(next(iter(_noted)), None)
+
+
 def _file_digest(path: Path) -> str:
     try:
         found = os.stat(path)
     except OSError:
-        return f"{path}|missing"
+        return _noted.get(str(path), f"{path}|missing")
     return f"{path}|{found.st_size}|{found.st_mtime_ns}"
 
 
 def _from_base64(data: bytes, label: str) -> bytes:
     try:
-        return base64.b64decode(data, validate=True)
+        return base64.b64decode(b"".join(data.split()), validate=True)  # MIME breaks its lines
     except binascii.Error as error:
         raise ImageError(f"{label}: is not base64 ({error}).") from error
 
@@ -322,6 +341,8 @@ def _decode(data: bytes, max_pixels: int | None) -> Image.Image:
 
 def _shrunk(picture: Image.Image, max_pixels: int) -> Image.Image:
     picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):  # Pillow would cut the shades above 255 off instead of scaling them
+        picture = picture.point(lambda shade: shade * (1 / 257)).convert("L")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         opaque = Image.new("RGB", picture.size, "white")  # a drawing without ground is drawn on paper, not on black
         opaque.paste(picture.convert("RGBA"), mask=picture.convert("RGBA").getchannel("A"))
@@ -330,7 +351,9 @@ def _shrunk(picture: Image.Image, max_pixels: int) -> Image.Image:
     ratio = (max_pixels / (picture.width * picture.height)) ** 0.5
     if ratio >= 1:
         return picture
-    return picture.resize((max(1, int(picture.width * ratio)), max(1, int(picture.height * ratio))), Image.Resampling.BICUBIC)
+    width = max(1, int(picture.width * ratio))
+    height = max(1, min(int(picture.height * ratio), max_pixels // width))  # of a thread, one side cannot shrink
+    return picture.resize((min(width, max_pixels // height), height), Image.Resampling.BICUBIC)
 
 
 def _reason(error: Exception) -> str:

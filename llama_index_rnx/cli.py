@@ -43,6 +43,7 @@ Name = Annotated[str, typer.Option("--collection", help="Name of the Qdrant coll
 From = Annotated[str, typer.Option("--from", help="The index: a folder, or the URL of a Qdrant server.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Write a TREC run to this file.")]
 TAG = "rnx"
+INTERRUPTED = 130
 LISTS_HELP = 'Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}'
 
 
@@ -127,14 +128,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="qdrant_client")
     warnings.showwarning = lambda message, *_: err.print(f"warning: {message}", markup=False)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = app(standalone_mode=False)  # typer turns Ctrl-C into an exit code, 130
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
     except RNXError as error:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         err.print("stopped; what was written is whole, the same command goes on from there.")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -163,11 +165,11 @@ def _print_report(report: IndexReport, total: int, to: str) -> None:
 
 
 def _open_index(location: str, name: str) -> NodeCollection:
-    from llama_index_rnx.collection import NodeCollection
+    from llama_index_rnx.collection import NodeCollection, holds_index
 
     if not location:
         raise RNXError("no index was given; add --from DIR_OR_URL.")
-    if not location.startswith(("http://", "https://")) and not Path(location).is_dir():
+    if not location.startswith(("http://", "https://")) and not holds_index(Path(location)):
         raise RNXError(f"there is no index in {location}; make one with: rnx index PATH --to {location}")
     source = NodeCollection(location, name=name)
     if len(source) == 0:
@@ -258,9 +260,11 @@ def _picture(path: Path | None) -> str | None:
 @contextmanager
 def _trec_file(path: Path) -> Iterator[Any]:
     """Yields `write(qid, [(docid, score)])`; the file appears whole at the end, or not at all."""
+    if path.is_dir():
+        raise RNXError(f"{path} is a folder; give --run the name of a file.")
     part = path.with_name(path.name + ".part")
     try:
-        stream = part.open("w", encoding="utf-8")
+        stream = part.open("w", encoding="utf-8", errors="replace")
     except OSError as error:
         raise RNXError(f"{path} cannot be written ({error.strerror}); choose another --run.") from error
     try:

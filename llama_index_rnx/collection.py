@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 from llama_index.core.embeddings import MultiModalEmbedding
@@ -34,7 +34,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from llama_index_rnx import bm25
-from llama_index_rnx.candidates import Candidate, PageNode, Query, candidate_of, inline_image, restore_inline_image
+from llama_index_rnx.candidates import Candidate, PageNode, Query, candidate_of, inline_image, note_file, restore_inline_image
 from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed_query, fingerprint_of
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
@@ -44,9 +44,9 @@ from llama_index_rnx.rankers.base import Ranker, recall
 TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: it has those that its node has
 BATCH = 32  # nodes embedded, remembered and written together: a killed run loses no more
 RRF_K = 60  # Cormack et al. 2009
+DEPTH = 50  # what each source gives to the fusion at least: ranks agree where lists are long enough to overlap
 SCROLL = 1_000
 REQUEST_BYTES = 16 * 2**20
-CANDIDATES = 100  # what each search hands to the fusion at least: the first 5 of 5 are then the first 5 of 100
 LAYOUT = 1  # of the payload; an index of another layout is refused
 _NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
 _NODE_TYPES: dict[str, type[BaseNode]] = {
@@ -115,8 +115,9 @@ class NodeCollection:
         location: a folder (embedded Qdrant), `":memory:"`, the URL of a server, or a `QdrantClient`.
         name: of the Qdrant collection.
         embedding: any LlamaIndex `MultiModalEmbedding`; by default `RNXEmbedding()`.
-        ranker: prepares its memories when nodes are added; by default the embedding's own (`rnx-mini`), `None` for none.
+        ranker: prepares its memories when nodes are added; `"auto"` is the embedding's own (`rnx-mini`), `None` prepares none.
         memory_path: where the memories are kept; by default inside the folder, for a server in the user's cache.
+        allow_urls: fetch the images of nodes that hold a URL only.
 
     Raises:
         RNXError: Qdrant is not there, the folder is in use by another process, or the index was made with another model.
@@ -135,12 +136,15 @@ class NodeCollection:
         location: str | Path | QdrantClient,
         name: str = "rnx",
         embedding: MultiModalEmbedding | None = None,
-        ranker: Ranker | None = None,
+        ranker: Ranker | Literal["auto"] | None = "auto",
         memory_path: str | Path | None = None,
+        allow_urls: bool = False,
     ) -> None:
         self.location, self.name = location, name
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
-        self.ranker = ranker or (self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None)
+        own = self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None
+        self.ranker: Ranker | None = own if ranker == "auto" else ranker
+        self.allow_urls = allow_urls
         self.skipped: list[Skipped] = []
         self._client, self._where = _connect(location)
         self._lock = _locks.setdefault(self._client, threading.RLock())  # embedded Qdrant: one sqlite connection for all
@@ -180,19 +184,16 @@ class NodeCollection:
             self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
 
     def search(self, query: Query, k: int = 100, filters: MetadataFilters | None = None) -> list[NodeWithScore]:
-        """The `k` nearest nodes, texts and images in one list: one call, dense and sparse fused by reciprocal rank.
+        """The `k` nearest nodes, texts and images in one list, by one call.
 
-        Texts and images are searched apart and fused by rank, because their cosines are not comparable: a text's is
-        about .8, a picture's .3. The scores are those of the fusion (Cormack et al. 2009).
+        Two channels: what nodes say (dense and BM25, fused by reciprocal rank, Cormack et al. 2009) and what they show.
+        Their cosines are not comparable: a text's is about .8, a picture's .3. An embedding that knows how likely a picture
+        of a given cosine is the one (`image_calibration`) adds that likelihood, on the scale of a text that is first in
+        both lists; so pictures do not crowd a question that no picture answers. With others the channels are fused by rank.
         """
         if not self._is_there():
             return []
-        condition = _condition(filters)
-        prefetch = [
-            models.Prefetch(query=vector, using=using, limit=max(k, CANDIDATES), filter=condition)
-            for using, vector in self._query_vectors(query).items()
-        ]
-        fusion = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
+        prefetch, fusion = self._channels(query, max(k, DEPTH), _condition(filters)), _fusion(self.embedding, query)
         found = self._call(
             lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=_FOR_NODES)
         )
@@ -242,7 +243,7 @@ class NodeCollection:
     def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
         for node, stamp in batch:
             try:
-                entry = _Entry(node=node, candidate=candidate_of(node), stamp=stamp)
+                entry = _Entry(node=node, candidate=candidate_of(node, self.allow_urls), stamp=stamp)
                 entry.payload  # noqa: B018  (made here, so that a node that cannot be stored costs itself only)
             except RNXError as error:
                 self._skip(node.node_id, error)
@@ -282,13 +283,15 @@ class NodeCollection:
             self._call(partial(_write, name=self.name, points=part))
         return len(points)
 
-    def _query_vectors(self, query: Query) -> dict[str, Any]:
+    def _channels(self, query: Query, depth: int, condition: models.Filter | None) -> list[models.Prefetch]:
         dense = embed_query(self.embedding, query)
-        vectors: dict[str, Any] = {TEXT: dense, IMAGE: dense}
+        said = [models.Prefetch(query=dense, using=TEXT, limit=depth, filter=condition)]
         indices, values = bm25.query_vector(query.text)
         if indices:
-            vectors[SPARSE] = models.SparseVector(indices=indices, values=values)
-        return vectors
+            sparse = models.SparseVector(indices=indices, values=values)
+            said.append(models.Prefetch(query=sparse, using=SPARSE, limit=depth, filter=condition))
+        shown = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=condition)
+        return [models.Prefetch(prefetch=said, query=_RRF, limit=depth), shown]
 
     def _skip(self, node_id: str, error: Exception) -> None:
         self.skipped.append(Skipped(id=node_id, reason=str(error)))
@@ -389,12 +392,47 @@ def _index_payload(client: QdrantClient, name: str, field: str) -> None:
 
 
 _NEVER = models.HasIdCondition(has_id=[])  # true of no point
-_FOR_NODES = models.PayloadSelectorInclude(include=["node", "metadata", "image_data"])
+
+
+_RRF = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
+
+
+def _fusion(embedding: MultiModalEmbedding, query: Query) -> models.RrfQuery | models.FormulaQuery:
+    """How the two channels become one score: the first by its own, the second by the logistic of its cosine.
+
+    Pictures that are asked for by a picture count with the cosine itself: it is theirs, and a likelihood near 1 for all.
+    """
+    if not isinstance(embedding, RNXEmbedding):
+        return _RRF
+    if query.image is not None:
+        return _sum_of_channels("$score[1]")
+    scale, bias = embedding.image_calibration
+    odds = models.SumExpression(sum=[-bias, models.MultExpression(mult=[-scale, "$score[1]"])])
+    likelihood = models.DivExpression(
+        div=models.DivParams(left=1.0, right=models.SumExpression(sum=[1.0, models.ExpExpression(exp=odds)]))
+    )
+    return _sum_of_channels(likelihood)
+
+
+def _sum_of_channels(shown: str | models.DivExpression) -> models.FormulaQuery:
+    weighed = models.MultExpression(mult=[2 / (RRF_K + 1), shown])  # 1 weighs as much as being first in two lists
+    nothing = {"$score[0]": 0.0, "$score[1]": -1.0}  # of a node that is not in that channel
+    return models.FormulaQuery(formula=models.SumExpression(sum=["$score[0]", weighed]), defaults=nothing)
+
+
+_FOR_NODES = models.PayloadSelectorInclude(include=["node", "metadata", "image_data", "file", "file_stat"])
+
+
+def holds_index(folder: Path) -> bool:
+    """Whether embedded Qdrant was here before; to open a folder would make an index of it."""
+    return (folder.expanduser() / "meta.json").is_file()
 
 
 def _connect(location: str | Path | QdrantClient) -> tuple[QdrantClient, str]:
     if isinstance(location, QdrantClient):
         return location, "the given client"
+    if not str(location).strip():
+        raise RNXError("no place was given; an index is a folder, :memory:, or the URL of a Qdrant server.")
     if str(location) == ":memory:":
         return QdrantClient(":memory:", force_disable_check_same_thread=True), ":memory:"
     if _is_url(location):
@@ -466,6 +504,8 @@ def _node_fields(node: BaseNode) -> dict[str, Any]:
 def _node_of(payload: Mapping[str, Any] | None) -> BaseNode:
     fields = json.loads((payload or {})["node"])
     node = _NODE_TYPES[fields["class_name"]].from_dict(fields | {"metadata": (payload or {}).get("metadata") or {}})
+    if payload and "file" in payload:
+        note_file(payload["file"], *payload["file_stat"])
     if payload and "image_data" in payload:
         restore_inline_image(node, payload["image_data"].encode())
     return node

@@ -60,6 +60,11 @@ class RNXEmbedding(MultiModalEmbedding):
             self._ranker = load_mini(device=self.device, dtype=self.dtype)
         return self._ranker
 
+    @property
+    def image_calibration(self) -> tuple[float, float]:
+        """Scale and bias: the logistic of scale * cosine + bias is how likely a retrieved image is the one asked for."""
+        return self.ranker.image_calibration
+
     def vectors(self, candidates: Sequence[Candidate]) -> list[Vectors]:
         """Read off the memories, so that a collection that remembers has nothing left to compute here."""
         memories = recall(self.ranker, candidates, self._memories)

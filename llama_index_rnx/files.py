@@ -80,7 +80,7 @@ def discover(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
             if path.suffix.lower() not in ALLOWED:
                 ignored += 1
                 continue
-            absolute = path.resolve()
+            absolute = Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
             docid = path.relative_to(root).as_posix() if root.is_dir() else path.name
             found.setdefault(absolute, SourceFile(path=absolute, docid=docid))
     if not found:

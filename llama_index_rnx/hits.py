@@ -66,7 +66,7 @@ def _hit(rank: int, found: NodeWithScore, retrieval_rank: int, retrieval_score: 
         score=float(found.score or 0.0),
         retrieval_rank=retrieval_rank,
         retrieval_score=retrieval_score,
-        kind=candidate_of(node).kind,
+        kind=candidate_of(node, allow_urls=True).kind,
         source=node.metadata.get(SOURCE),
         page=node.page if isinstance(node, PageNode) else None,
         text=node.get_content(),

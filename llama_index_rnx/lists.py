@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_index_rnx.candidates import Candidate, Query, file_source
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, clean_text, file_source
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.progress import progress_bar
@@ -33,10 +33,8 @@ def read_queries(path: Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for place, row in _rows(path):
-        _query(place, row, path.parent)
-        image = row.get("image")
-        picture = str(path.parent / image) if image else None
-        rows.append({"qid": _qid(place, row), "query": row.get("query") or "", "image": picture})
+        query = _query(place, row, path.parent)
+        rows.append({"qid": _qid(place, row), "query": query.text, "image": query.image.label if query.image else None})
     _refuse_twice([row["qid"] for row in rows], path)
     return rows
 
@@ -96,26 +94,39 @@ def _row(place: str, line: str) -> dict[str, Any]:
 
 
 def _qid(place: str, row: dict[str, Any]) -> str:
-    qid = str(row.get("qid", ""))
+    qid = _text(place, row, "qid")
     if not qid or qid.split() != [qid]:
         raise RNXError(f'{place}: "qid" is {row.get("qid")!r}; it must be there, without white space.')
     return qid
 
 
 def _query(place: str, row: dict[str, Any], folder: Path) -> Query:
-    text = str(row.get("query") or "").strip()
-    image = file_source(folder / row["image"]) if row.get("image") else None
+    text, image = _text(place, row, "query"), _image(place, row, folder)
     if not text and image is None:
         raise RNXError(f'{place}: the query is empty; give "query", "image", or both.')
     return Query(text=text, image=image)
+
+
+def _text(place: str, row: dict[str, Any], name: str) -> str:
+    """A field of text; a number counts as its digits."""
+    value = row.get(name)
+    if value is not None and not isinstance(value, str | int | float):
+        raise RNXError(f'{place}: "{name}" is {value!r}; it must be a text.')
+    return "" if value is None else clean_text(str(value))
+
+
+def _image(place: str, row: dict[str, Any], folder: Path) -> ImageSource | None:
+    value = row.get("image")
+    if value is not None and not isinstance(value, str):
+        raise RNXError(f'{place}: "image" is {value!r}; it must be the path of a picture.')
+    return file_source(folder / value) if value else None
 
 
 def _candidate(place: str, row: Any, folder: Path) -> Candidate:
     docid = row.get("docid", row.get("id")) if isinstance(row, dict) else None
     if docid is None or str(docid) == "":
         raise RNXError(f'{place}: a candidate has no "docid".')
-    text = str(row.get("text") or "").strip()
-    image = file_source(folder / row["image"]) if row.get("image") else None
+    text, image = _text(place, row, "text"), _image(place, row, folder)
     if not text and image is None:
         raise RNXError(f'{place}: candidate {docid!r} has neither "text" nor "image".')
     return Candidate(id=str(docid), text=text, image=image)

@@ -13,8 +13,9 @@ import warnings
 import weakref
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -73,6 +74,7 @@ class MemoryStore:
         self.path = Path(path) if path is not None else None
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._full = False
         if self.path is not None:
             self._open(self.path)
             _open_stores.add(self)
@@ -81,6 +83,7 @@ class MemoryStore:
         """What is remembered of these contents by the ranker with this fingerprint; unknown ones are left out."""
         keys = {_key(fingerprint, digest): digest for digest in digests}
         found = {key: memory for key in keys if (memory := RAM.get(key)) is not None}
+        self._write({key: found[key] for key in self._absent(list(found))})  # another store may have put them into RAM
         for store in [self] if self.path is not None else list(_open_stores):
             on_disk = store._read([key for key in keys if key not in found])
             for key, memory in on_disk.items():
@@ -111,7 +114,9 @@ class MemoryStore:
             connection.execute(_SCHEMA)
             connection.commit()
         except (OSError, sqlite3.Error) as error:
-            self._give_up(error)
+            self._connection = _read_only(folder / FILE_NAME)
+            self._full = True
+            self._warn(error)
         else:
             self._connection = connection
 
@@ -119,44 +124,71 @@ class MemoryStore:
         found: dict[bytes, Memory] = {}
         for start in range(0, len(keys), _KEYS_A_QUERY):
             part = keys[start : start + _KEYS_A_QUERY]
-            for key, crc, data in self._select(part):
+            for key, crc, data in self._select(part, "key, crc, data"):
                 memory = _checked(crc, data)
                 if memory is not None:
                     found[key] = memory
         return found
 
-    def _select(self, keys: Sequence[bytes]) -> Iterable[tuple[bytes, int, bytes]]:
+    def _select(self, keys: Sequence[bytes], columns: str) -> list[tuple[Any, ...]]:
         marks = ",".join("?" * len(keys))
         with self._lock:
             if self._connection is None:
                 return []
             try:
-                query = f"SELECT key, crc, data FROM memories WHERE key IN ({marks})"
+                query = f"SELECT {columns} FROM memories WHERE key IN ({marks})"
                 return self._connection.execute(query, keys).fetchall()
             except sqlite3.Error as error:
                 self._give_up(error)
                 return []
 
+    def _absent(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Those that could be written, and are not on this disk."""
+        if self._connection is None or self._full:
+            return []
+        there = {
+            row[0]
+            for start in range(0, len(keys), _KEYS_A_QUERY)
+            for row in self._select(keys[start : start + _KEYS_A_QUERY], "key")
+        }
+        return [key for key in keys if key not in there]
+
     def _write(self, memories: Mapping[bytes, Memory]) -> None:
+        if not memories:
+            return
         rows = [(key, zlib.crc32(data), data) for key, memory in memories.items() for data in [save(dict(memory))]]
         with self._lock:
-            if self._connection is None:
+            if self._connection is None or self._full:
                 return
             try:
                 with self._connection:  # commits, or rolls back
                     self._connection.executemany("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", rows)
             except sqlite3.Error as error:
-                self._give_up(error)
+                self._full = True  # what is there can still be read
+                self._warn(error)
 
     def _give_up(self, error: Exception) -> None:
         """The disk failed: from here on this store lives in RAM. Said once, since it never opens again."""
         self._connection = None
+        self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
         warnings.warn(
-            f"the memory store in {self.path} is not usable ({error}); memories are kept in RAM only. "
+            f"the memory store in {self.path} cannot be written ({error}); new memories are kept in RAM only. "
             "Free the disk or choose another memory_path to keep them.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
+
+
+def _read_only(path: Path) -> sqlite3.Connection | None:
+    """A file on a disk that cannot be written is read as it is; None where it cannot be read either."""
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        connection.execute("SELECT count(*) FROM memories")
+    except sqlite3.Error:
+        return None
+    return connection
 
 
 def _key(fingerprint: str, digest: str) -> bytes:

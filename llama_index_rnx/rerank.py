@@ -56,6 +56,7 @@ class RNXRerank(BaseNodePostprocessor):
     keep_retrieval_score: bool = Field(default=False, description="Copy the retriever's score into the metadata.")
     on_error: Literal["raise", "keep_order"] = Field(default="raise", description="keep_order: the retriever's order instead.")
     memory_path: str | None = Field(default=None, description="A folder that keeps memories; default: see MemoryStore.")
+    allow_urls: bool = Field(default=False, description="Fetch the images of nodes that hold a URL only.")
     ranker: Any = Field(default=None, exclude=True, repr=False, description="A ready Ranker, instead of `model`.")
 
     _lock: Any = PrivateAttr()
@@ -118,7 +119,7 @@ class RNXRerank(BaseNodePostprocessor):
         return self._cut(nodes, ranking)
 
     def _rank(self, query: Query, nodes: Sequence[NodeWithScore]) -> Ranking:
-        candidates = [candidate_of(hit.node) for hit in nodes]
+        candidates = [candidate_of(hit.node, self.allow_urls) for hit in nodes]
         with self._lock:  # one model, one caller at a time: the engine's async calls come from many threads
             return rank(self._loaded(), self._store(), query, candidates, self.window, self.stride)
 
@@ -151,6 +152,10 @@ class RNXRerank(BaseNodePostprocessor):
         node.excluded_embed_metadata_keys = [*hit.node.excluded_embed_metadata_keys, RETRIEVAL_SCORE]
         node.excluded_llm_metadata_keys = [*hit.node.excluded_llm_metadata_keys, RETRIEVAL_SCORE]
         return NodeWithScore(node=node, score=score)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RNXRerank:
+        """The same settings under a lock of its own; a ready ranker is shared, a loaded model found again."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields})
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings without the loaded model: a copy loads its own when it is asked."""

@@ -46,7 +46,8 @@ def main() -> None:
     path = args.to / "model.safetensors"
     save_file(pack(model.state_dict(), INT8), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    config = {"digest": digest, "image": asdict(image), "reader": asdict(reader)}
+    retrieval = json.loads((args.image / "image.json").read_text())["retrieval"]
+    config = {"digest": digest, "retrieval": retrieval, "image": asdict(image), "reader": asdict(reader)}
     (args.to / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     size = path.stat().st_size
     print(f"{path}: {size / 2**20:.1f} MiB, digest {digest}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.base import Ranker, recall
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import load_mini
+from llama_index_rnx.rankers.vlm import load_vlm
 
 __all__ = ["Ranker", "load_ranker", "recall"]
 
@@ -19,22 +22,35 @@ def load_ranker(
     dtype: str | None = None,
     max_pixels: int | None = None,
     max_text_tokens: int | None = None,
+    **options: Any,
 ) -> Ranker:
     """The ranker behind a name.
 
     Args:
-        model: `"rnx-mini"`. Vision-language models (a folder or a hub id) and `/rerank` services (a URL) have their place
-            here and are not built yet.
+        model: `"rnx-mini"`; or a vision-language model of the Qwen2-VL, Qwen2.5-VL or Qwen3-VL family, as a local folder or a
+            hub id. `/rerank` services (a URL) have their place here and are not built yet.
         device, dtype: where and how it computes; by default what the machine does fastest.
         max_pixels, max_text_tokens: budgets of a candidate. `rnx-mini` always sees 256 x 256 pixels.
+        options: of a vision-language model only; `load_vlm` names them.
 
     Raises:
-        RNXError: the model is unknown, or of a kind that is not built yet.
+        RNXError: the model is unknown, cannot be read, or of a kind that is not built yet.
     """
     if model == MINI:
+        if options:
+            raise RNXError(f"{MINI!r} has no option {', '.join(sorted(options))}.")
         return load_mini(device=device, dtype=dtype, max_text_tokens=max_text_tokens)
     if model.startswith(("http://", "https://")):
         raise RNXError(f"model={model!r}: remote /rerank services are not supported yet; use {MINI!r}.")
-    if Path(model).is_dir() or model.count("/") == 1:
-        raise RNXError(f"model={model!r}: vision-language models are not supported yet; use {MINI!r}.")
+    if model and (Path(model).is_dir() or model.count("/") == 1):
+        common = {"device": device, "dtype": dtype, "max_pixels": max_pixels, "max_text_tokens": max_text_tokens}
+        return _vlm(model, common | options)
     raise RNXError(f"unknown model {model!r}; {MINI!r} is the embedded one. A folder must exist, a hub id has one '/'.")
+
+
+def _vlm(model: str, options: dict[str, Any]) -> Ranker:
+    known = inspect.signature(load_vlm).parameters
+    wrong = sorted(set(options) - set(known))
+    if wrong:
+        raise RNXError(f"model={model!r}: unknown option {', '.join(wrong)}; allowed are {', '.join(list(known)[1:])}.")
+    return load_vlm(model, **options)

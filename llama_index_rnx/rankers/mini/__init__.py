@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,12 +60,15 @@ class MiniRanker:
     with `region_scales` [16], `hub` [1]. At most 24 kB; about 9 kB for a passage of a hundred words, 3 kB for a picture.
     """
 
-    def __init__(self, model: MiniModel, digest: str, device: str, dtype: torch.dtype, max_text_tokens: int) -> None:
+    def __init__(
+        self, model: MiniModel, config: Mapping[str, Any], device: str, dtype: torch.dtype, max_text_tokens: int
+    ) -> None:
         self._model = model.eval().to(device)
         self._model.text.to(dtype)
         self._device, self._dtype = device, dtype
         self._max_chunks = max(1, min(MAX_CHUNKS, -(-max_text_tokens // CHUNK_PIECES)))
-        self._fingerprint = f"{NAME}/{digest}/{self._max_chunks}"
+        self._fingerprint = f"{NAME}/{config['digest']}/{self._max_chunks}"
+        self.image_calibration: tuple[float, float] = tuple(config["retrieval"])
         self._lock = threading.Lock()
         self._text_query = lru_cache(maxsize=256)(self._encode_query)
         self._image_query = lru_cache(maxsize=64)(self._encode_image_query)
@@ -223,9 +226,9 @@ class MiniRanker:
         seen = [memory for memory in memories if "vector" in memory]
         if seen:
             logits[has_image] = self._image_logits(query.caption, seen).cpu()
-        batch = collate([_text_part(memory) for memory in memories], config, has_image, logits)
+        batch = collate([_text_part(memory) for memory in memories], config, has_image, logits).to(self._device)
         scored: Tensor = self._model.reader(query.states, batch)
-        return scored
+        return scored.cpu()
 
     def _image_logits(self, caption: CaptionVectors, seen: Sequence[Memory]) -> Tensor:
         vectors = torch.stack([memory["vector"] for memory in seen]).float()  # [N, D]
@@ -233,19 +236,20 @@ class MiniRanker:
             torch.stack([memory["regions"] for memory in seen]), torch.stack([m["region_scales"] for m in seen])
         )  # [N, 16, W]
         hubs = torch.cat([memory["hub"] for memory in seen])  # [N]
-        return self._model.image.score(caption.vector[0], caption.words[0], caption.weights[0], vectors, regions, hubs)
+        kept = [part.to(self._device) for part in (vectors, regions, hubs)]
+        return self._model.image.score(caption.vector[0], caption.words[0], caption.weights[0], *kept)
 
     def _score_by_image(self, query: Memory, memories: Sequence[Memory]) -> Tensor:
         """Pictures by their cosine with the picture asked for; texts as captions of it; both: the better of the two."""
         part, asked = self._model.image, query["vector"].float()
-        scale, low = part.log_scale.exp(), part.hub * (query["hub"] - part.hub_mean)
+        scale, low = part.log_scale.exp().cpu(), (part.hub.cpu() * (query["hub"] - part.hub_mean.cpu()))
         logits = []
         for memory in memories:
             found = []
             if "vector" in memory:
                 found.append(scale * (memory["vector"].float() @ asked - SAME_PICTURE))
             if "caption" in memory:
-                found.append((scale * (memory["caption"].float() @ asked - low) + part.bias).squeeze())
+                found.append((scale * (memory["caption"].float() @ asked - low) + part.bias.cpu()).squeeze())
             logits.append(torch.stack(found).max())
         return torch.stack(logits)  # [N]
 
@@ -300,11 +304,16 @@ def load_mini(
     """
     folder = folder or model_folder()
     config, packed = _read(folder)
-    model = MiniModel(folder, ImageConfig(**config["image"]), ReaderConfig(**config["reader"]))
-    model.load_state_dict(unpack(packed))
+    try:
+        model = MiniModel(folder, ImageConfig(**config["image"]), ReaderConfig(**config["reader"]))
+        model.load_state_dict(unpack(packed))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise RNXError(
+            f"the weights of {NAME} in {folder} do not fit this version ({error}); install the package again."
+        ) from error
     model.requires_grad_(False)
     limit = max_text_tokens or MAX_CHUNKS * CHUNK_PIECES
-    return MiniRanker(model, config["digest"], device or "cpu", _dtype(dtype), limit)
+    return MiniRanker(model, config, _device(device), _dtype(dtype), limit)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -313,6 +322,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return config, load_file(folder / "model.safetensors")
     except Exception as error:
         raise RNXError(f"the weights of {NAME} in {folder} cannot be read ({error}); install the package again.") from error
+
+
+def _device(name: str | None) -> str:
+    """The CPU unless asked otherwise: the whole model takes less time there than a transfer of its memories."""
+    try:
+        torch.empty(0, device=name or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise RNXError(f"device={name!r} was given and is not there ({error}); 'cpu' always is.") from error
+    return name or "cpu"
 
 
 def _dtype(name: str | None) -> torch.dtype:

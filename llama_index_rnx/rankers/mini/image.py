@@ -255,9 +255,7 @@ class ImagePart(nn.Module):
         """[B, D] -> [B], by the bank that came with the weights."""
         return hubness(vectors, self.bank, self.config.neighbours)
 
-    def score(
-        self, query: Tensor, words: Tensor, weights: Tensor, images: Tensor, regions: Tensor, hubs: Tensor
-    ) -> Tensor:
+    def score(self, query: Tensor, words: Tensor, weights: Tensor, images: Tensor, regions: Tensor, hubs: Tensor) -> Tensor:
         """One query [D], [T, W], [T] with candidates [N, D], [N, R, W], [N] -> logits [N]."""
         near = images @ query + self.late * late_interaction(words, weights, regions)  # [N]
         return self.log_scale.exp() * (near - self.hub * (hubs - self.hub_mean)) + self.bias

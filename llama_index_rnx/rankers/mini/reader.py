@@ -74,6 +74,10 @@ class CandidateBatch:
     has_image: Tensor
     image_logit: Tensor
 
+    def to(self, device: str) -> CandidateBatch:
+        """The same on another device."""
+        return CandidateBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
     def take(self, index: Tensor) -> CandidateBatch:
         """The candidates at `index`, in that order."""
         return CandidateBatch(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
@@ -100,7 +104,7 @@ def compress_tokens(states: Tensor, ids: Tensor, weights: Tensor, slots: int) ->
 
 def distinct_pieces(ids: Tensor, weights: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """ids [T] -> the distinct word pieces [<= limit], the heaviest where there are more, and their counts."""
-    pieces, counts = ids[ids > LAST_SPECIAL].unique(return_counts=True)
+    pieces, counts = torch.unique(ids[ids > LAST_SPECIAL], return_counts=True)
     if len(pieces) > limit:
         heavy = weights[pieces].topk(limit).indices
         pieces, counts = pieces[heavy], counts[heavy]
@@ -115,6 +119,8 @@ class Reader(nn.Module):
     list        candidates attend to one another -> a second residual
     Both residuals start at zero and the base at the cosine alone, so an untrained reader gives the retriever's order.
     """
+
+    weights: Tensor
 
     def __init__(self, config: ReaderConfig = ReaderConfig()) -> None:
         super().__init__()
@@ -149,7 +155,12 @@ class Reader(nn.Module):
         vectors, residual = self.joint(query, batch, self.project(query.states), matches)  # [N, W], [N]
         text_logit = (self.base(features) + residual) * batch.has_text
         logits = self.kinds(text_logit, batch)  # [N]
-        return logits + self.list(vectors, logits, features, batch)
+        scores: Tensor = logits + self.list(vectors, logits, features, batch)  # [N]
+        long = batch.chunk_mask.sum(1) > 1  # [N]
+        if not bool(long.any()):
+            return scores
+        best_chunk = features[:, 0] + features[:, 1]  # [N]
+        return blend_long(scores, best_chunk, _list_bm25(query.pieces, batch), long)
 
 
 class BaseLogit(nn.Module):
@@ -167,9 +178,7 @@ class BaseLogit(nn.Module):
         with torch.no_grad():
             self.linear.weight[0, 0] = 3.0  # features are scaled to spread about 1; 3 suits a softmax over a list
 
-    def features(
-        self, query: QueryStates, batch: CandidateBatch, projected: Tensor, idf: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def features(self, query: QueryStates, batch: CandidateBatch, projected: Tensor, idf: Tensor) -> tuple[Tensor, Tensor]:
         """-> features [N, F]; matches [N, Q, 3]: best similarity, exact occurrence and idf of every query token."""
         similarity = torch.einsum("qd,nsd->nqs", projected, batch.tokens)  # [N, Q, S]
         best = similarity.masked_fill(~batch.token_mask.unsqueeze(1), -1.0).amax(-1)  # [N, Q]
@@ -201,6 +210,36 @@ class BaseLogit(nn.Module):
         return logit
 
 
+def blend_long(scores: Tensor, best_chunk: Tensor, bm25: Tensor, long: Tensor) -> Tensor:
+    """Texts of several chunks, such as pages, by the mean of three views: the reader, the best chunk, exact words.
+
+    Each view is standardised over the long texts of the list, and the mean has the reader's own scale; nothing is fitted.
+    The reader alone learned from passages and pools a page into as many tokens: on 157 questions to the pages of 26
+    documents R@1 rose from 42.7 to 46.5 (mmdocir, 2026-11-22). All [N]; texts of one chunk keep their scores.
+    """
+    if int(long.sum()) < 2:
+        return scores
+    views = torch.stack([scores, best_chunk, bm25])[:, long]  # [3, long]
+    mean, spread = views.mean(1, keepdim=True), views.std(1, correction=0, keepdim=True)
+    blended = ((views - mean) / (spread + 1e-6)).mean(0) * spread[0] + mean[0]  # [long]
+    return scores.masked_scatter(long, blended.to(scores.dtype))
+
+
+def _list_bm25(pieces: Tensor, batch: CandidateBatch) -> Tensor:
+    """BM25 (k1 = 1.2, b = .75) of each text, by the document frequencies and the mean length of the list: [Q] -> [N].
+
+    Divided by the idf of the whole query and shifted: about -1 (no word of it) to 1.
+    """
+    counts = _occurrences(pieces, batch)  # [N, Q]
+    texts = batch.has_text.sum().clamp_min(1)
+    frequency = (counts > 0).sum(0)  # [Q]
+    idf = ((texts - frequency + 0.5) / (frequency + 0.5)).log1p()  # [Q]
+    length = batch.counts.sum(1)  # [N]
+    norm = 0.25 + 0.75 * length / (length.sum() / texts).clamp_min(1.0)
+    saturated = counts * 2.2 / (counts + 1.2 * norm[:, None])
+    return (saturated @ idf) / idf.sum().clamp_min(1e-6) * 1.5 - 1.0
+
+
 def _occurrences(pieces: Tensor, batch: CandidateBatch) -> Tensor:
     """How often each query piece occurs in each text: [Q], [N, L] -> [N, Q]."""
     same = batch.pieces.unsqueeze(1) == pieces.view(1, -1, 1)  # [N, Q, L]
@@ -225,9 +264,7 @@ class JointReader(nn.Module):
             assert isinstance(layer, ReadLayer)
             layer.start_at_similarity(self.enter.weight)
 
-    def forward(
-        self, query: QueryStates, batch: CandidateBatch, projected: Tensor, matches: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, query: QueryStates, batch: CandidateBatch, projected: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
         """-> candidate vectors [N, W], residual logits [N]."""
         scale = math.sqrt(projected.shape[-1])  # unit vectors -> entries of about 1
         hidden = self.enter(projected * scale) + self.enter_match(matches)  # [N, Q, W]
@@ -271,13 +308,16 @@ class ReadLayer(nn.Module):
         asked = self.norm_read(hidden)
         found = _attend(self.ask(asked), key, value, self.heads, mask)  # [N, Q, W]
         hidden = hidden + self.write(gelu(self.compare(torch.cat([asked, found, asked * found], dim=-1))))
-        parts = self.mix(self.norm_mix(hidden)).chunk(3, dim=-1)
-        mixed: Tensor = hidden + self.mixed(_attend(*parts, self.heads, None))
+        query, key, value = self.mix(self.norm_mix(hidden)).chunk(3, dim=-1)  # [N, Q, W] each
+        mixed: Tensor = hidden + self.mixed(_attend(query, key, value, self.heads, None))
         return mixed
 
 
 class KindCalibration(nn.Module):
-    """One scale for texts, images and both: a weight for each part and a bias for each kind of candidate."""
+    """One scale for texts, images and both: a weight for each part and a bias for each kind of candidate.
+
+    Text alone is the measure and stays as it is, so this can be trained without touching lists of texts.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,11 +329,16 @@ class KindCalibration(nn.Module):
         """[N] -> [N]."""
         kind = batch.has_image.long() + (batch.has_image & batch.has_text).long()  # 0 text, 1 image, 2 both
         image = self.image_weight[kind] * batch.image_logit
-        return self.text_weight[kind] * text_logit + image + self.bias[kind]
+        calibrated = self.text_weight[kind] * text_logit + image + self.bias[kind]  # [N]
+        return torch.where(batch.has_image, calibrated, text_logit)
 
 
 class ListAttention(nn.Module):
-    """Attention across the candidates. It sees no rank and no position, so the order that came in cannot matter."""
+    """Attention across the candidates. It sees no rank and no position, so the order that came in cannot matter.
+
+    What it adds is centred on the candidates with text and zero for pictures: it was trained on texts, and moved Flickr8k
+    dev lists of pictures from .66 to .59 nDCG@10 when it was let.
+    """
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
@@ -318,14 +363,15 @@ class ListAttention(nn.Module):
         hidden = self.enter(torch.cat([texts, features, flags], dim=-1)).unsqueeze(0)  # [1, N, list width]
         for layer in self.layers:
             hidden = layer(hidden)
-        residual: Tensor = self.residual(self.norm(hidden)).view(-1)
-        return residual
+        residual = self.residual(self.norm(hidden)).view(-1) * batch.has_text  # [N]
+        centred: Tensor = (residual - residual.sum() / batch.has_text.sum().clamp_min(1)) * batch.has_text
+        return centred
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
     """Multi-head attention: [N, Q, W], [N, S, W], [N, S, W] -> [N, Q, W]."""
-    split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value)]  # [N, H, ., W / H]
-    return scaled_dot_product_attention(*split, attn_mask=mask).transpose(1, 2).flatten(-2)
+    asks, keys, values = (p.view(*p.shape[:2], heads, -1).transpose(1, 2) for p in (query, key, value))  # [N, H, ., W / H]
+    return scaled_dot_product_attention(asks, keys, values, attn_mask=mask).transpose(1, 2).flatten(-2)
 
 
 def collate(

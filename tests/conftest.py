@@ -1,0 +1,110 @@
+"""Fixtures that many tests share. A Qdrant server is started once a session, on loopback, where its binary is found."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from llama_index_rnx import NodeCollection
+from llama_index_rnx.rankers import load_ranker
+from llama_index_rnx.rankers.mini import MiniRanker
+
+ROOT = Path(__file__).parents[1]
+torch.set_num_threads(1)
+
+
+class QdrantServer:
+    """A real Qdrant server of our own, which a test may kill and start again."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        self.binary, self.folder = binary, folder
+        self.port, self.grpc = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        settings = {
+            "QDRANT__SERVICE__HOST": "127.0.0.1",
+            "QDRANT__SERVICE__HTTP_PORT": str(self.port),
+            "QDRANT__SERVICE__GRPC_PORT": str(self.grpc),
+            "QDRANT__TELEMETRY_DISABLED": "true",
+            "QDRANT__STORAGE__STORAGE_PATH": str(self.folder / "storage"),
+            "QDRANT__STORAGE__SNAPSHOTS_PATH": str(self.folder / "snapshots"),
+            "QDRANT__LOG_LEVEL": "ERROR",
+        }
+        with (self.folder / "log.txt").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self.binary)], cwd=self.folder, env={**os.environ, **settings}, stdout=log, stderr=log
+            )
+        self._wait()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait(timeout=30)
+            self._process = None
+
+    def _wait(self) -> None:
+        for _ in range(300):
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=1, trust_env=False).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.1)
+        raise RuntimeError(f"the Qdrant server did not start; {(self.folder / 'log.txt').read_text()[-500:]}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def qdrant_binary() -> Path | None:
+    named = os.environ.get("RNX_QDRANT_SERVER")
+    found = Path(named) if named else ROOT / ".cache" / "qdrant" / "qdrant"
+    return found if found.is_file() else None
+
+
+@pytest.fixture(scope="session")
+def qdrant_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+    binary = qdrant_binary()
+    if binary is None:
+        pytest.skip("no Qdrant server: set RNX_QDRANT_SERVER to its binary, or run `make qdrant`")
+    server = QdrantServer(binary, tmp_path_factory.mktemp("qdrant"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mini() -> MiniRanker:
+    """The shipped model, loaded once."""
+    ranker = load_ranker("rnx-mini", dtype="float32")
+    assert isinstance(ranker, MiniRanker)
+    return ranker
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written into the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
+@pytest.fixture
+def closing() -> Iterator[list[NodeCollection]]:
+    """Collections put here are closed when the test ends."""
+    opened: list[NodeCollection] = []
+    yield opened
+    for collection in opened:
+        collection.close()

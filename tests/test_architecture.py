@@ -1,0 +1,95 @@
+"""Who may import what. The rules of the design, read off the source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "llama_index_rnx"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file names, wherever in it, dotted."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def importers(*packages: str) -> set[str]:
+    """The files of the package that import one of these, as paths inside it."""
+    return {
+        path.relative_to(PACKAGE).as_posix() for path in FILES if any(name.split(".")[0] in packages for name in imports(path))
+    }
+
+
+def test_the_package_is_there() -> None:
+    assert {"rerank.py", "retrieve.py", "embed.py", "ordering.py"} <= {path.name for path in FILES}
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_only_candidates_opens_images_and_pdfs() -> None:
+    allowed = {"candidates.py", "report.py", "demo.py", "demo_corpus.py", "rankers/mini/image.py"}
+    assert importers("pypdfium2", "pypdfium2_raw") <= {"candidates.py"}
+    readers = {path for path in importers("PIL") if "Image.open" in (PACKAGE / path).read_text(encoding="utf-8")}
+    assert readers == {"candidates.py"}
+    assert importers("PIL") <= allowed, "a type or a drawing at most; nothing else may touch pictures"
+
+
+def test_only_collection_knows_qdrant() -> None:
+    assert importers("qdrant_client") == {"collection.py"}
+
+
+@pytest.mark.parametrize("name", ["ordering.py", "bm25.py", "errors.py", "progress.py"])
+def test_pure_files_know_no_model_and_no_framework(name: str) -> None:
+    heavy = {"torch", "transformers", "llama_index", "PIL", "qdrant_client", "tokenizers", "safetensors", "httpx"}
+    assert not {found.split(".")[0] for found in imports(PACKAGE / name)} & heavy
+    assert not {found for found in imports(PACKAGE / name) if found.startswith("llama_index_rnx")}
+
+
+def test_the_package_never_imports_training_tests_or_benchmarks() -> None:
+    assert importers("training", "tests", "benchmarks", "notebooks", "fakes") == set()
+
+
+def test_nobody_imports_requests() -> None:
+    assert importers("requests", "urllib3", "aiohttp") == set()
+
+
+def test_memory_knows_no_ranker_and_no_node() -> None:
+    names = imports(PACKAGE / "memory.py")
+    assert not {name for name in names if name.startswith(("llama_index", "llama_index_rnx"))}
+
+
+def test_rankers_know_no_nodes_and_no_collection() -> None:
+    for path in (PACKAGE / "rankers").rglob("*.py"):
+        names = imports(path)
+        assert not {name for name in names if name.split(".")[0] == "llama_index"}, path
+        assert not {n for n in names if n.startswith(("llama_index_rnx.collection", "llama_index_rnx.rerank"))}, path
+
+
+def test_files_and_the_command_line_know_no_model() -> None:
+    for name in ("files.py", "cli.py", "hits.py"):
+        assert not {found.split(".")[0] for found in imports(PACKAGE / name)} & {"torch", "transformers", "tokenizers"}, name
+
+
+def test_every_file_says_in_its_first_line_what_it_does() -> None:
+    for path in FILES:
+        line = path.read_text(encoding="utf-8").splitlines()[0]
+        assert line.startswith('"""'), path
+        assert len(line) > 20, path
+
+
+def test_no_exception_is_swallowed_bare() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{path}:{node.lineno}: a bare except"
+                assert not (len(node.body) == 1 and isinstance(node.body[0], ast.Pass)), f"{path}:{node.lineno}: except: pass"

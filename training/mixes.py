@@ -1,0 +1,163 @@
+"""The mix of training lists and the development sets of the text part. Negatives are mined by the frozen text tower.
+
+Held out: RAG24 dev, MEDIQA dev, 300 SciFact claims, 200 InsuranceQA training questions, 10 DL21 queries (selection);
+InsuranceQA valid, DL19 and mmdocir are never used to select, and DL19 and mmdocir never to train.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn.functional import normalize
+
+from training.lists import GradedList, distilled, insuranceqa, mediqa, pairs, rag24, scifact_claims, scifact_corpus, take, trec
+from training.token_cache import TokenCache
+
+DL21_HELD_OUT = 13
+INSURANCE_HELD_OUT = 200
+INSURANCE_TRAIN = 4_000
+PAIRS = 2_000
+SELECTION_LISTS = 40  # a set while training; all of them in the report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """One source of training lists; `weight` is how often it is drawn."""
+
+    name: str
+    lists: Sequence[GradedList]
+    weight: float
+
+
+def training_mixes(cache: TokenCache) -> list[Mix]:
+    """Every training list whose texts are in the cache."""
+    dl21, _ = dl21_split()
+    insurance, _ = insurance_split()
+    claims, _ = scifact_claims()
+    mined = mine(cache, "scifact", [(c["claim"], c["docs"]) for c in claims if c["docs"]], scifact_corpus(), 60)
+    found = [
+        Mix(name="rag24", lists=rag24("train"), weight=3.0),
+        Mix(name="dl21", lists=dl21, weight=3.0),
+        Mix(name="dl22", lists=[softened(cache, of) for of in distilled("dl22")], weight=2.0),
+        Mix(name="mediqa", lists=mediqa("train"), weight=1.0),
+        Mix(name="insuranceqa", lists=[hardest(cache, of, 40) for of in insurance if _known(cache, of)], weight=1.5),
+        Mix(name="scifact", lists=mined, weight=1.0),
+        *(Mix(name=name, lists=lists, weight=0.5) for name, lists in pair_lists(cache).items()),
+    ]
+    known = [replace(mix, lists=[of for of in mix.lists if _known(cache, of)]) for mix in found]
+    return [mix for mix in known if mix.lists]
+
+
+def development(cache: TokenCache) -> dict[str, list[GradedList]]:
+    """The sets that select a model."""
+    _, dl21 = dl21_split()
+    _, insurance = insurance_split()
+    found = {
+        "rag24": rag24("dev"),
+        "dl21": dl21,
+        "scifact": scifact_dev(cache, 100),
+        "insuranceqa": insurance,
+        "mediqa": mediqa("dev"),
+    }
+    known = {name: [of for of in lists if _known(cache, of)][:SELECTION_LISTS] for name, lists in found.items()}
+    return {name: lists for name, lists in known.items() if lists}
+
+
+def reported(cache: TokenCache) -> dict[str, list[GradedList]]:
+    """The sets that are only looked at: DL19 (development score) and InsuranceQA valid."""
+    return {"dl19": trec("dl19", ("bm25",)), "insuranceqa-valid": insuranceqa("valid", 400, 200)}
+
+
+def scifact_dev(cache: TokenCache, depth: int) -> list[GradedList]:
+    """300 held-out claims over the text tower's dense top `depth` of the whole corpus."""
+    _, held = scifact_claims()
+    return mine(cache, "scifact", [(c["claim"], c["docs"]) for c in held if c["docs"]], scifact_corpus(), depth, add=False)
+
+
+def dl21_split() -> tuple[list[GradedList], list[GradedList]]:
+    """DL21 (bm25 and splade pools) by query: training, held out."""
+    lists = sorted(trec("dl21", ("bm25", "splade")), key=lambda of: of.qid)
+    random.Random(0).shuffle(lists)
+    held = {of.qid for of in lists[:DL21_HELD_OUT]}
+    first = [of for of in trec("dl21", ("bm25",)) if of.qid in held]
+    return lists[DL21_HELD_OUT:], first
+
+
+def insurance_split() -> tuple[list[GradedList], list[GradedList]]:
+    """InsuranceQA training questions: training (200 wrong answers each), held out."""
+    lists = insuranceqa("train", INSURANCE_TRAIN + INSURANCE_HELD_OUT, 200)
+    return lists[INSURANCE_HELD_OUT:], lists[:INSURANCE_HELD_OUT]
+
+
+def hardest(cache: TokenCache, of: GradedList, count: int) -> GradedList:
+    """The relevant candidates and the `count` others that the text tower puts first."""
+    scores = normalize(_vectors(cache, of.texts), dim=-1) @ _query(cache, of.query)  # [N]
+    relevant = [place for place, grade in enumerate(of.grades) if grade > 0]
+    others = [place for place in scores.argsort(descending=True).tolist() if of.grades[place] <= 0][:count]
+    return take(of, relevant + others)
+
+
+def softened(cache: TokenCache, of: GradedList) -> GradedList:
+    """A distilled list: SPLADE++'s grade and the text tower's view of it, 3 to 1; both as shares of the list."""
+    scores = normalize(_vectors(cache, of.texts), dim=-1) @ _query(cache, of.query)  # [N]
+    place = scores.argsort().argsort().float() / max(1, len(scores) - 1)  # [N], 1 = the tower's first
+    grades = 0.75 * torch.tensor(of.grades) + 0.25 * 3.0 * place**2
+    return replace(of, grades=tuple((grades - 0.5).clamp_min(0.0).tolist()))
+
+
+def mine(
+    cache: TokenCache,
+    source: str,
+    queries: Sequence[tuple[str, dict[str, float]]],
+    corpus: dict[str, str],
+    depth: int,
+    add: bool = True,
+) -> list[GradedList]:
+    """The text tower's top `depth` of a corpus for every query; with `add`, missing relevant texts are put in."""
+    ids = list(corpus)
+    vectors = normalize(_vectors(cache, [corpus[i] for i in ids]), dim=-1)  # [corpus, 384]
+    lists = []
+    for number, (query, grades) in enumerate(queries):
+        scores = vectors @ _query(cache, query)
+        top = scores.topk(min(depth, len(ids)))
+        found = {ids[place]: score for place, score in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
+        if add:
+            found = {**{docid: 0.0 for docid in grades if docid in corpus}, **found}
+        lists.append(
+            GradedList(
+                source=source,
+                qid=f"{source}-{number}",
+                query=query,
+                docids=tuple(found),
+                texts=tuple(corpus[i] for i in found),
+                grades=tuple(grades.get(i, 0.0) for i in found),
+                first=tuple(found.values()),
+                judged=grades,
+            )
+        )
+    return lists
+
+
+def pair_lists(cache: TokenCache) -> dict[str, list[GradedList]]:
+    """Question and text pairs with the 30 texts of the same source that the text tower finds most alike."""
+    lists = {}
+    for name, found in pairs(PAIRS).items():
+        known = [(query, text) for query, text in found if text in cache and f"query:{query}" in cache]
+        corpus = {text: text for _, text in known}
+        lists[name] = mine(cache, name, [(query, {text: 2.0}) for query, text in known], corpus, 30) if known else []
+    return lists
+
+
+def _known(cache: TokenCache, of: GradedList) -> bool:
+    return f"query:{of.query}" in cache and all(text in cache for text in of.texts)
+
+
+def _vectors(cache: TokenCache, texts: Sequence[str]) -> torch.Tensor:
+    return torch.stack([cache[text].chunks.float().mean(0) for text in texts])  # [texts, 384]
+
+
+def _query(cache: TokenCache, query: str) -> torch.Tensor:
+    return normalize(cache[f"query:{query}"].chunks[0].float(), dim=0)  # [384]
