@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import ImageError, RNXError
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
     from llama_index_rnx.collection import NodeCollection
@@ -106,11 +106,13 @@ def rerank(
     """Rerank given lists and write a TREC run; every candidate of every list comes out."""
     from llama_index_rnx.lists import rank_lists, read_lists
 
-    rows = read_lists(lists)
+    rows, faults = read_lists(lists), list[str]()
     with _trec_file(run) as write:
-        for qid, ranked in rank_lists(rows, model=model, memory_path=memory_path):
+        for qid, ranked in rank_lists(rows, model=model, memory_path=memory_path, faults=faults):
             write(qid, ranked)
-    err.print(f"{len(rows)} lists -> {run}")
+    for fault in dict.fromkeys(faults):
+        err.print(f"not seen: {fault}", markup=False)
+    err.print(f"{len(rows)} lists -> {run}", markup=False)
 
 
 @app.command()
@@ -215,17 +217,25 @@ def _print_html(bundle: Any, before: list[Hit], after: list[Hit], seconds: float
 def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: Path, k: int, n: int, model: str | None) -> None:
     from llama_index.core.schema import QueryBundle
 
-    from llama_index_rnx import RNXRerank, RNXRetriever
+    from llama_index_rnx import RNXRerank, RNXRetriever, load_ranker
     from llama_index_rnx.hits import search as search_hits
     from llama_index_rnx.progress import progress_bar
 
     retriever = RNXRetriever(source, top_k=k)
-    reranker = RNXRerank(model=model, top_n=k) if model else None
+    reranker = RNXRerank(ranker=load_ranker(model), top_n=k, on_error="keep_order") if model else None
+    unseen: list[str] = []
     with _trec_file(run) as write, progress_bar("searching", len(rows), "queries") as advance:
         for row in rows:
-            hits = search_hits(retriever, reranker, QueryBundle(row["query"], image_path=row.get("image")), k)
-            write(row["qid"], _one_a_document(hits)[:n])
+            try:
+                hits = search_hits(retriever, reranker, QueryBundle(row["query"], image_path=row.get("image")), k)
+                write(row["qid"], _one_a_document(hits)[:n])
+            except ImageError as error:
+                unseen.append(f"query {row['qid']}: {error}")
             advance(1)
+    for line in unseen:
+        err.print(f"left out: {line}", markup=False)
+    if reranker is not None and reranker.failures:
+        err.print(f"{reranker.failures} queries could not be reranked and keep the retriever's order", markup=False)
     err.print(f"{len(rows)} queries -> {run}", markup=False)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama_index_rnx.candidates import Candidate, ImageSource, Query, clean_text, file_source
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.ordering import Ranking
 from llama_index_rnx.progress import progress_bar
-from llama_index_rnx.rankers import load_ranker
+from llama_index_rnx.rankers import Ranker, load_ranker, recall
 from llama_index_rnx.rerank import rank
 
 
@@ -58,16 +59,52 @@ def read_lists(path: Path) -> list[CandidateList]:
 
 
 def rank_lists(
-    lists: Sequence[CandidateList], model: str = "rnx-mini", memory_path: Path | None = None
+    lists: Sequence[CandidateList],
+    model: str = "rnx-mini",
+    memory_path: Path | None = None,
+    faults: list[str] | None = None,
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """Yields (qid, [(docid, score), best first]) for every list, with a progress bar."""
+    """Yields (qid, [(docid, score), best first]) for every list, with a progress bar.
+
+    A candidate whose image cannot be read is ordered by its text, or comes last; what was wrong is added to `faults`. A
+    query whose image cannot be read keeps the given order.
+    """
     ranker, store = load_ranker(model), MemoryStore(memory_path)
+    faults = faults if faults is not None else []
     with progress_bar("reranking", len(lists), "lists") as advance:
         for one in lists:
-            ranking = rank(ranker, store, one.query, one.candidates)
-            order = [one.candidates[i].id for i in ranking.order]
-            yield one.qid, list(zip(order, ranking.scores, strict=True))
+            yield one.qid, _ranked(ranker, store, one, faults)
             advance(1)
+
+
+def _ranked(ranker: Ranker, store: MemoryStore, one: CandidateList, faults: list[str]) -> list[tuple[str, float]]:
+    try:
+        return _in_order(one.candidates, rank(ranker, store, one.query, one.candidates))
+    except ImageError:  # rare: only now is every picture looked at alone
+        readable = [found for candidate in one.candidates if (found := _readable(ranker, store, candidate, faults))]
+    try:
+        ranked = _in_order(readable, rank(ranker, store, one.query, readable))
+    except ImageError as error:
+        faults.append(f"query {one.qid}: {error}")
+        return [(candidate.id, -float(place)) for place, candidate in enumerate(one.candidates)]
+    kept = {candidate.id for candidate in readable}
+    last = ranked[-1][1] if ranked else 0.0
+    return ranked + [(candidate.id, last) for candidate in one.candidates if candidate.id not in kept]
+
+
+def _in_order(candidates: Sequence[Candidate], ranking: Ranking) -> list[tuple[str, float]]:
+    return [(candidates[i].id, score) for i, score in zip(ranking.order, ranking.scores, strict=True)]
+
+
+def _readable(ranker: Ranker, store: MemoryStore, candidate: Candidate, faults: list[str]) -> Candidate | None:
+    if candidate.image is None:
+        return candidate
+    try:
+        recall(ranker, [candidate], store)
+    except ImageError as error:
+        faults.append(f"candidate {candidate.id}: {error}")
+        return replace(candidate, image=None) if candidate.text else None
+    return candidate
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

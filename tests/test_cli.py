@@ -14,7 +14,7 @@ import pytest
 from conftest import free_port
 from fakes import BLUE, GREEN, RED, png_bomb, write_image, write_pdf
 
-from llama_index_rnx import NodeCollection, cli
+from llama_index_rnx import NodeCollection, RNXError, cli
 
 FIELDS = ["rank", "id", "score", "retrieval_rank", "retrieval_score", "kind", "source", "page", "text"]
 
@@ -367,11 +367,25 @@ def test_batches_and_their_options(rnx: Rnx, tmp_path: Path, index: Path) -> Non
     assert {path.name for path in tmp_path.iterdir() if path.name != "user-cache"} == {"q.jsonl", "empty.jsonl", "folder"}
 
 
-def test_a_run_that_fails_half_way_leaves_the_old_one(rnx: Rnx, tmp_path: Path, index: Path) -> None:
-    (tmp_path / "r").write_text("the old run\n")
+def test_a_query_whose_picture_is_gone_is_named_and_the_others_go_on(rnx: Rnx, tmp_path: Path, index: Path) -> None:
     rows = [{"qid": "a", "query": "x"}, {"qid": "b", "query": "", "image": "gone.png"}]
     result = rnx("search", "--queries", write_rows(tmp_path / "q.jsonl", *rows), "--run", tmp_path / "r", "--from", index)
-    refused(result, "gone.png")
+    assert result.code == 0
+    assert "query b" in result.err
+    assert "gone.png" in result.err
+    assert {line.split()[0] for line in (tmp_path / "r").read_text().splitlines()} == {"a"}
+
+
+def test_a_run_that_fails_half_way_leaves_the_old_one(
+    rnx: Rnx, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise RNXError("the server went away")
+
+    monkeypatch.setattr(NodeCollection, "search", die)
+    (tmp_path / "r").write_text("the old run\n")
+    queries = write_rows(tmp_path / "q.jsonl", {"qid": "a", "query": "x"})
+    refused(rnx("search", "--queries", queries, "--run", tmp_path / "r", "--from", index), "the server went away")
     assert (tmp_path / "r").read_text() == "the old run\n"
     assert list(tmp_path.glob("*.part")) == []
 
@@ -430,15 +444,29 @@ def test_wrong_rows_of_lists_are_named(rnx: Rnx, tmp_path: Path, row: Any, word:
     assert not (tmp_path / "r").exists()
 
 
-def test_a_candidate_whose_picture_is_gone_is_named(rnx: Rnx, tmp_path: Path) -> None:
-    row = {"qid": "q", "query": "x", "candidates": [{"docid": "a", "image": "gone.png"}]}
-    refused(rnx("rerank", write_rows(tmp_path / "l.jsonl", row), "--run", tmp_path / "r"), "gone.png")
-    assert not (tmp_path / "r").exists()
-
-
 def test_what_was_written_by_the_command_line_is_read_by_the_library(index: Path, docs: Path) -> None:
     collection = NodeCollection(index)
     (node,) = collection.get(["sub/law one.md"])
     assert node.metadata == {"source": "sub/law one.md"}
     assert str(docs / "red.png") in collection.files()
     collection.close()
+
+
+def test_a_broken_picture_costs_its_own_place_only(rnx: Rnx, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG broken")
+    candidates = [
+        {"docid": "gone", "image": "bad.png"},
+        {"docid": "caption", "text": "Bees make honey.", "image": "bad.png"},
+        {"docid": "text", "text": "Rust is iron oxide."},
+    ]
+    rows = [
+        {"qid": "q1", "query": "what do bees make?", "candidates": candidates},
+        {"qid": "q2", "query": "", "image": "bad.png", "candidates": candidates},
+    ]
+    (tmp_path / "lists.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    result = rnx("rerank", tmp_path / "lists.jsonl", "--run", tmp_path / "out.trec")
+    assert result.code == 0, result.err
+    run = [line.split() for line in (tmp_path / "out.trec").read_text().splitlines()]
+    assert [row[2] for row in run if row[0] == "q1"] == ["caption", "text", "gone"]
+    assert [row[2] for row in run if row[0] == "q2"] == ["gone", "caption", "text"]  # the order that was given
+    assert "bad.png" in result.err

@@ -354,7 +354,10 @@ def _config(model: str, revision: str | None) -> Any:
 
 
 def _unreachable(model: str, error: BaseException) -> RNXError:
-    return RNXError(f"model={model!r} cannot be loaded: {_line(error)} Give a folder, or a hub id that can be reached; 'rnx-mini' needs neither.")
+    return RNXError(
+        f"model={model!r} cannot be loaded: {_line(error)} "
+        "Give a folder, or a hub id that can be reached; 'rnx-mini' needs neither."
+    )
 
 
 def _family(model: str, config: Any) -> type[Backbone]:
