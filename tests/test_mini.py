@@ -227,3 +227,9 @@ def test_memories_of_bf16_and_fp32_are_not_mixed_up_in_rank(mini: MiniRanker, me
     half = load_ranker("rnx-mini", dtype="bfloat16")
     scores = half.score(QUERY, memories[:5])
     assert max(range(5), key=scores.__getitem__) == 0
+
+
+def test_a_retriever_and_a_reranker_share_one_model() -> None:
+    from llama_index_rnx import RNXEmbedding, load_ranker
+
+    assert RNXEmbedding().ranker is load_ranker("rnx-mini") is load_ranker("rnx-mini", device="cpu")

@@ -290,7 +290,6 @@ def model_folder() -> Path:
     return Path(str(files("llama_index_rnx") / "models" / NAME))
 
 
-@lru_cache(maxsize=4)
 def load_mini(
     device: str | None = None,
     dtype: str | None = None,
@@ -299,10 +298,17 @@ def load_mini(
 ) -> MiniRanker:
     """The embedded model, loaded once for the process and these settings.
 
+    So a retriever and a reranker share one model, and a query that was retrieved is encoded already.
+
     Raises:
         RNXError: an unknown dtype or device, or weights that are missing or damaged.
     """
-    folder = folder or model_folder()
+    limit = max_text_tokens or MAX_CHUNKS * CHUNK_PIECES
+    return _load(folder or model_folder(), _device(device), _dtype(dtype), limit)
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path, device: str, dtype: torch.dtype, max_text_tokens: int) -> MiniRanker:
     config, packed = _read(folder)
     try:
         model = MiniModel(folder, ImageConfig(**config["image"]), ReaderConfig(**config["reader"]))
@@ -312,8 +318,7 @@ def load_mini(
             f"the weights of {NAME} in {folder} do not fit this version ({error}); install the package again."
         ) from error
     model.requires_grad_(False)
-    limit = max_text_tokens or MAX_CHUNKS * CHUNK_PIECES
-    return MiniRanker(model, config, _device(device), _dtype(dtype), limit)
+    return MiniRanker(model, config, device, dtype, max_text_tokens)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

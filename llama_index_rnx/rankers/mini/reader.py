@@ -151,6 +151,9 @@ class Reader(nn.Module):
 
     def forward(self, query: QueryStates, batch: CandidateBatch) -> Tensor:
         """-> scores [N], float; higher is better."""
+        if not bool(batch.has_text.any()):  # pictures alone: nothing to read, and their residual is zero
+            pictures: Tensor = self.kinds(torch.zeros_like(batch.image_logit), batch)
+            return pictures
         features, matches = self.base.features(query, batch, self.project(query.states), self.weights)
         vectors, residual = self.joint(query, batch, self.project(query.states), matches)  # [N, W], [N]
         text_logit = (self.base(features) + residual) * batch.has_text
