@@ -121,7 +121,7 @@ class ImageConfig:
     heads: int = 8  # of the attention pooling over cells
     head_dim: int = 96
     text_heads: int = 6
-    bank: int = 1024  # caption vectors kept for the hub correction
+    bank: int = 2048  # caption vectors kept for the hub correction
     neighbours: int = 10
     dropout: float = 0.0  # training only
 
