@@ -6,11 +6,13 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fakes import BLUE, GREEN, RED, image_bytes
+from fakes import BLUE, GREEN, RED, image_bytes, write_image
+from llama_index.core.schema import ImageNode
 from PIL import Image
 
 from llama_index_rnx import Ranker, load_ranker
@@ -19,6 +21,7 @@ from llama_index_rnx.errors import ImageError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.base import recall
 from llama_index_rnx.rankers.mini import MiniRanker, model_folder
+from llama_index_rnx.rankers.mini.towers import TextTower
 
 TEXTS = (
     "Bees make honey from the nectar of flowers.",
@@ -233,3 +236,23 @@ def test_a_retriever_and_a_reranker_share_one_model() -> None:
     from llama_index_rnx import RNXEmbedding, load_ranker
 
     assert RNXEmbedding().ranker is load_ranker("rnx-mini") is load_ranker("rnx-mini", device="cpu")
+
+
+def test_indexing_embeds_each_text_and_opens_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_index_rnx import NodeCollection
+
+    texts: list[str] = []
+    opened: list[str] = []
+    encode, load = TextTower.encode, ImageSource.load
+    monkeypatch.setattr(TextTower, "encode", lambda self, t, max_chunks=8: (texts.extend(t), encode(self, t, max_chunks))[1])
+    monkeypatch.setattr(ImageSource, "load", lambda self, limit=None: (opened.append(self.label), load(self, limit))[1])
+    collection = NodeCollection(tmp_path / "idx")
+    pictures = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(pictures):
+        write_image(path, (40 * i, 10, 90))
+    said = [f"a sentence that no other test has, number {i}" for i in range(3)]
+    nodes = [ImageNode(text=text, image_path=str(path)) for text, path in zip(said, pictures, strict=True)]
+    assert collection.add(nodes) == 3
+    assert sorted(opened) == sorted(map(str, pictures))  # the vectors are read off the memories
+    assert sorted(text for text in texts if text in said) == sorted(said)
+    collection.close()
