@@ -44,6 +44,7 @@ from llama_index_rnx.rankers.base import Ranker, recall
 TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: it has those that its node has
 BATCH = 32  # nodes embedded, remembered and written together: a killed run loses no more
 RRF_K = 60  # Cormack et al. 2009
+PICTURE_FLOOR = 0.75  # by rank alone, the best picture stands among the first 25 texts: a reranker shall see some pictures
 DEPTH = 50  # what each source gives to the fusion at least: ranks agree where lists are long enough to overlap
 SCROLL = 1_000
 REQUEST_BYTES = 16 * 2**20
@@ -189,7 +190,8 @@ class NodeCollection:
         Two channels: what nodes say (dense and BM25, fused by reciprocal rank, Cormack et al. 2009) and what they show.
         Their cosines are not comparable: a text's is about .8, a picture's .3. An embedding that knows how likely a picture
         of a given cosine is the one (`image_calibration`) adds that likelihood, on the scale of a text that is first in
-        both lists; so pictures do not crowd a question that no picture answers. With others the channels are fused by rank.
+        both lists; so pictures do not crowd a question that no picture answers. Pictures without text also have a place by
+        their rank, further down, or a large collection would hide them. With others the channels are fused by rank.
         """
         if not self._is_there():
             return []
@@ -291,7 +293,12 @@ class NodeCollection:
             sparse = models.SparseVector(indices=indices, values=values)
             said.append(models.Prefetch(query=sparse, using=SPARSE, limit=depth, filter=condition))
         shown = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=condition)
-        return [models.Prefetch(prefetch=said, query=_RRF, limit=depth), shown]
+        channels = [models.Prefetch(prefetch=said, query=_RRF, limit=depth), shown]
+        if isinstance(self.embedding, RNXEmbedding):
+            alone = models.Filter(must=[_PICTURE_ALONE, *([condition] if condition else [])])
+            pictures = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=alone)
+            channels.append(models.Prefetch(prefetch=[pictures], query=_RRF, limit=depth))
+        return channels
 
     def _skip(self, node_id: str, error: Exception) -> None:
         self.skipped.append(Skipped(id=node_id, reason=str(error)))
@@ -416,10 +423,12 @@ def _fusion(embedding: MultiModalEmbedding, query: Query) -> models.RrfQuery | m
 
 def _sum_of_channels(shown: str | models.DivExpression) -> models.FormulaQuery:
     weighed = models.MultExpression(mult=[2 / (RRF_K + 1), shown])  # 1 weighs as much as being first in two lists
-    nothing = {"$score[0]": 0.0, "$score[1]": -1.0}  # of a node that is not in that channel
-    return models.FormulaQuery(formula=models.SumExpression(sum=["$score[0]", weighed]), defaults=nothing)
+    floor = models.MultExpression(mult=[PICTURE_FLOOR, "$score[2]"])
+    nothing = {"$score[0]": 0.0, "$score[1]": -1.0, "$score[2]": 0.0}  # of a node that is not in that channel
+    return models.FormulaQuery(formula=models.SumExpression(sum=["$score[0]", weighed, floor]), defaults=nothing)
 
 
+_PICTURE_ALONE = models.FieldCondition(key="kind", match=models.MatchValue(value="image"))
 _FOR_NODES = models.PayloadSelectorInclude(include=["node", "metadata", "image_data", "file", "file_stat"])
 
 

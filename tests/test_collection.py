@@ -626,3 +626,14 @@ def test_a_collection_that_vanished_from_the_server(qdrant_server: QdrantServer)
     with pytest.raises(RNXError, match=name):
         find(collection, "one")
     collection.close()
+
+
+def test_a_picture_is_not_lost_among_many_texts(place: Place, mini: MiniRanker) -> None:
+    from llama_index_rnx import RNXEmbedding
+
+    collection = place.open(embedding=RNXEmbedding(dtype="float32"))
+    said = [f"a red square was sold on day {i} of the year" for i in range(70)]
+    collection.add([*texts(*said), ImageNode(id_="red", image=image_base64(RED))])
+    found = find(collection, "a red square on day one", k=60)
+    assert "red" in found  # by its rank among pictures
+    assert found[0] != "red"
