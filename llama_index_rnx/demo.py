@@ -14,6 +14,7 @@ from rich.console import Console
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.demo_corpus import CORPUS, PICTURE_QUERY, build_corpus
+from llama_index_rnx.embed import RNXEmbedding
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.files import index_paths
 from llama_index_rnx.hits import hits_of, search
@@ -64,7 +65,9 @@ def run_demo(
     """
     console = console or Console(highlight=False)
     _build(folder, console)
-    collection = NodeCollection(folder / INDEX)
+    embedding = RNXEmbedding()
+    digest = embedding.ranker.fingerprint.split("/")[1]  # a newer model gets an index of its own
+    collection = NodeCollection(folder / f"{INDEX}-{digest}", embedding=embedding)
     try:
         _index(collection, folder, console, show_progress)
         retriever, reranker = RNXRetriever(collection, top_k=top_k), RNXRerank(top_n=top_n)
