@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# Read when the hub's client is imported: no test asks a network, where five retries of an unknown hub id take two minutes.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
 import httpx
 import pytest
 import torch

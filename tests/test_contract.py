@@ -444,8 +444,10 @@ def test_a_node_with_neither_text_nor_image_is_named() -> None:
 
 @pytest.mark.parametrize("model", ["rnx-mimi", "", "http://127.0.0.1:1/rerank", "some/model", "/nowhere/at/all"])
 def test_an_unknown_model_says_what_there_is(model: str) -> None:
-    with pytest.raises(RNXError, match="rnx-mini"):
+    with pytest.raises(RNXError, match="rnx-mini") as refused:
         load_ranker(model)
+    assert repr(model) in str(refused.value)
+    assert "\n" not in str(refused.value)
     reranker = RNXRerank(model=model)  # lazily: no word yet
     with pytest.raises(RNXError, match="rnx-mini"):
         reranker.postprocess_nodes(text_hits(*FIVE), query_str="apple")
