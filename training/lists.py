@@ -24,8 +24,8 @@ Row = dict[str, Any]
 class GradedList:
     """One query with its candidates. first: the scores of the first stage (empty where it has none); judged: every
     judged document of the query, also what the first stage missed (empty: the candidates are all there is);
-    image_logits: the image part's logit of every candidate, None for one without image (empty: no images at all);
-    with images, an empty text is no text."""
+    images: the picture of every candidate, None for one without (empty: no pictures at all); with pictures, an empty text
+    is no text; image_logits: the image part's logit of every candidate where it was computed before, in place of `images`."""
 
     source: str
     qid: str
@@ -35,12 +35,13 @@ class GradedList:
     grades: tuple[float, ...]
     first: tuple[float, ...] = ()
     judged: Mapping[str, float] = field(default_factory=dict)
+    images: tuple[Path | None, ...] = ()
     image_logits: tuple[float | None, ...] = ()
 
 
 def take(of: GradedList, places: Sequence[int]) -> GradedList:
     """The candidates at `places`, in that order."""
-    columns: Row = {name: getattr(of, name) for name in ("docids", "texts", "grades", "first", "image_logits")}
+    columns: Row = {name: getattr(of, name) for name in ("docids", "texts", "grades", "first", "images", "image_logits")}
     taken: Row = {name: tuple(column[place] for place in places) for name, column in columns.items() if column}
     return replace(of, **taken)
 
