@@ -37,7 +37,7 @@ def main() -> None:
     reader = ReaderConfig(**_known(ReaderConfig, args.reader / "reader.json"))
     args.to.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.text / "tokenizer.json", args.to / "tokenizer.json")
-    model = MiniModel(args.to, image, reader)
+    model = MiniModel.untrained(args.to, image, reader)
     model.text.load_state_dict(load_file(args.text / "model.safetensors"))
     seen = load_file(args.image / "image.safetensors")
     model.tower.load_state_dict(_below(seen, "tower."))

@@ -9,7 +9,7 @@ from typing import Any
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.base import Ranker, recall
 from llama_index_rnx.rankers.mini import NAME as MINI
-from llama_index_rnx.rankers.mini import load_mini
+from llama_index_rnx.rankers.mini import holds_mini, load_mini
 from llama_index_rnx.rankers.vlm import load_vlm
 
 __all__ = ["Ranker", "load_ranker", "recall"]
@@ -27,8 +27,8 @@ def load_ranker(
     """The ranker behind a name.
 
     Args:
-        model: `"rnx-mini"`; or a vision-language model of the Qwen2-VL, Qwen2.5-VL or Qwen3-VL family, as a local folder or a
-            hub id. `/rerank` services (a URL) have their place here and are not built yet.
+        model: `"rnx-mini"`, or a folder with one that you trained; or a vision-language model of the Qwen2-VL, Qwen2.5-VL or
+            Qwen3-VL family, as a local folder or a hub id. `/rerank` services (a URL) have their place here, not built yet.
         device, dtype: where and how it computes; by default what the machine does fastest.
         max_pixels, max_text_tokens: budgets of a candidate. `rnx-mini` always sees 256 x 256 pixels.
         options: of a vision-language model only; `load_vlm` names them.
@@ -36,10 +36,11 @@ def load_ranker(
     Raises:
         RNXError: the model is unknown, cannot be read, or of a kind that is not built yet.
     """
-    if model == MINI:
+    if model == MINI or holds_mini(Path(model)):
         if options:
             raise RNXError(f"{MINI!r} has no option {', '.join(sorted(options))}.")
-        return load_mini(device=device, dtype=dtype, max_text_tokens=max_text_tokens)
+        folder = None if model == MINI else Path(model).resolve()
+        return load_mini(device=device, dtype=dtype, max_text_tokens=max_text_tokens, folder=folder)
     if model.startswith(("http://", "https://")):
         raise RNXError(f"model={model!r}: remote /rerank services are not supported yet; use {MINI!r}.")
     if model and (Path(model).is_dir() or model.count("/") == 1):

@@ -36,12 +36,14 @@ CAPTION_SHARE = 0.3  # of a text's dense vector: enough to find texts by a pictu
 class MiniModel(nn.Module):
     """All weights of rnx-mini, by part: `text`, `tower` (image), `image` (projector, caption head), `reader`."""
 
-    def __init__(self, folder: Path, image: ImageConfig, reader: ReaderConfig) -> None:
+    def __init__(self, text: TextTower, tower: nn.Module, image: ImagePart, reader: Reader) -> None:
         super().__init__()
-        self.text = TextTower(TextTower.tokenizer_from(folder))
-        self.tower = ImageTower()
-        self.image = ImagePart(image)
-        self.reader = Reader(reader)
+        self.text, self.tower, self.image, self.reader = text, tower, image, reader
+
+    @classmethod
+    def untrained(cls, folder: Path, image: ImageConfig, reader: ReaderConfig) -> MiniModel:
+        """Of the shipped shape; `folder` holds the tokenizer."""
+        return cls(TextTower(TextTower.tokenizer_from(folder)), ImageTower(), ImagePart(image), Reader(reader))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,16 +311,34 @@ def load_mini(
 
 @lru_cache(maxsize=4)
 def _load(folder: Path, device: str, dtype: torch.dtype, max_text_tokens: int) -> MiniRanker:
+    model, config = read_mini(folder)
+    model.requires_grad_(False)
+    return MiniRanker(model, config, device, dtype, max_text_tokens)
+
+
+def holds_mini(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint of rnx-mini: what ships with the package, or what training made of it."""
+    try:
+        return {"reader", "image", "retrieval"} <= set(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
+
+
+def read_mini(folder: Path) -> tuple[MiniModel, dict[str, Any]]:
+    """The weights in a folder as fp32, and its config.
+
+    Raises:
+        RNXError: they are missing or damaged, or of another version.
+    """
     config, packed = _read(folder)
     try:
-        model = MiniModel(folder, ImageConfig(**config["image"]), ReaderConfig(**config["reader"]))
+        model = MiniModel.untrained(folder, ImageConfig(**config["image"]), ReaderConfig(**config["reader"]))
         model.load_state_dict(unpack(packed))
     except (KeyError, TypeError, RuntimeError) as error:
         raise RNXError(
             f"the weights of {NAME} in {folder} do not fit this version ({error}); install the package again."
         ) from error
-    model.requires_grad_(False)
-    return MiniRanker(model, config, device, dtype, max_text_tokens)
+    return model, config
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
