@@ -49,6 +49,7 @@ class RNXRerank(BaseNodePostprocessor):
     window: int | None = Field(default=None, ge=1, description="Candidates read at once; default: what the model can.")
     stride: int | None = Field(default=None, ge=1, description="How far a window moves; default: half a window.")
     min_score: float | None = Field(default=None, description="Nodes that score less are left out.")
+    adapter: str | None = Field(default=None, description="A LoRA adapter for `model`: a folder or a hub id.")
     device: str | None = Field(default=None, description="cpu, cuda, mps; default: what is there.")
     dtype: str | None = Field(default=None, description="float32, bfloat16, float16; default: what is fast and exact.")
     max_pixels: int | None = Field(default=None, ge=1, description="An image is shrunk to this many pixels.")
@@ -127,6 +128,7 @@ class RNXRerank(BaseNodePostprocessor):
         if self._ranker is None:
             self._ranker = self.ranker or load_ranker(
                 self.model,
+                adapter=self.adapter,
                 device=self.device,
                 dtype=self.dtype,
                 max_pixels=self.max_pixels,

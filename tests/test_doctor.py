@@ -13,7 +13,8 @@ from tiny_vlm import save_tiny
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.doctor import diagnose, fit, kendall_tau
-from llama_index_rnx.rankers.vlm import Calibration, load_vlm
+from llama_index_rnx.rankers.loading import load_vlm
+from llama_index_rnx.rankers.vlm import Calibration
 
 QUERY = Query(text="q")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from llama_index.core.schema import ImageNode, Node, NodeWithScore, TextNode
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_vlm import FAMILIES, save_tiny
-from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2VLImageProcessorPil
+from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
 
 from llama_index_rnx import RNXRerank
 from llama_index_rnx.candidates import Candidate, Query, bytes_source, picture_source
@@ -23,8 +22,9 @@ from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rankers.backbones import FAMILIES as ADAPTORS
+from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.prompt import VISION_END, VISION_START, ListPrompt, PairPrompt
-from llama_index_rnx.rankers.vlm import Calibration, VLMRanker, kind_of, load_vlm, pack, unpack
+from llama_index_rnx.rankers.vlm import Calibration, VLMRanker, kind_of, pack, unpack
 from llama_index_rnx.rerank import rank
 
 EXACT = 2e-5  # fp32 on a CPU: batch, cache and padding change the order of sums, no more
@@ -302,17 +302,6 @@ def test_a_calibration_by_hand() -> None:
         Calibration(temperature=0)
 
 
-def test_a_calibration_comes_from_the_checkpoint(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "m")
-    recipe = {"readout": "labels", "calibration": {"temperature": 3.0}, "list_prompt": {"candidate": "{label}\n{content}\n"}}
-    (folder / "rnx.json").write_text(json.dumps(recipe))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ranker = load_vlm(str(folder), device="cpu")
-    assert (ranker.readout, ranker.calibration.temperature) == ("labels", 3.0)
-    assert ranker.list_prompt.candidate == "{label}\n{content}\n"
-
-
 # ---- budgets --------------------------------------------------------------------------------------------------------
 
 
@@ -459,15 +448,6 @@ def test_a_fingerprint_names_tower_and_tokenizer_but_neither_prompt_nor_language
 # ---- read-outs ------------------------------------------------------------------------------------------------------
 
 
-def test_auto_reads_a_checkpoint_without_a_recipe_pointwise(folder: Path) -> None:
-    assert load_vlm(str(folder), device="cpu").readout == "pointwise"
-
-
-def test_labels_of_an_untrained_checkpoint_come_with_a_warning(folders: dict[str, Path]) -> None:
-    with pytest.warns(RuntimeWarning, match="was not trained to answer with labels"):
-        load_vlm(str(folders["qwen2_vl"]), readout="labels", device="cpu")
-
-
 def test_little_label_mass_is_said_once(folders: dict[str, Path]) -> None:
     ranker = loaded(folders["qwen2_vl"])
     memories = ranker.remember(mixed("ab"))
@@ -543,112 +523,12 @@ def test_both_orders_belongs_to_labels(folders: dict[str, Path]) -> None:
         loaded(folders["qwen2_vl"], "pointwise", both_orders=True)
 
 
-# ---- bad inputs at load ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"readout": "loud"}, "readout='loud' is not known; allowed: auto, labels, pointwise, permutation"),
-        ({"device": "tpu"}, "device='tpu' is not known"),
-        ({"dtype": "int3"}, "dtype='int3' is not known; allowed: float32"),
-        ({"memory_dtype": "int4"}, "memory_dtype='int4' is not known; allowed: bfloat16"),
-        ({"attention": "wishful"}, "cannot be loaded"),
-        ({"quantization": "1bit"}, "quantization='1bit' is not known; allowed: 8bit, 4bit"),
-    ],
-)
-def test_options_that_are_unknown_are_refused(folders: dict[str, Path], options: dict[str, str], said: str) -> None:
-    with pytest.raises(RNXError, match=said):
-        load_vlm(str(folders["qwen2_vl"]), **options)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is there")
-def test_a_device_that_is_not_there(folders: dict[str, Path]) -> None:
-    with pytest.raises(RNXError, match=r"device='cuda' is not there; this machine has cpu"):
-        load_vlm(str(folders["qwen2_vl"]), device="cuda")
-
-
-def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
-    with pytest.raises(RNXError, match=r"holds no checkpoint of transformers \(no config.json\)"):
-        load_vlm(str(tmp_path))
-
-
-def test_a_text_model_has_no_vision_tower(tmp_path: Path) -> None:
-    config = Qwen2Config(
-        vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
-    )
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(RNXError, match=r"\(qwen2\) has no vision tower; allowed families: qwen2_vl, qwen2_5_vl, qwen3_vl"):
-        load_vlm(str(tmp_path))
-
-
-def test_missing_files_and_weights(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "m")
-    weights = load_file(folder / "model.safetensors")
-    weights.pop("model.norm.weight")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RNXError, match="lacks 1 weights"):
-        load_vlm(str(folder))
-    (folder / "model.safetensors").unlink()
-    (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(RNXError, match=r"the folder lacks weights, preprocessor_config\.json; copy all files"):
-        load_vlm(str(folder))
-    (folder / "config.json").write_text("{")
-    with pytest.raises(RNXError, match="cannot be loaded"):
-        load_vlm(str(folder))
-
-
-@pytest.mark.parametrize(
-    ("recipe", "said"),
-    [
-        ("{", "is no JSON"),
-        ("[1]", "a JSON object is allowed"),
-        ('{"readout": "song"}', "names the read-out 'song'"),
-        ('{"readout": "labels", "calibration": {"heat": 1}}', "mistake in Calibration"),
-        ('{"readout": "labels", "list_prompt": {"template": "{query}"}}', "mistake in ListPrompt"),
-    ],
-)
-def test_a_recipe_with_a_mistake(tmp_path: Path, recipe: str, said: str) -> None:
-    folder = save_tiny(tmp_path / "m")
-    (folder / "rnx.json").write_text(recipe)
-    with pytest.raises(RNXError, match=said):
-        load_vlm(str(folder), device="cpu")
-
-
 def test_a_broken_picture_and_a_ribbon(folders: dict[str, Path]) -> None:
     ranker = loaded(folders["qwen2_vl"])
     with pytest.raises(ImageError, match=r"broken\.png"):
         ranker.remember([Candidate(id="x", image=bytes_source(b"no picture", "broken.png"))])
     with pytest.raises(ImageError, match=r"ribbon\.png.*1 x 900"):
         ranker.remember([Candidate(id="x", image=bytes_source(image_bytes(RED, size=(1, 900)), "ribbon.png"))])
-
-
-# ---- precision ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["bf16", "float16"])
-def test_half_precision_runs(folder: Path, dtype: str) -> None:
-    ranker = load_vlm(str(folder), dtype=dtype, device="cpu")
-    scores = ranker.score(QUERY, ranker.remember(mixed()))
-    assert all(0 <= score <= 1 for score in scores)
-    assert f"/{ranker._backbone.model.dtype}/" in ranker.fingerprint
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_quantised_language_weights_read_the_same_memories(folders: dict[str, Path]) -> None:
-    pytest.importorskip("bitsandbytes")
-    plain, small = loaded(folders["qwen2_vl"]), loaded(folders["qwen2_vl"], quantization="8bit")
-    assert small.fingerprint == plain.fingerprint
-    memories = plain.remember(mixed())
-    scores = small.score(QUERY, memories)
-    assert scores != plain.score(QUERY, memories)
-    assert all(0 <= score <= 1 for score in scores)
-
-
-def test_auto_places_the_model_through_accelerate(folders: dict[str, Path]) -> None:
-    pytest.importorskip("accelerate")
-    ranker = load_vlm(str(folders["qwen2_vl"]), device="auto", dtype="float32", memory_dtype="float32")
-    assert len(ranker.score(QUERY, ranker.remember(mixed("abc")))) == 3
 
 
 def test_training_may_use_the_same_forward(folder: Path) -> None:
@@ -703,18 +583,3 @@ def test_a_long_list_slides_and_stays_a_permutation(folders: dict[str, Path], tm
 def test_every_family_has_an_adaptor() -> None:
     assert tuple(ADAPTORS) == FAMILIES
     assert kind_of({"text": torch.zeros(1), "image": torch.zeros(1)}) == "both"
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks for a name that transformers retires
-def test_a_lora_adapter_is_merged_into_its_base(folders: dict[str, Path], tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
-    base = AutoModelForImageTextToText.from_pretrained(folders["qwen2_vl"])
-    config = peft.LoraConfig(r=2, target_modules=r".*language_model.*q_proj", init_lora_weights=False)
-    base.name_or_path = str(folders["qwen2_vl"])
-    peft.get_peft_model(base, config).save_pretrained(tmp_path)
-    (tmp_path / "rnx.json").write_text('{"readout": "labels"}')
-    plain = loaded(folders["qwen2_vl"])
-    adapted = load_vlm(str(tmp_path), device="cpu", memory_dtype="float32")
-    assert (adapted.readout, adapted.fingerprint) == ("labels", plain.fingerprint)
-    memories = plain.remember(mixed())
-    assert adapted.score(QUERY, memories) != pytest.approx(plain.score(QUERY, memories), abs=1e-3)

@@ -8,9 +8,9 @@ from typing import Any
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.base import Ranker, recall
+from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import holds_mini, load_mini
-from llama_index_rnx.rankers.vlm import load_vlm
 
 __all__ = ["Ranker", "load_ranker", "recall"]
 
@@ -18,6 +18,7 @@ __all__ = ["Ranker", "load_ranker", "recall"]
 def load_ranker(
     model: str = MINI,
     *,
+    adapter: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     max_pixels: int | None = None,
@@ -28,7 +29,9 @@ def load_ranker(
 
     Args:
         model: `"rnx-mini"`, or a folder with one that you trained; or a vision-language model of the Qwen2-VL, Qwen2.5-VL or
-            Qwen3-VL family, as a local folder or a hub id. `/rerank` services (a URL) have their place here, not built yet.
+            Qwen3-VL family, or a LoRA adapter of one, as a local folder or a hub id. `/rerank` services (a URL) have their
+            place here, not built yet.
+        adapter: a LoRA adapter for that vision-language model: a folder that training wrote, or a hub id.
         device, dtype: where and how it computes; by default what the machine does fastest.
         max_pixels, max_text_tokens: budgets of a candidate. `rnx-mini` always sees 256 x 256 pixels.
         options: of a vision-language model only; `load_vlm` names them.
@@ -36,6 +39,7 @@ def load_ranker(
     Raises:
         RNXError: the model is unknown, cannot be read, or of a kind that is not built yet.
     """
+    options |= {"adapter": adapter} if adapter is not None else {}
     if model == MINI or holds_mini(Path(model)):
         if options:
             raise RNXError(f"{MINI!r} has no option {', '.join(sorted(options))}.")

@@ -12,26 +12,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.rankers.batching import is_out_of_memory
+from llama_index_rnx.rankers.batching import rounded
 
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
 VISUAL_TOKENS = 512  # of a picture, unless max_pixels says otherwise
 SAMPLES = 64  # numbers of each weight that go into the fingerprint of a vision tower
-RECIPE = "rnx.json"  # beside the weights: for which read-out a checkpoint was trained, and its calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +74,7 @@ class Backbone:
         self.max_pixels = max_pixels or VISUAL_TOKENS * side * side
         low = processor.size["shortest_edge"]
         self._size = {"shortest_edge": min(low, self.max_pixels), "longest_edge": self.max_pixels}
+        self._compiled: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -144,6 +135,23 @@ class Backbone:
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         return Prefix(layers=layers, next_position=int(self._positions(row, 0).max()) + 1, length=len(row))
 
+    def compile(self) -> None:
+        """From now on whole prompts are read by kernels that torch.compile makes, on cuda replayed as CUDA graphs.
+
+        The first prompt pays a minute for it. Prompts are padded to one of few lengths (`rounded`), since each length is a
+        graph of its own. Prefixes and what follows them are read as before: their caches grow, and graphs want fixed
+        addresses. So the read-out by labels gains.
+
+        Raises:
+            RNXError: this machine has no compiler (a C++ one for cpu, triton for cuda), or the weights are spread.
+        """
+        language = self.model.model.language_model
+        if len({weight.device for weight in language.parameters()}) > 1:
+            raise RNXError("compile=True needs all weights on one device; leave it out, or name one device.")
+        _check_compiler(self.device)
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        self._compiled = torch.compile(language, dynamic=True, mode=mode)
+
     def fingerprint(self) -> str:
         """Names what a memory depends on: tokenizer, vision tower (by samples of every weight), its precision, `max_pixels`.
 
@@ -158,17 +166,21 @@ class Backbone:
 
     def _forward(self, rows: Sequence[Row], prefix: Prefix | None, cache: Any = None) -> Tensor:
         """The language model's last states [B, L, H]. `cache` is filled when one is given; a prefix is copied, not touched."""
-        ids = torch.nn.utils.rnn.pad_sequence([row.ids for row in rows], batch_first=True)  # [B, L]
+        language, length = self.model.model.language_model, max(map(len, rows))
+        if self._compiled is not None and prefix is None and cache is None:
+            language, length = self._compiled, rounded(length)
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call] # what the last call returned may be overwritten
+        ids = _padded([row.ids for row in rows], length)  # [B, L]
         start = prefix.next_position if prefix else 0
-        positions = [self._positions(row, start).T for row in rows]  # [L, 3] each
+        positions = _padded([self._positions(row, start).T for row in rows], length)  # [B, L, 3]
         seen = [seen for row in rows for seen in row.seen]
         places = (ids == self.image_token).to(self.device)  # [B, L]
         embeds = self.model.get_input_embeddings()(ids.to(self.device))  # [B, L, H]
         if seen:
             embeds[places] = torch.cat([one.tokens.to(embeds.device, embeds.dtype) for one in seen])
-        found = self.model.model.language_model(
+        found = language(
             inputs_embeds=embeds,
-            position_ids=torch.nn.utils.rnn.pad_sequence(positions, batch_first=True).permute(2, 0, 1).to(self.device),
+            position_ids=positions.permute(2, 0, 1).to(self.device),
             past_key_values=_copied(prefix, len(rows)) if prefix else cache,
             use_cache=prefix is not None or cache is not None,
             **self._extra(seen, places, embeds.dtype),
@@ -221,74 +233,6 @@ class Qwen3VL(Backbone):
 FAMILIES: Mapping[str, type[Backbone]] = {kind.family: kind for kind in (Qwen2VL, Qwen25VL, Qwen3VL)}
 
 
-def load_backbone(
-    model: str,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    max_pixels: int | None = None,
-    revision: str | None = None,
-    attention: str = "sdpa",
-    quantization: str | None = None,
-) -> Backbone:
-    """A checkpoint of one of the families, or a LoRA adapter of one (needs peft), from a folder or a hub id.
-
-    Args:
-        device: `cuda`, `cuda:1`, `mps`, `cpu`; `auto` spreads the weights over all devices (needs accelerate); default: the
-            first of cuda, mps, cpu that is there.
-        dtype: `float32`, `bfloat16`, `float16` or their short names; default: bfloat16 on cuda, float16 on mps, float32 on cpu.
-        attention: what transformers calls `attn_implementation`: `sdpa`, or `flash_attention_2` where that is installed.
-        quantization: `8bit` or `4bit` language weights by bitsandbytes; the vision tower stays as it is, so memories do too.
-
-    Raises:
-        RNXError: there is no such checkpoint, it belongs to no known family, it has no vision tower, or it does not fit.
-    """
-    adapter = _base_of(model, revision)
-    base, base_revision = (adapter, None) if adapter else (model, revision)
-    _check_folder(base)
-    config = _config(base, base_revision)
-    kind = _family(base, config)
-    where = _device(device)
-    precision = _dtype(dtype, where)
-    try:
-        placed = _placement(where, precision, quantization)
-        found, tokenizer, processor = _parts(base, base_revision, dtype=precision, attn_implementation=attention, **placed)
-        found = found if placed else found.to(where)
-        return kind(_adapted(found, model, revision) if adapter else found, tokenizer, processor, max_pixels)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise RNXError(
-                f"model={model!r} does not fit on {where!r} in {precision}; take dtype='bfloat16', device='auto' "
-                "(several devices), or a smaller model."
-            ) from error
-        if isinstance(error, OSError | ImportError | ValueError) and not isinstance(error, RNXError):
-            raise RNXError(f"model={model!r} cannot be loaded: {_line(error)}") from error
-        raise
-
-
-def read_recipe(model: str, revision: str | None = None) -> dict[str, Any]:
-    """The `rnx.json` beside a checkpoint's weights; empty where there is none. Training writes it:
-
-        {"readout": "labels", "calibration": {"temperature": 2.0, "slot_bias": [0.1, 0.0]},
-         "list_prompt": {"template": "...", "candidate": "..."}, "pair_prompt": {"instruction": "..."}}
-
-    All but `readout` may be left out; the parts hold the fields of `Calibration`, `ListPrompt` and `PairPrompt`.
-
-    Raises:
-        RNXError: it is no JSON object.
-    """
-    path = _beside(model, RECIPE, revision)
-    if path is None:
-        return {}
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RNXError(f"{path}: is no JSON ({error}); mend it or remove it.") from error
-    if not isinstance(found, dict):
-        raise RNXError(f"{path}: got {type(found).__name__}; a JSON object is allowed.")
-    return found
-
-
 def _copied(prefix: Prefix, rows: int) -> Any:
     """The prefix as a cache of `rows` rows; what is appended to it does not reach the prefix."""
     from transformers import DynamicCache
@@ -299,133 +243,20 @@ def _copied(prefix: Prefix, rows: int) -> Any:
     return cache
 
 
-def _beside(model: str, name: str, revision: str | None) -> str | None:
-    """A small file of a checkpoint; None if it has none. Raises OSError if there is no such checkpoint in reach."""
-    from transformers.utils.hub import cached_file
+def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
+    """Rows [l, ...] of several lengths -> [B, L, ...], filled with zeros on the right."""
+    found = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
+    for place, row in enumerate(rows):
+        found[place, : len(row)] = row
+    return found
 
-    return cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
 
-
-def _base_of(model: str, revision: str | None) -> str | None:
-    """The checkpoint that an adapter was trained on; None if this is no adapter."""
+def _check_compiler(device: torch.device) -> None:
+    """A small function tells in seconds; a whole model would fail after a minute, in the middle of a query."""
     try:
-        if _beside(model, "config.json", revision) is not None:
-            return None
-        path = _beside(model, "adapter_config.json", revision)
-    except (OSError, ValueError) as error:
-        raise _unreachable(model, error) from error
-    return None if path is None else str(json.loads(Path(path).read_text(encoding="utf-8"))["base_model_name_or_path"])
-
-
-def _adapted(base: Any, adapter: str, revision: str | None) -> Any:
-    """The model with the adapter's weights added to its own: it reads as fast as without."""
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise RNXError(f"model={adapter!r} is a LoRA adapter, which needs peft: pip install peft.") from error
-    return PeftModel.from_pretrained(base, adapter, revision=revision).merge_and_unload()
-
-
-def _check_folder(model: str) -> None:
-    """transformers explains a missing file in a paragraph about hubs; a line that names it is kinder."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return
-    wanted = {
-        "config.json": "config.json",
-        "weights": "*.safetensors",
-        "tokenizer": "tokenizer*",
-        "preprocessor_config.json": "preprocessor_config.json",
-    }
-    missing = [name for name, pattern in wanted.items() if not any(folder.glob(pattern))]
-    if "config.json" in missing:
-        raise RNXError(f"model={model!r}: the folder holds no checkpoint of transformers (no config.json).")
-    if "vision_config" in (folder / "config.json").read_text(encoding="utf-8") and missing:
-        raise RNXError(f"model={model!r}: the folder lacks {', '.join(missing)}; copy all files of the checkpoint.")
-
-
-def _config(model: str, revision: str | None) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(model, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreachable(model, error) from error
-
-
-def _unreachable(model: str, error: BaseException) -> RNXError:
-    return RNXError(
-        f"model={model!r} cannot be loaded: {_line(error)} "
-        "Give a folder, or a hub id that can be reached; 'rnx-mini' needs neither."
-    )
-
-
-def _family(model: str, config: Any) -> type[Backbone]:
-    kind = FAMILIES.get(config.model_type)
-    if kind is not None:
-        return kind
-    allowed = ", ".join(FAMILIES)
-    if getattr(config, "vision_config", None) is None:
-        raise RNXError(f"model={model!r} ({config.model_type}) has no vision tower; allowed families: {allowed}.")
-    raise RNXError(f"model={model!r} is of the family {config.model_type!r}; allowed: {allowed}.")
-
-
-def _placement(device: str, dtype: torch.dtype, quantization: str | None) -> dict[str, Any]:
-    """Options for weights that accelerate or bitsandbytes put in their places; none for a plain move to one device."""
-    where: Any = "auto" if device == "auto" else {"": device}
-    if quantization is None:
-        return {"device_map": where} if device == "auto" else {}
-    import transformers
-
-    kinds: dict[str, dict[str, Any]] = {
-        "8bit": {"load_in_8bit": True},
-        "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
-    }
-    if quantization not in kinds:
-        raise RNXError(f"quantization={quantization!r} is not known; allowed: {', '.join(kinds)}.")
-    configs: Any = transformers.BitsAndBytesConfig
-    config = configs(llm_int8_skip_modules=["model.visual", "lm_head"], **kinds[quantization])
-    return {"device_map": where, "quantization_config": config}
-
-
-def _parts(model: str, revision: str | None, **options: Any) -> tuple[Any, Any, Any]:
-    """Model, tokenizer and image processor."""
-    import transformers
-
-    processors: Any = transformers.Qwen2VLImageProcessorPil  # needs only pillow, not torchvision
-    models: Any = transformers.AutoModelForImageTextToText
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model, revision=revision)
-    processor = processors.from_pretrained(model, revision=revision or "main")
-    loaded, report = models.from_pretrained(model, revision=revision, output_loading_info=True, **options)
-    if report["missing_keys"]:  # transformers would fill them with random numbers
-        names = sorted(report["missing_keys"])
-        raise RNXError(f"model={model!r} lacks {len(names)} weights ({names[0]}, ...); the checkpoint is not complete.")
-    if any(weight.is_meta for weight in loaded.parameters()):  # accelerate left them in RAM or on disk
-        raise torch.OutOfMemoryError("out of memory: the devices do not hold all weights")
-    return loaded, tokenizer, processor
-
-
-def _device(device: str | None) -> str:
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = device.split(":")[0]
-    there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind not in there:
-        raise RNXError(f"device={device!r} is not known; allowed: {', '.join(there)}, or cuda:N.")
-    if not there[kind]:
-        raise RNXError(f"device={device!r} is not there; this machine has {', '.join(k for k, ok in there.items() if ok)}.")
-    return device
-
-
-def _dtype(dtype: str | None, device: str) -> torch.dtype:
-    if dtype is None:
-        best = {"cuda": torch.bfloat16, "mps": torch.float16, "cpu": torch.float32}
-        fallback = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        return best.get(device.split(":")[0], fallback)
-    if dtype not in DTYPES:
-        raise RNXError(f"dtype={dtype!r} is not known; allowed: {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+        torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8, device=device))
+    except Exception as error:  # dynamo and inductor have no common exception of their own
+        raise RNXError(
+            f"compile=True: torch.compile does not work here ({type(error).__name__}); it needs a C++ compiler (g++) for cpu, "
+            "triton for cuda. Leave it out, or install that."
+        ) from error

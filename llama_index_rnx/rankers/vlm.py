@@ -13,11 +13,11 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from llama_index_rnx.candidates import Candidate, ImageSource, Query
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.ordering import Window, drive, sliding
-from llama_index_rnx.rankers.backbones import Backbone, Prefix, Row, Seen, load_backbone, read_recipe
+from llama_index_rnx.rankers.backbones import Backbone, Prefix, Row, Seen
 from llama_index_rnx.rankers.batching import TooLargeError, ahead, by_length, in_groups, in_parts
 from llama_index_rnx.rankers.prompt import (
     ORDER_CANDIDATE,
@@ -43,7 +43,6 @@ from llama_index_rnx.rankers.prompt import (
 
 Readout = Literal["labels", "pointwise", "permutation"]
 Ask = tuple[Query, Sequence[Memory]]  # a query and the candidates to be read together
-T = TypeVar("T")
 
 WINDOW = 20  # of labels; the usual window of listwise rankers
 PAIRS = 10_000  # candidates of a pointwise call: each is read alone, so one call takes many
@@ -486,72 +485,6 @@ class VLMRanker:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
-def load_vlm(
-    model: str,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    max_pixels: int | None = None,
-    max_text_tokens: int | None = None,
-    readout: str = "auto",
-    window: int | None = None,
-    both_orders: bool = False,
-    memory_dtype: str = "bfloat16",
-    list_prompt: ListPrompt | None = None,
-    pair_prompt: PairPrompt | None = None,
-    max_window_tokens: int | None = None,
-    revision: str | None = None,
-    attention: str = "sdpa",
-    quantization: str | None = None,
-) -> VLMRanker:
-    """A vision-language model from a folder or a hub id, ready to rank.
-
-    Args:
-        device, dtype, revision, attention, quantization: see `load_backbone`.
-        max_pixels: a picture is shrunk to this many pixels; default: 512 visual tokens.
-        max_text_tokens: a text is cut to this many tokens, with one warning; default: 512.
-        readout: `labels` reads the list at once, `pointwise` each candidate alone, `permutation` has an order written, held
-            to a valid one (for checkpoints trained to write `[2] > [1]`; the slowest). `auto` asks the checkpoint: its
-            `rnx.json` says for what it was trained; without one it is read pointwise, as released rerankers and plain
-            instruct models must be. Untrained, a 1.5B language half orders labels by slot, not by content (Kendall tau
-            between a list and its reverse: -.47), so labels of such a checkpoint come with a warning.
-        window: candidates of a window; default: 20, or 10,000 pointwise candidates.
-        both_orders: labels only: reads the list and its reverse, and averages.
-        memory_dtype: `bfloat16`, `float16`, `float32`, or `int8` with a scale for each visual token.
-        list_prompt, pair_prompt: other templates; memories do not depend on them.
-        max_window_tokens: a longer window is read in smaller ones; default: the model's context.
-
-    Raises:
-        RNXError: the checkpoint cannot be loaded or cannot answer by this read-out, or an option is unknown.
-    """
-    if readout not in ("auto", *get_args(Readout)):
-        raise RNXError(f"readout={readout!r} is not known; allowed: auto, {', '.join(get_args(Readout))}.")
-    backbone = load_backbone(
-        model,
-        device=device,
-        dtype=dtype,
-        max_pixels=max_pixels,
-        revision=revision,
-        attention=attention,
-        quantization=quantization,
-    )
-    recipe = read_recipe(model, revision)
-    chosen: Readout = _readout(model, readout, recipe)
-    return VLMRanker(
-        backbone,
-        name=model,
-        readout=chosen,
-        window=window,
-        max_text_tokens=max_text_tokens,
-        max_window_tokens=max_window_tokens,
-        both_orders=both_orders,
-        memory_dtype=memory_dtype,
-        list_prompt=list_prompt or _prompt(model, ListPrompt, recipe.get("list_prompt")),
-        pair_prompt=pair_prompt or _prompt(model, PairPrompt, recipe.get("pair_prompt")),
-        calibration=_prompt(model, Calibration, recipe.get("calibration")),
-    )
-
-
 def kind_of(memory: Memory) -> Kind:
     """`text`, `image` or `both`: what a memory holds."""
     return "both" if "text" in memory and "image" in memory else "image" if "image" in memory else "text"
@@ -580,30 +513,3 @@ def _packed(name: str, rows: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
 def _unpacked(name: str, memory: Memory) -> Tensor:
     rows, scale = memory[name], memory.get(f"{name}_scale")
     return rows if scale is None else rows.float() * scale.unsqueeze(-1)
-
-
-def _readout(model: str, asked: str, recipe: Mapping[str, Any]) -> Readout:
-    trained = recipe.get("readout", "pointwise")
-    if trained not in get_args(Readout):
-        raise RNXError(
-            f"model={model!r}: its rnx.json names the read-out {trained!r}; allowed: {', '.join(get_args(Readout))}."
-        )
-    if asked == "labels" and trained != "labels":
-        warnings.warn(
-            f"model={model!r} was not trained to answer with labels (no rnx.json says so): such models order a list by "
-            "slot rather than by content. Use readout='pointwise' or 'auto', or train it first.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    chosen: Readout = trained if asked == "auto" else asked  # type: ignore[assignment]
-    return chosen
-
-
-def _prompt(model: str, kind: type[T], fields: Any) -> T | None:
-    """A part of rnx.json as the dataclass it stands for."""
-    if fields is None:
-        return None
-    try:
-        return kind(**fields)
-    except (TypeError, ValueError) as error:
-        raise RNXError(f"model={model!r}: its rnx.json has a mistake in {kind.__name__}: {error}") from error
