@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import normalize
 
-from training.lists import GradedList, distilled, insuranceqa, mediqa, pairs, rag24, scifact_claims, scifact_corpus, take, trec
+from training.lists import GradedList, Row, distilled, insuranceqa, mediqa, pairs, rag24, scifact_claims, scifact_corpus, trec
+from training.mine_negatives import Question, Retriever, hardest, mine
 from training.token_cache import TokenCache
 
 DL21_HELD_OUT = 13
@@ -37,13 +38,17 @@ def training_mixes(cache: TokenCache) -> list[Mix]:
     dl21, _ = dl21_split()
     insurance, _ = insurance_split()
     claims, _ = scifact_claims()
-    mined = mine(cache, "scifact", [(c["claim"], c["docs"]) for c in claims if c["docs"]], scifact_corpus(), 60)
+    mined = mine("scifact", _questions(claims), scifact_corpus(), cached_retriever(cache), 60)
     found = [
         Mix(name="rag24", lists=rag24("train"), weight=3.0),
         Mix(name="dl21", lists=dl21, weight=3.0),
         Mix(name="dl22", lists=[softened(cache, of) for of in distilled("dl22")], weight=2.0),
         Mix(name="mediqa", lists=mediqa("train"), weight=1.0),
-        Mix(name="insuranceqa", lists=[hardest(cache, of, 40) for of in insurance if _known(cache, of)], weight=1.5),
+        Mix(
+            name="insuranceqa",
+            lists=[hardest(of, tower_scores(cache, of), 40) for of in insurance if _known(cache, of)],
+            weight=1.5,
+        ),
         Mix(name="scifact", lists=mined, weight=1.0),
         *(Mix(name=name, lists=lists, weight=0.5) for name, lists in pair_lists(cache).items()),
     ]
@@ -74,7 +79,7 @@ def reported(cache: TokenCache) -> dict[str, list[GradedList]]:
 def scifact_dev(cache: TokenCache, depth: int) -> list[GradedList]:
     """300 held-out claims over the text tower's dense top `depth` of the whole corpus."""
     _, held = scifact_claims()
-    return mine(cache, "scifact", [(c["claim"], c["docs"]) for c in held if c["docs"]], scifact_corpus(), depth, add=False)
+    return mine("scifact", _questions(held), scifact_corpus(), cached_retriever(cache), depth, add=False)
 
 
 def dl21_split() -> tuple[list[GradedList], list[GradedList]]:
@@ -92,53 +97,12 @@ def insurance_split() -> tuple[list[GradedList], list[GradedList]]:
     return lists[INSURANCE_HELD_OUT:], lists[:INSURANCE_HELD_OUT]
 
 
-def hardest(cache: TokenCache, of: GradedList, count: int) -> GradedList:
-    """The relevant candidates and the `count` others that the text tower puts first."""
-    scores = normalize(_vectors(cache, of.texts), dim=-1) @ _query(cache, of.query)  # [N]
-    relevant = [place for place, grade in enumerate(of.grades) if grade > 0]
-    others = [place for place in scores.argsort(descending=True).tolist() if of.grades[place] <= 0][:count]
-    return take(of, relevant + others)
-
-
 def softened(cache: TokenCache, of: GradedList) -> GradedList:
     """A distilled list: SPLADE++'s grade and the text tower's view of it, 3 to 1; both as shares of the list."""
-    scores = normalize(_vectors(cache, of.texts), dim=-1) @ _query(cache, of.query)  # [N]
+    scores = tower_scores(cache, of)  # [N]
     place = scores.argsort().argsort().float() / max(1, len(scores) - 1)  # [N], 1 = the tower's first
     grades = 0.75 * torch.tensor(of.grades) + 0.25 * 3.0 * place**2
     return replace(of, grades=tuple((grades - 0.5).clamp_min(0.0).tolist()))
-
-
-def mine(
-    cache: TokenCache,
-    source: str,
-    queries: Sequence[tuple[str, dict[str, float]]],
-    corpus: dict[str, str],
-    depth: int,
-    add: bool = True,
-) -> list[GradedList]:
-    """The text tower's top `depth` of a corpus for every query; with `add`, missing relevant texts are put in."""
-    ids = list(corpus)
-    vectors = normalize(_vectors(cache, [corpus[i] for i in ids]), dim=-1)  # [corpus, 384]
-    lists = []
-    for number, (query, grades) in enumerate(queries):
-        scores = vectors @ _query(cache, query)
-        top = scores.topk(min(depth, len(ids)))
-        found = {ids[place]: score for place, score in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
-        if add:
-            found = {**{docid: 0.0 for docid in grades if docid in corpus}, **found}
-        lists.append(
-            GradedList(
-                source=source,
-                qid=f"{source}-{number}",
-                query=query,
-                docids=tuple(found),
-                texts=tuple(corpus[i] for i in found),
-                grades=tuple(grades.get(i, 0.0) for i in found),
-                first=tuple(found.values()),
-                judged=grades,
-            )
-        )
-    return lists
 
 
 def pair_lists(cache: TokenCache) -> dict[str, list[GradedList]]:
@@ -146,9 +110,27 @@ def pair_lists(cache: TokenCache) -> dict[str, list[GradedList]]:
     lists = {}
     for name, found in pairs(PAIRS).items():
         known = [(query, text) for query, text in found if text in cache and f"query:{query}" in cache]
+        questions = [Question(qid=f"{name}-{n}", query=query, grades={text: 2.0}) for n, (query, text) in enumerate(known)]
         corpus = {text: text for _, text in known}
-        lists[name] = mine(cache, name, [(query, {text: 2.0}) for query, text in known], corpus, 30) if known else []
+        lists[name] = mine(name, questions, corpus, cached_retriever(cache), 30) if known else []
     return lists
+
+
+def cached_retriever(cache: TokenCache) -> Retriever:
+    """The frozen text tower as a retriever, by what the cache holds of it."""
+    return Retriever(
+        queries=lambda queries: torch.stack([_query(cache, query) for query in queries]),
+        texts=lambda texts: normalize(_vectors(cache, texts), dim=-1),
+    )
+
+
+def tower_scores(cache: TokenCache, of: GradedList) -> torch.Tensor:
+    """The text tower's cosine of every candidate, [N]."""
+    return normalize(_vectors(cache, of.texts), dim=-1) @ _query(cache, of.query)
+
+
+def _questions(claims: Sequence[Row]) -> list[Question]:
+    return [Question(qid=f"scifact-{n}", query=c["claim"], grades=c["docs"]) for n, c in enumerate(claims) if c["docs"]]
 
 
 def _known(cache: TokenCache, of: GradedList) -> bool:
