@@ -57,7 +57,7 @@ class Question:
 def nearest(queries: Tensor, texts: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """Unit vectors [Q, D], [C, D] -> places and cosines of the `depth` nearest texts of every query, [Q, depth] each."""
     depth = min(depth, len(texts))
-    found = [(part @ texts.T).topk(depth) for part in queries.split(QUERIES_AT_ONCE)]
+    found = [(part @ texts.T).topk(depth) for part in torch.split(queries, QUERIES_AT_ONCE)]
     return torch.cat([top.indices for top in found]), torch.cat([top.values for top in found])
 
 

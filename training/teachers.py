@@ -88,7 +88,7 @@ def caption_grades(query: str, captions: Sequence[Sequence[str]], vectors: Calla
     others = [[text for text in of if text != query] or list(of) for of in captions]
     sizes = [len(of) for of in others]
     likeness = vectors([text for of in others for text in of]) @ vectors([query])[0]  # [all captions]
-    found = torch.stack([part.mean() for part in likeness.split(sizes)])  # [pictures]
+    found = torch.stack([part.mean() for part in torch.split(likeness, sizes)])  # [pictures]
     own = torch.tensor([query in of for of in captions])
     measure = found[own].max() if bool(own.any()) else found.max()
     grades = BEST * ((found - found.mean()) / (measure - found.mean()).clamp_min(1e-6)).clamp(0.0, 1.0)
@@ -180,7 +180,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def candidates_of_row(row: Row) -> list[Row]:
     """The candidates of a row."""
-    found: list[Row] = row.get("candidates", row.get("cands"))
+    found: list[Row] = row["candidates"] if "candidates" in row else row["cands"]
     return found
 
 
