@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from llama_index_rnx.errors import RNXError
 from training import checkpoint
 from training.learner import Stage
 from training.lists import GradedList
+from training.processes import Alone
 from training.trainer import Lists, Trainer, draw, ndcg, rate_factor, round_of, starts_round, train
 
 STAGE = Stage(
@@ -171,3 +173,36 @@ def test_hashes_name_the_content(tmp_path: Path) -> None:
     assert checkpoint.hashes([tmp_path / "a.jsonl"], tmp_path) == {
         "a.jsonl": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     }
+
+
+class Half(Alone):
+    """One of two processes, whose other half has already told its gradients and its loss."""
+
+    count = 2
+
+    def __init__(self, place: int, told: list[list[Tensor]]) -> None:
+        self.place, self.told = place, told
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        if self.place == 1:
+            self.told.append([tensor.clone() for tensor in tensors])
+            return
+        for tensor, other in zip(tensors, self.told.pop(), strict=True):
+            tensor.add_(other)
+
+
+def test_two_processes_make_the_step_of_one(tmp_path: Path) -> None:
+    record = checkpoint.record_of({}, 0, {})
+    drawn, told = {"all": lists(20, seed=0)}, list[list[Tensor]]()
+    alone = Trainer(LineLearner(), STAGE, tmp_path, record)
+    other, first = (Trainer(LineLearner(), STAGE, tmp_path, record, Half(place, told)) for place in (1, 0))
+    other.step(drawn)
+    assert first.step(drawn) == pytest.approx(alone.step(drawn))
+    assert first.learner.weights()["line"].tolist() == [pytest.approx(row) for row in alone.learner.weights()["line"].tolist()]
+    assert other.learner.calls == first.learner.calls == STAGE.lists_a_step // 2  # type: ignore[attr-defined]
+
+
+def test_no_more_candidates_than_a_window_are_drawn(tmp_path: Path) -> None:
+    stage = replace(STAGE, candidates=8, most=3)
+    trainer = Trainer(LineLearner(), stage, tmp_path, checkpoint.record_of({}, 0, {}))
+    assert {len(trainer._drawn(of, random.Random(0))[0].texts) for of in lists(20, seed=0)} == {3}

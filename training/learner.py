@@ -23,8 +23,9 @@ class Stage:
     mix: the sources of lists and how often each is drawn. development: the sets that select the best weights (their mean).
     negatives: where the wrong candidates come from, "given" with the lists, or "mined" by the ranker as it then is, anew in
     each of `rounds` equal parts of the steps. teacher: where the grades come from. candidates: how many of a list are read
-    in a step, a half more or less. trained: the parts of the learner, by their names. scalar_rate: of the few numbers that
-    calibrate scores; they may move faster than matrices. average: how much of the moving average stays at every step.
+    in a step, a half more or less, but not more than `most`, which a ranker's window may ask for. trained: the parts of the
+    learner, by their names. scalar_rate: of the few numbers that calibrate scores; they may move faster than matrices.
+    average: how much of the moving average stays at every step.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     rounds: int = 1
     teacher: str = "grades"
     candidates: int = 24
+    most: int = 1_000
     lists_a_step: int = 6
     loss: str = "mixed"
     rate: float = 2e-4

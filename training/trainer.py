@@ -23,6 +23,7 @@ from training.evaluate import NDCG10, Run, Values, evaluate, mean, qrels_of, run
 from training.learner import Learner, Stage
 from training.lists import GradedList, take
 from training.losses import lambdarank, listmle, ranknet, softmax_kl
+from training.processes import Alone
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Lists = Mapping[str, Sequence[GradedList]]  # by source, or by development set
@@ -41,8 +42,9 @@ SHOW_EVERY = 25
 class Trainer:
     """A learner in one stage: its optimiser, its moving average, the best weights so far, and the folder it resumes from."""
 
-    def __init__(self, learner: Learner, stage: Stage, work: Path, record: Record) -> None:
+    def __init__(self, learner: Learner, stage: Stage, work: Path, record: Record, processes: Alone = Alone()) -> None:
         self.learner, self.stage, self.path, self.record = learner, stage, work / CHECKPOINT, record
+        self.processes = processes
         groups = learner.groups(stage)
         self.optimiser = torch.optim.AdamW(groups, eps=1e-6)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
@@ -55,23 +57,36 @@ class Trainer:
 
     def step(self, lists: Lists) -> float:
         """One step on lists drawn from the mix; its loss."""
-        stage, total = self.stage, 0.0
+        stage, names = self.stage, [name for name, _ in self.stage.mix]
         chance = random.Random(f"{self.record.seed}-{stage.name}-{self.done}")
-        torch.manual_seed(chance.getrandbits(63))  # dropout and views
-        names, weights = zip(*stage.mix, strict=True)
-        for name in chance.choices(names, weights=weights, k=stage.lists_a_step):
-            loss = self._loss(chance.choice(lists[name]), chance) / stage.lists_a_step
+        sources = chance.choices(names, weights=[weight for _, weight in stage.mix], k=stage.lists_a_step)
+        drawn = [self._drawn(chance.choice(lists[name]), chance) for name in sources]
+        total = 0.0
+        for of, seed in self.processes.share(drawn):
+            torch.manual_seed(seed)  # dropout and views
+            scores = self.learner.scores(of)  # [N]
+            loss = LOSSES[stage.loss](scores, torch.tensor(of.grades, device=scores.device)) / stage.lists_a_step
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+        self.losses.append(self._added_up(total))
         self._move()
-        self.losses.append(total)
-        return total
+        return self.losses[-1]
 
-    def _loss(self, of: GradedList, chance: random.Random) -> Tensor:
+    def _drawn(self, of: GradedList, chance: random.Random) -> tuple[GradedList, int]:
+        """Some candidates of a list, and the seed of what else is drawn while it is read."""
         half = self.stage.candidates // 2
-        of = take(of, draw(of, chance.randint(max(2, half), half * 3), chance))
-        scores = self.learner.scores(of)  # [N]
-        return LOSSES[self.stage.loss](scores, torch.tensor(of.grades, device=scores.device))
+        count = min(chance.randint(max(2, half), half * 3), self.stage.most)
+        return take(of, draw(of, count, chance)), chance.getrandbits(63)
+
+    def _added_up(self, loss: float) -> float:
+        """The loss of all processes; every gradient becomes the sum of theirs."""
+        if self.processes.count == 1:
+            return loss
+        for parameter in self.parameters:  # a process may have read no list
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        total = torch.tensor([loss], device=self.parameters[0].device)
+        self.processes.add_up([total, *(parameter.grad for parameter in self.parameters if parameter.grad is not None)])
+        return float(total)
 
     def _move(self) -> None:
         factor = rate_factor(self.done, self.stage)
@@ -87,7 +102,8 @@ class Trainer:
         """Evaluate the average; where it is the best so far, it becomes `best`."""
         kept = _copy(self.learner.weights())  # exact: fp32 holds every bf16 and fp16
         self.learner.load(self.average)
-        found = {name: mean(ndcg(self.learner, lists)) for name, lists in sets.items()}
+        shares = {name: ndcg(self.learner, self.processes.share(lists)) for name, lists in sets.items()}
+        found = {name: mean(self.processes.gather(values)) for name, values in shares.items()}
         self.learner.load(kept)
         mark = sum(found.values()) / len(found)
         better = not self.history or mark > max(row["mean"] for row in self.history)
@@ -95,10 +111,12 @@ class Trainer:
             self.best = _copy(self.average)
         self.history.append({"step": self.done, **found, "mean": mark})
         line = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
-        print(f"== step {self.done}: {line}  mean {mark:.4f}{' *' if better else ''}", flush=True)
+        self._say(f"== step {self.done}: {line}  mean {mark:.4f}{' *' if better else ''}")
 
     def keep(self) -> None:
         """Write all that a resumed run needs."""
+        if not self.processes.first:
+            return
         moments = self.optimiser.state_dict()["state"]
         state = {f"{place}/{name}": value for place, of in moments.items() for name, value in of.items()}
         parts = {"weights": self.learner.weights(), "average": self.average, "best": self.best, "optimiser": state}
@@ -120,7 +138,18 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         for name in ("done", "seconds", "losses", "history"):
             setattr(self, name, header[name])
-        print(f"{self.stage.name}: goes on at step {self.done}", flush=True)
+        self._say(f"{self.stage.name}: goes on at step {self.done}")
+
+    def show(self) -> None:
+        """Where the stage stands."""
+        recent, left = self.losses[-SHOW_EVERY:], self.stage.steps - self.done
+        seconds = self.seconds / self.done * left
+        line = f"{self.stage.name}: step {self.done}/{self.stage.steps} loss {sum(recent) / len(recent):.4f}"
+        self._say(f"{line}, {seconds:.0f} s left")
+
+    def _say(self, line: str) -> None:
+        if self.processes.first:
+            print(line, flush=True)
 
 
 def train(trainer: Trainer, lists: Callable[[int], Lists], sets: Lists) -> None:
@@ -138,7 +167,7 @@ def train(trainer: Trainer, lists: Callable[[int], Lists], sets: Lists) -> None:
         trainer.step(drawn)
         trainer.seconds = time.monotonic() - began
         if trainer.done % SHOW_EVERY == 0:
-            _show(trainer)
+            trainer.show()
         last = trainer.done == stage.steps
         if last or trainer.done % stage.evaluate_every == 0:
             trainer.select(sets)
@@ -185,13 +214,6 @@ def run_lists(learner: Learner, lists: Sequence[GradedList]) -> Run:
 def ndcg(learner: Learner, lists: Sequence[GradedList]) -> Values:
     """nDCG@10 of every list."""
     return evaluate(qrels_of(lists), run_lists(learner, lists), NDCG10)
-
-
-def _show(trainer: Trainer) -> None:
-    recent, left = trainer.losses[-SHOW_EVERY:], trainer.stage.steps - trainer.done
-    seconds = trainer.seconds / trainer.done * left
-    line = f"{trainer.stage.name}: step {trainer.done}/{trainer.stage.steps} loss {sum(recent) / len(recent):.4f}"
-    print(f"{line}, {seconds:.0f} s left", flush=True)
 
 
 def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
