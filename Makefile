@@ -35,7 +35,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable ".[demo,train,vlm,dev]"
+	$(PIP) --editable ".[demo,serve,train,vlm,dev]"
 	touch $@
 
 $(QDRANT):

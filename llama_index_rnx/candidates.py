@@ -22,6 +22,7 @@ from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Metadata
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.fetch import FetchError, fetch
 
 MAX_SOURCE_PIXELS = (
     89_000_000  # a larger file is refused before it is decoded (30,000 x 30,000 needs 2.7 GB); Pillow warns from here
@@ -60,6 +61,12 @@ class ImageSource:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             raise ImageError(f"{self.label}: cannot be read as an image ({_reason(error)}); replace or remove it.") from error
+
+    def jpeg(self, max_pixels: int | None = None) -> bytes:
+        """The same as the bytes of a JPEG, to be sent or shown elsewhere; colours at full resolution, for small print."""
+        buffer = io.BytesIO()
+        self.load(max_pixels).save(buffer, "JPEG", quality=90, subsampling=0)
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +112,7 @@ class PageNode(ImageNode):
 
     def resolve_image(self) -> io.BytesIO:
         """The rendered page as a JPEG in memory."""
-        buffer = io.BytesIO()
-        _page_source(self).load().save(buffer, "JPEG", quality=85)
-        buffer.seek(0)
-        return buffer
+        return io.BytesIO(_page_source(self).jpeg())
 
     def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[BaseContentBlock]:
         """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only)."""
@@ -278,19 +282,15 @@ def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) 
         return file_source(str(url))
     if not allow_urls:
         raise RNXError(f"node {label!r} has its image at {url}: no URL is fetched unless allowed; load it first.")
-    return _url_source(str(url))
+    return url_source(str(url))
 
 
-def _url_source(url: str) -> ImageSource:
+def url_source(url: str) -> ImageSource:
     def read() -> bytes:
-        import httpx  # a dependency of llama-index-core and qdrant-client alike
-
         try:
-            answer = httpx.get(url, timeout=30, follow_redirects=False)
-            answer.raise_for_status()
-        except httpx.HTTPError as error:
-            raise ImageError(f"{url}: the image did not arrive ({_reason(error)}).") from error
-        return answer.content
+            return fetch(url)
+        except FetchError as error:
+            raise ImageError(f"{url}: the image did not arrive ({error}); load it first and hand it over.") from error
 
     return ImageSource(label=url, digest=hashlib.sha256(url.encode()).hexdigest(), read=read)
 

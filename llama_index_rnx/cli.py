@@ -1,4 +1,4 @@
-"""The command line: `rnx index`, `rnx search`, `rnx rerank`, `rnx demo`. It reads arguments and prints, nothing else."""
+"""The command line, `rnx index`, `search`, `rerank`, `serve`, `demo`: it reads arguments and prints, nothing else."""
 
 from __future__ import annotations
 
@@ -113,6 +113,29 @@ def rerank(
     for fault in dict.fromkeys(faults):
         err.print(f"not seen: {fault}", markup=False)
     err.print(f"{len(rows)} lists -> {run}", markup=False)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The port to listen on.")] = 8787,
+    api_key: Annotated[str | None, typer.Option(envvar="RNX_SERVER_KEY", help="Asked of every caller.")] = None,
+    allow_urls: Annotated[bool, typer.Option(help="Fetch images that are named by a URL of a public host.")] = False,
+    max_body: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests at work or waiting; one more is sent away.")] = 32,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="For one request, waiting included.")] = 60.0,
+) -> None:
+    """Answer POST /rerank in the shape of Cohere and Jina, for texts and images."""
+    from llama_index_rnx import load_ranker
+
+    try:
+        from llama_index_rnx.serve import Limits, create_app, run_server
+    except ImportError as error:
+        raise RNXError(f"rnx serve needs {error.name}; install it with: pip install 'llama-index-rnx[serve]'") from error
+
+    limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds)
+    run_server(create_app(lambda: load_ranker(model), limits=limits, api_key=api_key, allow_urls=allow_urls), host, port)
 
 
 @app.command()

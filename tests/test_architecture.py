@@ -44,6 +44,11 @@ def test_only_candidates_opens_images_and_pdfs() -> None:
     assert importers("PIL") <= allowed, "a type or a drawing at most; nothing else may touch pictures"
 
 
+def test_who_reaches_into_the_network() -> None:
+    assert importers("httpx") == {"fetch.py", "rankers/remote.py", "collection.py"}
+    assert importers("fastapi", "uvicorn", "prometheus_client") == {"serve.py"}
+
+
 def test_only_collection_knows_qdrant() -> None:
     assert importers("qdrant_client") == {"collection.py"}
 

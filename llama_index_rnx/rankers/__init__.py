@@ -11,6 +11,7 @@ from llama_index_rnx.rankers.base import Ranker, recall
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import holds_mini, load_mini
+from llama_index_rnx.rankers.remote import RemoteRanker
 
 __all__ = ["Ranker", "load_ranker", "recall"]
 
@@ -28,16 +29,16 @@ def load_ranker(
     """The ranker behind a name.
 
     Args:
-        model: `"rnx-mini"`, or a folder with one that you trained; or a vision-language model of the Qwen2-VL, Qwen2.5-VL or
-            Qwen3-VL family, or a LoRA adapter of one, as a local folder or a hub id. `/rerank` services (a URL) have their
-            place here, not built yet.
+        model: `"rnx-mini"`, or a folder with one that you trained; a vision-language model of the Qwen2-VL, Qwen2.5-VL or
+            Qwen3-VL family, or a LoRA adapter of one, as a local folder or a hub id; or the URL of a `/rerank` service, see
+            `RemoteRanker`.
         adapter: a LoRA adapter for that vision-language model: a folder that training wrote, or a hub id.
         device, dtype: where and how it computes; by default what the machine does fastest.
         max_pixels, max_text_tokens: budgets of a candidate. `rnx-mini` always sees 256 x 256 pixels.
-        options: of a vision-language model only; `load_vlm` names them.
+        options: of a vision-language model (`load_vlm` names them), or `api_key` of a service.
 
     Raises:
-        RNXError: the model is unknown, cannot be read, or of a kind that is not built yet.
+        RNXError: the model is unknown, cannot be read, or has no such option.
     """
     options |= {"adapter": adapter} if adapter is not None else {}
     if model == MINI or holds_mini(Path(model)):
@@ -46,11 +47,19 @@ def load_ranker(
         folder = None if model == MINI else Path(model).resolve()
         return load_mini(device=device, dtype=dtype, max_text_tokens=max_text_tokens, folder=folder)
     if model.startswith(("http://", "https://")):
-        raise RNXError(f"model={model!r}: remote /rerank services are not supported yet; use {MINI!r}.")
+        return _remote(model, device, dtype, max_pixels, max_text_tokens, options)
     if model and (Path(model).is_dir() or model.count("/") == 1):
         common = {"device": device, "dtype": dtype, "max_pixels": max_pixels, "max_text_tokens": max_text_tokens}
         return _vlm(model, common | options)
     raise RNXError(f"unknown model {model!r}; {MINI!r} is the embedded one. A folder must exist, a hub id has one '/'.")
+
+
+def _remote(
+    url: str, device: str | None, dtype: str | None, pixels: int | None, tokens: int | None, options: dict[str, Any]
+) -> Ranker:
+    if device or dtype or set(options) - {"api_key"}:
+        raise RNXError(f"model={url!r}: a service computes where it runs; allowed are max_pixels, max_text_tokens and api_key.")
+    return RemoteRanker(url, api_key=options.get("api_key"), max_pixels=pixels, max_text_tokens=tokens)
 
 
 def _vlm(model: str, options: dict[str, Any]) -> Ranker:

@@ -1,0 +1,127 @@
+"""Fetching pictures: what is refused, and that the connection goes where the check looked."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from llama_index_rnx import fetch as module
+from llama_index_rnx.fetch import FetchError, fetch, is_public
+
+PRIVATE = [
+    "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+    "::1", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_addresses(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
+def test_public_addresses(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What names resolve to; addresses stand for themselves."""
+    known: dict[str, list[str]] = {}
+
+    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if host not in known and not host.replace(".", "").isdigit():
+            raise socket.gaierror("unknown")
+        return [(None, None, None, "", (address, port)) for address in known.get(host, [host])]
+
+    monkeypatch.setattr(module.socket, "getaddrinfo", resolve)
+    return known
+
+
+def answering(reply: Callable[[httpx.Request], httpx.Response]) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return reply(request)
+
+    return httpx.MockTransport(handle), seen
+
+
+def test_it_connects_to_the_address_that_was_checked(names: dict[str, list[str]]) -> None:
+    names["pictures.example"] = ["93.184.216.34"]
+    transport, seen = answering(lambda _: httpx.Response(200, content=b"pixels"))
+    assert fetch("https://user:secret@pictures.example/a.png?x=1#part", transport=transport) == b"pixels"
+    (request,) = seen
+    assert str(request.url) == "https://93.184.216.34/a.png?x=1"
+    assert request.headers["host"] == "pictures.example"
+    assert "authorization" not in request.headers
+    assert request.extensions["sni_hostname"] == "pictures.example"
+    assert request.extensions["timeout"]["read"] == module.SECONDS
+
+
+def test_one_private_address_among_several_is_enough_to_refuse(names: dict[str, list[str]]) -> None:
+    names["two.example"] = ["93.184.216.34", "10.0.0.5"]
+    with pytest.raises(FetchError, match=r"two\.example.*10\.0\.0\.5.*no public address"):
+        fetch("http://two.example/")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://169.254.169.254/latest/meta-data", "http://0.0.0.0:6333/"])
+def test_a_private_address_is_refused(url: str, names: dict[str, list[str]]) -> None:
+    with pytest.raises(FetchError, match="no public address"):
+        fetch(url)
+
+
+def test_a_redirect_inwards_is_refused(names: dict[str, list[str]]) -> None:
+    names["out.example"] = ["93.184.216.34"]
+    transport, seen = answering(lambda _: httpx.Response(302, headers={"location": "http://127.0.0.1:6333/collections"}))
+    with pytest.raises(FetchError, match="no public address"):
+        fetch("http://out.example/a.png", transport=transport)
+    assert len(seen) == 1
+
+
+def test_redirects_outwards_are_followed_three_times(names: dict[str, list[str]]) -> None:
+    names["out.example"] = ["93.184.216.34"]
+    stops = iter(["/b", "/c", "/d", None])
+
+    def reply(_: httpx.Request) -> httpx.Response:
+        stop = next(stops)
+        return httpx.Response(302, headers={"location": stop}) if stop else httpx.Response(200, content=b"at last")
+
+    transport, seen = answering(reply)
+    assert fetch("http://out.example/a", transport=transport) == b"at last"
+    assert [request.url.path for request in seen] == ["/a", "/b", "/c", "/d"]
+    transport, _ = answering(lambda _: httpx.Response(302, headers={"location": "/again"}))
+    with pytest.raises(FetchError, match="more than 3 redirects"):
+        fetch("http://out.example/a", transport=transport)
+
+
+def test_too_much_and_too_slow(names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    names["out.example"] = ["93.184.216.34"]
+    monkeypatch.setattr(module, "MAX_BYTES", 2**20)
+    transport, _ = answering(lambda _: httpx.Response(200, content=bytes(2**20 + 1)))
+    with pytest.raises(FetchError, match="more than 1 MiB"):
+        fetch("http://out.example/", transport=transport)
+    monkeypatch.setattr(module, "SECONDS", -1.0)
+    with pytest.raises(FetchError, match="not there within"):
+        module._body(httpx.Response(200, content=b"x", request=httpx.Request("GET", "http://out.example/")))
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://out.example/", "file:///etc/passwd", "http:///nowhere", "http://[half/", "http://x:99999/"]
+)
+def test_what_is_no_web_address(url: str, names: dict[str, list[str]]) -> None:
+    with pytest.raises(FetchError):
+        fetch(url)
+
+
+def test_an_unknown_host_and_a_refusal(names: dict[str, list[str]]) -> None:
+    with pytest.raises(FetchError, match=r"nowhere\.example.*not known"):
+        fetch("http://nowhere.example/")
+    names["out.example"] = ["93.184.216.34"]
+    transport, _ = answering(lambda _: httpx.Response(404))
+    with pytest.raises(FetchError, match="404"):
+        fetch("http://out.example/", transport=transport)

@@ -1,0 +1,330 @@
+"""The server and the client, against each other over a real socket; limits, keys, overload, and what the client refuses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from conftest import free_port
+from fakes import BLUE, RED, FakeRanker, image_base64, write_image
+from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
+
+from llama_index_rnx import RNXRerank, load_ranker
+from llama_index_rnx.candidates import Candidate, Query, file_source
+from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.rankers import Ranker, remote
+from llama_index_rnx.rankers.mini import MiniRanker
+from llama_index_rnx.rankers.remote import RemoteRanker, endpoint, scores_of
+from llama_index_rnx.serve import Limits, create_app
+
+DOCUMENTS = ["Bees make honey.", "Rust is iron oxide.", "The moon has craters."]
+
+
+@contextmanager
+def serving(ranker: Ranker, **options: Any) -> Iterator[str]:
+    """A real server on loopback, in a thread."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(lambda: ranker, **options), port=port, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(FakeRanker()) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def mini_url(mini: MiniRanker) -> Iterator[str]:
+    with serving(mini) as address:
+        yield address
+
+
+def ask(url: str, path: str = "/rerank", **body: Any) -> httpx.Response:
+    return httpx.post(url + path, json={"query": "rust iron", "documents": DOCUMENTS} | body, trust_env=False)
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_the_shape_of_an_answer(url: str, path: str) -> None:
+    answer = ask(url, path, top_n=2, return_documents=True, model="whatever", max_tokens_per_doc=100).json()
+    assert answer["object"] == "list"
+    assert answer["model"] == "fake"
+    first, second = answer["results"]
+    assert first["index"] == 1
+    assert first["relevance_score"] >= second["relevance_score"]
+    assert first["document"] == {"text": DOCUMENTS[1]}
+    assert "document" not in ask(url, path).json()["results"][0]
+
+
+def test_images_as_base64_and_data_uri(url: str) -> None:
+    documents = [{"image": image_base64(RED)}, {"image": "data:image/png;base64," + image_base64(BLUE)}, "red herring"]
+    answer = ask(url, query="blue", documents=documents).json()
+    assert answer["results"][0]["index"] == 1
+    by_picture = ask(url, query={"image": image_base64(RED)}, documents=documents)
+    assert by_picture.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({"query": ""}, "query is empty"),
+        ({"query": {"text": " "}}, "needs a text"),
+        ({"documents": ["a", ""]}, "document 1 is empty"),
+        ({"documents": [{}]}, "documents"),
+        ({"documents": "one"}, "documents"),
+        ({"documents": ["a"] * 1_001}, "documents"),
+        ({"documents": [{"text": "a", "path": "/etc/passwd"}]}, "path"),
+        ({"documents": ["a" * 200_001]}, "documents"),
+        ({"top_n": 0}, "top_n"),
+        ({"documents": [{"image": "http://127.0.0.1/a.png"}]}, "fetches no URLs"),
+    ],
+)
+def test_wrong_requests_get_one_line(url: str, body: dict[str, Any], part: str) -> None:
+    answer = ask(url, **body)
+    assert answer.status_code == 422
+    assert part in answer.json()["message"]
+    assert len(answer.json()["message"]) < 300
+
+
+@pytest.mark.parametrize("image", ["/etc/passwd", "file:///etc/passwd", "../../secret.png", "bm9waWN0dXJl"])
+def test_a_path_is_no_image(url: str, image: str) -> None:
+    answer = ask(url, documents=["a", {"image": image}])
+    assert answer.status_code == 400
+    assert "image of document 1" in answer.json()["message"]
+
+
+def test_allowed_urls_still_do_not_reach_inwards() -> None:
+    with serving(FakeRanker(), allow_urls=True) as address:
+        answer = ask(address, documents=[{"image": "http://127.0.0.1:1/a.png"}])
+    assert answer.status_code == 400
+    assert "no public address" in answer.json()["message"]
+
+
+def test_no_documents(url: str) -> None:
+    assert ask(url, documents=[]).json()["results"] == []
+
+
+def test_what_is_no_json(url: str) -> None:
+    answer = httpx.post(f"{url}/rerank", content=b"{", headers={"content-type": "application/json"}, trust_env=False)
+    assert answer.status_code == 422
+    assert "JSON" in answer.json()["message"]
+
+
+def test_health_metrics_and_schema(url: str) -> None:
+    assert httpx.get(f"{url}/health", trust_env=False).json() == {"status": "ok", "model": "fake"}
+    ask(url)
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    assert 'rnx_requests_total{status="200"}' in text
+    assert "rnx_request_seconds_bucket" in text
+    assert {"/rerank", "/v1/rerank", "/v2/rerank"} <= set(httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"])
+
+
+def test_a_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(FakeRanker(), api_key="secret") as address:
+        assert ask(address).status_code == 401
+        assert httpx.get(f"{address}/metrics", trust_env=False).status_code == 401
+        assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
+        with pytest.raises(RNXError, match=r"refused \(401\).*RNX_API_KEY"):
+            ranked(load_ranker(address), DOCUMENTS)
+        monkeypatch.setenv("RNX_API_KEY", "secret")
+        assert len(ranked(load_ranker(address), DOCUMENTS)) == 3
+
+
+def test_a_body_that_is_too_large_is_not_read() -> None:
+    with serving(FakeRanker(), limits=Limits(body=1_000)) as address:
+        assert ask(address, documents=["a" * 2_000]).status_code == 413
+        chunked = httpx.post(f"{address}/rerank", content=(b"x" * 100 for _ in range(1_000)), trust_env=False)
+        assert chunked.status_code == 413
+        assert ask(address).status_code == 200
+
+
+class SlowRanker(FakeRanker):
+    """Scores when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = threading.Event()
+
+    def score(self, query: Query, memories: Any) -> list[float]:
+        assert self.may.wait(timeout=10)
+        return super().score(query, memories)
+
+
+def test_overload_is_answered_at_once_and_passes() -> None:
+    slow = SlowRanker()
+    with serving(slow, limits=Limits(at_once=2)) as address, ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(ask, address) for _ in range(2)]
+        wait_for(lambda: "rnx_requests_at_work 2.0" in httpx.get(f"{address}/metrics", trust_env=False).text)
+        refused = ask(address)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        slow.may.set()
+        assert [one.result().status_code for one in waiting] == [200, 200]
+        assert ask(address).status_code == 200
+    assert slow.most_busy <= 1
+
+
+def test_a_ranking_that_takes_too_long_frees_its_place_when_it_ends() -> None:
+    slow = SlowRanker()
+    with serving(slow, limits=Limits(at_once=1, seconds=0.2)) as address:
+        assert "0.2 seconds" in ask(address).json()["message"]
+        assert ask(address).status_code == 503  # the model is still at work on the first
+        slow.may.set()
+        wait_for(lambda: ask(address).status_code == 200)
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come true within 5 seconds")
+
+
+def ranked(ranker: Ranker, texts: list[str], query: str = "rust iron") -> list[float]:
+    return ranker.score(Query(text=query), ranker.remember([Candidate(id=text, text=text) for text in texts]))
+
+
+def test_client_and_server_give_what_the_model_gives(mini_url: str, mini: MiniRanker, tmp_path: Path) -> None:
+    picture = write_image(tmp_path / "red.png", RED)
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS]
+    nodes.append(NodeWithScore(node=ImageNode(image_path=str(picture))))
+    nodes.append(NodeWithScore(node=ImageNode(text="A red wall", image_path=str(picture))))
+    for bundle in (QueryBundle("What is rust?"), QueryBundle("", image_path=str(picture))):
+        near = RNXRerank(ranker=mini).postprocess_nodes(nodes, bundle)
+        far = RNXRerank(model=mini_url).postprocess_nodes(nodes, bundle)
+        assert [hit.node_id for hit in far] == [hit.node_id for hit in near]
+        assert [hit.score for hit in far] == pytest.approx([hit.score for hit in near], abs=0.02)  # pictures go as JPEG
+
+
+async def test_the_client_from_async_code(mini_url: str) -> None:
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS]
+    found = await RNXRerank(model=mini_url, top_n=1).apostprocess_nodes(nodes, query_str="What is rust?")
+    assert found[0].text == DOCUMENTS[1]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses are noted, not slept."""
+    slept: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
+    return slept
+
+
+def replying(*replies: httpx.Response | Exception) -> tuple[RemoteRanker, list[httpx.Request]]:
+    left, seen = list(replies), list[httpx.Request]()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        reply = left.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    return RemoteRanker("http://host:1#name", transport=httpx.MockTransport(handle)), seen
+
+
+RESULTS = {
+    "results": [{"index": 2, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.5}, {"index": 1, "relevance_score": -1}]
+}
+
+
+def test_the_order_of_an_answer_does_not_matter(quick: list[float]) -> None:
+    ranker, seen = replying(httpx.Response(200, json=RESULTS))
+    assert ranked(ranker, DOCUMENTS) == [0.5, -1.0, 0.9]
+    assert b'"model":"name"' in seen[0].content
+    assert str(seen[0].url) == "http://host:1/rerank"
+
+
+def test_a_busy_service_is_asked_again(quick: list[float]) -> None:
+    busy = httpx.Response(429, headers={"retry-after": "3"})
+    ranker, seen = replying(busy, httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(200, json=RESULTS))
+    assert ranked(ranker, DOCUMENTS) == [0.5, -1.0, 0.9]
+    assert len(seen) == 4
+    assert quick == [3.0, 1.0, 2.0]
+
+
+def test_a_dead_service_is_one_line(quick: list[float]) -> None:
+    ranker, _ = replying(*[httpx.ConnectError("connection refused")] * 4)
+    with pytest.raises(RNXError, match=r"http://host:1/rerank#name: no answer in 4 tries \(connection refused\)"):
+        ranked(ranker, DOCUMENTS)
+    ranker, seen = replying(httpx.Response(400, text="no\nsuch model"))
+    with pytest.raises(RNXError, match="answered 400: no such model"):
+        ranked(ranker, DOCUMENTS)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        ({"error": "x"}, "no list of results"),
+        ("text", "no list of results"),
+        ({"results": [{"index": 0, "relevance_score": 1.0}]}, "sent 2 documents, 1 of them came back"),
+        ({"results": [{"index": 0, "score": 1.0}, {"index": 0, "score": 1.0}]}, "sent 2 documents, 1 of them"),
+        ({"results": [{"index": 0, "score": 1.0}, {"index": 2, "score": 1.0}]}, "each is needed once"),
+        ({"results": [{"index": 0, "relevance_score": None}, {"index": 1, "score": 1.0}]}, "finite relevance_score"),
+        ([{"index": 0, "score": float("nan")}, {"index": 1, "score": 1.0}], "finite"),
+    ],
+)
+def test_answers_that_are_no_ranking(answer: Any, part: str) -> None:
+    with pytest.raises(RNXError, match=part):
+        scores_of(answer, 2, "here")
+
+
+def test_the_bare_list_of_text_embeddings_inference() -> None:
+    assert scores_of([{"index": 1, "score": 0.5}, {"index": 0, "score": 0.25}], 2, "tei") == [0.25, 0.5]
+
+
+def test_no_json(quick: list[float]) -> None:
+    ranker, _ = replying(httpx.Response(200, text="<html>hello</html>"))
+    with pytest.raises(RNXError, match=r"answered no JSON: <html>.*is this a /rerank endpoint"):
+        ranked(ranker, DOCUMENTS)
+
+
+def test_a_broken_image_is_found_before_anything_is_sent(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    ranker, seen = replying()
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        ranker.remember([Candidate(id="1", image=file_source(broken))])
+    assert seen == []
+    assert ranker.score(Query(text="nothing"), []) == []
+
+
+def test_endpoints() -> None:
+    assert endpoint("http://host:1/") == ("http://host:1/rerank", "")
+    assert endpoint("https://host/v2/rerank#m") == ("https://host/v2/rerank", "m")
+    with pytest.raises(RNXError, match="has no host"):
+        endpoint("http:///rerank")
+    with pytest.raises(RNXError, match="a service computes where it runs"):
+        load_ranker("http://host", device="cuda")
+
+
+def test_the_clients_of_others(mini_url: str) -> None:
+    import cohere
+    from llama_index.postprocessor.jinaai_rerank import JinaRerank
+
+    client = cohere.ClientV2(api_key="none", base_url=mini_url)
+    best = client.rerank(model="rnx-mini", query="What is rust?", documents=DOCUMENTS, top_n=2).results
+    assert [best[0].index, len(best)] == [1, 2]
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS]
+    jina = JinaRerank(api_key="none", base_url=f"{mini_url}/v1", top_n=1)
+    assert jina.postprocess_nodes(nodes, query_str="What is rust?")[0].text == DOCUMENTS[1]
+    jina._session.close()  # it would leave that to the garbage collector
