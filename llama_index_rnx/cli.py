@@ -39,6 +39,13 @@ class Format(StrEnum):
     html = "html"
 
 
+class Windows(StrEnum):
+    """How a list longer than a window is read."""
+
+    sliding = "sliding"
+    parallel = "parallel"
+
+
 Name = Annotated[str, typer.Option("--collection", help="Name of the Qdrant collection.")]
 From = Annotated[str, typer.Option("--from", help="The index: a folder, or the URL of a Qdrant server.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Write a TREC run to this file.")]
@@ -101,6 +108,7 @@ def rerank(
     ],
     run: Annotated[Path, typer.Option("--run", help="Write a TREC run to this file.")],
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
+    windows: Annotated[Windows, typer.Option(help="How a list longer than the ranker's window is read.")] = Windows.sliding,
     memory_path: Annotated[Path | None, typer.Option(help="A folder that keeps the memories for the next time.")] = None,
 ) -> None:
     """Rerank given lists and write a TREC run; every candidate of every list comes out."""
@@ -108,7 +116,7 @@ def rerank(
 
     rows, faults = read_lists(lists), list[str]()
     with _trec_file(run) as write:
-        for qid, ranked in rank_lists(rows, model=model, memory_path=memory_path, faults=faults):
+        for qid, ranked in rank_lists(rows, model, memory_path, faults, windows.value):
             write(qid, ranked)
     for fault in dict.fromkeys(faults):
         err.print(f"not seen: {fault}", markup=False)
@@ -241,19 +249,18 @@ def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: P
     from llama_index.core.schema import QueryBundle
 
     from llama_index_rnx import RNXRerank, RNXRetriever, load_ranker
-    from llama_index_rnx.hits import search as search_hits
+    from llama_index_rnx.hits import search_many
     from llama_index_rnx.progress import progress_bar
 
-    retriever = RNXRetriever(source, top_k=k)
+    bundles = [QueryBundle(row["query"], image_path=row.get("image")) for row in rows]
     reranker = RNXRerank(ranker=load_ranker(model), top_n=k, on_error="keep_order") if model else None
     unseen: list[str] = []
     with _trec_file(run) as write, progress_bar("searching", len(rows), "queries") as advance:
-        for row in rows:
-            try:
-                hits = search_hits(retriever, reranker, QueryBundle(row["query"], image_path=row.get("image")), k)
+        for row, hits in zip(rows, search_many(RNXRetriever(source, top_k=k), reranker, bundles, k), strict=True):
+            if isinstance(hits, ImageError):
+                unseen.append(f"query {row['qid']}: {hits}")
+            else:
                 write(row["qid"], _one_a_document(hits)[:n])
-            except ImageError as error:
-                unseen.append(f"query {row['qid']}: {error}")
             advance(1)
     for line in unseen:
         err.print(f"left out: {line}", markup=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_index.core.schema import BaseNode, NodeWithScore
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_rnx.candidates import PageNode, candidate_of
-from llama_index_rnx.rerank import RNXRerank
+from llama_index_rnx.errors import ImageError
+from llama_index_rnx.rerank import LISTS_AT_ONCE, RNXRerank
 from llama_index_rnx.retrieve import RNXRetriever
 
 SOURCE, PAGE = "source", "page"  # metadata of nodes that came from files
@@ -50,6 +51,25 @@ def search(retriever: RNXRetriever, reranker: RNXRerank | None, query: Any, n: i
         return hits_of(retrieved[:n], retrieved)
     text, bundle = (query, None) if isinstance(query, str) else (None, query)
     return hits_of(reranker.postprocess_nodes(retrieved, query_str=text, query_bundle=bundle)[:n], retrieved)
+
+
+def search_many(
+    retriever: RNXRetriever, reranker: RNXRerank | None, queries: Sequence[QueryBundle], n: int
+) -> Iterator[list[Hit] | ImageError]:
+    """`search` for every query, a few at once, so that their lists share forwards; the error of a query whose image is none."""
+    for start in range(0, len(queries), LISTS_AT_ONCE):
+        part = queries[start : start + LISTS_AT_ONCE]
+        retrieved = [_retrieved(retriever, query) for query in part]
+        asks = [(query, hits) for query, hits in zip(part, retrieved, strict=True) if not isinstance(hits, ImageError)]
+        final = iter(reranker.postprocess_many(asks) if reranker else [hits for _, hits in asks])
+        yield from (hits if isinstance(hits, ImageError) else hits_of(next(final)[:n], hits) for hits in retrieved)
+
+
+def _retrieved(retriever: RNXRetriever, query: QueryBundle) -> list[NodeWithScore] | ImageError:
+    try:
+        return retriever.retrieve(query)
+    except ImageError as error:
+        return error
 
 
 def hits_of(final: Sequence[NodeWithScore], retrieved: Sequence[NodeWithScore]) -> list[Hit]:

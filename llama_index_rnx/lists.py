@@ -14,7 +14,7 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking
 from llama_index_rnx.progress import progress_bar
 from llama_index_rnx.rankers import Ranker, load_ranker, recall
-from llama_index_rnx.rerank import rank
+from llama_index_rnx.rerank import LISTS_AT_ONCE, Windows, rank, rank_many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,27 +63,38 @@ def rank_lists(
     model: str = "rnx-mini",
     memory_path: Path | None = None,
     faults: list[str] | None = None,
+    windows: Windows = "sliding",
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """Yields (qid, [(docid, score), best first]) for every list, with a progress bar.
 
-    A candidate whose image cannot be read is ordered by its text, or comes last; what was wrong is added to `faults`. A
-    query whose image cannot be read keeps the given order.
+    A few lists are driven at once, so that their windows share forwards. A candidate whose image cannot be read is ordered by
+    its text, or comes last; what was wrong is added to `faults`. A query whose image cannot be read keeps the given order.
     """
     ranker, store = load_ranker(model), MemoryStore(memory_path)
     faults = faults if faults is not None else []
     with progress_bar("reranking", len(lists), "lists") as advance:
-        for one in lists:
-            yield one.qid, _ranked(ranker, store, one, faults)
-            advance(1)
+        for start in range(0, len(lists), LISTS_AT_ONCE):
+            part = lists[start : start + LISTS_AT_ONCE]
+            yield from zip((one.qid for one in part), _ranked(ranker, store, part, windows, faults), strict=True)
+            advance(len(part))
 
 
-def _ranked(ranker: Ranker, store: MemoryStore, one: CandidateList, faults: list[str]) -> list[tuple[str, float]]:
+def _ranked(
+    ranker: Ranker, store: MemoryStore, lists: Sequence[CandidateList], windows: Windows, faults: list[str]
+) -> list[list[tuple[str, float]]]:
     try:
-        return _in_order(one.candidates, rank(ranker, store, one.query, one.candidates))
+        rankings = rank_many(ranker, store, [(one.query, one.candidates) for one in lists], windows=windows)
     except ImageError:  # rare: only now is every picture looked at alone
-        readable = [found for candidate in one.candidates if (found := _readable(ranker, store, candidate, faults))]
+        return [_around_faults(ranker, store, one, windows, faults) for one in lists]
+    return [_in_order(one.candidates, ranking) for one, ranking in zip(lists, rankings, strict=True)]
+
+
+def _around_faults(
+    ranker: Ranker, store: MemoryStore, one: CandidateList, windows: Windows, faults: list[str]
+) -> list[tuple[str, float]]:
+    readable = [found for candidate in one.candidates if (found := _readable(ranker, store, candidate, faults))]
     try:
-        ranked = _in_order(readable, rank(ranker, store, one.query, readable))
+        ranked = _in_order(readable, rank(ranker, store, one.query, readable, windows=windows))
     except ImageError as error:
         faults.append(f"query {one.qid}: {error}")
         return [(candidate.id, -float(place)) for place, candidate in enumerate(one.candidates)]

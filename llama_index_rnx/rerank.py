@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,24 +13,39 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_rnx.candidates import Candidate, Query, candidate_of, query_of
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ordering import Ranking, drive, sliding
+from llama_index_rnx.ordering import Ranking, Window, drive_all, parallel, sliding
 from llama_index_rnx.rankers import Ranker, load_ranker
-from llama_index_rnx.rankers.base import recall
+from llama_index_rnx.rankers.base import prompted, prompts_of, recall, score_windows
 
+Windows = Literal["sliding", "parallel"]
+LISTS_AT_ONCE = 8  # lists of a batch: enough windows for a GPU, and few enough memories (a hundred pictures: 160 MB)
 RETRIEVAL_SCORE = "retrieval_score"
 dispatcher = instrument.get_dispatcher(__name__)  # type: ignore[attr-defined]
 
 
-class RNXRerank(BaseNodePostprocessor):
+class RNXRerank(BaseNodePostprocessor, PromptMixin):
     """Reads a mixed list of retrieved text and image nodes together and returns them best first.
 
     What comes out is a permutation of what went in, cut to `top_n`, in new `NodeWithScore` objects; the nodes and the
-    caller's list stay as they were. Scores lie in [0, 1] for `rnx-mini`, fall with rank, and are the same at every call.
+    caller's list stay as they were. The same call gives the same answer.
+
+    Scores are numbers in [0, 1] that never rise with rank. A list that fits into the model's window (128 nodes for `rnx-mini`,
+    20 for a model that is read by labels, all for one that is read pointwise) is read at once, and its scores are as the model
+    gave them. In a longer list a node has the score of the last window that read it, or that of the node before it where this
+    is lower. Between calls, and so for `min_score`, scores mean what the model's do: of a pointwise model the probability that
+    the node answers the query; of `rnx-mini` roughly the same; by labels the node's odds against the others of its window
+    (`rnx calibrate` turns them into probabilities on lists like yours); of a written order its place, which compares with
+    nothing.
+
+    `windows` says how a longer list is read: `sliding` from tail to head, each half a window after the other, or `parallel`,
+    side by side with a final among the best of each: fewer reads in two steps, faster on a GPU.
 
     Raises:
         RNXError: the query is empty, a node holds neither text nor image, an image cannot be read, a model is unknown.
@@ -48,7 +63,8 @@ class RNXRerank(BaseNodePostprocessor):
     top_n: int = Field(default=5, ge=1, description="How many nodes come out at most.")
     window: int | None = Field(default=None, ge=1, description="Candidates read at once; default: what the model can.")
     stride: int | None = Field(default=None, ge=1, description="How far a window moves; default: half a window.")
-    min_score: float | None = Field(default=None, description="Nodes that score less are left out.")
+    windows: Windows = Field(default="sliding", description="How a list longer than a window is read.")
+    min_score: float | None = Field(default=None, description="Nodes that score less, in [0, 1], are left out.")
     adapter: str | None = Field(default=None, description="A LoRA adapter for `model`: a folder or a hub id.")
     device: str | None = Field(default=None, description="cpu, cuda, mps; default: what is there.")
     dtype: str | None = Field(default=None, description="float32, bfloat16, float16; default: what is fast and exact.")
@@ -56,6 +72,7 @@ class RNXRerank(BaseNodePostprocessor):
     max_text_tokens: int | None = Field(default=None, ge=1, description="A text is cut to this many tokens.")
     keep_retrieval_score: bool = Field(default=False, description="Copy the retriever's score into the metadata.")
     on_error: Literal["raise", "keep_order"] = Field(default="raise", description="keep_order: the retriever's order instead.")
+    prompts: dict[str, str] = Field(default={}, description="Templates in place of the model's own; see `get_prompts()`.")
     memory_path: str | None = Field(default=None, description="A folder that keeps memories; default: see MemoryStore.")
     allow_urls: bool = Field(default=False, description="Fetch the images of nodes that hold a URL only.")
     ranker: Any = Field(default=None, exclude=True, repr=False, description="A ready Ranker, instead of `model`.")
@@ -89,44 +106,63 @@ class RNXRerank(BaseNodePostprocessor):
         with self._lock:
             self._ranker = None
 
+    def postprocess_many(self, asks: Sequence[tuple[QueryBundle | None, list[NodeWithScore]]]) -> list[list[NodeWithScore]]:
+        """What `postprocess_nodes` gives for each query and its nodes; windows of all lists share forwards where they can.
+
+        The memories of all lists are held at once: `LISTS_AT_ONCE` lists a call are plenty.
+        """
+        queries = [query_of(bundle) for bundle, _ in asks]
+        with ExitStack() as events:
+            tell = [events.enter_context(self._event(*ask)) for ask in asks]
+            found = self._rerank([(query, nodes) for query, (_, nodes) in zip(queries, asks, strict=True)])
+            for told, best in zip(tell, found, strict=True):
+                told(best)
+        return found
+
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
-        query = query_of(query_bundle)
-        dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self.model))
+        return self.postprocess_many([(query_bundle, nodes)])[0]
+
+    @contextmanager
+    def _event(self, bundle: QueryBundle | None, nodes: list[NodeWithScore]) -> Iterator[Callable[[list[NodeWithScore]], None]]:
+        """What LlamaIndex's observers see: a Start, and an End with the nodes it is told, whatever happened between."""
+        dispatcher.event(ReRankStartEvent(query=bundle, nodes=nodes, top_n=self.top_n, model_name=self.model))
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self.model,
-            EventPayload.QUERY_STR: query.text,
+            EventPayload.QUERY_STR: query_of(bundle).text,
             EventPayload.TOP_K: self.top_n,
         }
-        best: list[NodeWithScore] = []
+        told: list[NodeWithScore] = []
         try:
             with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-                best = self._rerank(query, nodes)
-                event.on_end(payload={EventPayload.NODES: best})
-        finally:  # an End for every Start, whatever happened between
-            dispatcher.event(ReRankEndEvent(nodes=best))
-        return best
+                yield told.extend
+                event.on_end(payload={EventPayload.NODES: told})
+        finally:
+            dispatcher.event(ReRankEndEvent(nodes=told))
 
-    def _rerank(self, query: Query, nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
-        if not nodes:
-            return []
+    def _rerank(self, asks: Sequence[tuple[Query, Sequence[NodeWithScore]]]) -> list[list[NodeWithScore]]:
         try:
-            ranking = self._rank(query, nodes)
+            rankings = self._rank(
+                [(query, [candidate_of(hit.node, self.allow_urls) for hit in nodes]) for query, nodes in asks]
+            )
         except Exception:
             if self.on_error == "raise":
                 raise
+            if len(asks) > 1:  # one bad list costs the others nothing
+                return [best for ask in asks for best in self._rerank([ask])]
             self._failures += 1
-            return [self._copy(hit, hit.score) for hit in nodes[: self.top_n]]
-        return self._cut(nodes, ranking)
+            return [[self._copy(hit, hit.score) for hit in nodes[: self.top_n]] for _, nodes in asks]
+        return [self._cut(nodes, ranking) for (_, nodes), ranking in zip(asks, rankings, strict=True)]
 
-    def _rank(self, query: Query, nodes: Sequence[NodeWithScore]) -> Ranking:
-        candidates = [candidate_of(hit.node, self.allow_urls) for hit in nodes]
+    def _rank(self, lists: Sequence[tuple[Query, Sequence[Candidate]]]) -> list[Ranking]:
+        if not any(candidates for _, candidates in lists):
+            return [Ranking(order=[], scores=[]) for _ in lists]  # an empty list loads no model
         with self._lock:  # one model, one caller at a time: the engine's async calls come from many threads
-            return rank(self._loaded(), self._store(), query, candidates, self.window, self.stride)
+            return rank_many(self._loaded(), self._store(), lists, self.window, self.stride, self.windows)
 
     def _loaded(self) -> Ranker:
         if self._ranker is None:
-            self._ranker = self.ranker or load_ranker(
+            found = self.ranker or load_ranker(
                 self.model,
                 adapter=self.adapter,
                 device=self.device,
@@ -134,7 +170,21 @@ class RNXRerank(BaseNodePostprocessor):
                 max_pixels=self.max_pixels,
                 max_text_tokens=self.max_text_tokens,
             )
+            self._ranker = prompted(found, self.prompts)
         return self._ranker
+
+    def _get_prompts(self) -> PromptDictType:
+        """The templates of the model's prompt, by name: `list_prompt` (`{candidates}`, `{query}`) and `candidate_prompt`
+        (`{label}`, `{content}`), or `pair_prompt` (`{query}`, `{content}`); none for `rnx-mini`. This loads the model."""
+        with self._lock:
+            return {name: PromptTemplate(template) for name, template in prompts_of(self._loaded()).items()}
+
+    def _update_prompts(self, prompts_dict: PromptDictType) -> None:
+        """Other templates, for this reranker and its copies; a ready ranker that was handed in stays as it is."""
+        templates = {name: prompt.get_template() for name, prompt in prompts_dict.items()}
+        with self._lock:
+            self._ranker = prompted(self._loaded(), templates)
+            self.prompts = {**self.prompts, **templates}
 
     def _store(self) -> MemoryStore:
         if self._memories is None:
@@ -175,15 +225,30 @@ def rank(
     candidates: Sequence[Candidate],
     window: int | None = None,
     stride: int | None = None,
+    windows: Windows = "sliding",
 ) -> Ranking:
-    """The flow itself: candidates -> memories -> windows -> scores -> order. RNXRerank and `rnx rerank` both call it."""
-    memories = recall(ranker, candidates, store)
+    """The order of one list."""
+    return rank_many(ranker, store, [(query, candidates)], window, stride, windows)[0]
+
+
+def rank_many(
+    ranker: Ranker,
+    store: MemoryStore,
+    lists: Sequence[tuple[Query, Sequence[Candidate]]],
+    window: int | None = None,
+    stride: int | None = None,
+    windows: Windows = "sliding",
+) -> list[Ranking]:
+    """The flow itself: candidates -> memories -> windows -> scores -> order. RNXRerank and the command line both call it.
+
+    Windows that can be read now, of all lists, are read together.
+    """
+    memories = [recall(ranker, candidates, store) for _, candidates in lists]
     size = min(window or ranker.window, ranker.window)
-    reads = sliding(len(candidates), size, min(stride or max(1, size // 2), size))
-    return drive(reads, lambda places: _finite(ranker, ranker.score(query, [memories[i] for i in places])))
+    step = min(stride or max(1, size // 2), size)
+    plan = {"sliding": sliding, "parallel": parallel}[windows]
 
+    def read(asked: Sequence[tuple[int, Window]]) -> list[list[float]]:
+        return score_windows(ranker, [(lists[i][0], [memories[i][place] for place in places]) for i, places in asked])
 
-def _finite(ranker: Ranker, scores: Sequence[float]) -> list[float]:
-    if not all(math.isfinite(score) for score in scores):
-        raise RNXError(f"{ranker.name} gave a score that is no number; try dtype='float32', or another checkpoint.")
-    return [float(score) for score in scores]
+    return drive_all([plan(len(found), size, step) for found in memories], read)

@@ -98,6 +98,14 @@ def mini() -> MiniRanker:
     return ranker
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny random checkpoint of each vision-language family, by family; for reading only."""
+    from tiny_vlm import FAMILIES, save_tiny
+
+    return {family: save_tiny(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written into the user's cache."""

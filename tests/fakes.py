@@ -55,6 +55,18 @@ class FakeRanker:
         return scores
 
 
+class SharingRanker(FakeRanker):
+    """Reads several windows at once; `shared` says how many each time."""
+
+    def __init__(self, window: int = 20) -> None:
+        super().__init__(window=window)
+        self.shared: list[int] = []
+
+    def score_many(self, asks: Sequence[Any]) -> list[list[float]]:
+        self.shared.append(len(asks))
+        return [self.score(query, memories) for query, memories in asks]
+
+
 class BrokenRanker(FakeRanker):
     """Fails when it is asked for scores."""
 

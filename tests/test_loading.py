@@ -41,11 +41,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: save_tiny(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
-
-
 @pytest.fixture(params=FAMILIES)
 def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
     return folders[request.param]

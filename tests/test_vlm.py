@@ -25,7 +25,7 @@ from llama_index_rnx.rankers.backbones import FAMILIES as ADAPTORS
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.prompt import VISION_END, VISION_START, ListPrompt, PairPrompt
 from llama_index_rnx.rankers.vlm import Calibration, VLMRanker, kind_of, pack, unpack
-from llama_index_rnx.rerank import rank
+from llama_index_rnx.rerank import rank, rank_many
 
 EXACT = 2e-5  # fp32 on a CPU: batch, cache and padding change the order of sums, no more
 ROUNDED = 0.03  # of a score, when visual tokens were rounded to bfloat16
@@ -36,11 +36,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*was not trained to answer with labels:RuntimeWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: save_tiny(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -578,6 +573,23 @@ def test_a_long_list_slides_and_stays_a_permutation(folders: dict[str, Path], tm
     ranking = rank(ranker, MemoryStore(tmp_path), QUERY, candidates)
     assert sorted(ranking.order) == list(range(20))
     assert ranking.scores == sorted(ranking.scores, reverse=True)
+
+
+@pytest.mark.parametrize("windows", ["sliding", "parallel"])
+def test_lists_that_share_forwards_are_ordered_as_alone(folder: Path, windows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker, store = loaded(folder, window=6), MemoryStore()
+    passages = [Candidate(id=str(i), text=f"passage {i}") for i in range(12)]
+    other = Query(text="the sea", image=picture_source(PICTURES["b"]))
+    lists = [(QUERY, [*passages, *mixed()]), (other, [*mixed("fed"), *passages[:4]]), (QUERY, mixed("be")), (other, [])]
+    rows: list[int] = []
+    read = ranker._backbone.read
+    monkeypatch.setattr(ranker._backbone, "read", lambda asked, prefix=None: (rows.append(len(asked)), read(asked, prefix))[1])
+    together = rank_many(ranker, store, lists, windows=windows)
+    assert rows == ([3, 2, 1, 1, 1] if windows == "sliding" else [5, 2])
+    for (query, candidates), ranking in zip(lists, together, strict=True):
+        alone = rank(ranker, store, query, candidates, windows=windows)
+        assert ranking.order == alone.order
+        assert ranking.scores == pytest.approx(alone.scores, abs=EXACT)
 
 
 def test_every_family_has_an_adaptor() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.base import Ranker, recall
+from llama_index_rnx.rankers.base import BatchRanker, Ranker, recall
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import holds_mini, load_mini
 from llama_index_rnx.rankers.remote import RemoteRanker
 
-__all__ = ["Ranker", "load_ranker", "recall"]
+__all__ = ["BatchRanker", "Ranker", "load_ranker", "recall"]
 
 
 def load_ranker(

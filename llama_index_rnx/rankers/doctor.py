@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.vlm import ENOUGH_MASS, Ask, Calibration, VLMRanker
+from llama_index_rnx.rankers.base import Ask
+from llama_index_rnx.rankers.vlm import ENOUGH_MASS, Calibration, VLMRanker
 
 SHUFFLES = 4
 AGREEMENT = 0.3  # Kendall's tau between a list and its reverse below which order rules over content

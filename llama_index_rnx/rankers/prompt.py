@@ -245,8 +245,11 @@ def _check(template: str, once: tuple[str, ...], some: tuple[str, ...]) -> None:
     wrong = [name for name in once if named.count(name) != 1] + [name for name in some if name not in named]
     strange = set(named) - {*once, *some, "instruction"}
     if wrong or strange:
-        shown = ", ".join(f"{{{name}}}" for name in [*wrong, *sorted(strange)])
         raise ValueError(
-            f"a prompt template has a mistake at {shown}: {', '.join('{' + name + '}' for name in once)} is named exactly "
-            f"once, {', '.join('{' + name + '}' for name in some)} at least once, and no other name is known there."
+            f"a prompt template has a mistake at {_shown([*wrong, *sorted(strange)])}: {_shown(once)} is named exactly once, "
+            f"{_shown(some)} at least once, and no other name is known there."
         )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)

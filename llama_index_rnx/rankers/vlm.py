@@ -13,9 +13,9 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -27,6 +27,7 @@ from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.ordering import Window, drive, sliding
 from llama_index_rnx.rankers.backbones import Backbone, Prefix, Row, Seen
+from llama_index_rnx.rankers.base import Ask
 from llama_index_rnx.rankers.batching import TooLargeError, ahead, by_length, in_groups, in_parts
 from llama_index_rnx.rankers.prompt import (
     ORDER_CANDIDATE,
@@ -42,7 +43,6 @@ from llama_index_rnx.rankers.prompt import (
 )
 
 Readout = Literal["labels", "pointwise", "permutation"]
-Ask = tuple[Query, Sequence[Memory]]  # a query and the candidates to be read together
 
 WINDOW = 20  # of labels; the usual window of listwise rankers
 PAIRS = 10_000  # candidates of a pointwise call: each is read alone, so one call takes many
@@ -140,6 +140,7 @@ class VLMRanker:
         self._near_bytes = NEAR_BYTES.get(kind, 0)
         self._said: set[str] = set()
         self._lock = threading.RLock()
+        self._asked_window = window
         self.labels, self._answers, self._window = self._chosen_answers(window)
 
     @property
@@ -187,6 +188,32 @@ class VLMRanker:
         with self._lock:
             by = {"labels": self._by_labels, "pointwise": self._by_pairs, "permutation": self._by_writing}
             return by[self.readout](asks)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The templates of the read-out in use: `pair_prompt`, or `list_prompt` and `candidate_prompt`."""
+        if self.readout == "pointwise":
+            return {"pair_prompt": self.pair_prompt.template.replace("{instruction}", self.pair_prompt.instruction)}
+        return {"list_prompt": self.list_prompt.template, "candidate_prompt": self.list_prompt.candidate}
+
+    def with_prompts(self, templates: Mapping[str, str]) -> VLMRanker:
+        """The same weights and memories under other templates. A calibration was fitted under the old ones: fit it again.
+
+        Raises:
+            RNXError: a template lacks a field, or the labels do not suit it.
+        """
+        found, other = self.prompts | dict(templates), copy.copy(self)
+        try:
+            if self.readout == "pointwise":
+                other.pair_prompt = replace(self.pair_prompt, template=found["pair_prompt"])
+            else:
+                shown = {"template": found["list_prompt"], "candidate": found["candidate_prompt"]}
+                other.list_prompt = replace(self.list_prompt, **shown)
+        except ValueError as error:
+            raise RNXError(f"{self._name}, {' and '.join(templates)}: {error}") from error
+        other.labels, other._answers, other._window = other._chosen_answers(self._asked_window)
+        other.label_mass, other._said = None, set()
+        return other
 
     def uncalibrated(self) -> VLMRanker:
         """The same model, read once and in the given order: what the doctor measures."""
