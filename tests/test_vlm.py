@@ -22,6 +22,7 @@ from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rankers.backbones import FAMILIES as ADAPTORS
+from llama_index_rnx.rankers.backbones import Row
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.prompt import VISION_END, VISION_START, ListPrompt, PairPrompt
 from llama_index_rnx.rankers.vlm import Calibration, VLMRanker, kind_of, pack, unpack
@@ -192,7 +193,7 @@ def test_many_windows_are_one_forward(folders: dict[str, Path], monkeypatch: pyt
     ranker = loaded(folders["qwen2_vl"])
     reads: list[int] = []
     read = ranker._backbone.read
-    monkeypatch.setattr(ranker._backbone, "read", lambda rows, prefix=None: (reads.append(len(rows)), read(rows, prefix))[1])
+    monkeypatch.setattr(ranker._backbone, "read", lambda rows, *others: (reads.append(len(rows)), read(rows, *others))[1])
     memories = ranker.remember(mixed())
     ranker.score_many([(QUERY, memories[:3]), (QUERY, memories[3:]), (QUERY, memories)])
     assert reads == [3]
@@ -345,10 +346,10 @@ def test_out_of_memory_on_one_window_halves_the_window(folders: dict[str, Path],
 def _small_device(monkeypatch: pytest.MonkeyPatch, ranker: VLMRanker, rows: int, places: int = 10_000) -> None:
     read = type(ranker._backbone).read.__get__(ranker._backbone)
 
-    def limited(asked: Any, prefix: Any = None) -> torch.Tensor:
+    def limited(asked: Any, *others: Any) -> torch.Tensor:
         if len(asked) > rows or max(map(len, asked)) > places:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return read(asked, prefix)
+        return read(asked, *others)
 
     monkeypatch.setattr(ranker._backbone, "read", limited)
 
@@ -526,6 +527,18 @@ def test_a_broken_picture_and_a_ribbon(folders: dict[str, Path]) -> None:
         ranker.remember([Candidate(id="x", image=bytes_source(image_bytes(RED, size=(1, 900)), "ribbon.png"))])
 
 
+def test_answers_are_read_finer_than_the_model_computes(folder: Path) -> None:
+    """A logit of bfloat16 has 8 bits: scores made of such logits tie."""
+    backbone = load_vlm(str(folder), dtype="bf16", device="cpu")._backbone
+    row, words = Row(ids=torch.arange(40)), [7, 250, 30]
+    rounded, fine = backbone.read([row]), backbone.read([row], words=words)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert (fine[:, words] != fine[:, words].bfloat16().float()).all()
+    assert torch.equal(fine[:, words].bfloat16().float(), rounded[:, words])
+    others = [i for i in range(rounded.shape[1]) if i not in words]
+    assert torch.equal(fine[:, others], rounded[:, others])
+
+
 def test_training_may_use_the_same_forward(folder: Path) -> None:
     ranker = loaded(folder)
     backbone, memories = ranker._backbone, ranker.remember(mixed())
@@ -583,7 +596,7 @@ def test_lists_that_share_forwards_are_ordered_as_alone(folder: Path, windows: A
     lists = [(QUERY, [*passages, *mixed()]), (other, [*mixed("fed"), *passages[:4]]), (QUERY, mixed("be")), (other, [])]
     rows: list[int] = []
     read = ranker._backbone.read
-    monkeypatch.setattr(ranker._backbone, "read", lambda asked, prefix=None: (rows.append(len(asked)), read(asked, prefix))[1])
+    monkeypatch.setattr(ranker._backbone, "read", lambda asked, *others: (rows.append(len(asked)), read(asked, *others))[1])
     together = rank_many(ranker, store, lists, windows=windows)
     assert rows == ([3, 2, 1, 1, 1] if windows == "sliding" else [5, 2])
     for (query, candidates), ranking in zip(lists, together, strict=True):

@@ -113,16 +113,22 @@ class Backbone:
         ]
 
     @torch.inference_mode()
-    def read(self, rows: Sequence[Row], prefix: Prefix | None = None) -> Tensor:
-        """The logits [B, W] in fp32 that follow each row (or `prefix` and each row), in one forward."""
-        return self.logits(rows, prefix)
+    def read(self, rows: Sequence[Row], prefix: Prefix | None = None, words: Sequence[int] = ()) -> Tensor:
+        """The logits [B, W] in fp32 that follow each row (or `prefix` and each row), in one forward.
 
-    def logits(self, rows: Sequence[Row], prefix: Prefix | None = None) -> Tensor:
+        In a model of 16 bits only those of `words` are more than rounded numbers: bfloat16 keeps a logit of 20 to 1/8.
+        """
+        return self.logits(rows, prefix, words)
+
+    def logits(self, rows: Sequence[Row], prefix: Prefix | None = None, words: Sequence[int] = ()) -> Tensor:
         """What `read` returns, with gradients for weights that want them: training calls this forward too."""
         states = self._forward(rows, prefix)  # [B, L, H]
         last = torch.tensor([len(row) - 1 for row in rows], device=states.device)
         ends = states[torch.arange(len(rows), device=states.device), last]  # [B, H]
         logits: Tensor = self.model.lm_head(ends).float()
+        if words and ends.dtype != torch.float32:  # of 20 yes/no scores in bfloat16 only 10 were different
+            weight = self.model.lm_head.weight[list(words)].to(ends.device)  # [A, H]
+            logits[:, list(words)] = ends.float() @ weight.float().T
         return logits
 
     @torch.inference_mode()

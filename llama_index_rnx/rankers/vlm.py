@@ -319,7 +319,7 @@ class VLMRanker:
 
         def choose(written: Sequence[int], possible: Sequence[int]) -> int:
             tail = Row(ids=torch.tensor([*last, *written]))
-            (logits,) = in_parts([tail], lambda rows: list(self._backbone.read(rows, prefix)), self._fewer)
+            (logits,) = in_parts([tail], lambda rows: list(self._backbone.read(rows, prefix, possible)), self._fewer)
             self._check_numbers(logits[list(possible)])
             return possible[int(logits[list(possible)].argmax())]
 
@@ -358,7 +358,7 @@ class VLMRanker:
 
     def _answered(self, rows: Sequence[Row], prefix: Prefix | None) -> list[Answer]:
         """One forward. Of the vocabulary only the answers' logits are kept."""
-        logits = self._backbone.read(rows, prefix)  # [B, W]
+        logits = self._backbone.read(rows, prefix, self._answers)  # [B, W]
         kept, total = logits[:, self._answers].cpu().double(), logits.logsumexp(-1).cpu()
         return [Answer(logits=one, total=float(every)) for one, every in zip(kept, total, strict=True)]
 
