@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from training.losses import lambdarank, listmle, plackett_luce, ranknet, softmax_kl
+from training.losses import hard_triplet, infonce, lambdarank, listmle, plackett_luce, ranknet, softmax_kl
 
 
 def test_plackett_luce_of_equal_scores_is_log_of_the_number_of_orders() -> None:
@@ -82,3 +82,34 @@ def test_every_loss_pushes_the_better_candidate_up(loss) -> None:  # type: ignor
     loss(scores, torch.tensor([0.0, 3.0, 1.0])).backward()
     assert scores.grad is not None
     assert scores.grad[1] < 0 < scores.grad[0]
+
+
+def test_infonce_of_equal_scores_is_the_log_of_the_number_of_choices() -> None:
+    target = torch.eye(4)
+    assert infonce(torch.zeros(4, 4), target).item() == pytest.approx(math.log(4), abs=1e-6)
+
+
+def test_infonce_is_the_mean_of_both_directions() -> None:
+    scores = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    to_image = (math.log1p(math.exp(-2)) + math.log(2)) / 2
+    to_text = (math.log1p(math.exp(-1)) + math.log1p(math.exp(-1))) / 2
+    assert infonce(scores, torch.eye(2)).item() == pytest.approx((to_image + to_text) / 2, abs=1e-6)
+
+
+def test_infonce_lets_the_captions_of_a_picture_share_it() -> None:
+    target = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # two captions of the first picture
+    to_text = (math.log(3) + math.log(3)) / 2  # each column: the mean over its own captions of log 3
+    assert infonce(torch.zeros(3, 2), target).item() == pytest.approx((math.log(2) + to_text) / 2, abs=1e-6)
+
+
+def test_hard_triplet_takes_the_hardest_wrong_picture_and_caption() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.1], [0.3, 0.5, 0.0], [0.6, 0.2, 0.7]])
+    first = (0.2 + 0.8 - 0.9) + 0.0  # its picture's hardest wrong caption has .6: .2 + .6 - .9 < 0
+    second = 0.0 + (0.2 + 0.8 - 0.5)  # picture .2 + .3 - .5 = 0
+    third = (0.2 + 0.6 - 0.7) + 0.0
+    assert hard_triplet(scores, torch.arange(3)).item() == pytest.approx((first + second + third) / 3, abs=1e-6)
+
+
+def test_hard_triplet_never_takes_a_picture_s_own_captions_for_wrong() -> None:
+    scores = torch.tensor([[0.9, 0.0], [0.5, 0.0], [0.0, 0.9]])
+    assert hard_triplet(scores, torch.tensor([0, 0, 1])).item() == 0.0  # .9 does not count against the sister's .5

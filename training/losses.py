@@ -1,4 +1,8 @@
-"""Listwise losses, pure: scores [N] and grades [N] (gains, higher is better) in, one number out. They know no model."""
+"""Losses, pure: scores in, one number out; they know no model.
+
+Listwise ones take scores [N] and grades [N] (gains, higher is better); those of a bi-encoder a whole batch: scores [Q, B]
+of Q captions with B pictures.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +60,25 @@ def lambdarank(scores: Tensor, grades: Tensor, cutoff: int = 10) -> Tensor:
     better = gains.unsqueeze(1) > gains.unsqueeze(0)
     swap = (gains.unsqueeze(1) - gains.unsqueeze(0)) * (discount.unsqueeze(1) - discount.unsqueeze(0)).abs()
     return _pairs(scores, swap.abs() * better / ideal, normalise=False)
+
+
+def infonce(scores: Tensor, target: Tensor) -> Tensor:
+    """InfoNCE in both directions, the mean of the two. A row of the target [Q, B] is a distribution over the pictures; a
+    picture's captions share its column (several may be right). Source: van den Oord et al., arXiv 1807.03748."""
+    to_image = -(target * scores.log_softmax(1)).sum(1).mean()
+    to_text = -(target / target.sum(0) * scores.log_softmax(0)).sum(0).mean()
+    return (to_image + to_text) / 2
+
+
+def hard_triplet(scores: Tensor, owner: Tensor, margin: float = 0.2) -> Tensor:
+    """VSE++ (Faghri et al., arXiv 1707.05612): the hinge of each caption's hardest wrong picture, and of the hardest wrong
+    caption of the caption's own picture; their sum, mean over the captions. owner: [Q], the right picture of each."""
+    right = scores.gather(1, owner.unsqueeze(1))  # [Q, 1]
+    wrong = scores.scatter(1, owner.unsqueeze(1), -torch.inf)  # [Q, B]
+    mine = owner.unsqueeze(1) == torch.arange(scores.shape[1], device=scores.device)  # [Q, B]
+    hardest_caption = scores.masked_fill(mine, -torch.inf).amax(0)[owner].unsqueeze(1)  # [Q, 1]
+    hinges = (margin + torch.cat([wrong.amax(1, keepdim=True), hardest_caption], 1) - right).clamp_min(0.0)  # [Q, 2]
+    return hinges.sum(1).mean()
 
 
 def _discounts(rank: Tensor, cutoff: int) -> Tensor:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart, ImageTower, ImageVectors
 from training.images import Pair, cache_middle, cache_texts, fold, pairs
+from training.losses import infonce
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +125,6 @@ class Model(nn.Module):
         return vectors
 
 
-def both_ways(logits: Tensor, target: Tensor) -> Tensor:
-    """InfoNCE in both directions. logits, target: [Q, B]; a row of the target is a distribution, of sum 1."""
-    to_image = -(target * logits.log_softmax(1)).sum(1).mean()
-    to_text = -(target / target.sum(0) * logits.log_softmax(0)).sum(0).mean()
-    return (to_image + to_text) / 2
-
-
 def all_late(captions: CaptionVectors, regions: Tensor) -> Tensor:
     """Late interaction of every caption with every picture: -> [Q, B]."""
     words, (count, cells, width) = captions.words, regions.shape
@@ -162,7 +156,7 @@ def loss_of(model: Model, source: Source, rows: list[int], rng: np.random.Genera
     scale, target = model.temperature.exp().clamp(max=100), F.one_hot(owner, len(rows)).float()  # [Q, B]
     cosine, n = captions.vector @ images.vector.T, len(rows)  # [Q, B]
     joint = cosine[:n] + model.part.late * all_late(part_of(captions, 0, n), images.regions)
-    return both_ways(scale * cosine, target) + both_ways(scale * joint, target[:n])
+    return infonce(scale * cosine, target) + infonce(scale * joint, target[:n])
 
 
 @torch.inference_mode()
