@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking, Window, drive_all, parallel, sliding
 from llama_index_rnx.rankers import Ranker, load_ranker
 from llama_index_rnx.rankers.base import prompted, prompts_of, recall, score_windows
+from llama_index_rnx.scheduler import in_thread, shared
 
 Windows = Literal["sliding", "parallel"]
 LISTS_AT_ONCE = 8  # lists of a batch: enough windows for a GPU, and few enough memories (a hundred pictures: 160 MB)
@@ -79,6 +81,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
 
     _lock: Any = PrivateAttr()
     _ranker: Ranker | None = PrivateAttr(default=None)
+    _shared: Ranker | None = PrivateAttr(default=None)
     _memories: MemoryStore | None = PrivateAttr(default=None)
     _failures: int = PrivateAttr(default=0)
 
@@ -104,7 +107,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     def unload(self) -> None:
         """Lets go of the model; the next call loads it again."""
         with self._lock:
-            self._ranker = None
+            self._ranker = self._shared = None
 
     def postprocess_many(self, asks: Sequence[tuple[QueryBundle | None, list[NodeWithScore]]]) -> list[list[NodeWithScore]]:
         """What `postprocess_nodes` gives for each query and its nodes; windows of all lists share forwards where they can.
@@ -121,6 +124,12 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
 
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
         return self.postprocess_many([(query_bundle, nodes)])[0]
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        """Concurrent calls share forwards where the model can; a cancelled one is read no further."""
+        return await in_thread(partial(self._postprocess_nodes, nodes, query_bundle))
 
     @contextmanager
     def _event(self, bundle: QueryBundle | None, nodes: list[NodeWithScore]) -> Iterator[Callable[[list[NodeWithScore]], None]]:
@@ -157,8 +166,15 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     def _rank(self, lists: Sequence[tuple[Query, Sequence[Candidate]]]) -> list[Ranking]:
         if not any(candidates for _, candidates in lists):
             return [Ranking(order=[], scores=[]) for _ in lists]  # an empty list loads no model
-        with self._lock:  # one model, one caller at a time: the engine's async calls come from many threads
-            return rank_many(self._loaded(), self._store(), lists, self.window, self.stride, self.windows)
+        with self._lock:
+            ranker, store = self._open(), self._store()
+        return rank_many(ranker, store, lists, self.window, self.stride, self.windows)
+
+    def _open(self) -> Ranker:
+        """The loaded model for many threads: the engine's async calls come from as many as there are queries."""
+        if self._shared is None:
+            self._shared = shared(self._loaded())
+        return self._shared
 
     def _loaded(self) -> Ranker:
         if self._ranker is None:
@@ -183,7 +199,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         """Other templates, for this reranker and its copies; a ready ranker that was handed in stays as it is."""
         templates = {name: prompt.get_template() for name, prompt in prompts_dict.items()}
         with self._lock:
-            self._ranker = prompted(self._loaded(), templates)
+            self._ranker, self._shared = prompted(self._loaded(), templates), None
             self.prompts = {**self.prompts, **templates}
 
     def _store(self) -> MemoryStore:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,21 +19,25 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from starlette.exceptions import HTTPException
 
 from llama_index_rnx.candidates import Candidate, ImageSource, Query, base64_source, clean_text, url_source
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.ordering import Ranking
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rerank import rank
+from llama_index_rnx.scheduler import in_thread, shared
 
 MAX_DOCUMENTS = 1_000  # Cohere's own limit
 MAX_CHARACTERS = 200_000  # of one text; rnx-mini reads some 10,000 of them
+RETRY_SOON = {"Retry-After": "1"}  # second
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +52,16 @@ class Limits:
 class Part(BaseModel):
     """A text, an image, or both; the image as base64, a data: URI, or a URL where the server allows it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"anyOf": [{"required": ["text"]}, {"required": ["image"]}], "minProperties": 1}
+    )
 
-    text: Text | None = None
-    image: str | None = None
+    text: Text = ""
+    image: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")] = ""
 
     @model_validator(mode="after")
     def _something(self) -> Part:
-        if not (self.text or "").strip() and not (self.image or "").strip():
+        if not self.text and not self.image:
             raise ValueError("needs a text, an image, or both")
         return self
 
@@ -92,13 +98,12 @@ class RerankResponse(BaseModel):
 class Refused(Exception):  # noqa: N818
     """A request that gets a status and one line instead of a ranking."""
 
-    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.message, self.retry_after = status, message, retry_after
+        self.status, self.message, self.headers = status, message, headers
 
     def response(self) -> JSONResponse:
-        headers = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else None
-        return JSONResponse({"message": self.message}, status_code=self.status, headers=headers)
+        return JSONResponse({"message": self.message}, status_code=self.status, headers=self.headers)
 
 
 class Meter:
@@ -113,12 +118,11 @@ class Meter:
 
 
 class Service:
-    """One ranker and its memories; requests wait their turn, and no more than `limits.at_once` of them."""
+    """One ranker and its memories, for all callers at once; of requests at work or waiting there are `limits.at_once`."""
 
     def __init__(self, ranker: Ranker, store: MemoryStore, limits: Limits, allow_urls: bool) -> None:
-        self.ranker, self.limits, self.meter = ranker, limits, Meter()
+        self.ranker, self.limits, self.meter = shared(ranker), limits, Meter()
         self._store, self._allow_urls = store, allow_urls
-        self._turn = asyncio.Lock()  # one ranking at a time: two on the same cores are no faster
         self._at_work = 0
 
     async def rerank(self, request: RerankRequest) -> RerankResponse:
@@ -129,7 +133,7 @@ class Service:
         """
         query = Query(**self._parts(request.query, "query"))
         candidates = [self._candidate(place, document) for place, document in enumerate(request.documents)]
-        ranking = await self._in_turn(lambda: rank(self.ranker, self._store, query, candidates))
+        ranking = await self._admitted(lambda: rank(self.ranker, self._store, query, candidates))
         self.meter.documents.inc(len(candidates))
         best = list(zip(ranking.order, ranking.scores, strict=True))[: request.top_n]
         return RerankResponse(
@@ -139,30 +143,16 @@ class Service:
             usage={"total_tokens": 0, "documents": len(candidates)},
         )
 
-    async def _in_turn(self, work: Callable[[], Any]) -> Any:
-        """Waits for its turn and its end; a caller that cannot wait leaves, and what had begun for it ends by itself."""
+    async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
         if self._at_work >= self.limits.at_once:
-            raise Refused(503, f"{self._at_work} requests are waiting already; try again in a moment.", retry_after=1)
+            raise Refused(503, f"{self._at_work} requests are waiting already; try again in a moment.", RETRY_SOON)
         self._count(+1)
-        gone = asyncio.Event()
-        task = asyncio.create_task(self._alone(work, gone))
-        task.add_done_callback(self._leave)
         try:
             async with asyncio.timeout(self.limits.seconds):
-                return await asyncio.shield(task)
+                return await in_thread(work, ended=lambda: self._count(-1))
         except TimeoutError as error:
-            raise Refused(503, f"no ranking within {self.limits.seconds:g} seconds; send fewer documents.", 5) from error
-        finally:
-            gone.set()
-
-    async def _alone(self, work: Callable[[], Any], gone: asyncio.Event) -> Any:
-        async with self._turn:  # held until the thread has ended, whoever still waits for it
-            return None if gone.is_set() else await asyncio.to_thread(work)
-
-    def _leave(self, task: asyncio.Task[Any]) -> None:
-        self._count(-1)
-        if not task.cancelled():
-            task.exception()  # looked at: its caller may be gone
+            message = f"no ranking within {self.limits.seconds:g} seconds; send fewer documents."
+            raise Refused(503, message, RETRY_SOON) from error
 
     def _count(self, change: int) -> None:
         self._at_work += change
@@ -173,9 +163,9 @@ class Service:
 
     def _parts(self, given: str | Part, label: str) -> dict[str, Any]:
         if isinstance(given, str):
-            given = Part.model_construct(text=given)
-        image = self._image(given.image.strip(), label) if given.image and given.image.strip() else None
-        text = clean_text(given.text or "")
+            given = Part(text=given)
+        image = self._image(given.image.strip(), label) if given.image else None
+        text = clean_text(given.text)
         if not text and image is None:
             raise Refused(422, f"{label} is empty; give it a text, an image, or both.")
         return {"text": text, "image": image}
@@ -193,7 +183,7 @@ def _shown(request: RerankRequest, place: int) -> dict[str, str] | None:
     if not request.return_documents:
         return None
     document = request.documents[place]
-    return {"text": document} if isinstance(document, str) else document.model_dump(exclude_none=True)
+    return {"text": document} if isinstance(document, str) else document.model_dump(exclude_defaults=True)
 
 
 def create_app(
@@ -220,6 +210,7 @@ def create_app(
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RNXError, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
+    app.add_exception_handler(HTTPException, _refused)
     return app
 
 
@@ -229,7 +220,7 @@ def _routes() -> APIRouter:
     async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
         service: Service = request.app.state.service
         with service.meter.seconds.time():
-            found = await service.rerank(body)
+            found = await _while_connected(request, service.rerank(body))
         service.meter.requests.labels("200").inc()
         return found
 
@@ -254,6 +245,20 @@ def _routes() -> APIRouter:
     return routes
 
 
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, RerankResponse]) -> RerankResponse:
+    """The answer; a caller that hangs up frees its place."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(request.receive())  # after the body comes nothing but the caller's leaving
+    try:
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise Refused(499, "the caller is gone.")
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
 class Message(BaseModel):
     """Why a request was refused."""
 
@@ -263,6 +268,8 @@ class Message(BaseModel):
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = Refused(422, _wrong_field(error))
+    elif isinstance(error, HTTPException):  # what FastAPI itself refuses: no such path, a body that is no text
+        error = Refused(error.status_code, str(error.detail), error.headers)
     elif isinstance(error, RNXError):
         error = Refused(400, str(error))
     assert isinstance(error, Refused)
@@ -271,11 +278,14 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 def _wrong_field(error: RequestValidationError) -> str:
-    """The error that went deepest, in one line: a document may be a string or a Part, and pydantic tells why it is neither.
-    What was sent is not repeated, it may be megabytes."""
-    errors = error.errors()
+    """What is wrong, in one line; what was sent is not repeated, it may be megabytes.
+
+    A document may be a string or a Part: of pydantic's reasons why it is neither, the one that went deepest is the user's.
+    """
+    errors = [found for found in error.errors() if not found["type"].endswith("_type")] or error.errors()
     worst = max(reversed(errors), key=lambda found: len(found["loc"]))
-    return f"{'.'.join(str(step) for step in worst['loc'])}: {worst['msg']}"
+    place = ".".join(str(step) for step in worst["loc"] if str(step).isidentifier() or isinstance(step, int))
+    return f"{place}: {worst['msg']}"
 
 
 class Gate:

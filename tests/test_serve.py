@@ -84,10 +84,10 @@ def test_images_as_base64_and_data_uri(url: str) -> None:
 @pytest.mark.parametrize(
     ("body", "part"),
     [
-        ({"query": ""}, "query is empty"),
-        ({"query": {"text": " "}}, "needs a text"),
-        ({"documents": ["a", ""]}, "document 1 is empty"),
-        ({"documents": [{}]}, "documents"),
+        ({"query": ""}, "body.query: String should have at least 1 character"),
+        ({"query": {"text": " "}}, "body.query.text: String should match"),
+        ({"documents": ["a", ""]}, "body.documents.1: String should have at least 1 character"),
+        ({"documents": [{}]}, "body.documents.0: Value error, needs a text, an image, or both"),
         ({"documents": "one"}, "documents"),
         ({"documents": ["a"] * 1_001}, "documents"),
         ({"documents": [{"text": "a", "path": "/etc/passwd"}]}, "path"),
@@ -188,6 +188,20 @@ def test_a_ranking_that_takes_too_long_frees_its_place_when_it_ends() -> None:
         assert ask(address).status_code == 503  # the model is still at work on the first
         slow.may.set()
         wait_for(lambda: ask(address).status_code == 200)
+
+
+def test_a_caller_that_hangs_up_frees_its_place() -> None:
+    slow = SlowRanker()
+    with serving(slow, limits=Limits(at_once=3)) as address, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(ask, address)
+        wait_for(lambda: "rnx_requests_at_work 1.0" in httpx.get(f"{address}/metrics", trust_env=False).text)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(address + "/rerank", json={"query": "a", "documents": DOCUMENTS}, timeout=0.3, trust_env=False)
+        wait_for(lambda: 'status="499"' in httpx.get(f"{address}/metrics", trust_env=False).text)
+        slow.may.set()
+        assert first.result().status_code == 200
+        wait_for(lambda: "rnx_requests_at_work 0.0" in httpx.get(f"{address}/metrics", trust_env=False).text)
+    assert len(slow.reads) == 1
 
 
 def wait_for(true: Callable[[], bool]) -> None:
@@ -321,8 +335,9 @@ def test_the_clients_of_others(mini_url: str) -> None:
     import cohere
     from llama_index.postprocessor.jinaai_rerank import JinaRerank
 
-    client = cohere.ClientV2(api_key="none", base_url=mini_url)
-    best = client.rerank(model="rnx-mini", query="What is rust?", documents=DOCUMENTS, top_n=2).results
+    with httpx.Client(trust_env=False) as connection:
+        client = cohere.ClientV2(api_key="none", base_url=mini_url, httpx_client=connection)
+        best = client.rerank(model="rnx-mini", query="What is rust?", documents=DOCUMENTS, top_n=2).results
     assert [best[0].index, len(best)] == [1, 2]
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS]
     jina = JinaRerank(api_key="none", base_url=f"{mini_url}/v1", top_n=1)

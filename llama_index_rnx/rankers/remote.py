@@ -48,6 +48,8 @@ class RemoteRanker:
         transport: another httpx transport, for tests.
     """
 
+    takes_threads = True  # the service sees to its own callers
+
     def __init__(
         self,
         url: str,

@@ -1,0 +1,168 @@
+"""One model, many callers: windows that wait are read together. It knows no model and no order.
+
+Nobody waits for company: who finds the model free reads at once, and whoever comes meanwhile is read together by the next
+of them. So a lone query is as fast as without this file, and under load the forwards fill up by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TypeVar
+
+from llama_index_rnx.candidates import Candidate, Query
+from llama_index_rnx.memory import Memory
+from llama_index_rnx.rankers.base import Ask, Ranker, score_windows
+
+WINDOWS_AT_ONCE = 64  # of one read; the ranker itself splits what does not fit its memory
+CALLERS = 64  # threads for async callers; all but one of them wait
+Found = TypeVar("Found")
+
+_left: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("left", default=None)
+
+
+class CallerLeftError(BaseException):
+    """The caller was cancelled while its windows waited; nobody is there to see this."""
+
+
+@dataclass(kw_only=True)
+class _Call:
+    """The windows of one caller, and what became of them."""
+
+    asks: Sequence[Ask]
+    left: threading.Event | None
+    scores: list[list[float]] = field(default_factory=list)
+    error: BaseException | None = None
+    done: bool = False
+
+    def result(self) -> list[list[float]]:
+        if self.error is not None:
+            raise self.error
+        return self.scores
+
+
+class SharedRanker:
+    """A `Ranker` that any number of threads may ask at once; the one inside is asked by one of them at a time.
+
+    Callers are read in the order in which they came, `windows_at_once` windows a read (one caller's windows are never torn
+    apart), so no caller starves. If a read of several callers fails, each is read alone: one's fault is not another's.
+    """
+
+    def __init__(self, ranker: Ranker, windows_at_once: int = WINDOWS_AT_ONCE) -> None:
+        self._ranker, self._windows_at_once = ranker, windows_at_once
+        self._waiting: deque[_Call] = deque()
+        self._turn = threading.Condition()
+        self._reading = False
+        self._remembering = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self._ranker.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self._ranker.fingerprint
+
+    @property
+    def window(self) -> int:
+        return self._ranker.window
+
+    def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
+        """As the ranker does, one caller at a time; scoring goes on meanwhile."""
+        with self._remembering:
+            return self._ranker.remember(candidates)
+
+    def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
+        """One score a memory."""
+        return self.score_many([(query, memories)])[0]
+
+    def score_many(self, asks: Sequence[Ask]) -> list[list[float]]:
+        """The scores of several windows, read together with those of other callers."""
+        call = _Call(asks=asks, left=_left.get())
+        with self._turn:
+            self._waiting.append(call)
+        while not call.done:
+            batch = self._wait(call)
+            if batch:
+                self._read_batch(batch)
+        return call.result()
+
+    def _wait(self, call: _Call) -> list[_Call]:
+        """Until the call is done, or it is this thread's turn to read: the calls that it then reads."""
+        with self._turn:
+            while self._reading and not call.done:
+                self._turn.wait()
+            if call.done:
+                return []
+            self._reading = True
+            return self._next_batch()
+
+    def _next_batch(self) -> list[_Call]:
+        batch, windows = list[_Call](), 0
+        while self._waiting and (not batch or windows + len(self._waiting[0].asks) <= self._windows_at_once):
+            call = self._waiting.popleft()
+            if call.left is not None and call.left.is_set():
+                call.error, call.done = CallerLeftError(), True
+                continue
+            batch.append(call)
+            windows += len(call.asks)
+        return batch
+
+    def _read_batch(self, batch: Sequence[_Call]) -> None:
+        """Whatever happens, the turn is given on, and a call that was not read (Ctrl-C) stands first in the queue again."""
+        try:
+            self._read(batch)
+        finally:
+            with self._turn:
+                self._waiting.extendleft(call for call in reversed(batch) if not call.done)
+                self._reading = False
+                self._turn.notify_all()
+
+    def _read(self, batch: Sequence[_Call]) -> None:
+        try:
+            found = score_windows(self._ranker, [ask for call in batch for ask in call.asks])
+        except Exception as error:
+            if len(batch) > 1:
+                for call in batch:
+                    self._read([call])
+            else:
+                batch[0].error, batch[0].done = error, True
+            return
+        start = 0
+        for call in batch:
+            call.scores, call.done = found[start : start + len(call.asks)], True
+            start += len(call.asks)
+
+
+def shared(ranker: Ranker) -> Ranker:
+    """The ranker for many threads: itself if it is made for them (a service), otherwise a `SharedRanker`."""
+    return ranker if getattr(ranker, "takes_threads", False) else SharedRanker(ranker)
+
+
+async def in_thread(work: Callable[[], Found], ended: Callable[[], None] | None = None) -> Found:
+    """Runs blocking work beside the event loop; `ended` is called when its thread is free again.
+
+    When the caller is cancelled, its windows that still wait are not read.
+    """
+    left, context, loop = threading.Event(), contextvars.copy_context(), asyncio.get_running_loop()
+    context.run(_left.set, left)
+    future = _callers().submit(context.run, work)
+    if ended is not None:
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended))
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        left.set()
+        raise
+
+
+@cache
+def _callers() -> ThreadPoolExecutor:
+    """More threads than asyncio's own pool has: those that wait cost nothing, and only who waits can be read together."""
+    return ThreadPoolExecutor(max_workers=CALLERS, thread_name_prefix="rnx")

@@ -1,0 +1,180 @@
+"""Many callers of one ranker: they are read together, in order, apart from each other's faults, and may leave."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from llama_index_rnx.candidates import Query
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.rankers.base import BatchRanker, Ranker
+from llama_index_rnx.scheduler import CallerLeftError, SharedRanker, in_thread
+
+TEXTS = {name: Query(text=name) for name in ("a", "b", "c", "d", "e", "bad")}
+
+
+class GatedRanker:
+    """Scores a window by its query's letter; each read waits at the gate, and is noted."""
+
+    name, fingerprint, window = "gated", "gated", 20
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        self.reads: list[str] = []
+
+    def remember(self, candidates: Sequence[Any]) -> list[Any]:
+        return [{} for _ in candidates]
+
+    def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+        return self.score_many([(query, memories)])[0]
+
+    def score_many(self, asks: Sequence[tuple[Query, Sequence[Any]]]) -> list[list[float]]:
+        self.reads.append("".join(query.text for query, _ in asks))
+        assert self.gate.acquire(timeout=10)
+        if any(query.text == "bad" for query, _ in asks):
+            raise RNXError("bad query")
+        return [[float(ord(query.text))] * len(memories) for query, memories in asks]
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    for _ in range(1_000):
+        if true():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not come true within 5 seconds")
+
+
+def busy(inner: GatedRanker, pool: ThreadPoolExecutor, **options: Any) -> tuple[SharedRanker, Any]:
+    """A shared ranker that reads "a" and is held there."""
+    shared = SharedRanker(inner, **options)
+    first = pool.submit(shared.score, TEXTS["a"], [{}])
+    wait_for(lambda: inner.reads == ["a"])
+    return shared, first
+
+
+def queue(shared: SharedRanker, pool: ThreadPoolExecutor, *names: str) -> list[Any]:
+    """Callers that come one after the other."""
+    futures = []
+    for name in names:
+        before = len(shared._waiting)
+        futures.append(pool.submit(shared.score, TEXTS[name], [{}, {}]))
+        wait_for(lambda before=before: len(shared._waiting) > before)
+    return futures
+
+
+def test_it_is_a_ranker() -> None:
+    assert isinstance(SharedRanker(GatedRanker()), Ranker)
+    assert isinstance(SharedRanker(GatedRanker()), BatchRanker)
+
+
+def test_a_lone_caller_waits_for_nobody() -> None:
+    inner = GatedRanker()
+    inner.gate.release(1)
+    assert SharedRanker(inner).score(TEXTS["b"], [{}, {}]) == [98.0, 98.0]
+
+
+def test_who_waits_is_read_together_in_the_order_of_coming() -> None:
+    inner = GatedRanker()
+    with ThreadPoolExecutor(8) as pool:
+        shared, first = busy(inner, pool)
+        others = queue(shared, pool, "c", "b", "d")
+        inner.gate.release(9)
+        assert first.result() == [97.0]
+        assert [one.result() for one in others] == [[99.0] * 2, [98.0] * 2, [100.0] * 2]
+    assert inner.reads == ["a", "cbd"]
+
+
+def test_a_read_is_bounded_and_nobody_starves() -> None:
+    inner = GatedRanker()
+    with ThreadPoolExecutor(8) as pool:
+        shared, _ = busy(inner, pool, windows_at_once=2)
+        queue(shared, pool, "b", "c", "d", "e")
+        inner.gate.release(9)
+    assert inner.reads == ["a", "bc", "de"]
+
+
+def test_a_call_of_more_windows_than_a_read_is_not_torn() -> None:
+    inner = GatedRanker()
+    inner.gate.release(1)
+    found = SharedRanker(inner, windows_at_once=1).score_many([(TEXTS["a"], [{}]), (TEXTS["b"], [{}])])
+    assert found == [[97.0], [98.0]]
+    assert inner.reads == ["ab"]
+
+
+def test_ones_fault_is_not_anothers() -> None:
+    inner = GatedRanker()
+    with ThreadPoolExecutor(8) as pool:
+        shared, _ = busy(inner, pool)
+        good, bad, other = queue(shared, pool, "b", "bad", "c")
+        inner.gate.release(9)
+        assert good.result() == [98.0] * 2
+        assert other.result() == [99.0] * 2
+        with pytest.raises(RNXError, match="bad query"):
+            bad.result()
+    assert inner.reads == ["a", "bbadc", "b", "bad", "c"]
+
+
+def test_a_reader_that_is_killed_gives_its_turn_on() -> None:
+    inner = GatedRanker()
+    with ThreadPoolExecutor(8) as pool:
+        shared, _ = busy(inner, pool)
+        (other,) = queue(shared, pool, "b")
+        original, inner.score_many = inner.score_many, _interrupted  # type: ignore[method-assign]
+        shared._reading = False  # as if the first had ended
+        with pytest.raises(KeyboardInterrupt):
+            shared.score(TEXTS["c"], [{}])
+        inner.score_many = original  # type: ignore[method-assign]
+        inner.gate.release(9)
+        assert other.result() == [98.0] * 2
+
+
+def _interrupted(asks: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+async def test_a_cancelled_caller_frees_its_place() -> None:
+    inner = GatedRanker()
+    shared = SharedRanker(inner)
+    first = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["a"], [{}])))
+    await _until(lambda: inner.reads == ["a"])
+    second = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["b"], [{}])))
+    await _until(lambda: len(shared._waiting) == 1)
+    third = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["c"], [{}])))
+    await _until(lambda: len(shared._waiting) == 2)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    inner.gate.release(9)
+    assert await first == [97.0]
+    assert await third == [99.0]
+    assert inner.reads == ["a", "c"]
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    for _ in range(1_000):
+        if true():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come true within 5 seconds")
+
+
+def test_a_caller_that_left_is_told_so() -> None:
+    left = threading.Event()
+    left.set()
+    inner = GatedRanker()
+    shared = SharedRanker(inner)
+    from llama_index_rnx import scheduler
+
+    token = scheduler._left.set(left)
+    try:
+        with pytest.raises(CallerLeftError):
+            shared.score(TEXTS["a"], [{}])
+    finally:
+        scheduler._left.reset(token)
+    assert inner.reads == []
