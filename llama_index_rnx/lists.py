@@ -46,16 +46,23 @@ def read_lists(path: Path) -> list[CandidateList]:
     Raises:
         RNXError: as `read_queries`; and a candidate without docid, without text and image, or a docid twice in a list.
     """
-    lists = []
-    for place, row in _rows(path):
-        found = row.get("candidates", row.get("cands"))
-        if not isinstance(found, list):
-            raise RNXError(f'{place}: "candidates" must be a list of {{"docid","text"?,"image"?}}.')
-        candidates = [_candidate(place, one, path.parent) for one in found]
-        _refuse_twice([one.id for one in candidates], place)
-        lists.append(CandidateList(qid=_qid(place, row), query=_query(place, row, path.parent), candidates=candidates))
+    lists = [list_of(row, path.parent, place) for place, row in _rows(path)]
     _refuse_twice([one.qid for one in lists], path)
     return lists
+
+
+def list_of(row: dict[str, Any], folder: Path, place: str) -> CandidateList:
+    """One row. folder: where relative image paths begin; place: what an error calls the row.
+
+    Raises:
+        RNXError: as `read_lists`, but that nobody knows of the other rows.
+    """
+    found = row.get("candidates", row.get("cands"))
+    if not isinstance(found, list):
+        raise RNXError(f'{place}: "candidates" must be a list of {{"docid","text"?,"image"?}}.')
+    candidates = [_candidate(place, one, folder) for one in found]
+    _refuse_twice([one.id for one in candidates], place)
+    return CandidateList(qid=_qid(place, row), query=_query(place, row, folder), candidates=candidates)
 
 
 def rank_lists(
