@@ -9,8 +9,8 @@ FOLDER comes from `training.assemble_hybrid`: real language weights, a RANDOM vi
         one letter for each candidate; `both`: also the reversed list; `bias`: less the mean logit of each slot, fitted
         without grades on lists of DL22
     doctor                                    label mass, agreement of a list with its reverse, and the doctor's verdict on DL22
-Nothing is fitted on DL19. Every read is kept in OUT/reads.jsonl and never made twice: a killed run goes on where it was,
-and ways share their reads. Texts are cut to 70 tokens.
+Nothing is fitted on DL19. Texts are cut to 70 tokens. Every read is kept in OUT and never made twice: a killed run goes on
+where it was, and ways share their reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +65,7 @@ def main() -> None:
     args.to.mkdir(parents=True, exist_ok=True)
     lists = [take(of, range(min(args.top, len(of.docids)))) for of in trec("dl19", ["bm25"])[: args.limit]]
     bm25 = evaluate(qrels_of(lists), first_run(lists), NDCG10)
-    kept = lru_cache(maxsize=1)(lambda readout: KeptReads(loaded(args.model, readout, args.dtype), args.to / "reads.jsonl"))
+    kept = lru_cache(maxsize=1)(partial(opened, args))
     print(f"DL19, BM25's top {args.top}, {len(lists)} queries, texts of {TEXT_TOKENS} tokens; {args.model} in {args.dtype}")
     for way in args.ways:
         if way == "doctor":
@@ -142,8 +142,11 @@ def ask_of(reads: KeptReads, query: str, texts: Sequence[str]) -> Ask:
     return Query(text=query), reads.remember([Candidate(id=str(i), text=text) for i, text in enumerate(texts)])
 
 
-def loaded(model: str, readout: str, dtype: str) -> VLMRanker:
-    return cast(VLMRanker, load_ranker(model, readout=readout, dtype=dtype, max_text_tokens=TEXT_TOKENS))
+def opened(args: Any, readout: str) -> KeptReads:
+    """The reads of one read-out; those of another model, precision or prompt lie in another file."""
+    ranker = cast(VLMRanker, load_ranker(args.model, readout=readout, dtype=args.dtype, max_text_tokens=TEXT_TOKENS))
+    settings = json.dumps([args.model, args.dtype, TEXT_TOKENS, ranker.prompts])
+    return KeptReads(ranker, args.to / f"{readout}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}.jsonl")
 
 
 class KeptReads:
