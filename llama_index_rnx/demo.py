@@ -11,13 +11,12 @@ from pathlib import Path
 from llama_index.core.schema import QueryBundle
 from rich.console import Console
 
-from llama_index_rnx.candidates import query_of
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.demo_corpus import CORPUS, PICTURE_QUERY, build_corpus
+from llama_index_rnx.display import compare
 from llama_index_rnx.embed import RNXEmbedding
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.files import index_paths
-from llama_index_rnx.hits import hits_of, search
 from llama_index_rnx.report import Section, html_page, print_table
 from llama_index_rnx.rerank import RNXRerank
 from llama_index_rnx.retrieve import RNXRetriever
@@ -72,7 +71,7 @@ def run_demo(
         _index(collection, folder, console, show_progress)
         retriever, reranker = RNXRetriever(collection, top_k=top_k), RNXRerank(top_n=top_n)
         for query in queries[:1]:  # opens models and memories, which is not part of the times below
-            search(retriever, reranker, query.bundle(folder), top_n)
+            compare(retriever, reranker, query.bundle(folder), top_n)
         sections = [_ask(retriever, reranker, query, folder, console) for query in queries]
     finally:
         collection.close()
@@ -102,17 +101,12 @@ def _index(collection: NodeCollection, folder: Path, console: Console, show_prog
 
 def _ask(retriever: RNXRetriever, reranker: RNXRerank, query: DemoQuery, folder: Path, console: Console) -> Section:
     """One query, before and after; the time is that of retrieving and reranking together."""
-    bundle = query.bundle(folder)
-    start = time.perf_counter()
-    retrieved = retriever.retrieve(bundle)
-    final = reranker.postprocess_nodes(retrieved, bundle)
-    seconds = time.perf_counter() - start
-    before, after = hits_of(retrieved[: reranker.top_n], retrieved), hits_of(final, retrieved)
+    section = compare(retriever, reranker, query.bundle(folder), reranker.top_n)
     console.print(f"\n{query.text or query.image}", style="bold", markup=False)
     console.print(query.about, style="dim", markup=False)
-    print_table(before, console, title=f"retrieved: the first of {len(retrieved)}", query=query.text)
-    print_table(after, console, title=f"reranked ({seconds * 1000:.0f} ms with retrieval)", query=query.text)
-    return Section(query=query.text, image=query_of(bundle).image, before=before, after=after, seconds=seconds)
+    print_table(section.before, console, title="retrieved", query=query.text)
+    print_table(section.after, console, title=f"reranked ({section.seconds * 1000:.0f} ms with retrieval)", query=query.text)
+    return section
 
 
 def _say(console: Console, text: str, start: float) -> None:

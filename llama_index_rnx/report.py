@@ -1,4 +1,4 @@
-"""A result as people see it: a table in a terminal, one self-contained page in a browser. It knows hits, not models."""
+"""A result as people see it: a table in a terminal, a page in a browser, a cell in a notebook. It knows hits, not models."""
 
 from __future__ import annotations
 
@@ -55,6 +55,10 @@ class Section:
     seconds: float
     image: ImageSource | None = None
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_cell(html_section("", self))
+
 
 def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | None = None) -> None:
     """Hits as a table, best first; `was` is the rank that the retriever gave. The words of `query` (or `title`) are set off.
@@ -81,9 +85,8 @@ def html_page(sections: Sequence[Section], title: str) -> str:
 
     Whatever comes from the data is escaped. A picture that cannot be read shows as a placeholder.
     """
-    style = files("llama_index_rnx").joinpath("report.css").read_text(encoding="utf-8")
     names = [f"Query {number}" if len(sections) > 1 else "Query" for number in range(1, len(sections) + 1)]
-    body = "\n".join(map(_section, names, sections))
+    body = "\n".join(map(html_section, names, sections))
     heading = f"<h1>{_safe(title)}</h1>" if [title] != [section.query for section in sections] else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -94,9 +97,9 @@ def html_page(sections: Sequence[Section], title: str) -> str:
 <meta name="color-scheme" content="light dark">
 <title>{_safe(title)}</title>
 <style>
-{style}</style>
+{style_sheet()}</style>
 </head>
-<body>
+<body class="rnx">
 <main>
 <header>{heading}{LEGEND if any(map(_is_reranked, sections)) else ""}</header>
 {body or '<p class="empty">There is no query to show.</p>'}
@@ -104,6 +107,16 @@ def html_page(sections: Sequence[Section], title: str) -> str:
 </body>
 </html>
 """
+
+
+def html_cell(inside: str) -> str:
+    """A piece of a page with its styles, which reach nothing around it: what `_repr_html_` returns."""
+    return f'<div class="rnx cell"><style>{style_sheet()}</style>{inside}</div>'
+
+
+def style_sheet() -> str:
+    """The styles of everything here, all inside `.rnx`."""
+    return files("llama_index_rnx").joinpath("report.css").read_text(encoding="utf-8")
 
 
 def movement(hit: Hit) -> str:
@@ -133,21 +146,25 @@ def _row(hit: Hit, console: Console, terms: frozenset[int]) -> list[Text]:
     return [Text(str(hit.rank)), was, Text(_number(hit.score)), Text(hit.kind, "dim"), cell]
 
 
-def _section(name: str, section: Section) -> str:
-    """The query above, the lists below it: two and the curves between them, or one where nothing was reranked."""
+def html_section(name: str, section: Section) -> str:
+    """The query above, the lists below it."""
+    return f"<section>{_ask(name, section)}{html_lists(section)}</section>"
+
+
+def html_lists(section: Section) -> str:
+    """Both lists and the curves between them, or one list where nothing was reranked."""
     terms, pictures = _terms(section.query), _pictures([*section.before, *section.after])
     before, after = list(section.before), list(section.after)
-    ask = _ask(name, section)
     if not before and not after:
-        return f'<section>{ask}<p class="empty">Nothing was found.</p></section>'
+        return '<p class="empty">Nothing was found.</p>'
     if not _is_reranked(section):
         cards = [_card(hit, pictures, terms, moved="", share=share) for hit, share in _with_bars(before)]
-        return f'<section>{ask}<div class="lists single">{_list("Retrieved", cards)}</div></section>'
+        return f'<div class="lists single">{_list("Retrieved", cards)}</div>'
     new = {hit.id: hit.rank for hit in after}
     old_cards = [_card(hit, pictures, terms, _moves(hit, new.get(hit.id)), share) for hit, share in _with_bars(before)]
     new_cards = [_card(hit, pictures, terms, _moved(hit), share) for hit, share in _with_bars(after)]
     lists = _list("Retrieved", old_cards) + _links(before, after) + _list("Reranked", new_cards)
-    return f'<section>{ask}<div class="lists">{lists}</div></section>'
+    return f'<div class="lists">{lists}</div>'
 
 
 def _is_reranked(section: Section) -> bool:
@@ -178,9 +195,14 @@ def _card(hit: Hit, pictures: dict[str, str | None], terms: frozenset[int], move
     return (
         f'<li class="card {_safe(hit.kind)}"><div class="rank"><b>{hit.rank}</b>{moved}</div>{picture}<div class="body">'
         f'<p class="source" title="{_safe(hit.docid)}">{_safe(hit.docid)}</p><p class="text">{text}</p>'
-        f'<p class="foot"><span class="kind">{_safe(hit.kind)}</span><span class="bar"><i style="width:{share:.0%}"></i></span>'
+        f'<p class="foot"><span class="kind">{_safe(hit.kind)}</span>{_bar(share)}'
         f"<span>{_number(hit.score)}</span></p></div></li>"
     )
+
+
+def _bar(share: float) -> str:
+    """Drawn, not styled: a page may forbid styles in attributes."""
+    return f'<svg class="bar" aria-hidden="true"><rect width="{share:.0%}" height="4" rx="2"/></svg>'
 
 
 def _moved(hit: Hit) -> str:
