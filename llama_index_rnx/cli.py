@@ -214,35 +214,21 @@ def _open_index(location: str, name: str) -> NodeCollection:
 def _search_one(
     source: NodeCollection, query: str, image: Path | None, k: int, n: int, model: str | None, format_: Format
 ) -> None:
-    import time
-
     from llama_index.core.schema import QueryBundle
 
     from llama_index_rnx import RNXRerank, RNXRetriever
-    from llama_index_rnx.hits import hits_of
+    from llama_index_rnx.display import compare
+    from llama_index_rnx.report import html_page, print_table
 
     bundle = QueryBundle(query, image_path=_picture(image))
-    start = time.perf_counter()
-    retrieved = RNXRetriever(source, top_k=k).retrieve(bundle)
-    final = RNXRerank(model=model, top_n=n).postprocess_nodes(retrieved, bundle) if model else retrieved[:n]
-    hits = hits_of(final, retrieved)
+    reranker = RNXRerank(model=model, top_n=n) if model else None
+    section = compare(RNXRetriever(source, top_k=k), reranker, bundle, n)
     if format_ is Format.json:
-        print(json.dumps([hit.to_dict() for hit in hits], ensure_ascii=False, indent=1))
+        print(json.dumps([hit.to_dict() for hit in section.after], ensure_ascii=False, indent=1))
     elif format_ is Format.html:
-        _print_html(bundle, hits_of(retrieved[:n], retrieved), hits, time.perf_counter() - start)
+        print(html_page([section], title=section.query or "Search by picture"))
     else:
-        from llama_index_rnx.report import print_table
-
-        print_table(hits, Console(), title=query or str(image))
-
-
-def _print_html(bundle: Any, before: list[Hit], after: list[Hit], seconds: float) -> None:
-    from llama_index_rnx.candidates import query_of
-    from llama_index_rnx.report import Section, html_page
-
-    query = query_of(bundle)
-    section = Section(query=query.text, image=query.image, before=before, after=after, seconds=seconds)
-    print(html_page([section], title=query.text or "Search by picture"))
+        print_table(section.after, Console(), title=query or str(image))
 
 
 def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: Path, k: int, n: int, model: str | None) -> None:
