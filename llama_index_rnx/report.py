@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -20,11 +21,15 @@ from llama_index_rnx.candidates import ImageSource, image_of
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import Hit
 
+if TYPE_CHECKING:  # it loads models, which nothing here needs
+    from llama_index_rnx.explain import Explanation, Piece, Side
+
 CARD, GAP, LINKS = 124, 12, 72  # CSS pixels, as in report.css: of a card, below it, and between the two columns
-THUMBNAIL, QUERY_PICTURE = 300, 420  # longest side in pixels: twice what is shown, for dense screens
+THUMBNAIL, QUERY_PICTURE, EXPLAINED = 300, 420, 900  # longest side in pixels: twice what is shown, for dense screens
 EXCERPT = 190  # characters of a text on a card
 COLUMNS = 30  # of a terminal, taken by all but the last column of the table
 MAX_TEXT = 8_000  # characters searched for the best excerpt
+SHADES = 5  # of what speaks for or against a candidate
 
 LEGEND = (
     "<p>Left: what the retriever found first. Right: the whole list after reranking, its first places. "
@@ -109,6 +114,19 @@ def html_page(sections: Sequence[Section], title: str) -> str:
 """
 
 
+def html_explanation(found: Explanation) -> str:
+    """Both candidates, side by side; what speaks for each is green, what speaks against it orange, the more the darker."""
+    sides = found.better, found.worse
+    most = max((abs(piece.weight) for side in sides for piece in (*side.words, *side.regions)), default=0.0)
+    names = "why it is above", "what it has instead"
+    shown = "".join(_explained(name, side, most) for name, side in zip(names, sides, strict=True))
+    about = f"a lead of {found.lead:+.2f} logits, {found.reads} readings in {found.seconds:.1f} s"
+    return (
+        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span></p>'
+        f'<div class="sides">{shown}</div></section>'
+    )
+
+
 def html_cell(inside: str) -> str:
     """A piece of a page with its styles, which reach nothing around it: what `_repr_html_` returns."""
     return f'<div class="rnx cell"><style>{style_sheet()}</style>{inside}</div>'
@@ -165,6 +183,40 @@ def html_lists(section: Section) -> str:
     new_cards = [_card(hit, pictures, terms, _moved(hit), share) for hit, share in _with_bars(after)]
     lists = _list("Retrieved", old_cards) + _links(before, after) + _list("Reranked", new_cards)
     return f'<div class="lists">{lists}</div>'
+
+
+def _explained(name: str, side: Side, most: float) -> str:
+    head = f'<h3 title="{_safe(side.candidate.id)}">{_safe(side.candidate.id)} <span>{name}</span></h3>'
+    image, picture = side.candidate.image, ""
+    if image is not None:
+        fields = "".join(_field(piece, most) for piece in side.regions)
+        overlay = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{fields}</svg>'
+        picture = f'<div class="drawn">{_img(_data_uri(image, EXPLAINED), "", "seen")}{overlay}</div>'
+    text = _weighed(side.candidate.text, side.words, most)
+    return f'<div class="side">{head}{picture}{f"<p>{text}</p>" if text else ""}</div>'
+
+
+def _weighed(text: str, pieces: Sequence[Piece], most: float) -> str:
+    """The text with its pieces shaded."""
+    done, found = 0, list[str]()
+    for piece in pieces:
+        start, end = piece.span
+        inside = f'<span class="{_shade(piece, most)}" title="{piece.weight:+.2f}">{_lines(text[start:end])}</span>'
+        found += [_lines(text[done:start]), inside]
+        done = end
+    return "".join([*found, _lines(text[done:])])
+
+
+def _field(piece: Piece, most: float) -> str:
+    left, top, right, bottom = (round(100 * edge, 2) for edge in piece.box or (0, 0, 0, 0))
+    place = f'x="{left}" y="{top}" width="{right - left:.2f}" height="{bottom - top:.2f}"'
+    return f'<rect class="{_shade(piece, most)}" {place}><title>{piece.weight:+.2f}</title></rect>'
+
+
+def _shade(piece: Piece, most: float) -> str:
+    """`for3`, `against5`, ...; nothing for what hardly weighs."""
+    level = round(SHADES * abs(piece.weight) / most) if most else 0
+    return f"{'for' if piece.weight > 0 else 'against'}{level}" if level else "none"
 
 
 def _is_reranked(section: Section) -> bool:
@@ -287,6 +339,12 @@ def clean(text: str) -> str:
     """One line of plain text: terminal escapes, control and turning characters out, white space as single blanks."""
     text = _CONTROLS.sub(" ", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode()
     return " ".join(text.split())
+
+
+def _lines(text: str) -> str:
+    """As `clean`, with its lines and its edges, escaped."""
+    plain = _CONTROLS.sub(lambda found: "\n" if "\n" in found[0] else " ", _ESCAPES.sub("", text))
+    return escape(plain.encode("utf-8", "replace").decode())
 
 
 def _prose(text: str) -> str:

@@ -49,7 +49,7 @@ def section(before: list[Hit], after: list[Hit], query: str = "why", **fields: o
 class Page(HTMLParser):
     """The tags and the words of a page; fails on tags that are not closed in order."""
 
-    VOID = ("meta", "img", "br", "path", "rect")
+    VOID = ("meta", "img", "br", "path")
 
     def __init__(self, page: str) -> None:
         super().__init__()
