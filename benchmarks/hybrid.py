@@ -35,8 +35,9 @@ from llama_index_rnx.memory import Memory
 from llama_index_rnx.progress import progress_bar
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rankers.base import Ask
+from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.doctor import diagnose, fit, kendall_tau
-from llama_index_rnx.rankers.vlm import Calibration, VLMRanker
+from llama_index_rnx.rankers.vlm import VLMRanker
 from training.evaluate import NDCG10, Run, Values, bootstrap, evaluate, first_run, mean, qrels_of, run_of
 from training.lists import GradedList, data_folder, rows, take, trec
 
@@ -92,7 +93,7 @@ def way_of(way: str, kept: Callable[[str], KeptReads]) -> Ranker:
         return kept("pointwise")
     both, bias = LABELS[way]
     reads = kept("labels")
-    return Corrected(reads, both, fit(cast(VLMRanker, reads), dl22(reads)) if bias else Calibration())
+    return Corrected(reads, both, fit(cast(VLMRanker, reads), dl22(reads), lengths=[reads.window]) if bias else Calibration())
 
 
 def reranked(ranker: Ranker, lists: Sequence[GradedList], args: Any) -> Run:
@@ -162,6 +163,9 @@ class KeptReads:
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
         return self._ranker.remember(candidates)
+
+    def read_once(self) -> KeptReads:
+        return self
 
     def uncalibrated(self) -> KeptReads:
         return self

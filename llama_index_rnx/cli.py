@@ -1,4 +1,4 @@
-"""The command line, `rnx index`, `search`, `rerank`, `serve`, `demo`: it reads arguments and prints, nothing else."""
+"""The command line, `rnx index`, `search`, `rerank`, `doctor`, `calibrate`, `serve`, `demo`: arguments in, lines out."""
 
 from __future__ import annotations
 
@@ -144,6 +144,35 @@ def serve(
 
     limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds)
     run_server(create_app(lambda: load_ranker(model), limits=limits, api_key=api_key, allow_urls=allow_urls), host, port)
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option(help="A vision-language model: a folder or a hub id.")],
+    lists: Annotated[
+        Path | None, typer.Option(help="Your own lists, as for `rnx rerank`; default: a few built-in texts.")
+    ] = None,
+) -> None:
+    """Say whether a checkpoint should be read by labels, a whole list at once. Exit code: 0 if so, 1 if not."""
+    from llama_index_rnx.checkup import examine, needs_none
+
+    reason = needs_none(model)
+    found = None if reason else examine(model, lists)
+    print(reason or found)
+    raise typer.Exit(0 if found is None or found.usable else 1)
+
+
+@app.command()
+def calibrate(
+    lists: Annotated[Path, typer.Argument(help='Lists as for `rnx rerank`; a candidate may have a "grade", 0: not relevant.')],
+    model: Annotated[str, typer.Option(help="A vision-language model that is read by labels: a folder.")],
+    to: Annotated[Path | None, typer.Option(help="Write this file instead of the folder's rnx.json.")] = None,
+) -> None:
+    """Fit what takes the prejudice of slots off scores and, with grades, makes them probabilities; it goes into rnx.json."""
+    from llama_index_rnx.checkup import calibrate as fit_to
+
+    calibration, found = fit_to(lists, model, to)
+    print(f"{calibration}\nWith this calibration, on the same lists:\n{found}")
 
 
 @app.command()

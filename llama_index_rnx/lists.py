@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from llama_index_rnx.rerank import LISTS_AT_ONCE, Windows, rank, rank_many
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateList:
-    """One row: a query and what is to be ordered for it."""
+    """One row: a query and what is to be ordered for it. grades: of each candidate, as given; None where there is none."""
 
     qid: str
     query: Query
     candidates: list[Candidate]
+    grades: list[Any] = field(default_factory=list)
 
 
 def read_queries(path: Path) -> list[dict[str, Any]]:
@@ -41,7 +42,7 @@ def read_queries(path: Path) -> list[dict[str, Any]]:
 
 
 def read_lists(path: Path) -> list[CandidateList]:
-    """Rows `{"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}`.
+    """Rows `{"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?,"grade"?}]}`.
 
     Raises:
         RNXError: as `read_queries`; and a candidate without docid, without text and image, or a docid twice in a list.
@@ -62,7 +63,8 @@ def list_of(row: dict[str, Any], folder: Path, place: str) -> CandidateList:
         raise RNXError(f'{place}: "candidates" must be a list of {{"docid","text"?,"image"?}}.')
     candidates = [_candidate(place, one, folder) for one in found]
     _refuse_twice([one.id for one in candidates], place)
-    return CandidateList(qid=_qid(place, row), query=_query(place, row, folder), candidates=candidates)
+    grades = [one.get("grade") for one in found]
+    return CandidateList(qid=_qid(place, row), query=_query(place, row, folder), candidates=candidates, grades=grades)
 
 
 def rank_lists(

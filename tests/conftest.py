@@ -6,9 +6,12 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 # Read when the hub's client is imported: no test asks a network, where five retries of an unknown hub id take two minutes.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -17,7 +20,7 @@ import httpx
 import pytest
 import torch
 
-from llama_index_rnx import NodeCollection
+from llama_index_rnx import NodeCollection, cli
 from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.mini import MiniRanker
 
@@ -96,6 +99,38 @@ def mini() -> MiniRanker:
     ranker = load_ranker("rnx-mini", dtype="float32")
     assert isinstance(ranker, MiniRanker)
     return ranker
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Rnx = Callable[..., Result]
+
+
+@pytest.fixture
+def rnx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Rnx]:
+    """The command line, in this process, by its own `main`."""
+
+    def call(*arguments: Any) -> Result:
+        monkeypatch.setattr(sys, "argv", ["rnx", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    show = warnings.showwarning
+    with warnings.catch_warnings():
+        yield call
+    warnings.showwarning = show
 
 
 @pytest.fixture(scope="session")

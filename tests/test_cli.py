@@ -5,46 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from conftest import free_port
+from conftest import Result, Rnx, free_port
 from fakes import BLUE, GREEN, RED, png_bomb, write_image, write_pdf
 
-from llama_index_rnx import NodeCollection, RNXError, cli
+from llama_index_rnx import NodeCollection, RNXError
 
 FIELDS = ["rank", "id", "score", "retrieval_rank", "retrieval_score", "kind", "source", "page", "text"]
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Rnx = Callable[..., Result]
-
-
-@pytest.fixture
-def rnx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Rnx]:
-    def call(*arguments: Any) -> Result:
-        monkeypatch.setattr(sys, "argv", ["rnx", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return Result(code, out, err)
-
-    show = warnings.showwarning
-    with warnings.catch_warnings():
-        yield call
-    warnings.showwarning = show
 
 
 def refused(result: Result, *parts: str) -> None:

@@ -11,8 +11,9 @@ from tiny_vlm import save_tiny
 from benchmarks.hybrid import Corrected, KeptReads
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.rankers.base import BatchRanker, Ranker
+from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.loading import load_vlm
-from llama_index_rnx.rankers.vlm import Calibration, VLMRanker
+from llama_index_rnx.rankers.vlm import VLMRanker
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning"),
@@ -32,7 +33,7 @@ def loaded(folder: Path, **options: Any) -> VLMRanker:
 
 
 @pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("calibration", [Calibration(), Calibration(temperature=2.0, slot_bias=[0.4, -0.3, 0.2])])
+@pytest.mark.parametrize("calibration", [Calibration(), Calibration(temperature=2.0, slot_bias=[[0.4, -0.3, -0.1]])])
 def test_corrections_are_those_of_the_ranker(folder: Path, tmp_path: Path, both: bool, calibration: Calibration) -> None:
     ranker = loaded(folder, both_orders=both)
     ranker.calibration = calibration

@@ -24,11 +24,12 @@ from llama_index_rnx import RNXRerank
 from llama_index_rnx.candidates import Candidate, Query, picture_source
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers import checkpoints, load_ranker
+from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.checkpoints import place_of
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.prompt import ListPrompt, PairPrompt
 from llama_index_rnx.rankers.recipes import Recipe, read_recipe
-from llama_index_rnx.rankers.vlm import Calibration, VLMRanker
+from llama_index_rnx.rankers.vlm import VLMRanker
 
 EXACT = 2e-5  # fp32 on a CPU: kernels change the order of sums, no more
 QUERY = Query(text="what is red")
@@ -118,7 +119,7 @@ def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(folders: dict[str
     recipe = Recipe(
         readout="labels",
         list_prompt=prompt,
-        calibration=Calibration(temperature=2.0, slot_bias=[0.5]),
+        calibration=Calibration(temperature=2.0, slot_bias=[[0.5, -0.5]]),
         window=7,
         max_text_tokens=9,
         max_pixels=64 * 64,
@@ -279,7 +280,9 @@ def test_a_recipe_with_a_mistake(tmp_path: Path, recipe: str, said: str) -> None
 
 
 def test_a_recipe_is_read_as_it_was_saved(tmp_path: Path) -> None:
-    recipe = Recipe(readout="labels", pair_prompt=PairPrompt(yes="y"), calibration=Calibration(slot_bias=[0.5]), window=8)
+    recipe = Recipe(
+        readout="labels", pair_prompt=PairPrompt(yes="y"), calibration=Calibration(slot_bias=[[0.5, -0.5]]), window=8
+    )
     recipe.save(tmp_path)
     assert read_recipe(tmp_path / "rnx.json") == recipe
     assert read_recipe(None) == Recipe()

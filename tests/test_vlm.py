@@ -23,9 +23,10 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rankers.backbones import FAMILIES as ADAPTORS
 from llama_index_rnx.rankers.backbones import Row
+from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.loading import load_vlm
-from llama_index_rnx.rankers.prompt import VISION_END, VISION_START, ListPrompt, PairPrompt
-from llama_index_rnx.rankers.vlm import Calibration, VLMRanker, kind_of, pack, unpack
+from llama_index_rnx.rankers.prompt import VISION_END, VISION_START, ListPrompt, PairPrompt, choose_labels
+from llama_index_rnx.rankers.vlm import VLMRanker, kind_of, pack, unpack
 from llama_index_rnx.rerank import rank, rank_many
 
 EXACT = 2e-5  # fp32 on a CPU: batch, cache and padding change the order of sums, no more
@@ -287,15 +288,8 @@ def test_equal_candidates_differ_by_slot_only_and_a_calibration_removes_that(fol
     memories = ranker.remember(mixed("aaaa"))
     bias = torch.tensor(ranker.score(QUERY, memories), dtype=torch.float64).logit().tolist()
     assert max(bias) - min(bias) > 0.01
-    ranker.calibration = Calibration(slot_bias=bias)
+    ranker.calibration = Calibration(slot_bias=[bias])
     assert ranker.score(QUERY, memories) == pytest.approx([0.5] * 4, abs=1e-6)
-
-
-def test_a_calibration_by_hand() -> None:
-    found = Calibration(temperature=2.0, slot_bias=[0.5]).logits(torch.tensor([4.0, 0.0, 2.0], dtype=torch.float64))
-    assert found.tolist() == [0.5, -1.0, 0.0]
-    with pytest.raises(RNXError, match="above 0"):
-        Calibration(temperature=0)
 
 
 # ---- budgets --------------------------------------------------------------------------------------------------------
@@ -461,6 +455,20 @@ def test_labels_that_merge_are_not_used(tmp_path: Path) -> None:
     assert loaded(folder, window=3, list_prompt=bracket).labels == ["B", "D", "E"]
     with pytest.raises(RNXError, match="labels that are single tokens"):
         loaded(folder, window=62, list_prompt=bracket)
+
+
+def test_labels_are_alike_under_qwens_brackets(tmp_path: Path) -> None:
+    """Qwen's tokenizer has "[A" as one token for 18 letters, "[O" and "[Q" as two: a list never mixes them."""
+    brackets = [("[", letter) for letter in "ABCDEFGHIJKLMNPRST"]
+    folder = save_tiny(tmp_path / "m", merges=[*brackets, ("y", "e"), ("ye", "s"), ("n", "o")])
+    prompt = ListPrompt(candidate="[{label}] {content}\n")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    shown = {label: len(tokenizer.encode(prompt.header(label))) for label in "ANOQ"}
+    assert shown["A"] == shown["N"] == shown["O"] - 1 == shown["Q"] - 1
+    labels = loaded(folder, list_prompt=prompt).labels
+    assert len(labels) == 20
+    assert len({len(tokenizer.encode(prompt.header(label))) for label in labels}) == 1
+    assert choose_labels(prompt, tokenizer.encode, 26, "ABCDEFGHIJKLMNOPQRST") == list("ABCDEFGHIJKLMNPRST")
 
 
 def test_a_tokenizer_without_yes_and_no_cannot_answer_pointwise(tmp_path: Path) -> None:

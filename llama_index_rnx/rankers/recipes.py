@@ -1,7 +1,7 @@
 """`rnx.json`, beside a checkpoint's or an adapter's weights: how what was trained wants to be asked. It knows no weights.
 
     {"readout": "labels", "window": 20, "max_text_tokens": 128,
-     "calibration": {"temperature": 2.0, "slot_bias": [0.1, 0.0]},
+     "calibration": {"temperature": 2.0, "slot_bias": [[0.1, -0.1]]},
      "list_prompt": {"template": "...", "candidate": "..."}}
 
 Every part may be left out; what a user asks for comes before it. Training writes it, and so may a user.
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.prompt import ListPrompt, PairPrompt
-from llama_index_rnx.rankers.vlm import Calibration, Readout
+from llama_index_rnx.rankers.vlm import Readout
 
 RECIPE = "rnx.json"
 PARTS = {"list_prompt": ListPrompt, "pair_prompt": PairPrompt, "calibration": Calibration}
@@ -37,8 +38,14 @@ class Recipe:
 
     def save(self, folder: Path) -> None:
         """Writes `rnx.json` into a folder of weights."""
+        self.write(folder / RECIPE)
+
+    def write(self, path: Path) -> None:
+        """Writes the file whole or not at all."""
         known = {name: value for name, value in asdict(self).items() if value is not None}
-        (folder / RECIPE).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
 
 
 def read_recipe(path: Path | None) -> Recipe:

@@ -29,6 +29,7 @@ from llama_index_rnx.ordering import Window, drive, sliding
 from llama_index_rnx.rankers.backbones import Backbone, Prefix, Row, Seen
 from llama_index_rnx.rankers.base import Ask
 from llama_index_rnx.rankers.batching import TooLargeError, ahead, by_length, in_groups, in_parts
+from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.prompt import (
     ORDER_CANDIDATE,
     ORDER_TEMPLATE,
@@ -58,26 +59,6 @@ MEMORY_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What makes a logit a score: `1 / (1 + exp(-((logit - mean) / temperature - slot_bias[slot])))`."""
-
-    temperature: float = 1.0
-    slot_bias: Sequence[float] = ()
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise RNXError(f"temperature got {self.temperature}; a number above 0 is allowed.")
-
-    def logits(self, raw: Tensor) -> Tensor:
-        """Label logits [N] of one list, in slot order -> centred, scaled, without the bias of their slots."""
-        centred = (raw - raw.mean()) / self.temperature
-        bias = torch.zeros_like(centred)
-        known = min(len(raw), len(self.slot_bias))
-        bias[:known] = torch.tensor(list(self.slot_bias)[:known], dtype=raw.dtype)
-        return centred - bias
-
-
-@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What follows a prompt: the logits [A] of the answers, and `total`, the log of the sum over all words."""
 
@@ -98,8 +79,8 @@ class VLMRanker:
       and queries as far as the checkpoint is calibrated, and a `min_score` keeps its meaning.
     * `labels`: the logistic of a label's logit less the mean of its window's. Within one window the order and the
       distances are exact. Across windows, calls and queries .5 means "as good as its window's mean", no more: an average
-      candidate among poor ones scores higher than among good ones. The mean is over the labels in use, so the score of a
-      list of one is .5 (less a slot's bias).
+      candidate among poor ones scores higher than among good ones, and a list of one scores .5. A calibration that was
+      fitted on graded lists makes scores probabilities of relevance on lists like those, still relative to the window's mean.
     * `permutation`: 1 for the first of a window, falling in equal steps; ranks, comparable with nothing.
     """
 
@@ -126,7 +107,8 @@ class VLMRanker:
         self.list_prompt = list_prompt or (LIST_PROMPTS["order"] if readout == "permutation" else LIST_PROMPTS["label"])
         self.pair_prompt = pair_prompt or PairPrompt()
         self.calibration = calibration or Calibration()
-        self.label_mass: float | None = None  # share of probability on the answers, at the first call
+        self.label_mass: float | None = None  # share of probability on the answers, meaned over all that were read
+        self._measured = 0
         self._backbone, self._name = backbone, name
         self._text_tokens = max_text_tokens or TEXT_TOKENS
         self._window_tokens = min(max_window_tokens or backbone.context, backbone.context)
@@ -212,13 +194,19 @@ class VLMRanker:
         except ValueError as error:
             raise RNXError(f"{self._name}, {' and '.join(templates)}: {error}") from error
         other.labels, other._answers, other._window = other._chosen_answers(self._asked_window)
-        other.label_mass, other._said = None, set()
+        other.label_mass, other._measured, other._said = None, 0, set()
         return other
 
+    def read_once(self) -> VLMRanker:
+        """The same model, which reads a list in the given order only and measures its label mass anew."""
+        once = copy.copy(self)
+        once.both_orders, once.label_mass, once._measured = False, None, 0
+        return once
+
     def uncalibrated(self) -> VLMRanker:
-        """The same model, read once and in the given order: what the doctor measures."""
-        plain = copy.copy(self)
-        plain.calibration, plain.both_orders = Calibration(), False
+        """The same, without its calibration."""
+        plain = self.read_once()
+        plain.calibration = Calibration()
         return plain
 
     # ---- labels: one prompt a list, one logit a candidate -----------------------------------------------------------
@@ -482,16 +470,16 @@ class VLMRanker:
         return max(self._window, PAIRS) if self.readout == "pointwise" else len(self.labels)
 
     def _check(self, answer: Answer, count: int) -> None:
-        """Refuses what is no number; at the first call, looks how much probability the answers have."""
+        """Refuses what is no number; measures how much probability the answers have, and says so if it is little at first."""
         logits = answer.logits[:count]
         self._check_numbers(logits)
-        if self.label_mass is not None:
-            return
-        self.label_mass = float((logits - answer.total).exp().sum())
-        if self.label_mass < ENOUGH_MASS:
+        mass, first = float((logits - answer.total).exp().sum()), self.label_mass is None
+        self._measured += 1
+        self.label_mass = mass if self.label_mass is None else self.label_mass + (mass - self.label_mass) / self._measured
+        if first and mass < ENOUGH_MASS:
             self._say(
                 "mass",
-                f"{self._name}: only {self.label_mass:.0%} of the probability lies on the answers of readout="
+                f"{self._name}: only {mass:.0%} of the probability lies on the answers of readout="
                 f"{self.readout!r}; the checkpoint does not understand the prompt. Use its own prompt or another read-out.",
             )
 
