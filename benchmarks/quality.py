@@ -1,10 +1,12 @@
 """Quality of the shipped model on the development sets, through the public API alone: index, retrieve, rerank.
 
-    RNX_DATA=DIR python -m benchmarks.quality flickr8k|dl19|mmdocir [--limit N]
+    RNX_DATA=DIR python -m benchmarks.quality flickr8k|mmdocir [--limit N]
+    RNX_DATA=DIR python -m benchmarks.quality dl19 [--limit N] [--window N] [--windows sliding|parallel]
 
 `flickr8k` dev: 1,000 photographs, 5,000 captions as queries, the retriever's order and its top 20 reranked, R@1/5/10.
-`dl19`: TREC DL19, BM25's top 100 reranked, nDCG@10. `mmdocir`: 26 documents, each indexed alone, question -> page, R@1/3/5;
-also the pages' texts without their images. Gains come with a 95 % interval by paired bootstrap over the queries.
+`dl19`: TREC DL19, BM25's top 100 reranked, nDCG@10, whole or in smaller windows. `mmdocir`: 26 documents, each indexed alone,
+question -> page, R@1/3/5; also the pages' texts without their images. Gains come with a 95 % interval by paired bootstrap over
+the queries.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBun
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.files import SourceFile, nodes_of
 from llama_index_rnx.progress import progress_bar
+from llama_index_rnx.rerank import Windows
 from training.evaluate import NDCG10, Run, bootstrap, evaluate, mean
 from training.lists import data_folder, rows, trec
 
@@ -30,8 +33,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=["flickr8k", "dl19", "mmdocir"])
     parser.add_argument("--limit", type=int, help="only the first queries (flickr8k) or documents (mmdocir)")
+    parser.add_argument("--window", type=int, help="dl19: candidates read at once; default: the whole list")
+    parser.add_argument("--windows", choices=["sliding", "parallel"], default="sliding", help="dl19: how such windows are read")
     args = parser.parse_args()
-    {"flickr8k": flickr8k, "dl19": dl19, "mmdocir": mmdocir}[args.set](args.limit)
+    if args.set == "dl19":
+        dl19(args.limit, args.window, args.windows)
+    else:
+        {"flickr8k": flickr8k, "mmdocir": mmdocir}[args.set](args.limit)
 
 
 def flickr8k(limit: int | None) -> None:
@@ -46,10 +54,10 @@ def flickr8k(limit: int | None) -> None:
     _print_recalls([before for before, _ in found], [after for _, after in found], at=(1, 5, 10))
 
 
-def dl19(limit: int | None) -> None:
+def dl19(limit: int | None, window: int | None, windows: Windows) -> None:
     """BM25's top 100 of TREC DL19 reranked; never trained on."""
     lists = trec("dl19", ["bm25"])[:limit]
-    reranker = RNXRerank(top_n=100)
+    reranker = RNXRerank(top_n=100, window=window, windows=windows)
     before: Run = {of.qid: dict(zip(of.docids, of.first, strict=True)) for of in lists}
     after: Run = {}
     with progress_bar("dl19", len(lists), "lists") as advance:

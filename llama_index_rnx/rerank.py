@@ -24,6 +24,7 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking, Window, drive_all, parallel, sliding
 from llama_index_rnx.rankers import Ranker, load_ranker
 from llama_index_rnx.rankers.base import prompted, prompts_of, recall, score_windows
+from llama_index_rnx.rankers.batching import give_back
 from llama_index_rnx.scheduler import in_thread, shared
 
 Windows = Literal["sliding", "parallel"]
@@ -105,9 +106,10 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         return self._failures
 
     def unload(self) -> None:
-        """Lets go of the model; the next call loads it again."""
+        """Lets go of the model and its memory; the next call loads it again."""
         with self._lock:
             self._ranker = self._shared = None
+        give_back()
 
     def postprocess_many(self, asks: Sequence[tuple[QueryBundle | None, list[NodeWithScore]]]) -> list[list[NodeWithScore]]:
         """What `postprocess_nodes` gives for each query and its nodes; windows of all lists share forwards where they can.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -234,6 +235,18 @@ def test_score_never_touches_pixels(folder: Path, monkeypatch: pytest.MonkeyPatc
     memories = ranker.remember(mixed())
     monkeypatch.setattr(ranker._backbone, "see", lambda *_: pytest.fail("the vision tower ran"))
     ranker.score(QUERY, memories)
+
+
+def test_pictures_are_prepared_by_workers(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker = loaded(folders["qwen2_vl"])
+    threads: set[str] = set()
+    pixels = ranker._backbone.pixels
+    monkeypatch.setattr(
+        ranker._backbone, "pixels", lambda picture: (threads.add(threading.current_thread().name), pixels(picture))[1]
+    )
+    ranker.remember(mixed())
+    assert threads
+    assert threading.main_thread().name not in threads
 
 
 def test_a_picture_query_is_seen_once(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

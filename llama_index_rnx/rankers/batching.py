@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -25,6 +26,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def give_back() -> None:
+    """What was let go of, now: a ranker's caches refer to it, so that only a collection ends it, and CUDA keeps what it had."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def in_parts(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], fewer: Callable[[], None]) -> list[R]:
     """`work` over all items; over halves of them, and halves of halves, where memory runs out.
 
@@ -41,8 +49,7 @@ def in_parts(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], fewer: 
     if len(items) == 1:  # outside of the handler, which would keep the failed frame's tensors alive
         raise TooLargeError
     fewer()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back()
     middle = len(items) // 2
     return in_parts(items[:middle], work, fewer) + in_parts(items[middle:], work, fewer)
 
