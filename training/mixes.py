@@ -1,26 +1,28 @@
-"""The mix of training lists and the development sets of the text part. Negatives are mined by the frozen text tower.
+"""The training lists of the text part by source, how often each is drawn, and its development sets.
 
-Held out: RAG24 dev, MEDIQA dev, 300 SciFact claims, 200 InsuranceQA training questions, 10 DL21 queries (selection);
+Held out: RAG24 dev, MEDIQA dev, 300 SciFact claims, 200 InsuranceQA training questions, 13 DL21 queries (selection);
 InsuranceQA valid, DL19 and mmdocir are never used to select, and DL19 and mmdocir never to train.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.nn.functional import normalize
 
 from training.lists import GradedList, Row, distilled, insuranceqa, mediqa, pairs, rag24, scifact_claims, scifact_corpus, trec
-from training.mine_negatives import Question, Retriever, hardest, mine
+from training.mine_negatives import Question, Retriever, Score, mine, remined
 from training.token_cache import TokenCache
 
 DL21_HELD_OUT = 13
 INSURANCE_HELD_OUT = 200
 INSURANCE_TRAIN = 4_000
 PAIRS = 2_000
+POOL = 100  # what the text tower fetches for the ranker in training to choose its negatives from
 SELECTION_LISTS = 40  # a set while training; all of them in the report
 
 
@@ -33,27 +35,17 @@ class Mix:
     weight: float
 
 
-def training_mixes(cache: TokenCache) -> list[Mix]:
-    """Every training list whose texts are in the cache."""
-    dl21, _ = dl21_split()
-    insurance, _ = insurance_split()
-    claims, _ = scifact_claims()
-    mined = mine("scifact", _questions(claims), scifact_corpus(), cached_retriever(cache), 60)
-    found = [
-        Mix(name="rag24", lists=rag24("train"), weight=3.0),
-        Mix(name="dl21", lists=dl21, weight=3.0),
-        Mix(name="dl22", lists=[softened(cache, of) for of in distilled("dl22")], weight=2.0),
-        Mix(name="mediqa", lists=mediqa("train"), weight=1.0),
-        Mix(
-            name="insuranceqa",
-            lists=[hardest(of, tower_scores(cache, of), 40) for of in insurance if _known(cache, of)],
-            weight=1.5,
-        ),
-        Mix(name="scifact", lists=mined, weight=1.0),
-        *(Mix(name=name, lists=lists, weight=0.5) for name, lists in pair_lists(cache).items()),
-    ]
-    known = [replace(mix, lists=[of for of in mix.lists if _known(cache, of)]) for mix in found]
-    return [mix for mix in known if mix.lists]
+def training_mixes(cache: TokenCache, ranker: Score | None = None) -> list[Mix]:
+    """Every source with a list whose texts are in the cache."""
+    mixes = [Mix(name=name, lists=text_lists(cache, name, ranker), weight=weight) for name, weight in WEIGHTS.items()]
+    return [mix for mix in mixes if mix.lists]
+
+
+def text_lists(cache: TokenCache, source: str, ranker: Score | None = None) -> list[GradedList]:
+    """The lists of one source. Where negatives are mined they are the hardest of a deep pool by `ranker`, a ranker in
+    training as it now is; by the text tower at first."""
+    pools = [of for of in SOURCES[source](cache) if _known(cache, of)]
+    return remined(pools, ranker or partial(tower_scores, cache), NEGATIVES[source]) if source in NEGATIVES else pools
 
 
 def development(cache: TokenCache) -> dict[str, list[GradedList]]:
@@ -105,15 +97,18 @@ def softened(cache: TokenCache, of: GradedList) -> GradedList:
     return replace(of, grades=tuple((grades - 0.5).clamp_min(0.0).tolist()))
 
 
-def pair_lists(cache: TokenCache) -> dict[str, list[GradedList]]:
-    """Question and text pairs with the 30 texts of the same source that the text tower finds most alike."""
-    lists = {}
-    for name, found in pairs(PAIRS).items():
-        known = [(query, text) for query, text in found if text in cache and f"query:{query}" in cache]
-        questions = [Question(qid=f"{name}-{n}", query=query, grades={text: 2.0}) for n, (query, text) in enumerate(known)]
-        corpus = {text: text for _, text in known}
-        lists[name] = mine(name, questions, corpus, cached_retriever(cache), 30) if known else []
-    return lists
+def pair_pools(cache: TokenCache, source: str) -> list[GradedList]:
+    """Question and text pairs with the texts of the same source that the text tower finds most alike."""
+    known = [(query, text) for query, text in pairs(PAIRS)[source] if text in cache and f"query:{query}" in cache]
+    questions = [Question(qid=f"{source}-{n}", query=query, grades={text: 2.0}) for n, (query, text) in enumerate(known)]
+    corpus = {text: text for _, text in known}
+    return mine(source, questions, corpus, cached_retriever(cache), POOL) if known else []
+
+
+def scifact_pools(cache: TokenCache) -> list[GradedList]:
+    """The training claims over the text tower's dense top of the whole corpus, their evidence put in where it was missed."""
+    claims, _ = scifact_claims()
+    return mine("scifact", _questions(claims), scifact_corpus(), cached_retriever(cache), POOL)
 
 
 def cached_retriever(cache: TokenCache) -> Retriever:
@@ -143,3 +138,28 @@ def _vectors(cache: TokenCache, texts: Sequence[str]) -> torch.Tensor:
 
 def _query(cache: TokenCache, query: str) -> torch.Tensor:
     return normalize(cache[f"query:{query}"].chunks[0].float(), dim=0)  # [384]
+
+
+SOURCES: dict[str, Callable[[TokenCache], list[GradedList]]] = {
+    "rag24": lambda cache: rag24("train"),
+    "dl21": lambda cache: dl21_split()[0],
+    "dl22": lambda cache: [softened(cache, of) for of in distilled("dl22")],
+    "mediqa": lambda cache: mediqa("train"),
+    "insuranceqa": lambda cache: insurance_split()[0],
+    "scifact": scifact_pools,
+    "medquad": partial(pair_pools, source="medquad"),
+    "boolq": partial(pair_pools, source="boolq"),
+    "glossary": partial(pair_pools, source="glossary"),
+}
+WEIGHTS = {
+    "rag24": 3.0,
+    "dl21": 3.0,
+    "dl22": 2.0,
+    "mediqa": 1.0,
+    "insuranceqa": 1.5,
+    "scifact": 1.0,
+    "medquad": 0.5,
+    "boolq": 0.5,
+    "glossary": 0.5,
+}  # how often each is drawn
+NEGATIVES = {"insuranceqa": 40, "scifact": 60, "medquad": 30, "boolq": 30, "glossary": 30}  # mined ones a list
