@@ -95,6 +95,8 @@ def test_the_command_keeps_rows_as_they_were(tmp_path: Path) -> None:
     paths = ["--lists", str(tmp_path / "in.jsonl"), "--to", str(tmp_path / "out.jsonl")]
     main([*paths, "--teacher", "rnx-mini", "--share", "0.5", "--diversity", "0"])
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+    main([*paths, "--teacher", "rnx-mini", "--share", "0.5", "--random", "1"])
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
     with pytest.raises(SystemExit):
         main([*paths, "--teacher", "rnx-mini", "--share", "1.5"])
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from fakes import FakeRanker
-from torch import Tensor
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
@@ -19,7 +17,6 @@ from training.teachers import (
     CrossEncoderTeacher,
     EmbedderTeacher,
     blend,
-    caption_grades,
     ensemble,
     grade_rows,
     graded,
@@ -61,32 +58,6 @@ def test_a_list_is_graded_by_its_teachers() -> None:
     assert said.shape == (2, 3)
     assert graded(of, said).grades == pytest.approx((3.0, 0.0, 0.0))
     assert graded(of, said, share=0.0).grades == of.grades
-
-
-def test_captions_say_which_other_pictures_are_right() -> None:
-    points = {
-        "a dog runs": (1.0, 0.0),
-        "dog": (0.8, 0.6),
-        "a running dog": (0.8, 0.6),
-        "a cat": (0.0, 1.0),
-        "tree": (-1.0, 0.0),
-    }
-
-    def vectors(texts: Sequence[str]) -> Tensor:
-        return torch.tensor([points[text] for text in texts])
-
-    # likenesses .8 (own picture, without the query itself), .8, 0, -1: mean .15
-    grades = caption_grades("a dog runs", [["a dog runs", "dog"], ["a running dog"], ["a cat"], ["tree"]], vectors)
-    assert grades == pytest.approx([3.0, 3.0, 0.0, 0.0])
-    half = caption_grades("a dog runs", [["a dog runs", "dog"], ["a running dog", "a cat"], ["tree"], ["a cat"]], vectors)
-    assert half == pytest.approx([3.0, 3.0 * (0.4 - 0.05) / (0.8 - 0.05), 0.0, 0.0])
-
-
-def test_a_caption_of_no_picture_is_measured_by_the_nearest() -> None:
-    grades = caption_grades(
-        "x", [["a"], ["b"]], lambda texts: torch.tensor([[{"x": 1.0, "a": 0.5, "b": 0.1}[t]] for t in texts])
-    )
-    assert grades == pytest.approx([3.0, 0.0])
 
 
 def test_rows_come_back_with_grades_and_all_they_held(tmp_path: Path) -> None:

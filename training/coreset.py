@@ -13,6 +13,7 @@ import argparse
 import heapq
 import json
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ranker", default="rnx-mini", help="the ranker that is to learn")
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--diversity", type=float, default=0.5, help="0: worth alone, 1: variety of the queries alone")
+    parser.add_argument("--random", type=int, metavar="SEED", help="instead, as a control: a random share of the same size")
     parser.add_argument("--to", type=Path, required=True, help="the kept rows, in their order")
     found = parser.parse_args(arguments)
     if not 0.0 < found.share <= 1.0:
@@ -132,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     embedding = RNXEmbedding()
     queries = torch.tensor([embedding.query_vector(Query(text=one.query.text or " ")) for one in lists])
     kept = core_set(worths, queries, found.share, found.diversity)
+    if found.random is not None:
+        kept = sorted(random.Random(found.random).sample(range(len(lists)), len(kept)))
     found.to.write_text("".join(json.dumps(rows[place], ensure_ascii=False) + "\n" for place in kept), encoding="utf-8")
     mean = sum(worths) / len(worths)
     print(

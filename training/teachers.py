@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,23 +76,6 @@ def scored_by(teacher: Ranker, store: MemoryStore, query: Query, candidates: Seq
     found = torch.zeros(len(candidates))
     found[torch.tensor(ranking.order, dtype=torch.long)] = torch.tensor(ranking.scores)
     return found
-
-
-def caption_grades(query: str, captions: Sequence[Sequence[str]], vectors: Callable[[Sequence[str]], Tensor]) -> list[float]:
-    """Grades of pictures for a caption that asks, by text alone: how alike the captions of each picture are to it.
-
-    `vectors` gives unit vectors of texts, [texts, D]. The measure is the picture that the query belongs to: one whose
-    captions are as alike to the query as that picture's other captions are is as good (3), one of the list's mean
-    likeness or less has 0. A query that stands in nobody's captions is measured by the most alike picture.
-    """
-    others = [[text for text in of if text != query] or list(of) for of in captions]
-    sizes = [len(of) for of in others]
-    likeness = vectors([text for of in others for text in of]) @ vectors([query])[0]  # [all captions]
-    found = torch.stack([part.mean() for part in torch.split(likeness, sizes)])  # [pictures]
-    own = torch.tensor([query in of for of in captions])
-    measure = found[own].max() if bool(own.any()) else found.max()
-    grades = BEST * ((found - found.mean()) / (measure - found.mean()).clamp_min(1e-6)).clamp(0.0, 1.0)
-    return torch.where(own, BEST, grades).tolist()
 
 
 class EmbedderTeacher:
