@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -73,4 +73,13 @@ class Learner(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write what `load_ranker` or the exporter reads."""
+        ...
+
+
+@runtime_checkable
+class Penalised(Protocol):
+    """A learner that must not lose something which no order of candidates shows."""
+
+    def penalty(self) -> Tensor:
+        """What is added to the loss of the list that was read last."""
         ...

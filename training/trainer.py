@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from training import checkpoint
 from training.checkpoint import Record, below, under
 from training.evaluate import NDCG10, Run, Values, evaluate, mean, qrels_of, run_of
-from training.learner import Learner, Stage
+from training.learner import Learner, Penalised, Stage
 from training.lists import GradedList, take
 from training.losses import lambdarank, listmle, ranknet, softmax_kl
 from training.processes import Alone
@@ -64,13 +64,17 @@ class Trainer:
         total = 0.0
         for of, seed in self.processes.share(drawn):
             torch.manual_seed(seed)  # dropout and views
-            scores = self.learner.scores(of)  # [N]
-            loss = LOSSES[stage.loss](scores, torch.tensor(of.grades, device=scores.device)) / stage.lists_a_step
+            loss = self._loss(of) / stage.lists_a_step
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.losses.append(self._added_up(total))
         self._move()
         return self.losses[-1]
+
+    def _loss(self, of: GradedList) -> Tensor:
+        scores = self.learner.scores(of)  # [N]
+        loss = LOSSES[self.stage.loss](scores, torch.tensor(of.grades, device=scores.device))
+        return loss + self.learner.penalty() if isinstance(self.learner, Penalised) else loss
 
     def _drawn(self, of: GradedList, chance: random.Random) -> tuple[GradedList, int]:
         """Some candidates of a list, and the seed of what else is drawn while it is read."""

@@ -203,6 +203,20 @@ class VLMRanker:
         once.both_orders, once.label_mass, once._measured = False, None, 0
         return once
 
+    @property
+    def backbone(self) -> Backbone:
+        """The weights, and how they are called."""
+        return self._backbone
+
+    def label_log_probabilities(self, query: Query, memories: Sequence[Memory]) -> Tensor:
+        """[N], of the labels of one list among all words, with gradients for weights that want them: what training shapes.
+
+        It is the forward of `score`, so training and inference cannot read a list differently.
+        """
+        row = self._list_rows(query, memories)[0]
+        logits = self._backbone.logits([row], words=self._answers)  # [1, W]
+        return logits.log_softmax(-1)[0, self._answers[: len(memories)]]
+
     def uncalibrated(self) -> VLMRanker:
         """The same, without its calibration."""
         plain = self.read_once()

@@ -1,0 +1,223 @@
+"""Teach a vision-language model to rank lists by its labels: LoRA on graded lists of texts, pictures, or both.
+
+    python -m training.train_vlm --base FOLDER_OR_HUB_ID --lists my.jsonl --dev dev.jsonl --work DIR --to ADAPTER
+    accelerate launch -m training.train_vlm ...          # the same on several devices, each on its share of a step
+
+Rows are those of `rnx rerank` with a "grade" (0 to 3) in every candidate; see `own_lists.py`. A killed run goes on from
+`--work` with the same result. `load_ranker(FOLDER_OR_HUB_ID, adapter=ADAPTER)` reads the adapter. Several `--lists` are drawn
+from equally often; a curriculum is one call a stage, each with `--init`, the adapter of the one before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.rankers.doctor import diagnose, fit
+from llama_index_rnx.rankers.loading import load_vlm
+from llama_index_rnx.rankers.prompt import ListPrompt
+from llama_index_rnx.rankers.recipes import Recipe
+from training.checkpoint import Record, hashes, record_of
+from training.evaluate import NDCG10, evaluate, first_run, mean, qrels_of
+from training.learner import Stage
+from training.lists import GradedList, take
+from training.own_lists import OwnLists, read_own
+from training.processes import Alone, Together, processes
+from training.trainer import LOSSES, Trainer, train
+from training.vlm import PART, Lora, VLMLearner
+
+Sets = Mapping[str, Sequence[GradedList]]
+
+HELD_OUT = 10  # every tenth list where no --dev is given
+EXAMINED = 50  # development lists that calibrate the adapter and show how it treats slots
+RECORD = "record.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the lists, trains, examines, saves."""
+    parser = _parser()
+    try:
+        run(parser.parse_args(arguments))
+    except RNXError as error:
+        parser.exit(2, f"{error}\n")
+
+
+def run(asked: Namespace) -> Trainer:
+    """One stage, from its lists to its adapter.
+
+    Raises:
+        RNXError: a list, the model, an option, or a checkpoint in the work folder is wrong.
+    """
+    team = processes()
+    lists, sets = read_sets(asked.lists, asked.dev, team)
+    learner = learner_of(asked, team)
+    stage = stage_of(asked, lists, sets)
+    trainer = Trainer(learner, stage, asked.work, _record(asked, stage, learner), team)
+    if team.first and not trainer.history:
+        print(f"{_given(sets)}\nbefore training:\n{_examined(learner, sets)}", flush=True)
+    train(trainer, lambda _: lists, sets)
+    if team.first:
+        finish(trainer, learner, sets, asked.to)
+    return trainer
+
+
+def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: Alone) -> tuple[Sets, Sets]:
+    """The lists to learn from and those to choose by, by the names of their files; says what was read and dropped."""
+    own = [read_own(path) for path in paths]
+    held = [read_own(path) for path in dev]
+    if team.first:
+        print(*own, *held, sep="\n", flush=True)
+    if held:
+        return _by_name(own), _by_name(held)
+    every = [(name, of) for name, lists in _by_name(own).items() for of in lists]
+    kept, out = ([row for place, row in enumerate(every) if (place % HELD_OUT == 0) is chosen] for chosen in (False, True))
+    if not kept:
+        raise RNXError(f"{paths[0]} holds one list; give more, or a file of others to choose by with --dev.")
+    if team.first:
+        print(f"no --dev: {len(out)} of {len(every)} lists are held out to choose the best weights by", flush=True)
+    lists: dict[str, list[GradedList]] = {}
+    for name, of in kept:
+        lists.setdefault(name, []).append(of)
+    return lists, {"held-out": [of for _, of in out]}
+
+
+def learner_of(asked: Namespace, team: Alone) -> VLMLearner:
+    """The ranker with a fresh adapter, or with the one to start from."""
+    prompt = ListPrompt(**json.loads(asked.prompt.read_text(encoding="utf-8"))) if asked.prompt else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*was not trained to answer with labels")  # that is what happens now
+        ranker = load_vlm(
+            asked.base,
+            device=str(team.device) if isinstance(team, Together) else asked.device,
+            dtype=asked.dtype,
+            readout="labels",
+            window=asked.window,
+            max_text_tokens=asked.max_text_tokens,
+            max_pixels=asked.max_pixels,
+            list_prompt=prompt,
+        )
+    recipe = Recipe(
+        readout="labels",
+        list_prompt=ranker.list_prompt,
+        window=asked.window,
+        max_text_tokens=asked.max_text_tokens,
+        max_pixels=asked.max_pixels,
+    )
+    store = MemoryStore(asked.work / "memories")
+    lora = Lora(rank=asked.rank, alpha=2 * asked.rank, dropout=asked.dropout, seed=asked.seed)
+    learner = VLMLearner(ranker, store, recipe, lora, checkpointing=not asked.keep_activations, half=asked.autocast)
+    if asked.init is not None:
+        learner.start_from(asked.init)
+    return learner
+
+
+def stage_of(asked: Namespace, lists: Sets, sets: Sets) -> Stage:
+    """What is asked, as a stage: lists of 8 to 20 candidates for a window of 20."""
+    return Stage(
+        name=asked.name,
+        mix=tuple((name, 1.0) for name in lists),
+        development=tuple(sets),
+        trained=(PART,),
+        steps=asked.steps,
+        candidates=4 * asked.window // 5,
+        most=asked.window,
+        lists_a_step=asked.lists_a_step,
+        loss=asked.loss,
+        rate=asked.rate,
+        warmup=0.05,
+        decay=0.0,
+        average=asked.average,
+        evaluate_every=asked.evaluate_every,
+    )
+
+
+def finish(trainer: Trainer, learner: VLMLearner, sets: Sets, to: Path) -> None:
+    """Saves the adapter with its record, says how it treats slots, and calibrates it on development lists."""
+    learner.save(to)
+    record = {**asdict(trainer.record), "history": trainer.history}
+    (to / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"after training:\n{_examined(learner, sets)}", flush=True)
+    asks, grades = _examples(learner, sets)
+    replace(learner.recipe, calibration=fit(learner.ranker, asks, grades)).save(to)
+    print(f"saved; use it by load_ranker({learner.ranker.name!r}, adapter={str(to)!r})", flush=True)
+
+
+def _examined(learner: VLMLearner, sets: Sets) -> str:
+    return str(diagnose(learner.ranker, _examples(learner, sets)[0]))
+
+
+def _examples(learner: VLMLearner, sets: Sets) -> tuple[list[Any], list[Sequence[float]]]:
+    """The first candidates, a window of them, of some development lists, and their grades."""
+    learner.rest()
+    every = [of for lists in sets.values() for of in lists][:EXAMINED]
+    first = [take(of, range(min(len(of.docids), learner.ranker.window))) for of in every]
+    return [learner.ask(of) for of in first], [of.grades for of in first]
+
+
+def _given(sets: Sets) -> str:
+    """How good the order is in which the lists came, where they say so."""
+    known = {name: lists for name, lists in sets.items() if all(of.first for of in lists)}
+    found = {name: mean(evaluate(qrels_of(lists), first_run(lists), NDCG10)) for name, lists in known.items()}
+    return "as given: " + ("  ".join(f"{name} {value:.4f}" for name, value in found.items()) or "no scores")
+
+
+def _by_name(own: Sequence[OwnLists]) -> dict[str, list[GradedList]]:
+    names = [of.path.stem for of in own]
+    if len(set(names)) < len(names):
+        raise RNXError(f"got files named {', '.join(names)}; lists are told apart by the names of their files, rename one.")
+    return {of.path.stem: list(of.lists) for of in own}
+
+
+def _record(asked: Namespace, stage: Stage, learner: VLMLearner) -> Record:
+    names = ("base", "window", "max_text_tokens", "max_pixels", "dtype", "rank", "dropout", "autocast", "init")
+    settings = {name: str(getattr(asked, name)) for name in names} | asdict(stage) | asdict(learner.ranker.list_prompt)
+    folders = [Path(name) for name in (asked.base, asked.init) if name and Path(name).is_dir()]
+    weights = [path for folder in folders for path in folder.glob("*.safetensors")]
+    return record_of(settings, asked.seed, hashes([*asked.lists, *asked.dev, *weights]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, help="a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint: a folder or a hub id")
+    parser.add_argument("--lists", type=Path, nargs="+", required=True, help="JSONL rows of `rnx rerank`, with grades")
+    parser.add_argument("--dev", type=Path, nargs="*", default=[], help="other lists, to choose the best weights by")
+    parser.add_argument("--work", type=Path, required=True, help="the checkpoint that a killed run goes on from; memories")
+    parser.add_argument("--to", type=Path, required=True, help="the folder of the adapter")
+    parser.add_argument("--init", type=Path, help="an adapter to start from, that of the stage before")
+    parser.add_argument("--name", default="lists", help="of this stage; the draw of its lists depends on it")
+    for name, default, what in _NUMBERS:
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{what} (default: {default})")
+    parser.add_argument("--max-pixels", type=int, help="of a picture (default: 512 visual tokens)")
+    parser.add_argument("--loss", choices=LOSSES, default="listmle", help="listmle is Plackett-Luce, with ties")
+    parser.add_argument("--prompt", type=Path, help="a JSON object with the fields of ListPrompt; default: the ranker's own")
+    parser.add_argument("--device", help="cuda, mps, cpu (default: what is there; `accelerate launch` gives one to each)")
+    parser.add_argument("--dtype", help="of the frozen weights (default: bfloat16 on cuda); the adapter is float32")
+    parser.add_argument("--autocast", action="store_true", help="compute in bfloat16 where the weights are float32")
+    parser.add_argument("--keep-activations", action="store_true", help="no gradient checkpointing: faster, much memory")
+    return parser
+
+
+_NUMBERS: tuple[tuple[str, int | float, str], ...] = (
+    ("steps", 400, "of the optimiser"),
+    ("lists-a-step", 8, "whose gradients are added up, over all devices"),
+    ("window", 20, "candidates that are read at once, here and later"),
+    ("max-text-tokens", 128, "of a candidate or a query"),
+    ("rank", 16, "of the adapter; its alpha is twice that"),
+    ("dropout", 0.05, "of what goes into the adapter"),
+    ("rate", 1e-4, "the peak of the learning rate"),
+    ("average", 0.98, "how much of the moving average stays at a step"),
+    ("evaluate-every", 50, "steps"),
+    ("seed", 0, "of everything that is drawn"),
+)
+
+
+if __name__ == "__main__":
+    main()
