@@ -16,6 +16,7 @@ where it was, and ways share their reads.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import time
@@ -128,8 +129,7 @@ def prejudice(reads: KeptReads, lists: Sequence[GradedList]) -> str:
     verdict = diagnose(cast(VLMRanker, reads), dl22(reads))
     return (
         f"agreement of a list with its reverse {sum(taus) / len(taus):+.3f} (Kendall's tau, {len(asks)} lists), label mass "
-        f"{sum(masses) / len(masses):.3f} ({min(masses):.3f} to {max(masses):.3f})\nDL22, {BIAS_LISTS} lists: {verdict}\n"
-        f"slot bias {' '.join(f'{bias:+.2f}' for bias in verdict.slot_bias)}"
+        f"{sum(masses) / len(masses):.3f} ({min(masses):.3f} to {max(masses):.3f})\nDL22, {BIAS_LISTS} lists: {verdict}"
     )
 
 
@@ -157,22 +157,30 @@ class KeptReads:
         self._ranker, self._path = ranker.uncalibrated(), path
         self.name, self.fingerprint, self.window = ranker.name, ranker.fingerprint, ranker.window
         self.readout, self.labels = ranker.readout, ranker.labels
-        self.label_mass: float | None = None
+        self._masses: list[float] = []
         self._kept: dict[str, dict[str, Any]] = _read_rows(path)
         self._used: set[str] = set()
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
         return self._ranker.remember(candidates)
 
+    @property
+    def label_mass(self) -> float | None:
+        """Meaned over what was read."""
+        return sum(self._masses) / len(self._masses) if self._masses else None
+
     def read_once(self) -> KeptReads:
-        return self
+        """The same reads, with a label mass of its own."""
+        other = copy.copy(self)
+        other._masses = []
+        return other
 
     def uncalibrated(self) -> KeptReads:
-        return self
+        return self.read_once()
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
         row = self._row(query, memories)
-        self.label_mass = row["mass"]
+        self._masses.append(row["mass"])
         scores: list[float] = row["scores"]
         return scores
 
@@ -180,7 +188,7 @@ class KeptReads:
         return [self.score(*ask) for ask in asks]
 
     def mass(self, query: Query, memories: Sequence[Memory]) -> float:
-        """The share of probability on the answers of this list (pointwise: of its first candidate)."""
+        """The share of probability on the answers of this list."""
         return float(self._row(query, memories)["mass"])
 
     def spent(self) -> str:
@@ -199,11 +207,11 @@ class KeptReads:
         return self._kept[key]
 
     def _made(self, query: Query, memories: Sequence[Memory]) -> dict[str, Any]:
-        self._ranker.label_mass = None  # it is measured again
+        once = self._ranker.read_once()
         cpu, wall = time.process_time(), time.perf_counter()
-        scores = self._ranker.score(query, memories)
+        scores = once.score(query, memories)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        return {"query": query.text, "scores": scores, "mass": self._ranker.label_mass, "cpu": cpu, "wall": wall}
+        return {"query": query.text, "scores": scores, "mass": once.label_mass, "cpu": cpu, "wall": wall}
 
     def _key(self, query: Query, memories: Sequence[Memory]) -> str:
         texts = [memory["text"].tolist() for memory in memories]

@@ -12,6 +12,7 @@ from benchmarks.hybrid import Corrected, KeptReads
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.rankers.base import BatchRanker, Ranker
 from llama_index_rnx.rankers.calibration import Calibration
+from llama_index_rnx.rankers.doctor import diagnose
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.vlm import VLMRanker
 
@@ -62,11 +63,10 @@ def test_a_read_is_made_once_and_a_torn_line_costs_only_itself(folder: Path, tmp
     assert isinstance(fresh, BatchRanker)
 
 
-def test_the_mass_is_that_of_each_list(folder: Path, tmp_path: Path) -> None:
+def test_the_doctor_may_read_them(folder: Path, tmp_path: Path) -> None:
     ranker = loaded(folder)
-    reads, memories = KeptReads(ranker, tmp_path / "reads.jsonl"), ranker.remember(CANDIDATES)
-    few, many = reads.mass(QUERY, memories[:2]), reads.mass(QUERY, memories)
-    ranker.label_mass = None
-    ranker.score(QUERY, memories[:2])
-    assert few == pytest.approx(ranker.label_mass)
-    assert few != many
+    asks = [(QUERY, ranker.remember(CANDIDATES[:count])) for count in (2, 4)]
+    found, expected = diagnose(KeptReads(ranker, tmp_path / "reads.jsonl"), asks), diagnose(ranker, asks)  # type: ignore[arg-type]
+    assert found.label_mass == pytest.approx(expected.label_mass)
+    assert found.agreement == expected.agreement
+    assert found.slot_bias == pytest.approx(expected.slot_bias, abs=1e-6)
