@@ -145,9 +145,19 @@ def write_lists(path: Path, lists: Sequence[GradedList]) -> None:
     """JSONL rows as in `rnx rerank`, with grades."""
     with path.open("w", encoding="utf-8") as file:
         for of in lists:
-            columns = zip(of.docids, of.texts, of.first, of.grades, strict=True)
-            found = [{"docid": i, "text": text, "score": score, "grade": grade} for i, text, score, grade in columns]
-            file.write(json.dumps({"qid": of.qid, "query": of.query, "candidates": found}, ensure_ascii=False) + "\n")
+            row = {"qid": of.qid, "query": of.query, "candidates": _rows_of(of)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _rows_of(of: GradedList) -> list[dict[str, object]]:
+    """A row for each candidate, with its picture and its first score where there are any."""
+    found: list[dict[str, object]] = []
+    for place, (docid, text, grade) in enumerate(zip(of.docids, of.texts, of.grades, strict=True)):
+        picture = of.images[place] if of.images else None
+        extra = {} if picture is None else {"image": str(picture)}
+        score = {"score": of.first[place]} if of.first else {}
+        found.append({"docid": docid, "text": text, **extra, **score, "grade": grade})
+    return found
 
 
 def load_retriever(name: str) -> Retriever:

@@ -47,13 +47,15 @@ def planted(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    """model/, prompt.json, train.jsonl and dev.jsonl."""
+    """model/, prompt.json, train.jsonl and dev.jsonl, and their judgments as qrels."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tiny(folder / "model")
     (folder / "prompt.json").write_text(json.dumps(PROMPT))
     for name, count, of in (("train", 200, seed), ("dev", 40, seed + 1)):
-        lines = [json.dumps(row) for row in planted(count, of)]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        rows = planted(count, of)
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        judged = [f"{row['qid']} 0 {one['docid']} {one['grade']}\n" for row in rows for one in row["candidates"]]
+        (folder / f"{name}.qrels").write_text("".join(judged))
 
 
 def arguments(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -229,7 +230,9 @@ def _adapted(base: Any, source: Source, merge: bool) -> Any:
     if trained_on not in (None, type(base).__name__):
         raise RNXError(f"adapter={source.adapter!r} was trained on a {trained_on}; {source.base!r} is a {type(base).__name__}.")
     try:
-        adapted = PeftModel.from_pretrained(base, str(source.adapter), revision=source.adapter_revision)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)  # peft asks, nobody is to act
+            adapted = PeftModel.from_pretrained(base, str(source.adapter), revision=source.adapter_revision)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
