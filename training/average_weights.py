@@ -1,6 +1,6 @@
 """The mean of several checkpoints of one run and its continuations: `python -m training.average_weights A B.. --to OUT`.
 
-Each is a `reader.safetensors`, or a `checkpoint.pt` (its moving average). Three of them gave .709 where the best alone
+Each is a file of weights, or a `checkpoint.safetensors` (its moving average). Three of them gave .709 where the best alone
 had .704 (mean nDCG@10 of the selection sets, 2026-11-22).
 """
 
@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.checkpoint import below
+
 
 def weights_of(path: Path) -> dict[str, Tensor]:
     """The weights in either kind of file."""
-    weights: dict[str, Tensor] = torch.load(path)["average"] if path.suffix == ".pt" else load_file(path)
-    return weights
+    found = load_file(path)
+    return below(found, "average") or found
 
 
 def main() -> None:

@@ -1,25 +1,37 @@
 """nDCG@10, MRR and R@k of orders by ir-measures, with paired bootstrap intervals. It knows no model.
 
-`python -m training.evaluate RUN.trec QRELS [--against FIRST.trec]` compares two TREC runs.
+    rnx rerank dev.jsonl --run after.trec --model my-ranker
+    python -m training.evaluate after.trec dev.jsonl [--results results.jsonl] [--write-first first.trec]
+    python -m training.evaluate RUN.trec QRELS [--against FIRST.trec]
+
+Graded lists (.jsonl) say what is relevant and what the first order was: by their scores, or as they stand where they have
+none. Judgments in TREC's form say the former only. Results are a row of a file, to stand beside those of the training.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import ir_measures
 import torch
 from ir_measures import RR, Measure, R, nDCG
 
+from llama_index_rnx.errors import RNXError
+from training.checkpoint import hashes, record_of
 from training.lists import GradedList
+from training.own_lists import read_own
+from training.progress import add_row, today
 
 Run = dict[str, dict[str, float]]  # qid -> docid -> score
 Values = dict[str, float]  # qid -> value
 NDCG10: Measure = nDCG @ 10
-MEASURES: tuple[Measure, ...] = (NDCG10, RR @ 10, R @ 1, R @ 3, R @ 5)
+MEASURES: tuple[Measure, ...] = (NDCG10, RR @ 10, R @ 1, R @ 3, R @ 5, R @ 10)
 SAMPLES = 10_000
 
 
@@ -76,50 +88,121 @@ def write_run(path: Path, run: Run, tag: str) -> None:
     lines = []
     for qid, scores in run.items():
         ranked = sorted(scores.items(), key=lambda item: -item[1])
-        lines += [f"{qid} Q0 {docid} {rank} {score:.6f} {tag}" for rank, (docid, score) in enumerate(ranked, 1)]
+        lines += [f"{qid} Q0 {_field(docid)} {rank} {score:.6f} {tag}" for rank, (docid, score) in enumerate(ranked, 1)]
     path.write_text("\n".join(lines) + "\n")
 
 
-def compare(qrels: Mapping[str, Mapping[str, int]], ours: Run, theirs: Run | None = None) -> list[str]:
-    """One line a measure: its value and, against `theirs`, the difference with its interval."""
-    lines = []
+def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Judgments as TREC has them: `qid 0 docid grade`."""
+    lines = [f"{qid} 0 {_field(docid)} {grade}" for qid, of in qrels.items() for docid, grade in of.items()]
+    path.write_text("\n".join(lines) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One measure of a run, and what it adds to another run."""
+
+    value: float
+    before: float | None = None
+    gain: Difference | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f}" + (f"  before {self.before:.4f}  {self.gain}" if self.gain else "")
+
+
+def compare(qrels: Mapping[str, Mapping[str, int]], ours: Run, theirs: Run | None = None) -> dict[str, Comparison]:
+    """Every measure, by its name."""
+    found = {}
     for measure in MEASURES:
         values = evaluate(qrels, ours, measure)
-        line = f"{measure!s:8} {mean(values):.4f}"
-        if theirs is not None:
-            before = evaluate(qrels, theirs, measure)
-            line += f"  before {mean(before):.4f}  {bootstrap(values, before)}"
-        lines.append(line)
-    return lines
+        before = evaluate(qrels, theirs, measure) if theirs is not None else None
+        gain = bootstrap(values, before) if before is not None else None
+        found[str(measure)] = Comparison(value=mean(values), before=mean(before) if before is not None else None, gain=gain)
+    return found
+
+
+def given_run(lists: Sequence[GradedList]) -> Run:
+    """The first order: by the scores of the lists, or as they stand where one of them has none."""
+    if all(of.first for of in lists):
+        return first_run(lists)
+    return run_of(lists, [[-float(place) for place in range(len(of.docids))] for of in lists])
+
+
+def read_run(path: Path) -> Run:
+    """A TREC run file.
+
+    Raises:
+        RNXError: it is not there, or holds something else.
+    """
+    run: Run = {}
+    for row in _rows(path, ir_measures.read_trec_run):
+        run.setdefault(row.query_id, {})[unquote(row.doc_id)] = row.score
+    return run
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """A TREC file of judgments; errors as `read_run`."""
+    qrels: dict[str, dict[str, int]] = {}
+    for row in _rows(path, ir_measures.read_trec_qrels):
+        qrels.setdefault(row.query_id, {})[unquote(row.doc_id)] = max(0, row.relevance)
+    return qrels
+
+
+def _rows(path: Path, read: Callable[[str], Iterable[Any]]) -> list[Any]:
+    if not path.is_file():
+        raise RNXError(f"{path} does not exist; give a TREC file, or graded lists (.jsonl) for the judgments.")
+    try:
+        return list(read(str(path)))
+    except (ValueError, IndexError, TypeError) as error:
+        raise RNXError(f"{path} is not a TREC file ({error}); a run has `qid Q0 docid rank score tag` in a row.") from error
+
+
+def _field(docid: str) -> str:
+    """A docid as one field of a TREC row, as `rnx` writes it: fields end at white space."""
+    return re.sub(r"[%\s]", lambda found: f"%{ord(found.group()):02X}", docid)
 
 
 def _whole(grades: Mapping[str, float]) -> dict[str, int]:
     return {docid: round(grade) for docid, grade in grades.items()}
 
 
-def _read_run(path: Path) -> Run:
-    run: Run = {}
-    for row in ir_measures.read_trec_run(str(path)):  # type: ignore[no-untyped-call]
-        run.setdefault(row.query_id, {})[row.doc_id] = row.score
-    return run
-
-
-def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    for row in ir_measures.read_trec_qrels(str(path)):  # type: ignore[no-untyped-call]
-        qrels.setdefault(row.query_id, {})[row.doc_id] = max(0, row.relevance)
-    return qrels
-
-
-def main() -> None:
-    """Compare runs from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("qrels", type=Path)
-    parser.add_argument("--against", type=Path, help="the run of the first order")
-    found = parser.parse_args()
-    against = _read_run(found.against) if found.against else None
-    print("\n".join(compare(_read_qrels(found.qrels), _read_run(found.run), against)))
+    parser.add_argument("judgments", type=Path, help="graded lists (.jsonl) or TREC judgments")
+    parser.add_argument("--against", type=Path, help="another run, in place of the first order of the lists")
+    parser.add_argument("--write-first", type=Path, help="write the first order of the lists as a TREC run")
+    parser.add_argument("--results", type=Path, help="add a row to this results.jsonl")
+    found = parser.parse_args(arguments)
+    try:
+        _compare_files(found)
+    except RNXError as error:
+        parser.exit(2, f"{error}\n")
+
+
+def _compare_files(asked: argparse.Namespace) -> None:
+    first: Run | None = None
+    if asked.judgments.suffix == ".jsonl":
+        own = read_own(asked.judgments)
+        print(own)
+        qrels, first = qrels_of(own.lists), given_run(own.lists)
+    else:
+        qrels = read_qrels(asked.judgments)
+    if asked.write_first and first is not None:
+        write_run(asked.write_first, first, "first")
+    against = read_run(asked.against) if asked.against else first
+    table = compare(qrels, read_run(asked.run), against)
+    print("\n".join(f"{name:8} {of}" for name, of in table.items()))
+    if asked.results:
+        files = hashes([path for path in (asked.run, asked.judgments, asked.against) if path])
+        row = {
+            "kind": "run",
+            "date": today(),
+            "queries": len(qrels),
+            "measures": {name: asdict(of) for name, of in table.items()},
+        }
+        add_row(asked.results, {**row, **asdict(record_of({"run": asked.run.name}, 0, files))})
 
 
 if __name__ == "__main__":

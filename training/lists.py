@@ -10,8 +10,8 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,23 @@ def take(of: GradedList, places: Sequence[int]) -> GradedList:
     return replace(of, **taken)
 
 
+def kept_lists(path: Path, make: Callable[[], Sequence[GradedList]]) -> list[GradedList]:
+    """What is in the file, or what `make` gives, kept in it: lists that were mined are mined once, also for a resumed run."""
+    if not path.exists():
+        lines = [json.dumps(asdict(of), default=str) for of in make()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text("\n".join(lines) + "\n")
+        part.replace(path)
+    return [_kept(row) for row in rows(path)]
+
+
+def _kept(row: Row) -> GradedList:
+    columns: Row = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    columns["images"] = tuple(None if path is None else Path(path) for path in row["images"])
+    return GradedList(**columns)
+
+
 def data_folder() -> Path:
     """The folder of RNX_DATA, or a clear error."""
     folder = os.environ.get("RNX_DATA")
@@ -54,8 +71,17 @@ def data_folder() -> Path:
     return Path(folder)
 
 
+def files_read() -> list[Path]:
+    """Every data file that was read so far in this process: what the record of a run names."""
+    return sorted(_read)
+
+
+_read: set[Path] = set()
+
+
 def rows(path: Path) -> Iterator[Row]:
     """The rows of a .jsonl or .jsonl.gz file."""
+    _read.add(path)
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
         yield from map(json.loads, lines)
 
@@ -187,6 +213,7 @@ def pairs(limit: int, seed: int = 0) -> dict[str, list[tuple[str, str]]]:
 
 def _qrels(path: Path) -> dict[str, dict[str, float]]:
     grades: dict[str, dict[str, float]] = {}
+    _read.add(path)
     for line in path.read_text().splitlines():
         qid, _, docid, grade = line.split()
         grades.setdefault(qid, {})[docid] = float(grade)

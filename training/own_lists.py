@@ -146,7 +146,9 @@ def _list(path: Path, one: CandidateList, raw: list[dict[str, Any]], kept: list[
         docids=tuple(one.candidates[place].id for place in kept),
         texts=tuple(one.candidates[place].text for place in kept),
         grades=tuple(float(raw[place]["grade"]) for place in kept),
-        first=tuple(map(float, scores)) if all(isinstance(score, int | float) for score in scores) else (),
+        first=tuple(float(score) for score in scores if score is not None)
+        if all(isinstance(score, int | float) for score in scores)
+        else (),
         images=tuple(images) if any(images) else (),
     )
 
