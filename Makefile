@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 QDRANT := .cache/qdrant/qdrant
 
-.PHONY: demo test lint types qdrant bench clean
+.PHONY: demo test lint types smoke qdrant bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/rnx demo --folder demo
@@ -19,6 +19,9 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+smoke: $(VENV)/installed-dev  ## the whole training curriculum on generated data, about a minute
+	PYTHON=$(BIN)/python training/runs/smoke.sh
 
 qdrant: $(QDRANT)  ## a real Qdrant server for the tests; without it they run on the embedded engine alone
 

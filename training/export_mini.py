@@ -1,9 +1,9 @@
-"""Puts the trained parts together as the checkpoint of rnx-mini that ships with the package.
+"""Writes a checkpoint of rnx-mini: packed weights, config, tokenizer. It trains nothing.
 
     python -m training.export_mini --text DIR --image DIR --reader DIR --to llama_index_rnx/models/rnx-mini
 
 --text holds `model.safetensors` and `tokenizer.json` (training/convert_weights.py); --image `image.safetensors` and
-`image.json` (training/train_retriever.py); --reader `reader.safetensors` and `reader.json` (training/train_ranker.py).
+`image.json` (training/train_retriever.py); --reader `reader.safetensors` and `reader.json`, each as training left it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +27,52 @@ INT8 = ("text.",)  # the convolutions and the small parts keep fp16: int8 saves 
 LIMIT = 64 * 2**20
 
 
+def write_mini(model: MiniModel, folder: Path, about: Mapping[str, Any]) -> None:
+    """The folder that `load_ranker` reads. about: `retrieval` (scale and bias of the index vectors), `training` and more.
+
+    The digest names all weights, since every memory and vector that they make must be told from another's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.text.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    path, part = folder / "model.safetensors", folder / "model.part"
+    save_file(pack(model.state_dict(), INT8), part)
+    digest = hashlib.sha256(part.read_bytes()).hexdigest()[:12]
+    shapes = {"image": asdict(replace(model.image.config, dropout=0.0)), "reader": asdict(model.reader.config)}
+    (folder / "config.json").write_text(json.dumps({"digest": digest, **about, **shapes}, indent=1) + "\n")
+    part.replace(path)
+
+
 def main() -> None:
     """Reads the parts, packs and writes them, and says what it wrote."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for part in ("text", "image", "reader", "to"):
         parser.add_argument(f"--{part}", type=Path, required=True)
     args = parser.parse_args()
-    image = ImageConfig(**_known(ImageConfig, args.image / "image.json"))
-    reader = ReaderConfig(**_known(ReaderConfig, args.reader / "reader.json"))
-    args.to.mkdir(parents=True, exist_ok=True)
-    shutil.copy(args.text / "tokenizer.json", args.to / "tokenizer.json")
-    model = MiniModel.untrained(args.to, image, reader)
-    model.text.load_state_dict(load_file(args.text / "model.safetensors"))
-    seen = load_file(args.image / "image.safetensors")
-    model.tower.load_state_dict(_below(seen, "tower."))
-    model.image.load_state_dict(_below(seen, "part."))
-    model.reader.load_state_dict(load_file(args.reader / "reader.safetensors"))
+    write_mini(model_of(args.text, args.image, args.reader), args.to, {"retrieval": _retrieval(args.image)})
     path = args.to / "model.safetensors"
-    save_file(pack(model.state_dict(), INT8), path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    retrieval = json.loads((args.image / "image.json").read_text())["retrieval"]
-    config = {"digest": digest, "retrieval": retrieval, "image": asdict(image), "reader": asdict(reader)}
-    (args.to / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     size = path.stat().st_size
-    print(f"{path}: {size / 2**20:.1f} MiB, digest {digest}")
+    print(f"{path}: {size / 2**20:.1f} MiB, digest {json.loads((args.to / 'config.json').read_text())['digest']}")
     if size > LIMIT:
         raise SystemExit(f"{path} has {size / 2**20:.1f} MiB; at most {LIMIT >> 20} MiB may ship.")
+
+
+def model_of(text: Path, image: Path, reader: Path) -> MiniModel:
+    """The trained parts, put together."""
+    shapes = (
+        ImageConfig(**_known(ImageConfig, image / "image.json")),
+        ReaderConfig(**_known(ReaderConfig, reader / "reader.json")),
+    )
+    model = MiniModel.untrained(text, *shapes)
+    model.text.load_state_dict(load_file(text / "model.safetensors"))
+    seen = load_file(image / "image.safetensors")
+    model.tower.load_state_dict(_below(seen, "tower."))
+    model.image.load_state_dict(_below(seen, "part."))
+    model.reader.load_state_dict(load_file(reader / "reader.safetensors"))
+    return model
+
+
+def _retrieval(image: Path) -> Any:
+    return json.loads((image / "image.json").read_text())["retrieval"]
 
 
 def _known(config: Any, path: Path) -> dict[str, Any]:

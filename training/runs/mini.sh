@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # rnx-mini from nothing: real weights from packages, then every stage. Usage: RNX_DATA=DIR training/runs/mini.sh OUT
-# On two CPU cores about two hours and 20 GB of disk (cached feature maps and token states); each step resumes or is skipped.
+# On two CPU cores some hours and 25 GB of disk (cached feature maps and token states); each step resumes or is skipped.
 set -euo pipefail
 : "${RNX_DATA:?set it to the folder with the development data}"
 out=${1:?usage: training/runs/mini.sh OUT}
@@ -23,15 +23,11 @@ mkdir -p "$out/retriever"
 $py -m training.average_weights "$out/r1/model.safetensors" "$out/r2/model.safetensors" --to "$out/retriever/model.safetensors"
 $py -m training.evaluate_images "${frozen[@]}" --out "$out/retriever" --final "$out/image"
 
-# Stage 1: text lists, graded and distilled; the mean of three points of two runs
-$py -m training.fill_cache --tower "$out/text" --cache "$out/tokens"
-$py -m training.train_ranker --work "$out/v1" --cache "$out/tokens" --steps 400
-$py -m training.train_ranker --work "$out/v2" --cache "$out/tokens" --init "$out/v1/reader.safetensors" --steps 450
-mkdir -p "$out/reader"
-$py -m training.average_weights "$out/v1/reader.safetensors" "$out/v2/reader.safetensors" "$out/v2/checkpoint.pt" --to "$out/reader/reader.safetensors"
-cp "$out/v2/reader.json" "$out/reader/reader.json"
+# Stages 1 to 3 from there: text lists, image lists distilled through captions, joint lists; then the checkpoint
+$py -m training.fill_cache --tower "$out/text" --cache "$out/cache/tokens"
+curriculum=($py -m training.curriculum --data "$RNX_DATA" --work "$out/run" --cache "$out/cache" --text "$out/text" --tower "$tower" --retriever "$out/image")
+"${curriculum[@]}" --to llama_index_rnx/models/rnx-mini
+$py -m training.progress "$out/run/results.jsonl" --to "$out/progress.png"
 
-# Stage 3: one scale for texts, pictures and both
-$py -m training.train_joint --reader "$out/reader" --image "$out/image" --cache "$out/tokens" --tower "$out/text" --work "$out/joint" --steps 60
-
-$py -m training.export_mini --text "$out/text" --image "$out/image" --reader "$out/joint" --to llama_index_rnx/models/rnx-mini
+# What each stage is worth: the same without it (shares what comes before it). Hours more:
+#   "${curriculum[@]}" --without each
