@@ -15,7 +15,8 @@ class Calibration:
     """A score is the logistic of `(logit - mean of the list) / temperature - bias of its slot + offset`.
 
     slot_bias: one row for each length of list that was fitted, its biases in slot order. A list of another length takes the
-    next longer row, as far as it goes: a label's own bias counts for more than the end of the list.
+    next longer row, as far as it goes, since bias belongs to labels: with a 1.5B language half slots explained 76 % of the
+    spread at length 10; less the row of 14 cut to it 1 %, of 20 9 %, but 73 and 76 % where the rows were stretched.
     offset: the log odds of relevance of a candidate that is as good as its list's mean.
 
     Raises:
