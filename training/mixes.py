@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch.nn.functional import normalize
 
 from training.lists import GradedList, Row, distilled, insuranceqa, mediqa, pairs, rag24, scifact_claims, scifact_corpus, trec
-from training.mine_negatives import Question, Retriever, Score, mine, remined
+from training.mine_negatives import Question, Retriever, mine
 from training.token_cache import TokenCache
 
 DL21_HELD_OUT = 13
@@ -24,28 +24,6 @@ INSURANCE_TRAIN = 4_000
 PAIRS = 2_000
 POOL = 100  # what the text tower fetches for the ranker in training to choose its negatives from
 SELECTION_LISTS = 40  # a set while training; all of them in the report
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mix:
-    """One source of training lists; `weight` is how often it is drawn."""
-
-    name: str
-    lists: Sequence[GradedList]
-    weight: float
-
-
-def training_mixes(cache: TokenCache, ranker: Score | None = None) -> list[Mix]:
-    """Every source with a list whose texts are in the cache."""
-    mixes = [Mix(name=name, lists=text_lists(cache, name, ranker), weight=weight) for name, weight in WEIGHTS.items()]
-    return [mix for mix in mixes if mix.lists]
-
-
-def text_lists(cache: TokenCache, source: str, ranker: Score | None = None) -> list[GradedList]:
-    """The lists of one source. Where negatives are mined they are the hardest of a deep pool by `ranker`, a ranker in
-    training as it now is; by the text tower at first."""
-    pools = [of for of in SOURCES[source](cache) if _known(cache, of)]
-    return remined(pools, ranker or partial(tower_scores, cache), NEGATIVES[source]) if source in NEGATIVES else pools
 
 
 def development(cache: TokenCache) -> dict[str, list[GradedList]]:
@@ -61,11 +39,6 @@ def development(cache: TokenCache) -> dict[str, list[GradedList]]:
     }
     known = {name: [of for of in lists if _known(cache, of)][:SELECTION_LISTS] for name, lists in found.items()}
     return {name: lists for name, lists in known.items() if lists}
-
-
-def reported(cache: TokenCache) -> dict[str, list[GradedList]]:
-    """The sets that are only looked at: DL19 (development score) and InsuranceQA valid."""
-    return {"dl19": trec("dl19", ("bm25",)), "insuranceqa-valid": insuranceqa("valid", 400, 200)}
 
 
 def scifact_dev(cache: TokenCache, depth: int) -> list[GradedList]:
