@@ -15,7 +15,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Candidate, Query
-from training import evaluate, train_ranker
+from training import evaluate, train_ranker, train_vlm
 from training.lists import GradedList
 from training.progress import history_of, rows_of
 from training.train_ranker import split
@@ -145,3 +145,16 @@ def test_too_few_lists_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         train_ranker.main(["--lists", str(write_lists(tmp_path / "few.jsonl", 2)), "--work", str(tmp_path / "w")])
     assert "2 lists are too few" in capsys.readouterr().err
+
+
+def test_a_vision_language_model_goes_to_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(train_vlm, "main", said.extend)
+    train_ranker.main(
+        ["--lists", "my.jsonl", "--work", "w", "--base", "Qwen/Qwen2-VL-2B-Instruct", "--steps", "9", "--window", "8"]
+    )
+    options = dict(zip(said[::2], said[1::2], strict=True))
+    assert options["--base"] == "Qwen/Qwen2-VL-2B-Instruct"
+    assert (options["--lists"], options["--work"], options["--to"]) == ("my.jsonl", "w", str(Path("w") / "adapter"))
+    assert (options["--steps"], options["--window"]) == ("9", "8")
+    assert "--rate" not in options

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.mini import MiniModel
+from llama_index_rnx.rankers.mini import CAPTION_SHARE, MiniModel
 from llama_index_rnx.rankers.mini.image import ImageConfig
 from llama_index_rnx.rankers.mini.reader import ReaderConfig
 from training import mixes
@@ -127,7 +127,6 @@ class DevelopmentMaterial:
         learner.model.tower.load_state_dict(_below(found, "tower."))
         trained = {name: tensor for name, tensor in _below(found, "part.").items() if name != "bank"}  # `settle` makes it
         learner.image.load_state_dict(trained, strict=False)
-        learner.about = {"retrieval": about["retrieval"]}
         learner.pictures = self._maps(learner.model)
         self._remember(learner)
         return [float(loss) for loss in about.get("losses", [])]
@@ -142,7 +141,10 @@ class DevelopmentMaterial:
         captions += [picture.queries[0] for picture in self.known["openstax"]][: len(part.bank) - len(captions)]
         part.bank.zero_()  # a row of zeros is near to nothing
         part.bank[: len(captions)] = torch.cat([learner.caption(caption).vector for caption in captions])
-        part.hub_mean.copy_(part.hubness(learner.vectors([picture.path for picture in self.new["flickr"]]).vector).mean())
+        new = [picture.path for picture in self.new["flickr"]]
+        part.hub_mean.copy_(part.hubness(learner.vectors(new).vector).mean())
+        found = learner.retrieve([picture.queries[0] for picture in self.new["flickr"]], new)  # [P, P], right on the diagonal
+        learner.about = {**learner.about, "retrieval": right_or_wrong(CAPTION_SHARE * found)}
 
     def files(self) -> Mapping[str, str]:
         return self._files
@@ -184,6 +186,25 @@ class DevelopmentMaterial:
     def _by_text_tower(self, queries: Sequence[str], captions: Sequence[str]) -> Tensor:
         asked, told = ([self.tokens[text].chunks.float().mean(0) for text in of] for of in (_asked(queries), captions))
         return normalize(torch.stack(asked), dim=-1) @ normalize(torch.stack(told), dim=-1).T
+
+
+@torch.inference_mode(False)
+def right_or_wrong(cosines: Tensor, depth: int = DEPTH) -> list[float]:
+    """Scale and bias that make a cosine the logit of being right, on the best `depth` of every query. [Q, Q], right ones on
+    the diagonal; as the collection has them, so that pictures and texts can be fetched into one list."""
+    near = cosines.clone().topk(min(depth, len(cosines)))
+    right = (near.indices == torch.arange(len(cosines)).unsqueeze(1)).float()
+    line = torch.tensor([50.0, -10.0], requires_grad=True)
+    optimiser = torch.optim.LBFGS([line], lr=0.5, max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = binary_cross_entropy_with_logits(near.values * line[0] + line[1], right)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return [round(value, 3) for value in line.tolist()]
 
 
 def train_image_part(sources: Sources, folder: Path, stage: Stage) -> None:

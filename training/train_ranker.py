@@ -35,6 +35,7 @@ from training.trainer import LOSSES, Trainer, run_lists, train
 TRAINED = ("reader.base", "reader.joint", "reader.list", "reader.kinds", "image.late")  # none of them makes a memory
 HELD_OUT = 5  # every fifth list measures, every fifth of the others selects
 READINGS = 8  # how often every list is read, unless --steps says otherwise
+RATE = 1e-4
 STEPS = (60, 2_000)  # at least and at most, by that
 
 
@@ -69,8 +70,10 @@ def stage_of(lists: Sequence[GradedList], asked: argparse.Namespace) -> Stage:
     plain = Stage(name="own-lists", mix=(("own", 1.0),), development=("select",), trained=TRAINED, steps=0)
     low, high = STEPS
     count = asked.steps or min(high, max(low, READINGS * len(lists) // plain.lists_a_step))
-    rates = {"rate": asked.rate, "scalar_rate": 10 * asked.rate}
-    return replace(plain, steps=count, loss=asked.loss, average=0.95, evaluate_every=max(1, count // 6), **rates)
+    rate, loss = asked.rate or RATE, asked.loss or Stage.loss
+    return replace(
+        plain, steps=count, loss=loss, average=0.95, evaluate_every=max(1, count // 6), rate=rate, scalar_rate=10 * rate
+    )
 
 
 def base_folder(base: str) -> Path | None:
@@ -142,6 +145,15 @@ def data_hashes(files: Sequence[Path | None], parts: Split) -> dict[str, str]:
     return {**found, "pictures": digest.hexdigest()}
 
 
+def hand_over(asked: argparse.Namespace, more: Sequence[str]) -> None:
+    """A vision-language model has a command of its own, with more to choose."""
+    from training import train_vlm  # peft and accelerate are extras
+
+    given = {"base": asked.base, "lists": asked.lists, "work": asked.work, "to": asked.to or asked.work / "adapter"}
+    given |= {name: value for name in ("dev", "steps", "rate", "loss", "seed") if (value := getattr(asked, name)) is not None}
+    train_vlm.main([*(word for name, value in given.items() for word in (f"--{name}", str(value))), *more])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,18 +163,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, help="the folder of the tuned ranker (default: WORK/model)")
     parser.add_argument("--base", default=NAME, help="rnx-mini, a tuned one's folder, or a vision-language model")
     parser.add_argument("--steps", type=int, help=f"of the optimiser (default: every list {READINGS} times)")
-    parser.add_argument("--rate", type=float, default=1e-4, help="the peak of the learning rate (default: %(default)s)")
-    parser.add_argument("--loss", choices=LOSSES, default=Stage.loss)
+    parser.add_argument("--rate", type=float, help=f"the peak of the learning rate (default: {RATE})")
+    parser.add_argument("--loss", choices=LOSSES, help=f"default: {Stage.loss}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     asked, more = parser.parse_known_args(arguments)
     torch.set_num_threads(asked.threads)
+    folder = base_folder(asked.base)
+    if folder is None:
+        return hand_over(asked, more)
+    if more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
-        folder = base_folder(asked.base)
-        if folder is None:
-            raise RNXError("not yet")
-        if more:
-            parser.error(f"unrecognized arguments: {' '.join(more)}")
         tune(asked, folder)
     except RNXError as error:
         parser.exit(2, f"{error}\n")
