@@ -1,44 +1,47 @@
 """Speed of the 2B vision-language ranker against what else one would run, with the same weights, inputs and process.
 
-    python -m benchmarks.vlm --size tiny                        # CPU, a minute: shows that all of it runs
-    python -m benchmarks.vlm --size true --device cuda          # the configuration of Qwen2-VL-2B, on a GPU
+    python -m benchmarks.vlm --size tiny                        # CPU, minutes: shows that all of it runs
+    python -m benchmarks.vlm --size true --device cuda --compile --plot vlm.png    # the configuration of Qwen2-VL-2B, on a GPU
 
 Weights are random: speed does not depend on them. All methods start from texts and opened pictures, with a new query each
-round, and take turns. Rivals are the plain calls of transformers that their packages make:
+round, and take turns. Rivals (`rivals.py`) are their packages' own calls:
     generated list    sliding windows of 20/10, a permutation written by `generate` (RankZephyr's and LightOn's way)
-    plain pointwise   one prompt a candidate in batches, no shared prefix (CrossEncoder's way)
+    CrossEncoder      sentence-transformers, pointwise; its scores are checked against our pointwise read-out's first
     one at a time     one prompt a candidate, an answer of 4 tokens by `generate` (what a chat model in LlamaIndex does)
 Ours, `cold` includes the vision tower, `remembered` does not. Share: of the measured matrix product ceiling, counting two
-operations for each weight of the language model and token, no attention and no vision.
+operations for each weight of the language model and token, no attention and no vision: 40 % is 2.5 times the floor.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
+from benchmarks.rivals import PAD, WINDOW, cross_encoder, generated_list, one_at_a_time, predicted
 from llama_index_rnx.candidates import Candidate, Query, picture_source
-from llama_index_rnx.memory import Memory
-from llama_index_rnx.ordering import drive, sliding
-from llama_index_rnx.rankers.backbones import DTYPES, Backbone, Qwen2VL
-from llama_index_rnx.rankers.batching import is_out_of_memory
+from llama_index_rnx.memory import RAM, MemoryStore
+from llama_index_rnx.rankers.backbones import Backbone, Qwen2VL
+from llama_index_rnx.rankers.checkpoints import DTYPES, place_of
 from llama_index_rnx.rankers.vlm import Readout, VLMRanker
+from llama_index_rnx.rerank import Windows, rank
 from tests.tiny_vlm import MERGES, SPECIAL, tiny_tokenizer
 
-WINDOW, STRIDE = 20, 10
-WRITTEN = 6  # tokens that a generated list spends on a candidate: "[", "1", "2", "]", " >", " "
-CHATTED = 4  # tokens of a chat model's answer on one candidate
 TILE = 28  # pixels of a visual token's side
-PAD = "<|image_pad|>"
+ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}  # of scores in [0, 1]; 16 bits round each layer
+OURS = "ours, labels, parallel, remembered"
+TARGETS = {"generated list": 15.0, "CrossEncoder": 2.0}  # times as fast at N = 100, remembered
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4},
@@ -77,31 +80,32 @@ class Result:
     tokens: int
     peak: int
 
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
 
 def main() -> None:
-    """Measures all cases and prints a table for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default=None, help="default: bfloat16 on cuda, else float32")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--counts", type=int, nargs="+", default=None, help="default: 20 100; tiny: 20")
-    parser.add_argument("--cases", nargs="+", default=["text:150", "image:256", "image:512"])
-    args = parser.parse_args()
-    dtype = DTYPES[args.dtype or ("bfloat16" if args.device.startswith("cuda") else "float32")]
-    backbone = random_backbone(args.size, args.device, dtype)
+    """Measures all cases, prints a table for each, and draws them."""
+    args = _parser().parse_args()
+    place = place_of(args.device, args.dtype, args.attention, None)
+    backbone = random_backbone(args.size, place.device, place.dtype, place.attention)
     weights = sum(p.numel() for p in backbone.model.model.language_model.layers.parameters())
-    ceiling = matrix_ceiling(args.device, dtype)
-    print(f"{args.size} Qwen2-VL, random weights, {device_name(args.device)}, {dtype}, torch {torch.__version__}")
+    ceiling = matrix_ceiling(place.device, place.dtype)
+    name = f"{device_name(place.device)}, {place.dtype}, {place.attention}, torch {torch.__version__}"
+    print(f"{args.size} Qwen2-VL, random weights, {name}")
     print(f"matrix product ceiling {ceiling / 1e12:.2f} TFLOP/s, {args.rounds} rounds\n")
-    for name in args.cases:
-        kind, tokens = name.split(":")
-        for count in args.counts or ([20] if args.size == "tiny" else [20, 100]):
+    found: dict[str, list[Result]] = {}
+    for kind, tokens in (shape.split(":") for shape in args.cases):
+        for count in args.counts:
             case = Case(kind=kind, tokens=int(tokens), count=count)
-            show(case, measure(backbone, case, args.rounds, args.device), weights, ceiling)
+            found[case.name] = measure(backbone, case, args.rounds, args.compile)
+            show(case, found[case.name], weights, ceiling)
+    if args.plot:
+        draw(found, args.plot, f"{args.size} Qwen2-VL, {name}")
 
 
-def random_backbone(size: str, device: str, dtype: torch.dtype) -> Backbone:
+def random_backbone(size: str, device: str, dtype: torch.dtype, attention: str = "sdpa") -> Backbone:
     """A Qwen2-VL of this size with fresh weights, and a tokenizer that spells letter by letter."""
     chosen = SIZES[size]
     tokenizer = tiny_tokenizer(MERGES)
@@ -121,25 +125,15 @@ def random_backbone(size: str, device: str, dtype: torch.dtype) -> Backbone:
     )
     torch.manual_seed(0)
     with torch.device(device):
-        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)
     return Qwen2VL(model, tokenizer, Qwen2VLImageProcessorPil())
 
 
-def measure(backbone: Backbone, case: Case, rounds: int, device: str) -> list[Result]:
+def measure(backbone: Backbone, case: Case, rounds: int, compiled: bool = False) -> list[Result]:
     """Every method on the same candidates, in turn; the first round warms up and does not count."""
     candidates = made(case, random.Random(0))
-    labels, pairs = (ranker(backbone, readout) for readout in ("labels", "pointwise"))
-    remembered = labels.remember(candidates)
-    meter = Meter(backbone)
-    methods: dict[str, Callable[[Query], object]] = {
-        "ours, labels, remembered": lambda q: ordered(labels, q, remembered),
-        "ours, labels, cold": lambda q: ordered(labels, q, labels.remember(candidates)),
-        "ours, pointwise, remembered": lambda q: pairs.score(q, remembered),
-        "ours, pointwise, cold": lambda q: pairs.score(q, pairs.remember(candidates)),
-        "generated list": lambda q: generated_list(backbone, q, candidates),
-        "plain pointwise": lambda q: plain_pointwise(backbone, q, candidates),
-        "one at a time": lambda q: one_at_a_time(backbone, q, candidates),
-    }
+    methods = {**our_methods(backbone, candidates, compiled), **rival_methods(backbone, candidates)}
+    meter, device = Meter(backbone), str(backbone.device)
     kept: dict[str, list[float]] = {name: [] for name in methods}
     seen: dict[str, tuple[int, int]] = {}
     for turn in range(rounds + 1):
@@ -151,6 +145,56 @@ def measure(backbone: Backbone, case: Case, rounds: int, device: str) -> list[Re
                 kept[name].append(seconds)
     meter.stop()
     return [Result(method=name, seconds=kept[name], tokens=seen[name][0], peak=seen[name][1]) for name in methods]
+
+
+def our_methods(backbone: Backbone, candidates: Sequence[Candidate], compiled: bool) -> Mapping[str, Callable[[Query], object]]:
+    """The flow that `RNXRerank` runs; remembered, its memories lie in RAM."""
+    store = MemoryStore()
+    labels, pairs = ranker(backbone, "labels"), ranker(backbone, "pointwise")
+
+    def asked(reader: VLMRanker, windows: Windows = "sliding", cold: bool = False) -> Callable[[Query], object]:
+        def run(query: Query) -> object:
+            if cold:
+                RAM.clear()
+            return rank(reader, store, query, candidates, windows=windows)
+
+        return run
+
+    found = {
+        OURS: asked(labels, "parallel"),
+        "ours, labels, parallel, cold": asked(labels, "parallel", cold=True),
+        "ours, labels, sliding, remembered": asked(labels),
+        "ours, pointwise, remembered": asked(pairs),
+        "ours, pointwise, cold": asked(pairs, cold=True),
+    }
+    if compiled:
+        fast = copy.copy(backbone)
+        fast.compile()
+        found["ours, labels, parallel, compiled"] = asked(ranker(fast, "labels"), "parallel")
+    return found
+
+
+def rival_methods(backbone: Backbone, candidates: Sequence[Candidate]) -> Mapping[str, Callable[[Query], object]]:
+    encoder = cross_encoder(backbone)
+    check_alike(backbone, encoder, candidates[:4])
+    return {
+        "generated list": lambda query: generated_list(backbone, query, candidates),
+        "CrossEncoder": lambda query: predicted(encoder, query, candidates),
+        "one at a time": lambda query: one_at_a_time(backbone, query, candidates),
+    }
+
+
+def check_alike(backbone: Backbone, encoder: Any, candidates: Sequence[Candidate]) -> None:
+    """Fails unless sentence-transformers and our pointwise read-out give the same scores."""
+    query, ours = Query(text="which one is alike?"), ranker(backbone, "pointwise")
+    theirs = torch.tensor(predicted(encoder, query, candidates))
+    apart = float((torch.tensor(ours.score(query, ours.remember(candidates))) - theirs).abs().max())
+    if apart > ALIKE[backbone.model.dtype]:
+        raise SystemExit(f"CrossEncoder's scores differ from ours by {apart:.4f}: it does not read the same prompt")
+
+
+def ranker(backbone: Backbone, readout: Readout) -> VLMRanker:
+    return VLMRanker(backbone, name="benchmark", readout=readout, window=WINDOW if readout == "labels" else None)
 
 
 class Meter:
@@ -181,84 +225,6 @@ class Meter:
     def _count(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
         rows, places = kwargs["inputs_embeds"].shape[:2]
         self.tokens += rows * places
-
-
-def ranker(backbone: Backbone, readout: Readout) -> VLMRanker:
-    found = VLMRanker(backbone, name="benchmark", readout=readout, window=WINDOW if readout == "labels" else None)
-    found.label_mass = 1.0  # of random weights it means nothing
-    return found
-
-
-def ordered(ours: VLMRanker, query: Query, memories: Sequence[Memory]) -> list[int]:
-    """The list by sliding windows of label read-outs."""
-    reads = sliding(len(memories), WINDOW, STRIDE)
-    return drive(reads, lambda places: ours.score(query, [memories[i] for i in places])).order
-
-
-def generated_list(backbone: Backbone, query: Query, candidates: Sequence[Candidate]) -> None:
-    """Sliding windows; each writes its permutation token by token."""
-
-    def read(places: tuple[int, ...]) -> list[float]:
-        shown = "".join(f"[{n}] {content(candidates[i])}\n" for n, i in enumerate(places))
-        images = [candidates[i].image for i in places if candidates[i].image]
-        inputs = plain_inputs(backbone, [(f"{shown}Rank them by: {query.text}\n", [s.load() for s in images if s])])
-        generated(backbone, inputs, WRITTEN * len(places))
-        return [-float(n) for n in range(len(places))]
-
-    drive(sliding(len(candidates), WINDOW, STRIDE), read)
-
-
-@torch.inference_mode()
-def plain_pointwise(backbone: Backbone, query: Query, candidates: Sequence[Candidate]) -> None:
-    """Whole prompts in batches, halved until they fit."""
-    prompts = [
-        (f"{INTRODUCTION}{query.text}\n{content(c)}\nyes or no?", [c.image.load()] if c.image else []) for c in candidates
-    ]
-    size = len(prompts)
-    while True:
-        try:
-            for start in range(0, len(prompts), size):
-                backbone.model(**plain_inputs(backbone, prompts[start : start + size]), logits_to_keep=1, use_cache=False)
-            return
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or size == 1:
-                raise
-            size //= 2
-
-
-def one_at_a_time(backbone: Backbone, query: Query, candidates: Sequence[Candidate]) -> None:
-    for candidate in candidates:
-        images = [candidate.image.load()] if candidate.image else []
-        prompt = f"{INTRODUCTION}{query.text}\n{content(candidate)}\nyes or no?"
-        generated(backbone, plain_inputs(backbone, [(prompt, images)]), CHATTED)
-
-
-INTRODUCTION = "Judge whether the document meets the requirements of the query. Answer yes or no only.\nQuery: "
-
-
-def content(candidate: Candidate) -> str:
-    return (f"<|vision_start|>{PAD}<|vision_end|>" if candidate.image else "") + candidate.text
-
-
-def plain_inputs(backbone: Backbone, prompts: Sequence[tuple[str, Sequence[Image.Image]]]) -> dict[str, torch.Tensor]:
-    """What transformers' own processor makes of prompts (left-padded) and pictures."""
-    pictures = [picture for _, shown in prompts for picture in shown]
-    inputs: dict[str, Any] = dict(backbone.processor(images=pictures, return_tensors="pt")) if pictures else {}
-    grids = iter(inputs.get("image_grid_thw", []))
-    texts = []
-    for text, shown in prompts:
-        for _ in shown:
-            text = text.replace(PAD, "\0" * (int(next(grids).prod()) // 4), 1)
-        texts.append(text.replace("\0", PAD))
-    made_ids = backbone.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-    inputs |= {"input_ids": made_ids["input_ids"], "attention_mask": made_ids["attention_mask"]}
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == backbone.image_token).int()
-    return {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
-
-
-@torch.inference_mode()
-def generated(backbone: Backbone, inputs: dict[str, torch.Tensor], tokens: int) -> None:
-    backbone.model.generate(**inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0)
 
 
 def made(case: Case, rng: random.Random) -> list[Candidate]:
@@ -296,20 +262,65 @@ def device_name(device: str) -> str:
 
 def show(case: Case, results: Sequence[Result], weights: int, ceiling: float) -> None:
     """One Markdown table; `times` is how much longer than the first row a method takes."""
-    first = statistics.median(results[0].seconds)
     print(f"**{case.name}**\n")
     print("| method | median ms | p95 ms | times | tokens read | tokens/s | share | peak GiB |")
     print("|---|---|---|---|---|---|---|---|")
     for result in results:
-        median = statistics.median(result.seconds)
         late = sorted(result.seconds)[min(len(result.seconds) - 1, int(0.95 * len(result.seconds)))]
-        share = 2 * weights * result.tokens / median / ceiling
+        share = 2 * weights * result.tokens / result.median / ceiling
         print(
-            f"| {result.method} | {median * 1e3:.1f} | {late * 1e3:.1f} | {median / first:.1f} | {result.tokens} | "
-            f"{result.tokens / median:.0f} | {share:.1%} | {result.peak / 2**30:.1f} |"
+            f"| {result.method} | {result.median * 1e3:.1f} | {late * 1e3:.1f} | {result.median / results[0].median:.1f} | "
+            f"{result.tokens} | {result.tokens / result.median:.0f} | {share:.1%} | {result.peak / 2**30:.1f} |"
         )
-    print(flush=True)
+    print(f"\n{verdict(results)}\n" if case.count == 100 else "", flush=True)
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """Whether the targets are met."""
+    seconds = {result.method: result.median for result in results}
+    times = {rival: seconds[rival] / seconds[OURS] for rival in TARGETS}
+    return "Targets: " + "; ".join(
+        f"{times[rival]:.1f} times as fast as {rival} (at least {wanted:g}: {'met' if times[rival] >= wanted else 'NOT met'})"
+        for rival, wanted in TARGETS.items()
+    )
+
+
+def draw(found: Mapping[str, Sequence[Result]], path: Path, title: str) -> None:
+    """Medians of every case and method, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(found), figsize=(3.2 * len(found) + 2, 3.6), sharey=True, squeeze=False)
+    for axis, (name, results) in zip(axes[0], found.items(), strict=True):
+        colours = ["#2a6f97" if result.method.startswith("ours") else "#b8b8b8" for result in results]
+        bars = axis.barh([result.method for result in results], [result.median * 1e3 for result in results], color=colours)
+        axis.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
+        axis.set(title=name, xscale="log", xlabel="ms, median")
+        axis.margins(x=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].invert_yaxis()
+    figure.suptitle(title, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default=None, help="default: bfloat16 on cuda, else float32")
+    parser.add_argument("--attention", default="auto", help="auto takes flash-attention where it is installed")
+    parser.add_argument("--compile", action="store_true", help="also: ours with torch.compile")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--counts", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--cases", nargs="+", default=["text:150", "image:256", "image:512"])
+    parser.add_argument("--plot", type=Path, help="draw the medians into this PNG")
+    return parser
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", ".*of the probability lies on the answers")  # of random weights it means nothing
     main()
