@@ -17,7 +17,7 @@ from training.generated_material import GeneratedMaterial
 from training.learner import Stage
 from training.lists import GradedList
 from training.mini import MiniLearner
-from training.progress import draw, longest_chain, rows_of, table
+from training.progress import ablations, draw, longest_chain, rows_of, table
 from training.trainer import LOSSES, Lists, Trainer
 
 NAMES = ["retriever", "text-lists", "image-lists", "joint-lists"]
@@ -103,7 +103,12 @@ def test_an_ablation_shares_what_comes_before(whole: Path, material: GeneratedMa
     run(without[:3], material, whole, seed=0)
     found = rows_of(whole / "results.jsonl")[-1]
     assert found["chain"] == ["retriever", "text-lists", "joint-lists"]
-    assert len(longest_chain(rows_of(whole / "results.jsonl"))) == 4
+    rows = rows_of(whole / "results.jsonl")
+    assert len(longest_chain(rows)) == 4
+    mark, full = found["metrics"]["joint"]["nDCG@10"], longest_chain(rows)[-1]["metrics"]["joint"]["nDCG@10"]
+    said = ablations(rows)
+    assert [line.split(":")[0] for line in said] == ["without image-lists", "without joint-lists"]
+    assert f"joint {mark:.4f} ({mark - full:+.4f})" in said[0]
 
 
 def test_the_chains_of_an_ablation() -> None:

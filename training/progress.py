@@ -109,6 +109,19 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def ablations(rows: Sequence[Row]) -> list[str]:
+    """One line a stage that was left out: nDCG@10 at the end of all others, and how far that is from all of them together."""
+    stages = {tuple(row["chain"]): row for row in rows if row.get("kind") == "stage"}
+    whole = max(stages, key=len, default=())
+    lines = []
+    for name in whole:
+        rest = stages.get(tuple(stage for stage in whole if stage != name))
+        if rest is not None:
+            pairs = [(of, rest["metrics"][of]["nDCG@10"], full["nDCG@10"]) for of, full in stages[whole]["metrics"].items()]
+            lines.append(f"without {name}: " + "  ".join(f"{of} {mark:.4f} ({mark - full:+.4f})" for of, mark, full in pairs))
+    return lines
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,7 +129,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="a .png or .svg")
     found = parser.parse_args()
     rows = rows_of(found.results)
-    print("\n".join(table(rows)))
+    print("\n".join([*table(rows), *ablations(rows)]))
     try:
         if found.to:
             draw(rows, found.to)
