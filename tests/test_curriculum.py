@@ -130,7 +130,7 @@ def test_negatives_are_mined_by_the_ranker_as_it_is(material: GeneratedMaterial)
     learner = material.learner()
     before = material.lists("pictures", SHORT[2], learner, 0)
     with torch.no_grad():
-        learner.image.projector.mean.weight.normal_()
+        learner.image.projector.vector.mean.weight.normal_()
     after = material.lists("pictures", SHORT[2], learner, 0)
     assert [of.query for of in before] == [of.query for of in after]
     assert candidates(before) != candidates(after)

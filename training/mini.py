@@ -91,14 +91,14 @@ class MiniLearner:
         """As `remember`, of texts (queries with `query:` in front) and pictures."""
         if any(text not in self.texts for text in texts):
             self.texts.fill(copy.deepcopy(self.model.text).to(self.dtype), texts, label)  # the weights stay what is saved
-        self.pictures.fill(self.model.tower, pictures, label)
+        self.pictures.fill(self.model.eyes, pictures, label)
 
     @torch.inference_mode()
     def vectors(self, paths: Sequence[Path]) -> ImageVectors:
         """All pictures of a set through the image part, as it now is."""
         self._trained.eval()
         parts = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
-        seen = [self.image.projector(self.pictures.maps(part)) for part in parts]
+        seen = [self.image.images(self.pictures.maps(part)) for part in parts]
         return ImageVectors(vector=torch.cat([of.vector for of in seen]), regions=torch.cat([of.regions for of in seen]))
 
     @torch.inference_mode()
@@ -124,8 +124,7 @@ class MiniLearner:
         entry = self.texts[f"query:{query}"]
         states = entry.states[: CHUNK_PIECES + 2].float().unsqueeze(0)  # [1, T, 384]
         vector = normalize(entry.chunks[:1].float(), dim=-1)
-        found: CaptionVectors = self.image.caption(states, torch.ones(states.shape[:2]), vector)
-        return found
+        return self.image.captions(states, torch.ones(states.shape[:2]), vector)
 
     def _query(self, query: str) -> QueryStates:
         entry = self.texts[f"query:{query}"]
@@ -140,7 +139,7 @@ class MiniLearner:
             return None
         paths = [path for path in of.images if path is not None]
         views = torch.randint(self.pictures.views, (len(paths),)).tolist() if torch.is_grad_enabled() else None
-        seen, caption = self.image.projector(self.pictures.maps(paths, views)), self.caption(of.query)
+        seen, caption = self.image.images(self.pictures.maps(paths, views)), self.caption(of.query)
         logits = self._logits(caption, seen, self.image.hubness(seen.vector))  # [pictures]
         return torch.zeros(len(of.docids)).index_copy(0, torch.tensor(places), logits)
 

@@ -21,7 +21,7 @@ from llama_index_rnx.candidates import file_source
 from llama_index_rnx.rankers.mini import IMAGE_PIXELS
 from training.images import views
 
-Tower = Callable[[Tensor], Tensor]  # pixels [B, 3, H, W] -> maps [B, C, h, w]
+Tower = Callable[[Tensor], Tensor]  # pixels [B, 3, H, W] -> M maps [B, M, C, h, w]
 BLOCK = 256  # pictures a file: what a killed run loses at most
 BATCH = 16  # views a call of the tower
 
@@ -43,11 +43,11 @@ class PictureCache:
         return _key(path) in self._places
 
     def maps(self, paths: Sequence[Path], view: Sequence[int] | None = None) -> Tensor:
-        """The maps of pictures that were filled in, [N, C, h, w]; `view`: of which view, the whole by default."""
+        """The maps of pictures that were filled in, [N, M, C, h, w]; `view`: of which view, the whole by default."""
         found = []
         for path, chosen in zip(paths, view or [0] * len(paths), strict=True):
             block, row = self._places[_key(path)]
-            found.append(block[row : row + 1, chosen])  # [1, C, h, w]
+            found.append(block[row : row + 1, chosen])  # [1, M, C, h, w]
         return torch.cat(found).float()
 
     def fill(self, tower: Tower, paths: Iterable[Path], label: str) -> None:
@@ -72,7 +72,7 @@ class PictureCache:
         ]
         flat = torch.stack([view for of in made for view in of])  # [N * V, 3, H, W]
         with torch.inference_mode():
-            maps = torch.cat([tower(part) for part in torch.split(flat, BATCH)]).half()  # [N * V, C, h, w]
+            maps = torch.cat([tower(part) for part in torch.split(flat, BATCH)]).half()  # [N * V, M, C, h, w]
         block = self.folder / f"block-{len(list(self.folder.glob('block-*.safetensors'))):04d}.safetensors"
         part = block.with_suffix(".part")
         tensors = {"maps": maps.contiguous().view(len(paths), self.views, *maps.shape[1:])}

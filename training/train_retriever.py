@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +26,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart, ImageTower, ImageVectors
-from training.images import Pair, cache_middle, cache_texts, fold, pairs
+from llama_index_rnx.rankers.mini.eyes import ImageTower
+from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart, ImageVectors
+from training.images import Pair, Part, cache_maps, cache_texts, fold, pairs
 from training.losses import infonce
+
+CaptionsOf = Callable[[Tensor, Tensor, Tensor], CaptionVectors]  # states, mask, pooled: `CaptionHead`, `ImagePart.captions`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +66,8 @@ class Source:
         self.texts = [list(range(a, b)) for a, b in pairwise(counts)]
 
     def pictures(self, rows: list[int], view: np.ndarray) -> Tensor:
-        """[B, 120, 16, 16]; `view`: [B]."""
-        maps = np.stack([self.maps[r, v] for r, v in zip(rows, view, strict=True)])  # [B, 16, 16, 120]
-        return torch.from_numpy(maps).permute(0, 3, 1, 2)
+        """[B, 16, 16, 120] or [B, 16, 1280], whichever is cached; `view`: [B]."""
+        return torch.from_numpy(np.stack([self.maps[r, v] for r, v in zip(rows, view, strict=True)]))
 
     def captions(self, texts: list[int], longest: int = 64) -> tuple[Tensor, Tensor, Tensor]:
         """States [Q, T, 384] (T at most `longest`), mask [Q, T], pooled [Q, 384]."""
@@ -76,13 +79,17 @@ class Source:
         return states, mask, torch.from_numpy(self.pooled[texts]).float()
 
 
-def sources(data: Path, cache: Path, tower: Path, text: Path) -> dict[str, Source]:
-    """Flickr8k train and dev, OpenStax train and dev (every tenth module); makes the caches that are not there."""
-    folded = fold(torch.load(tower, map_location="cpu"))
+VIEWS = (("flickr_dev", 1, False), ("flickr_train", 6, True), ("openstax", 2, False))  # how many, and whether mirrored
+
+
+def sources(data: Path, cache: Path, tower: Path, text: Path, kind: str = "middle") -> dict[str, Source]:
+    """Flickr8k train and dev, OpenStax train and dev (every tenth module); makes the caches of a `Part` that are not there."""
+    folded = Part(fold(torch.load(tower, map_location="cpu")), kind)
     made: dict[str, Source] = {}
-    for name, views, flip in (("flickr_dev", 1, False), ("flickr_train", 6, True), ("openstax", 2, False)):
+    for name, views, flip in VIEWS:
         items = pairs(data, name)
-        maps = cache_middle(folded, [item.path for item in items], cache / f"{name}.npy", views, flip)
+        file = cache / (f"{name}.npy" if kind == "middle" else f"{name}_{tower.stem}_{kind}.npy")
+        maps = cache_maps(folded, [item.path for item in items], file, views, flip)
         cache_texts(text, [t for item in items for t in item.texts], cache / f"{name}_texts.npz")
         groups = sorted({item.group for item in items})
         held = set(groups[::10]) if name == "openstax" else set()
@@ -108,14 +115,14 @@ class Model(nn.Module):
 
     def tuned(self) -> list[nn.Parameter]:
         """The tower's pointwise convolutions after its last stride."""
-        first, *rest = self.tower.blocks[15:]
-        parts = [first.project, self.tower.head, *(p for block in rest for p in (block.expand, block.project))]
+        first, *rest = self.tower.end.blocks
+        parts = [first.project, self.tower.end.head, *(p for block in rest for p in (block.expand, block.project))]
         return [p for part in parts for p in part.parameters()]
 
     def images(self, middle: Tensor) -> ImageVectors:
-        """[B, 120, 16, 16] -> vectors and regions."""
+        """[B, 16, 16, 120] -> vectors and regions."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            vectors: ImageVectors = self.part.projector(self.tower.last(middle.float()))
+            vectors: ImageVectors = self.part.projector(self.tower.end(middle.permute(0, 3, 1, 2).float()))
         return vectors
 
     def captions(self, states: Tensor, mask: Tensor, pooled: Tensor) -> CaptionVectors:
@@ -162,23 +169,26 @@ def loss_of(model: Model, source: Source, rows: list[int], rng: np.random.Genera
 @torch.inference_mode()
 def embed_images(model: Model, source: Source, rows: list[int]) -> ImageVectors:
     """The whole pictures (first view) of `rows`."""
-    parts = [model.images(source.pictures(b, np.zeros(len(b), int))) for b in _chunks(rows, 128)]
+    parts = [model.images(source.pictures(b, np.zeros(len(b), int))) for b in chunks(rows, 128)]
     return ImageVectors(vector=torch.cat([p.vector for p in parts]), regions=torch.cat([p.regions for p in parts]))
 
 
-@torch.inference_mode()
-def embed(model: Model, source: Source) -> tuple[ImageVectors, CaptionVectors, Tensor]:
-    """All pictures of a split and all their texts, with the owner [Q] of each text."""
+def owners(source: Source) -> tuple[list[int], Tensor]:
+    """All texts of a split, and the owner [Q] of each: its picture's place among the split's rows."""
     texts = [t for r in source.rows for t in source.texts[r]]
-    owner = torch.tensor([i for i, r in enumerate(source.rows) for _ in source.texts[r]])
+    return texts, torch.tensor([i for i, r in enumerate(source.rows) for _ in source.texts[r]])
+
+
+@torch.inference_mode()
+def captions_of(head: CaptionsOf, source: Source, texts: list[int]) -> CaptionVectors:
+    """Any texts of a source, in parts that fit the memory."""
     longest = int(max(source.starts[t + 1] - source.starts[t] for t in texts))
-    found = [padded(model.captions(*source.captions(b)), longest) for b in _chunks(texts, 512)]
-    captions = CaptionVectors(
+    found = [padded(head(*source.captions(b)), longest) for b in chunks(texts, 512)]
+    return CaptionVectors(
         vector=torch.cat([c.vector for c in found]),
         words=torch.cat([c.words for c in found]),
         weights=torch.cat([c.weights for c in found]),
     )
-    return embed_images(model, source, source.rows), captions, owner
 
 
 def padded(captions: CaptionVectors, longest: int) -> CaptionVectors:
@@ -188,7 +198,7 @@ def padded(captions: CaptionVectors, longest: int) -> CaptionVectors:
     return CaptionVectors(vector=captions.vector, words=words, weights=weights)
 
 
-def _chunks(rows: list[int], size: int) -> list[list[int]]:
+def chunks(rows: list[int], size: int) -> list[list[int]]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
@@ -215,7 +225,7 @@ def train(model: Model, data: dict[str, Source], settings: Settings, out: Path) 
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
         loss = _step(model, optimizer, data, settings, step)
-        _follow(average, model, min(settings.ema, step / (step + 10)))
+        follow(average, model, min(settings.ema, step / (step + 10)))
         if (step + 1) % 20 == 0:
             left = (time.time() - began) / (step + 1 - start) * (settings.steps - step - 1)
             print(f"step {step + 1}/{settings.steps} loss {loss:.3f} {left:.0f} s left", file=sys.stderr, flush=True)
@@ -282,7 +292,7 @@ def _batch(rows: list[int], step: int, settings: Settings, name: str) -> list[in
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, keep: float) -> None:
+def follow(average: nn.Module, model: nn.Module, keep: float) -> None:
     for a, m in zip(average.parameters(), model.parameters(), strict=True):
         a.lerp_(m, 1 - keep)
 
@@ -292,7 +302,8 @@ def report(model: Model, data: dict[str, Source], label: str) -> None:
     """Bi-encoder and bi-encoder + late interaction (over all pictures) on both development splits."""
     model.eval()
     for name in ("flickr_dev", "openstax_dev"):
-        images, captions, owner = embed(model, data[name])
+        texts, owner = owners(data[name])
+        images, captions = embed_images(model, data[name], data[name].rows), captions_of(model.part.caption, data[name], texts)
         cosine = captions.vector @ images.vector.T
         joint = cosine + model.part.late * late_matrix(captions, images.regions)
         print(f"{label} {name} cosine {recalls(cosine, owner)} joint {recalls(joint, owner)}", flush=True)

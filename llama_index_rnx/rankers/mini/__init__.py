@@ -21,7 +21,8 @@ from torch.nn.functional import normalize
 from llama_index_rnx.candidates import Candidate, ImageSource, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart, ImageTower, preprocess
+from llama_index_rnx.rankers.mini.eyes import Eyes, preprocess
+from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart
 from llama_index_rnx.rankers.mini.reader import QueryStates, Reader, ReaderConfig, TextMemory, collate
 from llama_index_rnx.rankers.mini.towers import CHUNK_PIECES, MAX_CHUNKS, EncodedText, TextTower
 from llama_index_rnx.rankers.mini.weights import pack_rows, unpack, unpack_rows
@@ -34,16 +35,16 @@ CAPTION_SHARE = 0.3  # of a text's dense vector: enough to find texts by a pictu
 
 
 class MiniModel(nn.Module):
-    """All weights of rnx-mini, by part: `text`, `tower` (image), `image` (projector, caption head), `reader`."""
+    """All weights of rnx-mini, by part: `text`, `eyes` (image towers), `image` (heads on maps and captions), `reader`."""
 
-    def __init__(self, text: TextTower, tower: nn.Module, image: ImagePart, reader: Reader) -> None:
+    def __init__(self, text: TextTower, eyes: Eyes, image: ImagePart, reader: Reader) -> None:
         super().__init__()
-        self.text, self.tower, self.image, self.reader = text, tower, image, reader
+        self.text, self.eyes, self.image, self.reader = text, eyes, image, reader
 
     @classmethod
     def untrained(cls, folder: Path, image: ImageConfig, reader: ReaderConfig) -> MiniModel:
         """Of the shipped shape; `folder` holds the tokenizer."""
-        return cls(TextTower(TextTower.tokenizer_from(folder)), ImageTower(), ImagePart(image), Reader(reader))
+        return cls(TextTower(TextTower.tokenizer_from(folder)), Eyes(image.others), ImagePart(image), Reader(reader))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ class MiniRanker:
         for one in encoded:
             states = one.states[: CHUNK_PIECES + 2].unsqueeze(0).to(self._device)
             mask = torch.ones(states.shape[:2], device=self._device)
-            captions.append(self._model.image.caption(states, mask, one.chunks[:1]).vector[0])
+            captions.append(self._model.image.captions(states, mask, one.chunks[:1]).vector[0])
         return captions
 
     def _text_memory(self, one: EncodedText, caption: Tensor) -> dict[str, Tensor]:
@@ -194,7 +195,7 @@ class MiniRanker:
 
     def _image_memories(self, pixels: Tensor) -> list[dict[str, Tensor]]:
         part = self._model.image
-        seen = part.projector(self._model.tower(pixels.to(self._device)))
+        seen = part.images(self._model.eyes(pixels.to(self._device)))
         hubs = part.hubness(seen.vector)  # [B]
         regions, scales = pack_rows(seen.regions)
         return [
@@ -214,7 +215,7 @@ class MiniRanker:
         mask = torch.ones(states.shape[:2], device=self._device)
         return _TextQuery(
             states=self._model.reader.query(one.states, one.ids.to(self._device), one.vector),
-            caption=self._model.image.caption(states, mask, one.vector.unsqueeze(0)),
+            caption=self._model.image.captions(states, mask, one.vector.unsqueeze(0)),
         )
 
     @torch.inference_mode()

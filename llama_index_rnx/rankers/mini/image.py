@@ -1,114 +1,21 @@
-"""The image side of rnx-mini: tower, projector, caption head and their calibrated score. Knows no text tower, no list.
+"""The image side of rnx-mini: heads on feature maps, caption heads and their calibrated score. Knows no tower, no list.
 
 Axes, named once: B images, Q queries, N candidates of one query, T word pieces, R regions, D image space, W word space.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC; PIL itself is not imported here
-_MEAN, _STD = 127.0, 128.0  # the TF-lite convention of the EfficientNet-Lite checkpoints: about -1 to 1
-# kernel, stride, expansion, channels, repeats: EfficientNet-Lite2 (width 1.1, depth 1.2; stem and head are not scaled)
-_STAGES = (
-    (3, 1, 1, 16, 1),
-    (3, 2, 6, 24, 3),
-    (5, 2, 6, 48, 3),
-    (3, 2, 6, 88, 4),
-    (5, 1, 6, 120, 4),
-    (5, 2, 6, 208, 5),
-    (3, 1, 6, 352, 1),
-)
-_MIDDLE = 15  # blocks before the last stride: what ends there has 16 x 16 cells of 120 channels
+from llama_index_rnx.rankers.mini.eyes import CHANNELS
+
 _CONSTANT, _NORM_SQUARED = 0.5, 1.2  # of the index vectors: room for a correction of up to .22
-
-
-def preprocess(image: Any, size: int = 256) -> Tensor:
-    """A PIL image as the tower's input [3, size, size]: squashed (aspect not kept), bicubic; transparency on white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA").resize((size, size), _BICUBIC), dtype=np.float32)  # [H, W, 4]
-        opacity = rgba[..., 3:] / 255.0
-        pixels = rgba[..., :3] * opacity + 255.0 * (1.0 - opacity)  # [H, W, 3]
-    else:
-        pixels = np.asarray(image.convert("RGB").resize((size, size), _BICUBIC), dtype=np.float32)  # [H, W, 3]
-    return torch.from_numpy((pixels - _MEAN) / _STD).permute(2, 0, 1).contiguous()  # [3, H, W]
-
-
-class _Conv(nn.Module):
-    """A convolution with its BatchNorm folded in and TensorFlow's SAME padding (more on the right, for stride 2)."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        extra = kernel - stride  # for sides that the stride divides
-        self.pad = (extra // 2, extra - extra // 2) * 2 if stride > 1 else None
-        padding = 0 if stride > 1 else kernel // 2
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x if self.pad is None else F.pad(x, self.pad))
-        return out
-
-
-class _Block(nn.Module):
-    """MBConv without squeeze and excitation: expand, filter each channel, project; added to its input where it fits."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        width = inputs * expansion
-        self.expand = _Conv(inputs, width, 1) if expansion > 1 else None
-        self.depthwise = _Conv(width, width, kernel, stride, groups=width)
-        self.project = _Conv(width, outputs, 1)
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x if self.expand is None else F.relu6(self.expand(x))
-        out: Tensor = self.project(F.relu6(self.depthwise(wide)))
-        return x + out if self.residual else out
-
-
-class ImageTower(nn.Module):
-    """EfficientNet-Lite2 (Tan and Le, arXiv 1905.11946) up to its last feature map, BatchNorm folded.
-
-    `forward` is `last(middle(x))`: [B, 3, 256, 256] -> [B, 120, 16, 16] -> [B, 1280, 8, 8]; sides divide by 32.
-    The cut is where training starts: middle maps are cached, the last blocks are tuned.
-    """
-
-    channels = 1280
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = _Conv(3, 32, 3, 2)
-        self.blocks = nn.ModuleList()
-        inputs = 32
-        for kernel, stride, expansion, outputs, repeats in _STAGES:
-            for i in range(repeats):
-                self.blocks.append(_Block(inputs, outputs, kernel, stride if i == 0 else 1, expansion))
-                inputs = outputs
-        self.head = _Conv(inputs, self.channels, 1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def middle(self, x: Tensor) -> Tensor:
-        """[B, 3, 256, 256] -> [B, 120, 16, 16]."""
-        x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))
-        for block in self.blocks[:_MIDDLE]:
-            x = block(x)
-        return x
-
-    def last(self, x: Tensor) -> Tensor:
-        """[B, 120, 16, 16] -> [B, 1280, 8, 8]."""
-        for block in self.blocks[_MIDDLE:]:
-            x = block(x)
-        return F.relu6(self.head(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, 256, 256] -> [B, 1280, 8, 8]."""
-        return self.last(self.middle(x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +28,7 @@ class ImageConfig:
     heads: int = 8  # of the attention pooling over cells
     head_dim: int = 96
     text_heads: int = 6
+    others: tuple[str, ...] = ()  # the maps of `Eyes` beside the first, with a head each; all share the vector by the basis
     bank: int = 2048  # caption vectors kept for the hub correction
     neighbours: int = 10
     dropout: float = 0.0  # training only
@@ -143,16 +51,33 @@ class CaptionVectors:
     weights: Tensor
 
 
-class ImageProjector(nn.Module):
-    """The last feature map -> one image vector and 16 region vectors (4 x 4 cells, each the mean of four)."""
+class VectorHead(nn.Module):
+    """Normed cells of a map -> one vector: of their mean, and of what several heads attend to."""
 
-    def __init__(self, config: ImageConfig, channels: int = ImageTower.channels) -> None:
+    def __init__(self, config: ImageConfig, dim: int, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
         self.attend = nn.Linear(channels, config.heads)
         self.values = nn.Parameter(torch.randn(config.heads, channels, config.head_dim) * channels**-0.5)
-        self.mean = nn.Linear(channels, config.dim)
-        self.out = nn.Linear(config.heads * config.head_dim, config.dim)
+        self.mean = nn.Linear(channels, dim)
+        self.out = nn.Linear(config.heads * config.head_dim, dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """[B, cells, C] -> unit length [B, D]."""
+        weights = self.attend(cells).softmax(1)  # [B, cells, H]
+        pooled = self.dropout(weights.transpose(1, 2) @ cells)  # [B, H, C]
+        heads = torch.einsum("bhc,hcd->bhd", pooled, self.values).flatten(1)  # [B, H * 96]
+        vector = self.mean(self.dropout(cells.mean(1))) + self.out(self.dropout(F.gelu(heads)))  # [B, D]
+        return F.normalize(vector.float(), dim=-1)
+
+
+class ImageProjector(nn.Module):
+    """The first map -> one image vector and 16 region vectors (4 x 4 cells, each the mean of four)."""
+
+    def __init__(self, config: ImageConfig, channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.vector = VectorHead(config, config.dim, channels)
         self.region_in = nn.Linear(channels, 384)
         self.region_out = nn.Linear(384, config.word_dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -160,17 +85,41 @@ class ImageProjector(nn.Module):
     def forward(self, maps: Tensor) -> ImageVectors:
         """[B, 1280, 8, 8] -> vectors [B, D], regions [B, 16, W]."""
         cells = self.norm(maps.flatten(2).transpose(1, 2))  # [B, 64, C]
-        weights = self.attend(cells).softmax(1)  # [B, 64, H]
-        pooled = self.dropout(weights.transpose(1, 2) @ cells)  # [B, H, C]
-        heads = torch.einsum("bhc,hcd->bhd", pooled, self.values).flatten(1)  # [B, H * 96]
-        vector = self.mean(self.dropout(cells.mean(1))) + self.out(self.dropout(F.gelu(heads)))  # [B, D]
-        grid = F.avg_pool2d(cells.transpose(1, 2).unflatten(2, maps.shape[2:]), 2).flatten(2).transpose(1, 2)
-        regions = self.region_out(self.dropout(F.gelu(self.region_in(self.dropout(grid)))))  # [B, 16, W]
-        return ImageVectors(vector=F.normalize(vector.float(), dim=-1), regions=F.normalize(regions.float(), dim=-1))
+        fours = F.avg_pool2d(cells.transpose(1, 2).unflatten(2, maps.shape[2:]), 2).flatten(2).transpose(1, 2)
+        regions = self.region_out(self.dropout(F.gelu(self.region_in(self.dropout(fours)))))  # [B, 16, W]
+        return ImageVectors(vector=self.vector(cells), regions=F.normalize(regions.float(), dim=-1))
 
 
-class _Layer(nn.Module):
-    """A pre-norm transformer layer. (torch's own has dropout inside attention, which costs the fast kernel: x4.)"""
+def grid(maps: Tensor) -> Tensor:
+    """[B, 1280, 8, 8] -> [B, 16, 1280]: 4 x 4 cells, each the mean of four, normed. A quarter of what training must cache."""
+    return F.layer_norm(F.avg_pool2d(maps, 2).flatten(2).transpose(1, 2), (maps.shape[1],))
+
+
+class MoreHead(nn.Module):
+    """Another pair of vectors for the same picture and caption: of another map, and of the pooled caption alone.
+
+    Trained apart from the others, so that it errs elsewhere: together they find more than any of them.
+    """
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.vector = VectorHead(config, config.text_width)
+        self.caption = nn.Linear(config.text_width, config.text_width)
+        nn.init.eye_(self.caption.weight)
+        nn.init.zeros_(self.caption.bias)
+
+    def images(self, cells: Tensor) -> Tensor:
+        """[B, 16, 1280] of `grid` -> unit length [B, 384]."""
+        vectors: Tensor = self.vector(cells)
+        return vectors
+
+    def captions(self, pooled: Tensor) -> Tensor:
+        """[Q, 384] -> unit length [Q, 384]."""
+        return F.normalize(self.caption(pooled).float(), dim=-1)
+
+
+class TransformerLayer(nn.Module):
+    """A pre-norm layer of self-attention. (torch's own has dropout inside attention, which costs the fast kernel: x4.)"""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -194,7 +143,7 @@ class CaptionHead(nn.Module):
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         width = config.text_width
-        self.layer = _Layer(width, config.text_heads)
+        self.layer = TransformerLayer(width, config.text_heads)
         self.norm = nn.LayerNorm(width)
         self.weigh = nn.Linear(width, 2)  # how much a word counts: in the vector, in late interaction
         self.identity = nn.Linear(width, config.dim)
@@ -236,6 +185,7 @@ class ImagePart(nn.Module):
     calibrated so that a softmax over 20 retrieved candidates is a probability, the bias so that a sigmoid is one.
     """
 
+    basis: Tensor
     bank: Tensor
     hub_mean: Tensor
 
@@ -244,12 +194,39 @@ class ImagePart(nn.Module):
         self.config = config
         self.projector = ImageProjector(config)
         self.caption = CaptionHead(config)
+        self.more = nn.ModuleList(MoreHead(config) for _ in config.others)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
         self.late = nn.Parameter(torch.tensor(1.0))
         self.hub = nn.Parameter(torch.tensor(0.0))
         self.bias = nn.Parameter(torch.tensor(0.0))
+        width = config.dim + len(config.others) * config.text_width
+        self.register_buffer("basis", torch.eye(width, config.dim))
         self.register_buffer("bank", torch.zeros(config.bank, config.dim))
         self.register_buffer("hub_mean", torch.tensor(0.0))
+
+    @property
+    def heads(self) -> list[MoreHead]:
+        """Those beside the first."""
+        return cast("list[MoreHead]", list(self.more))
+
+    def images(self, maps: Tensor) -> ImageVectors:
+        """One map a head, [B, 1 + E, 1280, 8, 8] -> `ImageVectors`."""
+        return self.joined_images(self.projector(maps[:, 0]), [grid(each) for each in maps[:, 1:].unbind(1)])
+
+    def joined_images(self, first: ImageVectors, cells: Sequence[Tensor]) -> ImageVectors:
+        """What the first head saw, with what the others make of their `grid` cells [B, 16, 1280]."""
+        vectors = [first.vector, *(head.images(each) for head, each in zip(self.heads, cells, strict=True))]
+        return ImageVectors(vector=self._joined(vectors), regions=first.regions)
+
+    def captions(self, states: Tensor, mask: Tensor, pooled: Tensor) -> CaptionVectors:
+        """states [Q, T, 384], mask [Q, T], pooled [Q, 384] -> `CaptionVectors`."""
+        first = self.caption(states, mask, pooled)
+        vectors = [first.vector, *(head.captions(pooled) for head in self.heads)]
+        return CaptionVectors(vector=self._joined(vectors), words=first.words, weights=first.weights)
+
+    def _joined(self, vectors: Sequence[Tensor]) -> Tensor:
+        """[B, D] of every head -> [B, D]: the directions in which captions differ, so that little of any cosine is lost."""
+        return F.normalize(torch.cat(list(vectors), -1) @ self.basis, dim=-1) if self.more else vectors[0]
 
     def hubness(self, vectors: Tensor) -> Tensor:
         """[B, D] -> [B], by the bank that came with the weights."""
@@ -270,10 +247,3 @@ class ImagePart(nn.Module):
         """[B, D] -> unit [B, D + 2]."""
         constants = torch.tensor([_CONSTANT, 0.0]).to(vectors).expand(*vectors.shape[:-1], 2)
         return F.normalize(torch.cat([vectors, constants], -1), dim=-1)
-
-
-def image_score(
-    part: ImagePart, query: Tensor, words: Tensor, weights: Tensor, images: Tensor, regions: Tensor, hubs: Tensor
-) -> Tensor:
-    """`part.score`, as a function."""
-    return part.score(query, words, weights, images, regions, hubs)
