@@ -1,0 +1,244 @@
+"""Bi-encoder and cross-encoder together, apart (SEP) or with shared weights (JOINT): the second paper's main table, small.
+
+    RNX_DATA=... python -m training.cooperation --tower LITE2.pth --text GTE_FOLDER --cache CACHE [--loss hard_triplet]
+
+One small reader takes the cells of a picture and the words of a caption from frozen, cached towers: each alone it turns into
+a vector (bi-encoder), both together into a score (cross-encoder). Source: Retrieve Fast, Rerank Smart, arXiv 2103.11920.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llama_index_rnx.rankers.mini.image import TransformerLayer
+from training.losses import hard_triplet, infonce
+from training.train_heads import rows_of
+from training.train_retriever import Source, chunks, owners, sources
+
+WORDS = 24  # of a caption; longer ones are cut
+CUTS = (10, 20, 50)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One run of all three models."""
+
+    rounds: int = 300
+    pictures: int = 256  # of a bi-encoder batch
+    captions: int = 2  # of each of them
+    lists: int = 24  # of a cross-encoder batch: a caption, its picture and wrong ones
+    length: int = 8
+    nearest: int = 30  # wrong pictures are drawn from that many that the bi-encoder puts first
+    mine_every: int = 60  # rounds; the bi-encoder of the moment mines anew (ANCE, arXiv 2007.00808)
+    rate: float = 5e-4
+    decay: float = 0.05
+    dropout: float = 0.2
+    width: int = 128
+    layers: int = 2
+    loss: str = "infonce"
+    queries: int = 500  # captions whose scores over all pictures the cross-encoder gives
+    seed: int = 0
+
+
+class JointReader(nn.Module):
+    """A transformer over cells [N, 16, 1280], words [N, T, 384], or both."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        width = settings.width
+        self.cells, self.words = nn.Linear(1280, width), nn.Linear(384, width)
+        self.layers = nn.ModuleList(TransformerLayer(width, 4) for _ in range(settings.layers))
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(settings.dropout)
+        self.vector, self.score = nn.Linear(width, 256), nn.Linear(width, 1)
+        self.temperature = nn.Parameter(torch.tensor(math.log(20.0)))
+
+    def _read(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        x, mask = (torch.cat(found, 1) for found in zip(*parts, strict=True))  # [N, T, width], [N, T]
+        for layer in self.layers:
+            x = layer(x, mask)
+        kept = mask.unsqueeze(-1).to(x.dtype)
+        mean: Tensor = (self.norm(x) * kept).sum(1) / kept.sum(1)
+        return mean  # [N, width]
+
+    def _cells(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cells(self.dropout(cells)), torch.ones(cells.shape[:2], dtype=torch.bool)
+
+    def _words(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.words(self.dropout(states)), mask
+
+    def images(self, cells: Tensor) -> Tensor:
+        """Unit length [N, 256]."""
+        return F.normalize(self.vector(self._read([self._cells(cells)])).float(), dim=-1)
+
+    def captions(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Unit length [N, 256]."""
+        return F.normalize(self.vector(self._read([self._words(states, mask)])).float(), dim=-1)
+
+    def together(self, cells: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """How well each picture fits the caption beside it: [N]."""
+        found: Tensor = self.score(self._read([self._cells(cells), self._words(states, mask)])).squeeze(-1).float()
+        return found
+
+
+class Run:
+    """A reader in training on one source of photographs: its two kinds of step, and mining."""
+
+    def __init__(self, reader: JointReader, source: Source, settings: Settings) -> None:
+        self.reader, self.source, self.settings = reader, source, settings
+        self.hard = torch.empty(0)
+
+    def bi_loss(self, turn: int, rng: np.random.Generator) -> Tensor:
+        """In-batch negatives."""
+        rows = rows_of(self.source, self.settings.pictures, turn, self.settings.seed)
+        chosen = [rng.permutation(self.source.texts[row])[: self.settings.captions] for row in rows]
+        owner = torch.tensor([place for place, texts in enumerate(chosen) for _ in texts])
+        states, mask, _ = self.source.captions([int(t) for texts in chosen for t in texts], WORDS)
+        cells = self.source.pictures(rows, rng.integers(self.source.maps.shape[1], size=len(rows))).float()
+        cosine = self.reader.captions(states, mask) @ self.reader.images(cells).T  # [Q, B]
+        if self.settings.loss == "hard_triplet":
+            return hard_triplet(cosine, owner)
+        scale = self.reader.temperature.exp().clamp(max=100)
+        return infonce(scale * cosine, F.one_hot(owner, len(rows)).float())
+
+    def cross_loss(self, turn: int, rng: np.random.Generator) -> Tensor:
+        """Lists of a caption's picture and mined wrong ones."""
+        rows = rows_of(self.source, self.settings.lists, turn, self.settings.seed + 1)
+        texts = [int(rng.choice(self.source.texts[row])) for row in rows]
+        wrong = [rng.choice(self.hard[text].numpy(), self.settings.length - 1, replace=False) for text in texts]
+        lists = [[row, *map(int, others)] for row, others in zip(rows, wrong, strict=True)]
+        flat = [row for found in lists for row in found]
+        cells = self.source.pictures(flat, rng.integers(self.source.maps.shape[1], size=len(flat))).float()
+        states, mask, _ = self.source.captions(texts, WORDS)
+        times = self.settings.length
+        scores = self.reader.together(cells, states.repeat_interleave(times, 0), mask.repeat_interleave(times, 0))
+        return F.cross_entropy(scores.view(len(rows), times), torch.zeros(len(rows), dtype=torch.long))
+
+    def mine(self, miner: JointReader) -> None:
+        """The `nearest` wrong pictures of every caption by a bi-encoder: [texts, nearest]."""
+        captions, images, owner = vectors(miner, self.source)
+        found = []
+        for start in range(0, len(captions), 1000):  # all at once they would fill a gigabyte
+            cosine, mine = captions[start : start + 1000] @ images.T, owner[start : start + 1000, None]
+            found.append(cosine.scatter(1, mine, -torch.inf).topk(self.settings.nearest, dim=1).indices)
+        self.hard = torch.tensor(self.source.rows)[torch.cat(found)]
+
+    def train(self, turns: Sequence[str], miner: JointReader | None = None) -> JointReader:
+        """Rounds of one step a turn. Steps alternate, each with a batch of its own; losses are never added up, and the rate
+        moves once a round. `miner` is the bi-encoder that mines: another reader, or this one."""
+        settings, optimizer = self.settings, _optimizer(self.reader, self.settings)
+        losses = {"bi": self.bi_loss, "cross": self.cross_loss}
+        for done in range(settings.rounds):
+            if "cross" in turns and done % settings.mine_every == 0:
+                self.mine(miner or self.reader)
+            rng = np.random.default_rng([settings.seed, done])
+            torch.manual_seed(settings.seed * 100_003 + done)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate * _factor(done, settings.rounds)
+            self.reader.train()
+            for turn in turns:
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = losses[turn](done, rng)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        return self.reader.eval()
+
+
+def _optimizer(reader: JointReader, settings: Settings) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(reader.parameters(), lr=settings.rate, weight_decay=settings.decay, betas=(0.9, 0.98))
+
+
+def _factor(done: int, rounds: int) -> float:
+    return min(1.0, (done + 1) / (0.1 * rounds)) * 0.5 * (1 + math.cos(math.pi * done / rounds))
+
+
+@torch.inference_mode()
+def vectors(reader: JointReader, source: Source) -> tuple[Tensor, Tensor, Tensor]:
+    """All captions [Q, 256] and whole pictures [B, 256] of a source, and the owner of each caption [Q]."""
+    reader.eval()
+    texts, owner = owners(source)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        images = [reader.images(source.pictures(b, np.zeros(len(b), int)).float()) for b in chunks(source.rows, 128)]
+        captions = [reader.captions(*source.captions(b, WORDS)[:2]) for b in chunks(texts, 512)]
+    return torch.cat(captions), torch.cat(images), owner
+
+
+@torch.inference_mode()
+def cross_scores(reader: JointReader, source: Source, places: Tensor, texts: list[int]) -> Tensor:
+    """Scores [Q, K] of the pictures at `places` [Q, K] for each of the texts."""
+    cells = source.pictures(source.rows, np.zeros(len(source.rows), int)).float()  # [B, 16, 1280]
+    found, count = [], places.shape[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for start in range(0, len(texts), max(1, 1000 // count)):
+            stop = start + max(1, 1000 // count)
+            states, mask, _ = source.captions(texts[start:stop], WORDS)
+            near = places[start:stop].flatten()
+            scores = reader.together(cells[near], states.repeat_interleave(count, 0), mask.repeat_interleave(count, 0))
+            found.append(scores.view(-1, count))
+    return torch.cat(found)
+
+
+def recall(order: Tensor, owner: Tensor) -> str:
+    """R@1 / 5 / 10 in percent of pictures in order [Q, K], best first."""
+    hit = order == owner[:, None]  # [Q, K]
+    return " / ".join(f"{100 * float(hit[:, :k].any(1).float().mean()):.1f}" for k in (1, 5, 10))
+
+
+def rows(name: str, retriever: JointReader, reranker: JointReader, source: Source, settings: Settings) -> list[str]:
+    """The rows of one pair: bi-encoder, its top k in the cross-encoder's order, and the cross-encoder over everything."""
+    texts, _ = owners(source)
+    captions, images, owner = vectors(retriever, source)
+    order = (captions @ images.T).topk(max(CUTS), dim=1).indices  # [Q, 50]
+    scores = cross_scores(reranker, source, order, texts)
+    made = [f"| {name}: bi-encoder | {recall(order, owner)} |"]
+    for k in CUTS:
+        by_score = order[:, :k].gather(1, scores[:, :k].argsort(1, descending=True))
+        made.append(f"| {name}: k = {k} | {recall(by_score, owner)} |")
+    some = torch.linspace(0, len(texts) - 1, settings.queries).long().tolist()
+    everything = torch.arange(len(source.rows)).expand(len(some), -1)
+    over_all = cross_scores(reranker, source, everything, [texts[place] for place in some]).argsort(1, descending=True)
+    made.append(f"| {name}: cross-encoder over all, {len(some)} captions | {recall(over_all, owner[some])} |")
+    return made
+
+
+def main() -> None:
+    """Trains the three models and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("tower", "text", "cache"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name, value in asdict(Settings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="%(default)s")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+    data = sources(Path(os.environ["RNX_DATA"]), args.cache, args.tower, args.text, kind="grid")
+    train, held_out = data["flickr_train"], data["flickr_dev"]
+    began = time.process_time()
+    print(f"Flickr8k dev, text to image, {settings}\n| | R@1 / 5 / 10 |\n|---|---|", flush=True)
+    retriever = Run(_reader(settings), train, settings).train(("bi",))
+    reranker = Run(_reader(settings), train, settings).train(("cross",), miner=retriever)
+    print("\n".join(rows("SEP", retriever, reranker, held_out, settings)), flush=True)
+    shared = Run(_reader(settings), train, settings).train(("bi", "cross"))
+    print("\n".join(rows("JOINT", shared, shared, held_out, settings)), flush=True)
+    print(f"{time.process_time() - began:.0f} s of one core")
+
+
+def _reader(settings: Settings) -> JointReader:
+    torch.manual_seed(settings.seed)
+    return JointReader(settings)
+
+
+if __name__ == "__main__":
+    main()
