@@ -203,7 +203,8 @@ class Meter:
     def __init__(self, backbone: Backbone) -> None:
         self.tokens = 0
         model = backbone.model.model.language_model
-        self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
+        count = torch.compiler.disable(self._count)  # compiled in, it would compile anew at every number
+        self._hook = model.register_forward_pre_hook(count, with_kwargs=True)
 
     def run(self, work: Callable[[], object], device: str) -> tuple[float, int, int]:
         """Seconds, tokens, peak bytes."""

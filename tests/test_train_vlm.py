@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.recipes import Recipe
 from llama_index_rnx.rankers.vlm import VLMRanker
-from training import rehearsal, train_vlm
+from training import rehearsal, train_vlm, write_lists
 from training.checkpoint import record_of
 from training.learner import Stage
 from training.lists import GradedList
+from training.own_lists import read_own
 from training.trainer import Trainer
 from training.vlm import PART, Lora, VLMLearner
 
@@ -251,3 +253,12 @@ def test_without_a_development_file_every_tenth_list_is_held_out(tmp_path: Path,
     assert [of.qid for of in sets["held-out"]] == ["0", "10", "20"]
     assert len(lists["my"]) == 22
     assert "3 of 25 lists are held out" in capsys.readouterr().out
+
+
+def test_lists_and_judgments_are_written_as_the_command_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = replace(mixed_list(tmp_path / "lists"), judged={"1": 2.0, "9": 1.0})
+    monkeypatch.setitem(write_lists.SOURCES, "dl21", lambda: [of])
+    write_lists.main(["dl21", "--to", str(tmp_path)])
+    (again,) = read_own(tmp_path / "dl21.jsonl").lists
+    assert again == replace(of, source="dl21", judged={})
+    assert (tmp_path / "dl21.qrels").read_text() == "q 0 1 2\nq 0 9 1\n"

@@ -52,7 +52,7 @@ def ranknet(scores: Tensor, grades: Tensor) -> Tensor:
 def lambdarank(scores: Tensor, grades: Tensor, cutoff: int = 10) -> Tensor:
     """RankNet with each pair weighted by what swapping the two now changes in nDCG@cutoff (Burges 2010)."""
     gains = torch.exp2(grades) - 1.0
-    ideal = (gains.sort(descending=True).values * _discounts(torch.arange(len(gains)), cutoff)).sum()
+    ideal = (gains.sort(descending=True).values * _discounts(torch.arange(len(gains), device=gains.device), cutoff)).sum()
     if float(ideal) <= 0.0:
         return scores.sum() * 0.0
     rank = scores.detach().argsort(descending=True).argsort()  # [N], 0 = first

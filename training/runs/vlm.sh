@@ -37,7 +37,7 @@ else
     # 20 candidates for windows of 20; texts cut to 128 tokens (passages have 70 on average, segments of RAG24 two hundred
     # and more): 1,800 tokens a list. Plackett-Luce, the papers' loss. Rank 16 at 1e-4 is what LoRA of this size usually
     # wants; nothing of this was searched, for want of a GPU. Weights in bfloat16, the adapter and its optimiser in float32;
-    # activations are recomputed, so 4.4 GB of weights and about 4 GB more are enough.
+    # activations are recomputed, so by estimate 4.4 GB of weights and about 4 GB more are enough.
     settings=(--window 20 --max-text-tokens 128 --steps 600 --lists-a-step 16 --rank 16 --rate 1e-4 --loss listmle
         --evaluate-every 100)
 fi
@@ -47,11 +47,15 @@ $launch training.train_vlm --base "$base" --name text-lists --lists "${lists[@]}
     --work "$out/work" --to "$out/adapter" "${settings[@]}"
 
 # Zero-shot (pointwise, as a plain instruct model must be read) against tuned (by labels: its rnx.json says so)
-rnx() { "$py" -c "from llama_index_rnx.cli import main; main()" "$@"; }
 for lists in "$test" "$test-top20"; do
     [[ -f "$lists.jsonl" ]] || continue
-    rnx rerank "$lists.jsonl" --model "$base" --run "$lists.zero-shot.trec"
-    rnx rerank "$lists.jsonl" --model "$out/adapter" --run "$lists.tuned.trec"
+    $py -m llama_index_rnx.cli rerank "$lists.jsonl" --model "$base" --run "$lists.zero-shot.trec"
+    $py -m llama_index_rnx.cli rerank "$lists.jsonl" --model "$out/adapter" --run "$lists.tuned.trec"
     echo "$lists: tuned, before it zero-shot"
     $py -m training.evaluate "$lists.tuned.trec" "$lists.qrels" --against "$lists.zero-shot.trec"
 done
+
+# The other zero-shot read-outs over BM25's top 20, and what the doctor says of the base
+if [[ -z "${REHEARSE:-}" ]]; then
+    $py -m benchmarks.hybrid --model "$base" --to "$out/reads" bm25 rnx-mini pointwise labels labels+both labels+both+bias doctor
+fi
