@@ -12,7 +12,7 @@ import torch
 
 from llama_index_rnx.errors import RNXError
 from training import checkpoint
-from training.curriculum import ENDED, MINI, SMOKE, chains, run
+from training.curriculum import ENDED, MINI, SMOKE, chains, chosen, run
 from training.generated_material import GeneratedMaterial
 from training.learner import Stage
 from training.lists import GradedList
@@ -117,6 +117,13 @@ def test_the_chains_of_an_ablation() -> None:
     assert [[stage.name for stage in chain] for chain in chains(SHORT, None)] == [NAMES]
     with pytest.raises(RNXError, match="allowed are retriever"):
         chains(SHORT, "images")
+
+
+def test_stages_are_chosen_by_name_and_keep_their_order() -> None:
+    assert [stage.name for stage in chosen(SHORT, ["joint-lists", "retriever"])] == ["retriever", "joint-lists"]
+    assert chosen(SHORT, None) == SHORT
+    with pytest.raises(RNXError, match="--stages texts: there is no such stage; allowed are retriever"):
+        chosen(SHORT, ["texts"])
 
 
 def test_other_settings_in_the_same_folder_are_refused(whole: Path, material: GeneratedMaterial) -> None:

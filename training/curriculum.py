@@ -270,6 +270,19 @@ def copied(learner: Learner) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in learner.weights().items()}
 
 
+def chosen(stages: Sequence[Stage], names: Sequence[str] | None) -> list[Stage]:
+    """The stages of these names, in the curriculum's order; all of them for no names.
+
+    Raises:
+        RNXError: no stage has one of the names.
+    """
+    known = [stage.name for stage in stages]
+    wrong = [name for name in names or () if name not in known]
+    if wrong:
+        raise RNXError(f"--stages {' '.join(wrong)}: there is no such stage; allowed are {', '.join(known)}.")
+    return [stage for stage in stages if not names or stage.name in names]
+
+
 def chains(stages: Sequence[Stage], without: str | None) -> list[list[Stage]]:
     """The sequences of stages that are asked for: all; all without one; all, and then without each in turn.
 
@@ -319,8 +332,7 @@ def main() -> None:
     found = parser.parse_args()
     torch.set_num_threads(found.threads)
     try:
-        every = SMOKE if found.data == "generated" else MINI
-        stages = [stage for stage in every if not found.stages or stage.name in found.stages]
+        stages = chosen(SMOKE if found.data == "generated" else MINI, found.stages)
         material = material_of(found)
         for chain in chains(stages, found.without):
             learner = run(chain, material, found.work, found.seed)

@@ -17,6 +17,8 @@ from typing import Any
 
 import pypdfium2
 
+from llama_index_rnx.errors import RNXError
+
 Row = dict[str, Any]
 
 
@@ -67,7 +69,7 @@ def data_folder() -> Path:
     """The folder of RNX_DATA, or a clear error."""
     folder = os.environ.get("RNX_DATA")
     if not folder or not Path(folder).is_dir():
-        raise FileNotFoundError(f"RNX_DATA is {folder!r}; set it to the folder with the development data")
+        raise RNXError(f"RNX_DATA is {folder!r}; set it to the folder with the development data")
     return Path(folder)
 
 
