@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -153,6 +154,8 @@ class Run:
                 nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+            if (done + 1) % 50 == 0:
+                print(f"{'+'.join(turns)}: round {done + 1}/{settings.rounds}", file=sys.stderr, flush=True)
         return self.reader.eval()
 
 
