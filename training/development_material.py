@@ -81,7 +81,9 @@ class DevelopmentMaterial:
         torch.manual_seed(self.seed)
         model = MiniModel.untrained(self.sources.text, ImageConfig(dropout=DROPOUT, others=self._others()), ReaderConfig())
         model.text.load_state_dict(load_file(self.sources.text / "model.safetensors"))
-        model.eyes.tower.load_state_dict(fold(torch.load(self.sources.tower, map_location="cpu")).state_dict())
+        model.eyes.tower.load_state_dict(
+            fold(torch.load(self.sources.tower, map_location="cpu", weights_only=True)).state_dict()
+        )
         learner = MiniLearner(model, self.tokens, self._maps(model), {"retrieval": [1.0, 0.0]})
         self._remember(learner)
         begin_reader(learner, [text for lists in self.texts.values() for of in lists[:20] for text in of.texts[:30]])

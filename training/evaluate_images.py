@@ -306,10 +306,10 @@ def main() -> None:
 
 
 def _chain(args: argparse.Namespace) -> Chain:
-    model = Model(fold(torch.load(args.tower, map_location="cpu")), Settings(dropout=0.0)).eval()
+    model = Model(fold(torch.load(args.tower, map_location="cpu", weights_only=True)), Settings(dropout=0.0)).eval()
     trained = load_file(args.out / "model.safetensors")
     model.load_state_dict({name: tensor for name, tensor in trained.items() if name != "part.bank"}, strict=False)
-    towers = [fold(torch.load(tower, map_location="cpu")) for _, tower in args.more]
+    towers = [fold(torch.load(tower, map_location="cpu", weights_only=True)) for _, tower in args.more]
     return Chain(model, towers, [head for head, _ in args.more])
 
 

@@ -106,7 +106,7 @@ def train(head: Head, data: dict[str, Source], settings: Settings, out: Path) ->
     optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
     average, start, began = copy.deepcopy(head), _resume(out, head, optimizer), time.time()
     if start:
-        average.load_state_dict(torch.load(out / "state.pt")["average"])
+        average.load_state_dict(torch.load(out / "state.pt", weights_only=True)["average"])
     for step in range(start, settings.steps):
         rate = settings.rate * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         for group in optimizer.param_groups:
@@ -127,7 +127,7 @@ def train(head: Head, data: dict[str, Source], settings: Settings, out: Path) ->
 def _resume(out: Path, head: Head, optimizer: torch.optim.Optimizer) -> int:
     if not (out / "state.pt").exists():
         return 0
-    saved = torch.load(out / "state.pt")
+    saved = torch.load(out / "state.pt", weights_only=True)
     head.load_state_dict(saved["head"])
     optimizer.load_state_dict(saved["optimizer"])
     return int(saved["step"])

@@ -84,7 +84,7 @@ VIEWS = (("flickr_dev", 1, False), ("flickr_train", 6, True), ("openstax", 2, Fa
 
 def sources(data: Path, cache: Path, tower: Path, text: Path, kind: str = "middle") -> dict[str, Source]:
     """Flickr8k train and dev, OpenStax train and dev (every tenth module); makes the caches of a `Part` that are not there."""
-    folded = Part(fold(torch.load(tower, map_location="cpu")), kind)
+    folded = Part(fold(torch.load(tower, map_location="cpu", weights_only=True)), kind)
     made: dict[str, Source] = {}
     for name, views, flip in VIEWS:
         items = pairs(data, name)
@@ -263,7 +263,7 @@ def _optimizer(model: Model, settings: Settings) -> torch.optim.Optimizer:
 def _resume(model: Model, average: Model, optimizer: torch.optim.Optimizer, out: Path) -> int:
     if not (out / "state.pt").exists():
         return 0
-    saved = torch.load(out / "state.pt")
+    saved = torch.load(out / "state.pt", weights_only=True)
     model.load_state_dict(saved["model"])
     average.load_state_dict(saved["average"])
     optimizer.load_state_dict(saved["optimizer"])
@@ -334,7 +334,7 @@ def main() -> None:
     args.cache.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
     data = sources(Path(os.environ["RNX_DATA"]), args.cache, args.tower, args.text)
-    model = Model(fold(torch.load(args.tower, map_location="cpu")), settings)
+    model = Model(fold(torch.load(args.tower, map_location="cpu", weights_only=True)), settings)
     if args.init:
         model.load_state_dict(load_file(args.init))
     average = train(model, data, settings, args.out)
