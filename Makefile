@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 QDRANT := .cache/qdrant/qdrant
 
-.PHONY: demo test lint types smoke qdrant bench clean
+.PHONY: demo test stress lint types smoke qdrant bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/rnx demo --folder demo
 
 test: lint types
 	$(BIN)/python -m pytest
+
+stress: qdrant $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
+	$(BIN)/python -m pytest -m stress
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
