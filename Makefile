@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/rnx demo --folder demo
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 stress: qdrant $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
 	$(BIN)/python -m pytest -m stress

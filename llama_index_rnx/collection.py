@@ -302,7 +302,7 @@ class NodeCollection:
 
     def _skip(self, node_id: str, error: Exception) -> None:
         self.skipped.append(Skipped(id=node_id, reason=str(error)))
-        log.warning("node %s is left out: %s", node_id, error)
+        log.warning("node %r is left out: %s", node_id, error)
 
     def _scroll(self, fields: list[str]) -> Iterator[dict[str, Any]]:
         if not self._is_there():
