@@ -20,7 +20,15 @@ _WORD = re.compile(r"\w+")
 
 
 def document_vector(text: str) -> tuple[list[int], list[float]]:
-    """Indices and weights of a text: the saturated count of each stem (Robertson & Zaragoza 2009, eq. 3.15)."""
+    """Indices and weights of a text: the saturated count of each stem (Robertson & Zaragoza 2009, eq. 3.15).
+
+    Example:
+        >>> indices, weights = document_vector("Bees and a bee")
+        >>> len(indices), round(weights[0], 2)  # one stem, met twice in two words
+        (1, 1.9)
+        >>> indices == query_vector("bees")[0]
+        True
+    """
     stems = _stems(text)
     norm = K1 * (1 - B + B * len(stems) / AVERAGE_WORDS)
     counts = Counter(_index(stem) for stem in stems)

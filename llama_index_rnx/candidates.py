@@ -126,10 +126,17 @@ class PageNode(ImageNode):
 def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
     """A node of any shape as a candidate; nothing is opened yet.
 
-    The text is what LlamaIndex would embed: with the metadata, less `excluded_embed_metadata_keys`.
+    The text is what LlamaIndex would embed: with the metadata, less `excluded_embed_metadata_keys`. The image may be base64,
+    bytes, a path, or a page of a PDF; a URL only with `allow_urls`, and then of a public address.
 
     Raises:
         RNXError: the node holds neither text nor image.
+
+    Example:
+        >>> from llama_index.core.schema import TextNode
+        >>> found = candidate_of(TextNode(id_="a", text="Bees make honey.", metadata={"title": "Bees"}))
+        >>> found.kind, found.text
+        ('text', 'title: Bees\\n\\nBees make honey.')
     """
     image = image_of(node, allow_urls=allow_urls)
     text = node.get_content(metadata_mode=MetadataMode.EMBED) if _own_text(node).strip() else ""
@@ -139,7 +146,12 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
 
 
 def clean_text(text: str) -> str:
-    """Without white space around it and without halves of surrogate pairs, which no tokenizer takes."""
+    """Without white space around it and without halves of surrogate pairs, which no tokenizer takes.
+
+    Example:
+        >>> clean_text(" half a pair: \\ud800 ")
+        'half a pair: ?'
+    """
     return text.encode("utf-8", "replace").decode().strip()
 
 

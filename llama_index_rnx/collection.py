@@ -130,6 +130,10 @@ class NodeCollection:
         2
         >>> len(collection)
         2
+        >>> [hit.node_id for hit in collection.search(Query(text="what do bees make?"), k=1)]
+        ['a']
+        >>> collection.add([TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is red.")])  # one changed
+        1
     """
 
     def __init__(
@@ -192,6 +196,13 @@ class NodeCollection:
         of a given cosine is the one (`image_calibration`) adds that likelihood, on the scale of a text that is first in
         both lists; so pictures do not crowd a question that no picture answers. Pictures without text also have a place by
         their rank, further down, or a large collection would hide them. With others the channels are fused by rank.
+
+        Args:
+            query: a `Query` of text, image or both; `RNXRetriever` makes one of a LlamaIndex query.
+            filters: LlamaIndex's metadata filters, nested ones too; applied before the search.
+
+        Returns:
+            At most `k` nodes, best first, with the score of the fusion; none if nothing was ever added.
         """
         if not self._is_there():
             return []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 
@@ -32,17 +32,24 @@ class RNXEmbedding(MultiModalEmbedding):
     """Texts, images and queries in one space, by the two towers of `rnx-mini` (no GPU, no download).
 
     Cosines order texts among texts and images among images; between the two kinds they are not comparable, which is why
-    `NodeCollection` searches the kinds apart and fuses them by rank.
+    `NodeCollection` searches the kinds apart and fuses them by rank. Vectors have unit length.
+
+    Raises:
+        RNXError: another `model_name` than `rnx-mini`, or a device that is not there. ImageError: an image cannot be read.
 
     Example:
         >>> embedding = RNXEmbedding()
-        >>> len(embedding.get_text_embedding("Bees make honey.")) == len(embedding.get_query_embedding("honey"))
+        >>> honey, rust = embedding.get_text_embedding_batch(["Bees make honey.", "Rust is iron oxide."])
+        >>> query = embedding.get_query_embedding("what do bees make?")
+        >>> bool(embedding.similarity(query, honey) > embedding.similarity(query, rust))
+        True
+        >>> len(query) == len(honey)
         True
     """
 
-    model_name: str = "rnx-mini"
-    device: str | None = None
-    dtype: str | None = None
+    model_name: str = Field(default="rnx-mini", description="The one that there is.")
+    device: str | None = Field(default=None, description="cpu or cuda; default: cpu, where the model is fastest.")
+    dtype: str | None = Field(default=None, description="float32, bfloat16, float16; default: what is fast and exact.")
 
     _ranker: MiniRanker | None = PrivateAttr(default=None)
     _memories: MemoryStore = PrivateAttr(default_factory=MemoryStore)
@@ -113,7 +120,11 @@ def fingerprint_of(embedding: MultiModalEmbedding) -> str:
 
 
 def embed_candidates(embedding: MultiModalEmbedding, candidates: Sequence[Candidate]) -> list[Vectors]:
-    """The vectors of each candidate by whichever embedding; every text and every image is embedded once."""
+    """The vectors of each candidate by whichever embedding, one `Vectors` a candidate; every text and image is embedded once.
+
+    Other embeddings than `RNXEmbedding` get texts as strings and images as PNG files in memory, as LlamaIndex's interface has
+    them, in batches of `embed_batch_size`.
+    """
     if isinstance(embedding, RNXEmbedding):
         return embedding.vectors(candidates)
     texts = [c.text for c in candidates if c.text]

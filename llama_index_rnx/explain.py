@@ -90,7 +90,7 @@ def why(
     Args:
         ranker: any; `load_ranker()` for the embedded one.
         nodes: a list as a retriever or a reranker gave it.
-        pieces: of a text and of a picture, at most. rnx-mini reads about as many variants in all, see README.
+        pieces: of a text and of a picture, at most; each costs one more read of the list, see `Explanation.reads`.
         others: further nodes of the list that are read along. A model that reads each candidate alone needs none: give 0.
 
     Raises:
@@ -104,6 +104,8 @@ def why(
         >>> best = max(found.better.words, key=lambda piece: piece.weight)
         >>> texts[0][slice(*best.span)]
         'bees'
+        >>> found.lead > 0  # in logits
+        True
     """
     count = len(nodes)
     if not (0 <= better < count and 0 <= worse < count and better != worse):

@@ -45,7 +45,18 @@ class Hit:
 
 
 def search(retriever: RNXRetriever, reranker: RNXRerank | None, query: Any, n: int) -> list[Hit]:
-    """Retrieve, rerank (unless `reranker` is None), and keep the best `n`. `query`: a text or a `QueryBundle`."""
+    """Retrieve, rerank (unless `reranker` is None), and keep the best `n`. `query`: a text or a `QueryBundle`.
+
+    Example:
+        >>> from llama_index.core.schema import TextNode
+        >>> from llama_index_rnx import NodeCollection
+        >>> collection = NodeCollection(":memory:")
+        >>> collection.add([TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is iron oxide.")])
+        2
+        >>> (hit,) = search(RNXRetriever(collection), RNXRerank(), "What is rust?", n=1)
+        >>> hit.rank, hit.id, hit.kind, hit.text
+        (1, 'b', 'text', 'Rust is iron oxide.')
+    """
     retrieved = retriever.retrieve(query)
     if reranker is None:
         return hits_of(retrieved[:n], retrieved)

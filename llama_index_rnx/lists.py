@@ -44,6 +44,14 @@ def read_queries(path: Path) -> list[dict[str, Any]]:
 def read_lists(path: Path) -> list[CandidateList]:
     """Rows `{"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?,"grade"?}]}`.
 
+    A row in Python is `list_of`:
+
+        >>> candidate = {"docid": "a", "text": "Rust is iron oxide.", "grade": 3}
+        >>> row = {"qid": "1", "query": "What is rust?", "candidates": [candidate]}
+        >>> found = list_of(row, Path("."), "row 1")
+        >>> found.query.text, found.candidates[0].id, found.grades
+        ('What is rust?', 'a', [3])
+
     Raises:
         RNXError: as `read_queries`; and a candidate without docid, without text and image, or a docid twice in a list.
     """

@@ -68,6 +68,16 @@ class MemoryStore:
     Args:
         path: a folder, made when missing. `None` writes nothing to disk, and also reads the folders of the stores that
             are open in this process: so a reranker finds what a collection prepared when it indexed.
+
+    Example:
+        >>> import torch
+        >>> store = MemoryStore()
+        >>> store.keep("my-ranker/1", {"digest of a text": {"vector": torch.ones(2)}})
+        >>> found = store.find("my-ranker/1", ["digest of a text", "of another"])  # unknown ones are left out
+        >>> {digest: memory["vector"].tolist() for digest, memory in found.items()}
+        {'digest of a text': [1.0, 1.0]}
+        >>> store.find("my-ranker/2", ["digest of a text"])  # another model remembers differently
+        {}
     """
 
     def __init__(self, path: str | Path | None = None) -> None:

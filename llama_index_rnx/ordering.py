@@ -17,7 +17,10 @@ Reads = Generator[list[Window], Scores, "Ranking"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """order: candidate indices, best first; scores: one for each of them, never rising with rank."""
+    """The order of a list.
+
+    order: candidate indices, best first; scores: one for each of them, in that order, never rising with rank.
+    """
 
     order: list[int]
     scores: list[float]
@@ -31,6 +34,14 @@ def sliding(count: int, window: int, stride: int) -> Reads:
 
     Raises:
         ValueError: window or stride is below 1, or the stride is larger than the window.
+
+    Example:
+        >>> worth = [0.1, 0.5, 0.2, 0.9]
+        >>> found = drive(sliding(4, window=2, stride=1), lambda window: [worth[candidate] for candidate in window])
+        >>> found.order  # one pass: the best climbed from the tail to the head
+        [3, 0, 1, 2]
+        >>> found.scores  # never rising
+        [0.9, 0.1, 0.1, 0.1]
     """
     _check(window, stride)
     scores = [0.0] * count
@@ -48,6 +59,14 @@ def parallel(count: int, window: int, stride: int) -> Reads:
 
     Raises:
         ValueError: as `sliding`.
+
+    Example:
+        >>> steps = parallel(100, window=20, stride=10)
+        >>> first = next(steps)  # what can be read now, side by side
+        >>> len(first), first[0][:4]
+        (5, (0, 5, 10, 15))
+        >>> len(steps.send([[0.5] * 20] * 5))  # the final: four of each
+        1
     """
     _check(window, stride)
     scores = [0.0] * count
@@ -91,7 +110,12 @@ def drive_all(reads: Sequence[Reads], score: Callable[[list[tuple[int, Window]]]
 
 
 def window_starts(count: int, window: int, stride: int) -> list[int]:
-    """Where the windows begin, in the order in which they are read: 30 candidates, 20/10 -> [10, 0]."""
+    """Where the windows begin, in the order in which they are read.
+
+    Example:
+        >>> window_starts(30, window=20, stride=10)
+        [10, 0]
+    """
     if count == 0:
         return []
     last = max(0, count - window)
@@ -105,7 +129,12 @@ def best_first(candidates: Sequence[int], scores: Sequence[float]) -> list[int]:
 
 
 def falling(scores: Sequence[float]) -> list[float]:
-    """Each score bounded by the one before: two windows may disagree, a list that is returned may not."""
+    """Each score bounded by the one before: two windows may disagree, a list that is returned may not.
+
+    Example:
+        >>> falling([0.9, 0.3, 0.5])
+        [0.9, 0.3, 0.3]
+    """
     bounded: list[float] = []
     for score in scores:
         bounded.append(min(score, bounded[-1]) if bounded else score)

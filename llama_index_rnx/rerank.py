@@ -50,14 +50,20 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     `windows` says how a longer list is read: `sliding` from tail to head, each half a window after the other, or `parallel`,
     side by side with a final among the best of each: fewer reads in two steps, faster on a GPU.
 
+    The model is loaded at the first call, once, under a lock. One object serves any number of threads and async callers;
+    those that wait are read together (`llama_index_rnx.scheduler`).
+
     Raises:
         RNXError: the query is empty, a node holds neither text nor image, an image cannot be read, a model is unknown.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
-        >>> nodes = [NodeWithScore(node=TextNode(text=t)) for t in ("Bees make honey.", "Rust is iron oxide.")]
-        >>> RNXRerank(top_n=1).postprocess_nodes(nodes, query_str="What is rust?")[0].text
-        'Rust is iron oxide.'
+        >>> nodes = [NodeWithScore(node=TextNode(text=t), score=0.5) for t in ("Bees make honey.", "Rust is iron oxide.")]
+        >>> best = RNXRerank(top_n=1, keep_retrieval_score=True).postprocess_nodes(nodes, query_str="What is rust?")
+        >>> best[0].text, best[0].node.metadata["retrieval_score"]
+        ('Rust is iron oxide.', 0.5)
+        >>> RNXRerank(min_score=1.0).postprocess_nodes(nodes, query_str="What is rust?")  # nothing is that good
+        []
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
@@ -115,6 +121,9 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         """What `postprocess_nodes` gives for each query and its nodes; windows of all lists share forwards where they can.
 
         The memories of all lists are held at once: `LISTS_AT_ONCE` lists a call are plenty.
+
+        Args:
+            asks: (query, its nodes), one for each list. With `on_error="keep_order"` one bad list costs the others nothing.
         """
         queries = [query_of(bundle) for bundle, _ in asks]
         with ExitStack() as events:
@@ -245,7 +254,7 @@ def rank(
     stride: int | None = None,
     windows: Windows = "sliding",
 ) -> Ranking:
-    """The order of one list."""
+    """The order of one list; see `rank_many`."""
     return rank_many(ranker, store, [(query, candidates)], window, stride, windows)[0]
 
 
@@ -260,6 +269,22 @@ def rank_many(
     """The flow itself: candidates -> memories -> windows -> scores -> order. RNXRerank and the command line both call it.
 
     Windows that can be read now, of all lists, are read together.
+
+    Args:
+        store: what is remembered is looked up there, and what is not is remembered now and kept.
+        lists: (query, candidates) of each.
+        window, stride: at most the ranker's own window; by default that, and half of it.
+        windows: how a list longer than a window is read, see `llama_index_rnx.ordering`.
+
+    Returns:
+        One `Ranking` for each list: candidate indices, best first, and their scores.
+
+    Example:
+        >>> texts = ("Bees make honey.", "Rust is iron oxide.")
+        >>> candidates = [Candidate(id=text, text=text) for text in texts]
+        >>> (found,) = rank_many(load_ranker(), MemoryStore(), [(Query(text="what do bees make?"), candidates)])
+        >>> found.order
+        [0, 1]
     """
     memories = [recall(ranker, candidates, store) for _, candidates in lists]
     size = min(window or ranker.window, ranker.window)

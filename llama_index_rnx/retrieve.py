@@ -17,10 +17,29 @@ from llama_index_rnx.errors import RNXError
 class RNXRetriever(BaseRetriever):
     """Dense and BM25 search fused by reciprocal rank; the query may be a text, an image (`QueryBundle.image_path`), or both.
 
+    Texts and images come out in one list, best first. Scores are those of the fusion: they order this list and mean nothing
+    between queries (`RNXRerank` gives scores that do). How the list is made: `NodeCollection.search`.
+
     Args:
         collection: where the nodes are.
-        top_k: how many nodes come out at most.
+        top_k: how many nodes come out at most. A reranker reads 100 at once; more cost time, fewer cost recall.
         filters: LlamaIndex metadata filters, applied before the search.
+
+    Raises:
+        RNXError: `top_k` is below 1, the query is empty, or Qdrant does not answer. ImageError: a query image is none.
+
+    Example:
+        >>> from llama_index.core.schema import TextNode
+        >>> from llama_index.core.vector_stores import ExactMatchFilter
+        >>> collection = NodeCollection(":memory:")
+        >>> texts = {"bees": "Bees make honey.", "rust": "Rust is iron oxide."}
+        >>> collection.add([TextNode(id_=name, text=text, metadata={"kind": name}) for name, text in texts.items()])
+        2
+        >>> [hit.node_id for hit in RNXRetriever(collection, top_k=2).retrieve("what do bees make?")]
+        ['bees', 'rust']
+        >>> only = MetadataFilters(filters=[ExactMatchFilter(key="kind", value="rust")])
+        >>> [hit.node_id for hit in RNXRetriever(collection, filters=only).retrieve("what do bees make?")]
+        ['rust']
     """
 
     def __init__(

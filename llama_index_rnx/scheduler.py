@@ -52,6 +52,20 @@ class SharedRanker:
 
     Callers are read in the order in which they came, `windows_at_once` windows a read (one caller's windows are never torn
     apart), so no caller starves. If a read of several callers fails, each is read alone: one's fault is not another's.
+
+    Scores are equal to those of a caller alone; only how many windows share a forward differs.
+
+    Example:
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> from llama_index_rnx import load_ranker
+        >>> alone = load_ranker()
+        >>> together = SharedRanker(alone)
+        >>> memories = together.remember([Candidate(id="a", text="Bees make honey."), Candidate(id="b", text="Rust is red.")])
+        >>> queries = [Query(text="what do bees make?"), Query(text="which colour is rust?")]
+        >>> with ThreadPoolExecutor() as callers:
+        ...     found = list(callers.map(lambda query: together.score(query, memories), queries))
+        >>> [scores.index(max(scores)) for scores in found]
+        [0, 1]
     """
 
     def __init__(self, ranker: Ranker, windows_at_once: int = WINDOWS_AT_ONCE) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ from fakes import BLUE, RED, FakeEmbedding, FakeRanker, image_base64
 from llama_index.core.schema import ImageNode, QueryBundle, TextNode
 from test_report import Page
 
-from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever, display
+from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.display import compare
 from llama_index_rnx.report import style_sheet
 
@@ -60,9 +59,3 @@ def test_the_styles_reach_nothing_outside() -> None:
     assert [selector for selector in outer.split("\n") if selector.strip() and not selector.startswith(".rnx")] == []
     assert "url(" not in styles
     assert "@import" not in styles
-
-
-def test_examples() -> None:
-    found = doctest.testmod(display)
-    assert found.attempted > 0
-    assert found.failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import io
 import itertools
 import math
@@ -176,12 +175,6 @@ def test_sentences_end_at_signs_paragraphs_and_items() -> None:
         "- yes",
         "- no",
     ]
-
-
-def test_examples() -> None:
-    found = doctest.testmod(explain)
-    assert found.attempted > 0
-    assert found.failed == 0
 
 
 def test_a_single_candidate_has_no_rival() -> None:

@@ -13,6 +13,7 @@ from llama_index.core.llms.mock import MockLLMWithChatMemoryOfLastCall
 from PIL import Image
 
 README = Path(__file__).parent.parent / "README.md"
+PACKAGE = README.parent / "llama_index_rnx"
 
 
 def test_the_ten_lines_of_the_readme_answer_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,8 +38,16 @@ def test_every_file_that_the_readme_names_exists() -> None:
     assert [link for link in links if not (README.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("module", ["rerank", "collection", "embed"])
+def modules_with_examples() -> list[str]:
+    files = (path for path in sorted(PACKAGE.rglob("*.py")) if ">>>" in path.read_text(encoding="utf-8"))
+    return [
+        path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+        for path in files
+    ]
+
+
+@pytest.mark.parametrize("module", modules_with_examples())
 def test_examples_in_docstrings(module: str) -> None:
-    found = doctest.testmod(importlib.import_module(f"llama_index_rnx.{module}"))
+    found = doctest.testmod(importlib.import_module(module))
     assert found.attempted > 0
     assert found.failed == 0

@@ -16,22 +16,47 @@ REMEMBER_AT_ONCE = 64  # written in one transaction: a killed run loses no more 
 
 @runtime_checkable
 class Ranker(Protocol):
-    """Scores a list of candidates together.
+    """Scores a list of candidates together. Any object with these five names will do: no base class, no registration.
 
-    name: what users call it. fingerprint: changes whenever a memory of it would. window: how many it reads at once.
+    The cut between its two verbs is what makes it fast: `remember` needs no query, and its result is kept for good under the
+    candidate's content and the ranker's fingerprint; `score` is all that a query pays for.
+
+    Example:
+        >>> import torch
+        >>> from llama_index.core.schema import NodeWithScore, TextNode
+        >>> from llama_index_rnx import RNXRerank
+        >>> class Longest:
+        ...     name, fingerprint, window = "longest", "longest/1", 100
+        ...     def remember(self, candidates):
+        ...         return [{"length": torch.tensor(len(candidate.text))} for candidate in candidates]
+        ...     def score(self, query, memories):
+        ...         return [1 - 1 / (1 + float(memory["length"])) for memory in memories]
+        >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("short", "rather longer")]
+        >>> [hit.text for hit in RNXRerank(ranker=Longest()).postprocess_nodes(nodes, query_str="anything")]
+        ['rather longer', 'short']
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What users call it."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Changes whenever a memory of it would: with weights, budgets, precision."""
+        ...
 
     @property
-    def window(self) -> int: ...
+    def window(self) -> int:
+        """How many candidates it reads at once; a longer list is read in windows."""
+        ...
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
-        """All that needs no query, one memory a candidate. Raises ImageError for an image that cannot be read."""
+        """All that needs no query: one memory a candidate, a mapping of names to tensors.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
         ...
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
