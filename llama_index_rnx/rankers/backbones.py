@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -140,6 +140,26 @@ class Backbone:
         self._forward([row], None, cache)
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         return Prefix(layers=layers, next_position=int(self._positions(row, 0).max()) + 1, length=len(row))
+
+    @torch.inference_mode()
+    def written(self, row: Row, most: int, ends: Collection[int]) -> Iterator[int]:
+        """The most probable token after the row, again and again, until one of `ends` comes or there are `most`."""
+        from transformers import DynamicCache
+
+        cache: Any = DynamicCache()
+        states = self._forward([row], None, cache)  # [1, L, H]
+        start = int(self._positions(row, 0).max()) + 1
+        for place in range(start, start + most):
+            token = int(self.model.lm_head(states[0, -1]).argmax())
+            if token in ends:
+                return
+            yield token
+            states = self.model.model.language_model(
+                inputs_embeds=self.model.get_input_embeddings()(torch.tensor([[token]], device=self.device)),  # [1, 1, H]
+                position_ids=torch.full((3, 1, 1), place, device=self.device),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
 
     def compile(self) -> None:
         """From now on whole prompts are read by kernels that torch.compile makes, on cuda replayed as CUDA graphs.
