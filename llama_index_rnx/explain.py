@@ -25,6 +25,7 @@ from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rankers.base import score_windows
+from llama_index_rnx.sentences import Span, grouped, sentences
 
 PIECES = 20  # of a text and of a picture, at most; twice as many of a long text: its sentences, then the best one's words
 LIST = 8  # candidates that are read with A and B: a listwise score depends on its list
@@ -33,9 +34,7 @@ AT_ONCE = 32  # variants remembered together
 EDGE = 1e-6  # scores nearer to 0 or 1 count as this far from it
 
 _WORD = re.compile(r"\S+")
-_SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s)|\n\s*(?=\n)|\n(?=\s*[-*•\d])|\Z)", re.DOTALL)
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of width and height
-Span = tuple[int, int]  # from, to: characters of a text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,25 +256,6 @@ def grid(width: int, height: int, limit: int) -> Iterator[Box]:
     for row in range(rows):
         for column in range(columns):
             yield column / columns, row / rows, (column + 1) / columns, (row + 1) / rows
-
-
-def sentences(text: str) -> list[Span]:
-    """Where the sentences of a text are; paragraphs, headings and items of a list end them, too.
-
-    Example:
-        >>> text = "It starts at 3 bar. Is that much?\\n\\nNo"
-        >>> [text[slice(*span)] for span in sentences(text)]
-        ['It starts at 3 bar.', 'Is that much?', 'No']
-    """
-    found = (match.span() for match in _SENTENCE.finditer(text))
-    return [(start, start + len(text[start:end].rstrip())) for start, end in found]
-
-
-def grouped(spans: Sequence[Span], limit: int) -> list[Span]:
-    """Neighbours joined, until there are `limit` at most, alike many in each."""
-    size = -(-len(spans) // limit)
-    parts = [spans[start : start + size] for start in range(0, len(spans), size)] if spans else []
-    return [(part[0][0], part[-1][1]) for part in parts]
 
 
 def _same(one: Memory, other: Memory) -> bool:

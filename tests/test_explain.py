@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from test_report import Page
 
 from llama_index_rnx import RNXError, explain
 from llama_index_rnx.candidates import Candidate, Query, bytes_source
-from llama_index_rnx.explain import EDGE, Side, grid, grouped, sentences, why
+from llama_index_rnx.explain import EDGE, Side, grid, why
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.report import html_cell, html_explanation
 
@@ -159,22 +158,6 @@ def test_fields_are_as_square_as_may_be(size: tuple[int, int], limit: int, field
     assert boxes[0][:2] == (0, 0)
     assert boxes[-1][2:] == (1, 1)
     assert sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) == pytest.approx(1)
-
-
-def test_neighbours_are_joined() -> None:
-    assert grouped([(0, 1), (2, 3), (4, 5)], 2) == [(0, 3), (4, 5)]
-    assert grouped([], 2) == []
-
-
-def test_sentences_end_at_signs_paragraphs_and_items() -> None:
-    text = "Title\n\nIt costs 3.50 euros. Is it\nmuch?\n- yes\n- no"
-    assert [re.sub(r"\s+", " ", text[slice(*span)]) for span in sentences(text)] == [
-        "Title",
-        "It costs 3.50 euros.",
-        "Is it much?",
-        "- yes",
-        "- no",
-    ]
 
 
 def test_a_single_candidate_has_no_rival() -> None:
