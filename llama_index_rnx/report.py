@@ -201,10 +201,14 @@ def _weighed(text: str, pieces: Sequence[Piece], most: float) -> str:
     done, found = 0, list[str]()
     for piece in pieces:
         start, end = piece.span
-        inside = f'<span class="{_shade(piece, most)}" title="{piece.weight:+.2f}">{_lines(text[start:end])}</span>'
-        found += [_lines(text[done:start]), inside]
+        inside = f'<span class="{_shade(piece, most)}" title="{piece.weight:+.2f}">{_kept(text[start:end])}</span>'
+        found += [_kept(text[done:start]), inside]
         done = end
-    return "".join([*found, _lines(text[done:])])
+    return "".join([*found, _kept(text[done:])])
+
+
+def _kept(text: str) -> str:
+    return escape(lines(text))
 
 
 def _field(piece: Piece, most: float) -> str:
@@ -341,10 +345,10 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def _lines(text: str) -> str:
-    """As `clean`, with its lines and its edges, escaped."""
-    plain = _CONTROLS.sub(lambda found: "\n" if "\n" in found[0] else " ", _ESCAPES.sub("", text))
-    return escape(plain.encode("utf-8", "replace").decode())
+def lines(text: str) -> str:
+    """As `clean`, but with its lines and its edges."""
+    plain = _CONTROLS.sub(lambda found: "\n" * found[0].count("\n") or " ", _ESCAPES.sub("", text))
+    return plain.encode("utf-8", "replace").decode()
 
 
 def _prose(text: str) -> str:
