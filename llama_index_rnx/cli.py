@@ -1,4 +1,4 @@
-"""The command line, `rnx index`, `search`, `rerank`, `doctor`, `calibrate`, `serve`, `demo`: arguments in, lines out."""
+"""The command line: `rnx index`, `search`, `chat`, `rerank`, `doctor`, `calibrate`, `serve`, `demo`."""
 
 from __future__ import annotations
 
@@ -144,6 +144,34 @@ def serve(
 
     limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds)
     run_server(create_app(lambda: load_ranker(model), limits=limits, api_key=api_key, allow_urls=allow_urls), host, port)
+
+
+Llm = Annotated[str, typer.Option(help="Who answers: extract (quotes), smollm2, ranker, a .gguf file, or module:Class.")]
+LlmOptions = Annotated[str, typer.Option(help='Options of the language model, as JSON: {"model": "..."}')]
+Images = Annotated[bool | None, typer.Option(help="Show the language model the pictures, too; it must be able to see.")]
+
+
+@app.command()
+def chat(
+    from_: From = "",
+    llm: Llm = "extract",
+    llm_options: LlmOptions = "{}",
+    images: Images = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many the retriever fetches.")] = 100,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many sources an answer has.")] = 5,
+    model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
+    collection: Name = "rnx",
+) -> None:
+    """Ask an index in the terminal, with follow-up questions; the sources stand under each answer."""
+    options = _json_object(llm_options)
+    source = _open_index(from_, collection)
+    try:
+        from llama_index_rnx.chat import conversations
+        from llama_index_rnx.terminal import run_terminal
+
+        run_terminal(conversations(source, model=model, llm=llm, options=options, images=images, k=k, n=n)())
+    finally:
+        source.close()
 
 
 @app.command()
@@ -304,6 +332,16 @@ def _batch_of(queries: Path | None, run: Path | None, query: str, image: Path | 
     if run is None:
         raise RNXError("--queries needs --run OUT.trec, the file that the TREC run is written to.")
     return read_queries(queries)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise RNXError(f"--llm-options got {text!r}, which is no JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise RNXError(f'--llm-options got {text!r}; an object is needed, as in \'{{"model": "..."}}\'.')
+    return found
 
 
 def _picture(path: Path | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -440,3 +441,33 @@ def test_a_broken_picture_costs_its_own_place_only(rnx: Rnx, tmp_path: Path) -> 
     assert [row[2] for row in run if row[0] == "q1"] == ["caption", "text", "gone"]
     assert [row[2] for row in run if row[0] == "q2"] == ["gone", "caption", "text"]  # the order that was given
     assert "bad.png" in result.err
+
+
+# --- chat
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves event loops open
+def test_chat_reads_lines_and_answers_with_sources(rnx: Rnx, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("What do bees make?\n"))
+    result = rnx("chat", "--from", index, "-n", 2)
+    assert result.code == 0
+    assert "Bees make honey in hives. [1]" in result.out
+    assert "[1] paper.pdf, page 1" in result.out
+    assert result.err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ((), "no index was given"),
+        (("--from", "nowhere"), "there is no index in nowhere"),
+        (("--llm-options", "{"), "which is no JSON"),
+        (("--llm-options", "[1]"), "an object is needed"),
+        (("--llm", "nobody"), "allowed are extract, smollm2, ranker"),
+        (("--llm", "ranker"), "rnx-mini ranks and does not write"),
+        (("--llm-options", '{"a": 1}'), "has no options; got a"),
+    ],
+)
+def test_chat_refuses(rnx: Rnx, index: Path, options: tuple[str, ...], part: str) -> None:
+    known = () if not options or "--from" in options else ("--from", index)
+    refused(rnx("chat", *known, *options), part)
