@@ -134,11 +134,6 @@ class VLMRanker:
         return self._fingerprint
 
     @property
-    def backbone(self) -> Backbone:
-        """The model itself, for whoever lets it write."""
-        return self._backbone
-
-    @property
     def window(self) -> int:
         """How many candidates are read at once; smaller after a window did not fit into memory."""
         return self._window
