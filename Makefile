@@ -41,7 +41,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable ".[demo,serve,train,vlm,dev]"
+	$(PIP) --editable ".[chat,demo,serve,train,vlm,dev]"
 	touch $@
 
 $(QDRANT):

@@ -137,7 +137,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
     @property
     def writer(self) -> str:
         """The name of the language model that answers."""
-        return self._llm.metadata.model_name
+        return _name(self._llm)
 
     def turn(self, question: str) -> Iterator[Event]:
         """Answers a question: what was found, then the answer in pieces; or a line that says why there is none.
@@ -314,5 +314,10 @@ def _history_words(llm: LLM) -> int:
 def _fault(llm: LLM, error: Exception) -> str:
     if isinstance(error, RNXError):
         return str(error)
-    line = " ".join(str(error).split())[:200] or type(error).__name__
-    return f"the language model ({llm.metadata.model_name}) does not answer: {line} The sources were found without it."
+    line = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    return f"the language model ({_name(llm)}) does not answer: {line}. The sources were found without it."
+
+
+def _name(llm: LLM) -> str:
+    name = llm.metadata.model_name
+    return llm.class_name() if name == "unknown" else name  # LlamaIndex's default

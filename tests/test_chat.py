@@ -134,7 +134,7 @@ def test_a_dead_language_model_costs_the_answer_and_not_the_sources(collection: 
     assert isinstance(found, Found)
     assert found.section.after[0].id == "t0"
     assert isinstance(failed, Failed)
-    assert failed.line.startswith("the language model (told) does not answer: nobody is there")
+    assert failed.line.startswith("the language model (told) does not answer: nobody is there. The sources")
     assert "\n" not in failed.line
     assert engine.chat_history == []
 
@@ -208,6 +208,7 @@ def test_conversations_share_models_and_nothing_else(collection: NodeCollection)
     assert len(one.chat_history) == 2
     assert other.chat_history == []
     assert one.writer == "told"
+    assert conversations(collection, llm="llama_index.core.llms:MockLLM")().writer == "MockLLM"
 
 
 def test_examples() -> None:

