@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from llama_index.core.llms import ChatMessage, CompletionResponse, LLMMetadata
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 
-from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever, chat
+from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
 from llama_index_rnx.chat import NOTHING, Event, Failed, Found, RNXChatEngine, Said, chat_engine, conversations, standalone
 from llama_index_rnx.llms import StreamedLLM
 
@@ -209,9 +208,3 @@ def test_conversations_share_models_and_nothing_else(collection: NodeCollection)
     assert other.chat_history == []
     assert one.writer == "told"
     assert conversations(collection, llm="llama_index.core.llms:MockLLM")().writer == "MockLLM"
-
-
-def test_examples() -> None:
-    found = doctest.testmod(chat)
-    assert found.attempted > 0
-    assert found.failed == 0

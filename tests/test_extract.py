@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
 from test_chat import StillRetriever
 
-from llama_index_rnx import extract
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.extract import ANSWER_WORDS, CONSIDERED, ExtractiveSynthesizer, passages, quotes, thinned
 from llama_index_rnx.memory import MemoryStore
@@ -106,9 +104,3 @@ def test_streamed() -> None:
     response: Any = made.synthesize("rain", [NodeWithScore(node=TextNode(text="Rain."))])
     assert list(response.response_gen) == ["Rain. [1]"]
     assert made.get_response("rain", ["Sun.", "Rain."]) == "Rain. [2]"
-
-
-def test_examples() -> None:
-    found = doctest.testmod(extract)
-    assert found.attempted > 0
-    assert found.failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import importlib.util
 import itertools
 from collections.abc import Iterator, Sequence
@@ -196,9 +195,3 @@ def test_a_function_that_makes_one() -> None:
     found = load_llm("test_llms:make_mock", {"words": 3})
     assert isinstance(found, MockLLM)
     assert found.max_tokens == 3
-
-
-def test_examples() -> None:
-    found = doctest.testmod(llms)
-    assert found.attempted > 0
-    assert found.failed == 0

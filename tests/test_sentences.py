@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_rnx import sentences as module
 from llama_index_rnx.sentences import MOST_WORDS, grouped, sentences
 
 
@@ -51,9 +48,3 @@ def test_no_word_is_lost_and_none_is_doubled(text: str) -> None:
 def test_neighbours_are_joined() -> None:
     assert grouped([(0, 1), (2, 3), (4, 5)], 2) == [(0, 3), (4, 5)]
     assert grouped([], 2) == []
-
-
-def test_examples() -> None:
-    found = doctest.testmod(module)
-    assert found.attempted > 0
-    assert found.failed == 0
