@@ -15,7 +15,7 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker, recall
 from llama_index_rnx.rankers.base import Ask
 from llama_index_rnx.rankers.calibration import Calibration
-from llama_index_rnx.rankers.checkpoints import find
+from llama_index_rnx.rankers.checkpoints import find, may_be_one
 from llama_index_rnx.rankers.doctor import Diagnosis, diagnose, fit
 from llama_index_rnx.rankers.loading import recipe_of
 from llama_index_rnx.rankers.mini import NAME as MINI
@@ -32,7 +32,7 @@ def needs_none(model: str) -> str | None:
         return f"{model}: candidates have no slots in rnx-mini, so the order of a list cannot mislead it."
     if model.startswith(("http://", "https://")):
         return f"{model}: a service; examine its checkpoint where it runs."
-    if not Path(model).is_dir() and model.count("/") != 1:
+    if not may_be_one(model):
         return None  # no name of a checkpoint: who loads it will say so
     readout = recipe_of(find(model)).readout
     return {

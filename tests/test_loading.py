@@ -410,3 +410,9 @@ def test_too_little_memory_at_load_is_said_with_figures(folders: dict[str, Path]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * 2**29, 24 * 2**30))
     with pytest.raises(RNXError, match=r"on 'cuda:0' in torch\.bfloat16 \(1\.5 of 24\.0 GiB are free\)"):
         load_vlm(str(folders["qwen2_vl"]), device="cuda:0")
+
+
+@pytest.mark.parametrize("name", ["", "nope", "/nope", "./nope", "../nope", "a/b/c", "a//b", "-a/b", "a b/c", "a/b\n"])
+def test_a_name_that_is_neither_a_folder_nor_a_hub_id_is_refused_before_any_hub_is_asked(name: str) -> None:
+    with pytest.raises(RNXError, match=r"unknown model .*: no such folder, and no hub id"):
+        load_ranker(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.base import BatchRanker, Ranker, recall
+from llama_index_rnx.rankers.checkpoints import may_be_one
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import holds_mini, load_mini
@@ -48,10 +49,10 @@ def load_ranker(
         return load_mini(device=device, dtype=dtype, max_text_tokens=max_text_tokens, folder=folder)
     if model.startswith(("http://", "https://")):
         return _remote(model, device, dtype, max_pixels, max_text_tokens, options)
-    if model and (Path(model).is_dir() or model.count("/") == 1):
+    if may_be_one(model):
         common = {"device": device, "dtype": dtype, "max_pixels": max_pixels, "max_text_tokens": max_text_tokens}
         return _vlm(model, common | options)
-    raise RNXError(f"unknown model {model!r}; {MINI!r} is the embedded one. A folder must exist, a hub id has one '/'.")
+    raise RNXError(f"unknown model {model!r}: no such folder, and no hub id (owner/name); {MINI!r} is the embedded one.")
 
 
 def _remote(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 ADAPTER = "adapter_config.json"
 FLASH = "flash_attention_2"
 UNTOUCHED = ("model.visual", "lm_head")  # by quantisation: memories and logits stay exact
@@ -63,6 +65,11 @@ class Placement:
         if self.device == "auto" or self.quantization is not None:
             found["device_map"] = "auto" if self.device == "auto" else {"": self.device}
         return found
+
+
+def may_be_one(model: str) -> bool:
+    """Whether a name can be that of a checkpoint: a folder that exists, or `owner/name` of a hub."""
+    return bool(model) and (Path(model).is_dir() or HUB_ID.fullmatch(model) is not None)
 
 
 def find(model: str, adapter: str | None = None, revision: str | None = None) -> Source:
