@@ -1,22 +1,21 @@
-"""Qdrant: create, upsert, search, payload <-> node. The only file that knows Qdrant."""
+"""Nodes in Qdrant: create, upsert, search, payload <-> node. It knows no addresses and no faults: those are in qdrant.py."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import threading
 import uuid
-import weakref
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import httpx
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import (
     BaseNode,
@@ -31,7 +30,6 @@ from llama_index.core.schema import (
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from platformdirs import user_cache_path
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from llama_index_rnx import bm25
 from llama_index_rnx.candidates import Candidate, PageNode, Query, candidate_of, inline_image, note_file, restore_inline_image
@@ -39,7 +37,9 @@ from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.progress import progress_bar
+from llama_index_rnx.qdrant import Location, connect, line_of, urls_of
 from llama_index_rnx.rankers.base import Ranker, recall
+from llama_index_rnx.storage import Storage
 
 TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: it has those that its node has
 BATCH = 32  # nodes embedded, remembered and written together: a killed run loses no more
@@ -53,9 +53,7 @@ _NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
 _NODE_TYPES: dict[str, type[BaseNode]] = {
     kind.class_name(): kind for kind in (TextNode, ImageNode, Node, Document, ImageDocument, IndexNode, PageNode)
 }
-_clients: weakref.WeakValueDictionary[str, QdrantClient] = weakref.WeakValueDictionary()
-_users: weakref.WeakKeyDictionary[QdrantClient, weakref.WeakSet[NodeCollection]] = weakref.WeakKeyDictionary()
-_locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref.WeakKeyDictionary()
+_PAYLOAD_INDEXES = {"file": "keyword", "file_sha": "keyword", "kind": "keyword"}  # what deletion and every search filter by
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -113,15 +111,18 @@ class NodeCollection:
     """Nodes in Qdrant, each with the vectors of what it has: a text, an image, or both, and BM25 for its words.
 
     Args:
-        location: a folder (embedded Qdrant), `":memory:"`, the URL of a server, or a `QdrantClient`.
+        location: a folder (embedded Qdrant), `":memory:"`, the URL of a server, several URLs of one cluster (a list, or
+            parted by commas: where one is dead another is asked), or a `QdrantClient`.
         name: of the Qdrant collection.
         embedding: any LlamaIndex `MultiModalEmbedding`; by default `RNXEmbedding()`.
         ranker: prepares its memories when nodes are added; `"auto"` is the embedding's own (`rnx-mini`), `None` prepares none.
         memory_path: where the memories are kept; by default inside the folder, for a server in the user's cache.
         allow_urls: fetch the images of nodes that hold a URL only.
+        storage: shards, replicas, quantization, gRPC ... of a Qdrant server.
 
     Raises:
-        RNXError: Qdrant is not there, the folder is in use by another process, or the index was made with another model.
+        RNXError: Qdrant is not there, the folder is in use by another process, or the index was made with another model or
+            other settings of `storage`.
 
     Example:
         >>> from llama_index.core.schema import TextNode
@@ -138,25 +139,26 @@ class NodeCollection:
 
     def __init__(
         self,
-        location: str | Path | QdrantClient,
+        location: Location,
         name: str = "rnx",
         embedding: MultiModalEmbedding | None = None,
         ranker: Ranker | Literal["auto"] | None = "auto",
         memory_path: str | Path | None = None,
         allow_urls: bool = False,
+        storage: Storage | None = None,
     ) -> None:
-        self.location, self.name = location, name
+        self.location, self.name, self.storage = location, name, storage or Storage()
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
         own = self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None
         self.ranker: Ranker | None = own if ranker == "auto" else ranker
         self.allow_urls = allow_urls
         self.skipped: list[Skipped] = []
-        self._client, self._where = _connect(location)
-        self._lock = _locks.setdefault(self._client, threading.RLock())  # embedded Qdrant: one sqlite connection for all
+        self._connection = connect(location, self.storage)
+        self._call, self._where = self._connection.ask, self._connection.where
         self.memories = MemoryStore(memory_path if memory_path is not None else _memory_folder(location))
-        self._exists = False
-        self._check_model()
-        _users.setdefault(self._client, weakref.WeakSet()).add(self)
+        self._exists = self._prepared = self._quantized = False
+        self._check_made()
+        self._connection.join(self)
 
     def add(self, nodes: Sequence[BaseNode], show_progress: bool | None = None) -> int:
         """Writes the nodes that are new or changed; returns how many. Idempotent by node id.
@@ -167,19 +169,22 @@ class NodeCollection:
         Raises:
             RNXError: two nodes with one id have different contents, or Qdrant does not answer.
         """
-        _refuse_clashes(nodes)
-        with progress_bar("indexing", len(nodes), "nodes", show_progress) as advance:
-            return self.write(((node, None) for node in nodes), advance)
+        distinct = _distinct(nodes)
+        with progress_bar("indexing", len(distinct), "nodes", show_progress) as advance:
+            return self.write(((node, None) for node in distinct), advance)
 
     def write(self, stamped: Iterable[tuple[BaseNode, Stamp | None]], advance: Callable[[int], None]) -> int:
         """As `add`, for a stream of nodes with the files that they came from; `advance(n)` is told the progress."""
         self.skipped = []
         self._create()
         written = 0
-        for batch in _batches(stamped, BATCH):
-            entries = self._changed(list(self._entries(batch)))
-            written += self._upsert(entries)
-            advance(len(batch))
+        with _behind(0 if self._connection.embedded else self.storage.batches_in_flight) as submit:
+            for batch in _batches(stamped, BATCH):
+                points = self._points(self._changed(list(self._entries(batch))))
+                for part in _by_size(points):
+                    submit(partial(self._call, partial(_write, name=self.name, points=part)))
+                written += len(points)
+                advance(len(batch))
         return written
 
     def delete(self, node_ids: Sequence[str]) -> None:
@@ -247,11 +252,7 @@ class NodeCollection:
     def close(self) -> None:
         """Lets go of Qdrant and of the memory store; an embedded index is then free for other processes."""
         self.memories.close()
-        users = _users.get(self._client, weakref.WeakSet())
-        users.discard(self)
-        if not isinstance(self.location, QdrantClient) and not users:  # one folder may be open twice in a process
-            _clients.pop(self._where, None)
-            self._client.close()
+        self._connection.leave(self)  # one folder may be open twice in a process
 
     def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
         for node, stamp in batch:
@@ -276,10 +277,10 @@ class NodeCollection:
                 del ids[str(point.id)]
         return list(ids.values())
 
-    def _upsert(self, entries: list[_Entry]) -> int:
-        """Embeds, remembers and writes; a broken image costs its own node only."""
+    def _points(self, entries: list[_Entry]) -> list[models.PointStruct]:
+        """Embeds and remembers; a broken image costs its own node only."""
         if not entries:
-            return 0
+            return []
         candidates = [entry.candidate for entry in entries]
         try:
             if self.ranker is not None:
@@ -288,26 +289,23 @@ class NodeCollection:
         except ImageError as error:
             if len(entries) == 1:
                 self._skip(entries[0].node.node_id, error)
-                return 0
+                return []
             half = len(entries) // 2
-            return self._upsert(entries[:half]) + self._upsert(entries[half:])
-        points = [_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
-        for part in _by_size(points):
-            self._call(partial(_write, name=self.name, points=part))
-        return len(points)
+            return self._points(entries[:half]) + self._points(entries[half:])
+        return [_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
 
     def _channels(self, query: Query, depth: int, condition: models.Filter | None) -> list[models.Prefetch]:
-        dense = embed_query(self.embedding, query)
-        said = [models.Prefetch(query=dense, using=TEXT, limit=depth, filter=condition)]
+        dense, params = embed_query(self.embedding, query), self._search_params()
+        said = [models.Prefetch(query=dense, using=TEXT, limit=depth, filter=condition, params=params)]
         indices, values = bm25.query_vector(query.text)
         if indices:
             sparse = models.SparseVector(indices=indices, values=values)
             said.append(models.Prefetch(query=sparse, using=SPARSE, limit=depth, filter=condition))
-        shown = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=condition)
+        shown = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=condition, params=params)
         channels = [models.Prefetch(prefetch=said, query=_RRF, limit=depth), shown]
         if isinstance(self.embedding, RNXEmbedding):
             alone = models.Filter(must=[_PICTURE_ALONE, *([condition] if condition else [])])
-            pictures = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=alone)
+            pictures = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=alone, params=params)
             channels.append(models.Prefetch(prefetch=[pictures], query=_RRF, limit=depth))
         return channels
 
@@ -330,8 +328,15 @@ class NodeCollection:
             self._exists = bool(self._call(lambda client: client.collection_exists(self.name)))
         return self._exists
 
-    def _check_model(self) -> None:
-        """Refuses an index whose vectors another model made: its cosines would mean nothing."""
+    def _search_params(self) -> models.SearchParams | None:
+        """With quantization: more than asked for by single bytes, then put in order by the full vectors."""
+        if not self._quantized:
+            return None
+        rescored = models.QuantizationSearchParams(rescore=True, oversampling=self.storage.oversampling)
+        return models.SearchParams(quantization=rescored)
+
+    def _check_made(self) -> None:
+        """Refuses an index whose vectors another model made (its cosines would mean nothing), or with other settings."""
         if not self._is_there():
             return
         config = self._call(lambda client: client.get_collection(self.name)).config
@@ -346,39 +351,30 @@ class NodeCollection:
                 f"the index at {self._where} was made with {made['embedding']}, the embedding given is {ours}; "
                 "pass the same embedding=, or index again into a new folder."
             )
+        found = _made_with(config)
+        self.storage.refuse_unless_made(found, self.name, self._where)
+        self._quantized = found["quantization"] is not None
 
     def _create(self) -> None:
-        if self._is_there():
-            return
-        dense = models.VectorParams(size=_dimensions(self.embedding), distance=models.Distance.COSINE)
-        sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
-        metadata = {"rnx": {"layout": LAYOUT, "embedding": fingerprint_of(self.embedding)}}
-        self._call(
-            lambda client: client.create_collection(
-                self.name,
-                vectors_config={TEXT: dense, IMAGE: dense},
-                sparse_vectors_config={SPARSE: sparse},
-                metadata=metadata,
-            )
-        )
-        if _is_url(self.location):  # the embedded engine has no payload indexes and warns
-            for key in ("file", "file_sha"):
-                self._call(partial(_index_payload, name=self.name, field=key))
-        self._exists = True
+        """Makes the collection unless it is there; of two workers that try at once the second takes what the first made."""
+        if not self._is_there():
+            settings = _settings(self.storage, _dimensions(self.embedding), fingerprint_of(self.embedding))
+            try:
+                self._call(lambda client: client.create_collection(self.name, **settings))
+            except ValueError:  # RNXError from a server
+                if not self._is_there():
+                    raise
+            self._check_made()
+        if not self._prepared and not self._connection.embedded:  # the embedded engine has no payload indexes and warns
+            self._index_payload()
+        self._prepared = True
 
-    def _call(self, action: Callable[[QdrantClient], T]) -> T:
-        """Every word with Qdrant goes through here, so that its faults become one clear line."""
-        try:
-            if _is_url(self.location):
-                return action(self._client)
-            with self._lock:
-                return action(self._client)
-        except (ResponseHandlingException, httpx.HTTPError, ConnectionError) as error:
-            raise RNXError(
-                f"Qdrant at {self._where} does not answer ({_line(error)}); start it, or check the address."
-            ) from error
-        except (UnexpectedResponse, ApiException) as error:
-            raise RNXError(f"Qdrant at {self._where} refused: {_line(error)}") from error
+    def _index_payload(self) -> None:
+        wanted = _PAYLOAD_INDEXES | {f"metadata.{name}": kind for name, kind in self.storage.metadata_indexes.items()}
+        there = self._call(lambda client: client.get_collection(self.name)).payload_schema
+        for key, kind in wanted.items():
+            if key not in there:
+                self._call(partial(_index_field, name=self.name, field=key, kind=models.PayloadSchemaType(kind)))
 
 
 def _write(client: QdrantClient, name: str, points: list[models.PointStruct]) -> None:
@@ -405,8 +401,62 @@ def _scrolled(client: QdrantClient, name: str, fields: list[str], offset: Any) -
     return client.scroll(name, limit=SCROLL, offset=offset, with_payload=fields)
 
 
-def _index_payload(client: QdrantClient, name: str, field: str) -> None:
-    client.create_payload_index(name, field_name=field, field_schema=models.PayloadSchemaType.KEYWORD)
+def _index_field(client: QdrantClient, name: str, field: str, kind: models.PayloadSchemaType) -> None:
+    client.create_payload_index(name, field_name=field, field_schema=kind)
+
+
+@contextmanager
+def _behind(at_once: int) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Yields `submit(work)`: at most so many are under way, and a fault comes out of a later submit or of the end.
+
+    With 0 the work is done on the spot.
+    """
+    if at_once == 0:
+        yield lambda work: work()
+        return
+    under_way: deque[Future[None]] = deque()
+
+    def submit(work: Callable[[], None]) -> None:
+        while len(under_way) >= at_once:
+            under_way.popleft().result()
+        under_way.append(pool.submit(work))
+
+    with ThreadPoolExecutor(at_once, thread_name_prefix="rnx-write") as pool:
+        yield submit
+        while under_way:
+            under_way.popleft().result()
+
+
+def _settings(storage: Storage, dimensions: int, fingerprint: str) -> dict[str, Any]:
+    """The arguments of `create_collection`."""
+    dense = models.VectorParams(size=dimensions, distance=models.Distance.COSINE, on_disk=storage.on_disk)
+    index = models.SparseIndexParams(on_disk=True) if storage.on_disk else None
+    sparse = models.SparseVectorParams(modifier=models.Modifier.IDF, index=index)
+    scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+    return {
+        "vectors_config": {TEXT: dense, IMAGE: dense},
+        "sparse_vectors_config": {SPARSE: sparse},
+        "metadata": {"rnx": {"layout": LAYOUT, "embedding": fingerprint}},
+        "shard_number": storage.shards,
+        "replication_factor": storage.replication_factor,
+        "write_consistency_factor": storage.write_consistency_factor,
+        "on_disk_payload": storage.payload_on_disk,
+        "quantization_config": models.ScalarQuantization(scalar=scalar) if storage.quantization else None,
+    }
+
+
+def _made_with(config: models.CollectionConfig) -> dict[str, Any]:
+    """The settings of a collection that is there, in the words of `Storage`."""
+    params = config.params
+    vectors = params.vectors if isinstance(params.vectors, dict) else {}
+    return {
+        "shards": params.shard_number,
+        "replication_factor": params.replication_factor,
+        "write_consistency_factor": params.write_consistency_factor,
+        "on_disk": bool(vectors and vectors[TEXT].on_disk),
+        "payload_on_disk": params.on_disk_payload,
+        "quantization": "int8" if isinstance(config.quantization_config, models.ScalarQuantization) else None,
+    }
 
 
 _NEVER = models.HasIdCondition(has_id=[])  # true of no point
@@ -448,47 +498,12 @@ def holds_index(folder: Path) -> bool:
     return (folder.expanduser() / "meta.json").is_file()
 
 
-def _connect(location: str | Path | QdrantClient) -> tuple[QdrantClient, str]:
-    if isinstance(location, QdrantClient):
-        return location, "the given client"
-    if not str(location).strip():
-        raise RNXError("no place was given; an index is a folder, :memory:, or the URL of a Qdrant server.")
-    if str(location) == ":memory:":
-        return QdrantClient(":memory:", force_disable_check_same_thread=True), ":memory:"
-    if _is_url(location):
-        return QdrantClient(url=str(location), timeout=60, check_compatibility=False), str(location)
-    return _embedded(Path(location).expanduser().resolve())
-
-
-def _embedded(folder: Path) -> tuple[QdrantClient, str]:
-    """One client a folder and process: Qdrant locks the folder, and a notebook cell may well run twice."""
-    client = _clients.get(str(folder))
-    if client is not None:
-        return client, str(folder)
-    if folder.exists() and not folder.is_dir():
-        raise RNXError(f"{folder} is a file; an index is a folder, :memory:, or the URL of a Qdrant server.")
-    try:
-        client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
-    except RuntimeError as error:
-        raise RNXError(
-            f"the index in {folder} is in use by another process; wait for it, or run a Qdrant server and give its URL."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise RNXError(f"the index in {folder} cannot be opened ({_line(error)}).") from error
-    _clients[str(folder)] = client
-    return client, str(folder)
-
-
-def _is_url(location: Any) -> bool:
-    return isinstance(location, str) and location.startswith(("http://", "https://"))
-
-
-def _memory_folder(location: str | Path | QdrantClient) -> Path | None:
+def _memory_folder(location: Location) -> Path | None:
     if isinstance(location, QdrantClient) or str(location) == ":memory:":
         return None
-    if _is_url(location):
+    if urls_of(location):
         return user_cache_path("llama-index-rnx") / "memories"
-    return Path(location).expanduser().resolve() / "memories"
+    return Path(str(location)).expanduser().resolve() / "memories"
 
 
 def _dimensions(embedding: MultiModalEmbedding) -> int:
@@ -515,7 +530,7 @@ def _node_fields(node: BaseNode) -> dict[str, Any]:
     try:
         fields: dict[str, Any] = json.loads(node.model_dump_json(exclude={"embedding", "image"}))
     except (ValueError, TypeError) as error:
-        raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({_line(error)}); mend text or metadata.") from error
+        raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({line_of(error)}); mend text or metadata.") from error
     if fields.get("class_name") not in _NODE_TYPES:
         fields["class_name"] = next(k.class_name() for k in (ImageNode, TextNode, Node) if isinstance(node, k))
     return fields
@@ -535,22 +550,20 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
 
 
-def _refuse_clashes(nodes: Sequence[BaseNode]) -> None:
+def _distinct(nodes: Sequence[BaseNode]) -> list[BaseNode]:
+    """Each node once; two with one id must be equal."""
     seen: dict[str, BaseNode] = {}
     for node in nodes:
         first = seen.setdefault(node.node_id, node)
         if first is not node and first.hash != node.hash:
             raise RNXError(f"two different nodes have the id {node.node_id!r}; give each an id of its own.")
+    return list(seen.values())
 
 
 def _condition(filters: MetadataFilters | None) -> models.Filter | None:

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,15 +30,15 @@ torch.set_num_threads(1)
 
 
 class QdrantServer:
-    """A real Qdrant server of our own, which a test may kill and start again."""
+    """A real Qdrant server of our own, which a test may kill and start again; with `first` a node of that one's cluster."""
 
-    def __init__(self, binary: Path, folder: Path) -> None:
-        self.binary, self.folder = binary, folder
-        self.port, self.grpc = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(self, binary: Path, folder: Path, cluster: bool = False, first: QdrantServer | None = None) -> None:
+        self.binary, self.folder, self.cluster, self.first = binary, folder, cluster, first
+        self.port, self.grpc, self.p2p = free_ports(3)
+        self.url, self.uri = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.p2p}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, wait: bool = True) -> None:
         settings = {
             "QDRANT__SERVICE__HOST": "127.0.0.1",
             "QDRANT__SERVICE__HTTP_PORT": str(self.port),
@@ -46,12 +47,17 @@ class QdrantServer:
             "QDRANT__STORAGE__STORAGE_PATH": str(self.folder / "storage"),
             "QDRANT__STORAGE__SNAPSHOTS_PATH": str(self.folder / "snapshots"),
             "QDRANT__LOG_LEVEL": "ERROR",
+            "QDRANT__CLUSTER__ENABLED": str(self.cluster).lower(),
+            "QDRANT__CLUSTER__P2P__PORT": str(self.p2p),
         }
+        arguments = ["--uri", self.uri] if self.cluster else []
+        arguments += ["--bootstrap", self.first.uri] if self.first else []
         with (self.folder / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(self.binary)], cwd=self.folder, env={**os.environ, **settings}, stdout=log, stderr=log
+                [str(self.binary), *arguments], cwd=self.folder, env={**os.environ, **settings}, stdout=log, stderr=log
             )
-        self._wait()
+        if wait:
+            self.wait()
 
     def stop(self) -> None:
         if self._process is not None:
@@ -59,7 +65,7 @@ class QdrantServer:
             self._process.wait(timeout=30)
             self._process = None
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         for _ in range(300):
             try:
                 if httpx.get(f"{self.url}/readyz", timeout=1, trust_env=False).status_code == 200:
@@ -74,6 +80,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that follow one another: gRPC is looked for on the one after REST."""
+    while True:
+        first = free_port()
+        with ExitStack() as held:
+            try:
+                for port in range(first, first + count):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError):
+                continue
+            return list(range(first, first + count))
 
 
 def qdrant_binary() -> Path | None:

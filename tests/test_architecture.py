@@ -45,12 +45,13 @@ def test_only_candidates_opens_images_and_pdfs() -> None:
 
 
 def test_who_reaches_into_the_network() -> None:
-    assert importers("httpx") == {"fetch.py", "rankers/remote.py", "collection.py"}
+    assert importers("httpx") == {"fetch.py", "rankers/remote.py", "qdrant.py"}
     assert importers("fastapi", "uvicorn", "prometheus_client") == {"serve.py"}
 
 
-def test_only_collection_knows_qdrant() -> None:
-    assert importers("qdrant_client") == {"collection.py"}
+def test_only_the_collection_and_its_line_know_qdrant() -> None:
+    assert importers("qdrant_client") == {"collection.py", "qdrant.py"}
+    assert importers("grpc") == {"qdrant.py"}
 
 
 @pytest.mark.parametrize("name", ["ordering.py", "bm25.py", "errors.py", "progress.py"])

@@ -634,6 +634,6 @@ def test_a_picture_is_not_lost_among_many_texts(place: Place, mini: MiniRanker) 
     collection = place.open(embedding=RNXEmbedding(dtype="float32"))
     said = [f"a red square was sold on day {i} of the year" for i in range(70)]
     collection.add([*texts(*said), ImageNode(id_="red", image=image_base64(RED))])
-    found = find(collection, "a red square on day one", k=60)
+    found = find(collection, "goods that were auctioned", k=60)  # shares no word: BM25's ties would be broken by chance
     assert "red" in found  # by its rank among pictures
     assert found[0] != "red"
