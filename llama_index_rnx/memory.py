@@ -27,6 +27,7 @@ RAM_BYTES = 512 * 2**20
 FILE_NAME = "memories.sqlite"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS memories (key BLOB PRIMARY KEY, crc INTEGER NOT NULL, data BLOB NOT NULL)"
 _KEYS_A_QUERY = 500  # sqlite allows 999 parameters at least
+_FAULTS = (OSError, sqlite3.Error, UnicodeDecodeError)  # the last: of a damaged file, where a name was
 
 
 class RamCache:
@@ -116,26 +117,24 @@ class MemoryStore:
             self._connection = None
 
     def _open(self, folder: Path) -> None:
+        """A new file in place of a damaged one; a file that cannot be written is read at least."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(folder / FILE_NAME, timeout=10, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(_SCHEMA)
-            connection.commit()
-        except (OSError, sqlite3.Error) as error:
+            self._connection = _opened(folder / FILE_NAME)
+        except _FAULTS as error:
+            if _is_damage(error) and self._put_aside(folder / FILE_NAME, error):
+                self._open(folder)
+                return
             self._connection = _read_only(folder / FILE_NAME)
             self._full = True
             self._warn(error)
-        else:
-            self._connection = connection
 
     def _read(self, keys: Sequence[bytes]) -> dict[bytes, Memory]:
         found: dict[bytes, Memory] = {}
         for start in range(0, len(keys), _KEYS_A_QUERY):
             part = keys[start : start + _KEYS_A_QUERY]
             for key, crc, data in self._select(part, "key, crc, data"):
-                memory = _checked(crc, data)
+                memory = _checked(key, crc, data)
                 if memory is not None:
                     found[key] = memory
         return found
@@ -148,7 +147,7 @@ class MemoryStore:
             try:
                 query = f"SELECT {columns} FROM memories WHERE key IN ({marks})"
                 return self._connection.execute(query, keys).fetchall()
-            except sqlite3.Error as error:
+            except _FAULTS as error:
                 self._give_up(error)
                 return []
 
@@ -166,21 +165,46 @@ class MemoryStore:
     def _write(self, memories: Mapping[bytes, Memory]) -> None:
         if not memories:
             return
-        rows = [(key, zlib.crc32(data), data) for key, memory in memories.items() for data in [save(dict(memory))]]
+        rows = [(key, _checksum(key, data), data) for key, memory in memories.items() for data in [save(dict(memory))]]
         with self._lock:
             if self._connection is None or self._full:
                 return
             try:
                 with self._connection:  # commits, or rolls back
                     self._connection.executemany("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", rows)
-            except sqlite3.Error as error:
+            except _FAULTS as error:
+                if _is_damage(error):
+                    self._give_up(error)
+                    return
                 self._full = True  # what is there can still be read
                 self._warn(error)
 
     def _give_up(self, error: Exception) -> None:
-        """The disk failed: from here on this store lives in RAM. Said once, since it never opens again."""
+        """The file failed: from here on this store lives in RAM. Said once, since it never opens again.
+
+        A damaged file is put aside, so that the next store begins a new one; a disk that failed is left as it is.
+        """
+        if self._connection is not None:
+            self._connection.close()
         self._connection = None
-        self._warn(error)
+        if not _is_damage(error) or self.path is None or not self._put_aside(self.path / FILE_NAME, error):
+            self._warn(error)
+
+    def _put_aside(self, file: Path, error: Exception) -> bool:
+        """Renames a damaged file, whether it could be."""
+        try:
+            file.replace(file.with_name(f"{FILE_NAME}.damaged"))
+            for beside in ("-wal", "-shm"):  # of the damaged file: a new one must not read them
+                file.with_name(FILE_NAME + beside).unlink(missing_ok=True)
+        except OSError:
+            return False
+        warnings.warn(
+            f"the memory store in {self.path} is damaged ({error}); it is kept as {FILE_NAME}.damaged, its memories are made "
+            "again. Look after the disk.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return True
 
     def _warn(self, error: Exception) -> None:
         warnings.warn(
@@ -189,6 +213,19 @@ class MemoryStore:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(_SCHEMA)
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _read_only(path: Path) -> sqlite3.Connection | None:
@@ -205,9 +242,19 @@ def _key(fingerprint: str, digest: str) -> bytes:
     return hashlib.sha256(f"{fingerprint}\n{digest}".encode()).digest()
 
 
-def _checked(crc: int, data: bytes) -> Memory | None:
+def _checksum(key: bytes, data: bytes) -> int:
+    """Of both: a damaged index of the file could lead from one key to another's data."""
+    return zlib.crc32(data, zlib.crc32(key))
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the file's content is wrong, as opposed to a disk that is full, locked, or gone."""
+    return not isinstance(error, OSError | sqlite3.OperationalError)
+
+
+def _checked(key: Any, crc: Any, data: Any) -> Memory | None:
     """A memory that was damaged on disk counts as unknown: it is made again and replaced."""
-    if zlib.crc32(data) != crc:
+    if not isinstance(key, bytes) or not isinstance(data, bytes) or _checksum(key, data) != crc:
         return None
     try:
         memory: Memory = load(data)

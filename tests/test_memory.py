@@ -143,13 +143,13 @@ def _flip_a_byte(file: Path) -> None:
 
 
 def test_a_blob_that_is_no_memory_counts_as_unknown(tmp_path: Path) -> None:
-    import zlib
-
     store = MemoryStore(tmp_path)
     store.keep("f", {"d": memory(1.0)})
     store.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        connection.execute("UPDATE memories SET data = ?, crc = ?", (b"rubbish", zlib.crc32(b"rubbish")))
+        (key,) = connection.execute("SELECT key FROM memories").fetchone()
+        crc = memory_module._checksum(key, b"rubbish")
+        connection.execute("UPDATE memories SET data = ?, crc = ?", (b"rubbish", crc))
     connection.close()
     RAM.clear()
     assert MemoryStore(tmp_path).find("f", ["d"]) == {}
@@ -163,11 +163,34 @@ def test_a_folder_that_cannot_be_made_is_said_once_and_ram_goes_on(tmp_path: Pat
     _works_in_ram(store)
 
 
-def test_a_file_that_is_no_database_is_said_once_and_ram_goes_on(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_put_aside_and_a_new_one_begun(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"this was never a database" * 100)
-    with pytest.warns(RuntimeWarning, match="kept in RAM only"):
+    with pytest.warns(RuntimeWarning, match="is damaged .*kept as memories.sqlite.damaged"):
         store = MemoryStore(tmp_path)
     _works_in_ram(store)
+    store.close()
+    RAM.clear()
+    ranker = FakeRanker(fingerprint="kept")
+    recall(ranker, candidates(), MemoryStore(tmp_path))
+    RAM.clear()
+    recall(ranker, candidates(), MemoryStore(tmp_path))
+    assert len(ranker.remembered) == 3
+
+
+def test_a_row_under_anothers_key_is_not_believed(tmp_path: Path) -> None:
+    """As a damaged index of the file would give it: the data is whole, but of another candidate."""
+    ranker, store = FakeRanker(), MemoryStore(tmp_path)
+    expected = recall(ranker, candidates(2), store)
+    store.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        keys = [row[0] for row in connection.execute("SELECT key FROM memories")]
+        for key, new in ((keys[0], b"x"), (keys[1], keys[0]), (b"x", keys[1])):
+            connection.execute("UPDATE memories SET key = ? WHERE key = ?", (new, key))
+    connection.close()
+    RAM.clear()
+    found = recall(ranker, candidates(2), MemoryStore(tmp_path))
+    assert all(torch.equal(a["words"], b["words"]) for a, b in zip(found, expected, strict=True))
+    assert len(ranker.remembered) == 4
 
 
 class FullDisk:
