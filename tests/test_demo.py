@@ -16,6 +16,8 @@ from rich.console import Console
 from llama_index_rnx import RNXError, demo, demo_corpus
 from llama_index_rnx.candidates import open_pdf, page_text
 from llama_index_rnx.demo_corpus import CORPUS, MANIFEST, PICTURE_QUERY, build_corpus
+from llama_index_rnx.files import discover, nodes_of
+from training.make_lists import read_questions
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("skimage")
@@ -146,6 +148,16 @@ def test_the_picture_query_is_a_changed_part(corpus: Path) -> None:
     with Image.open(corpus / PICTURE_QUERY) as part, Image.open(corpus / demo_corpus.PICTURE_QUERY_FROM) as artwork:
         assert max(part.size) <= 480
         assert part.size[0] / part.size[1] != pytest.approx(artwork.size[0] / artwork.size[1], abs=0.05)
+
+
+def test_every_question_has_its_answers_in_the_corpus(corpus: Path) -> None:
+    rows = read_questions(corpus / demo_corpus.QUESTIONS)
+    assert len({row["qid"] for row in rows}) == len({row["query"] for row in rows}) == len(rows)
+    files, _ = discover([corpus / CORPUS])
+    known = {source.docid for source in files if source.path.suffix != ".pdf"}
+    known |= {node.node_id for source in files if source.path.suffix == ".pdf" for node in nodes_of(source)}
+    assert {answer for row in rows for answer in row["answers"]} - known == set()
+    assert all(row["answers"] for row in rows)
 
 
 def test_the_demo_runs_twice(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fakes import BLUE, RED, FakeEmbedding, FakeRanker, image_base64
@@ -13,6 +14,20 @@ from test_report import Page
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.display import compare
 from llama_index_rnx.report import style_sheet
+
+
+class Printer:
+    def __init__(self) -> None:
+        self.shown = ""
+
+    def text(self, shown: str) -> None:
+        self.shown += shown
+
+
+def pretty(found: Any) -> str:
+    printer = Printer()
+    found._repr_pretty_(printer, cycle=False)
+    return printer.shown
 
 
 @pytest.fixture
@@ -46,6 +61,15 @@ def test_a_cell_shows_cards_and_closes_every_tag(retriever: RNXRetriever) -> Non
     assert len(page.all("img")) == 4  # two pictures, in both lists
     assert all(str(attrs["src"]).startswith("data:image/jpeg;base64,") for attrs in page.all("img"))
     assert page.all("script") == page.all("body") == page.all("main") == []
+
+
+def test_without_html_a_cell_is_a_table(retriever: RNXRetriever) -> None:
+    shown = pretty(compare(retriever, RNXRerank(ranker=FakeRanker(), top_n=2), "red rain"))
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert "red rain" in lines[0]
+    assert "t1" in shown
+    assert "\x1b" not in shown
+    assert all(line == line.rstrip() and len(line) <= 100 for line in lines)
 
 
 def test_the_styles_reach_nothing_outside() -> None:

@@ -160,6 +160,13 @@ def test_fields_are_as_square_as_may_be(size: tuple[int, int], limit: int, field
     assert sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) == pytest.approx(1)
 
 
+def test_in_words_it_is_one_line() -> None:
+    texts = ["red rain", "sea"]
+    found = why(FakeRanker(), "red rain", [NodeWithScore(node=TextNode(id_=text, text=text)) for text in texts])
+    assert str(found).startswith("red rain above sea: a lead of +")
+    assert "\n" not in str(found)
+
+
 def test_a_single_candidate_has_no_rival() -> None:
     with pytest.raises(RNXError, match="2 candidates"):
         explain.explain(FakeRanker(), Query(text="red"), [Candidate(id="a", text="red")])

@@ -6,14 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from conftest import free_port
 from fakes import BLUE, RED, FakeRanker, image_base64, write_image
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 
@@ -23,26 +20,9 @@ from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.rankers import Ranker, remote
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.rankers.remote import RemoteRanker, endpoint, scores_of
-from llama_index_rnx.serve import Limits, create_app
+from llama_index_rnx.serve import Limits, serving
 
 DOCUMENTS = ["Bees make honey.", "Rust is iron oxide.", "The moon has craters."]
-
-
-@contextmanager
-def serving(ranker: Ranker, **options: Any) -> Iterator[str]:
-    """A real server on loopback, in a thread."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(lambda: ranker, **options), port=port, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=10)
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +323,11 @@ def test_the_clients_of_others(mini_url: str) -> None:
     jina = JinaRerank(api_key="none", base_url=f"{mini_url}/v1", top_n=1)
     assert jina.postprocess_nodes(nodes, query_str="What is rust?")[0].text == DOCUMENTS[1]
     jina._session.close()  # it would leave that to the garbage collector
+
+
+def test_a_server_for_a_block_is_gone_behind_it() -> None:
+    with serving(FakeRanker()) as first, serving(FakeRanker()) as second:
+        assert first != second
+        assert httpx.get(f"{first}/health").json()["model"] == "fake"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{first}/health")
