@@ -262,10 +262,16 @@ def _card(hit: Hit, pictures: dict[str, str | None], terms: frozenset[int], move
     )
     return (
         f'<li class="card {_safe(hit.kind)}"><div class="rank"><b>{hit.rank}</b>{moved}</div>{picture}<div class="body">'
-        f'<p class="source" title="{_safe(hit.docid)}">{_safe(hit.docid)}</p><p class="text">{text}</p>'
+        f'<p class="source" title="{_safe(hit.docid)}">{_named(hit)}</p><p class="text">{text}</p>'
         f'<p class="foot"><span class="kind">{_safe(hit.kind)}</span>{_bar(share)}'
         f"<span>{_number(hit.score)}</span></p></div></li>"
     )
+
+
+def _named(hit: Hit) -> str:
+    """The source, cut where it is too long; but never its page."""
+    page = f"#{hit.page}" if hit.page is not None else ""
+    return f"<span>{_safe(hit.docid.removesuffix(page))}</span>{page}"
 
 
 def _bar(share: float) -> str:
