@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 QDRANT := .cache/qdrant/qdrant
 
-.PHONY: demo test stress lint types smoke qdrant bench clean
+.PHONY: demo test stress lint types smoke qdrant bench notebooks clean
 
 demo: $(VENV)/installed
 	$(BIN)/rnx demo --folder demo
@@ -28,12 +28,15 @@ smoke: $(VENV)/installed-dev  ## the whole training curriculum on generated data
 
 qdrant: $(QDRANT)  ## a real Qdrant server for the tests; without it they run on the embedded engine alone
 
+notebooks: $(VENV)/installed-dev  ## executes all of them; fails where a cell fails or an .ipynb is not what its source says
+	$(BIN)/python notebooks/execute.py
+
 bench: $(VENV)/installed-dev
 	$(PIP) --editable ".[train]"
 	$(BIN)/python -m benchmarks.mini
 
 clean:
-	rm -rf $(VENV) .cache demo
+	rm -rf $(VENV) .cache demo notebooks/work
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,7 +44,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable ".[chat,demo,serve,train,vlm,dev]"
+	$(PIP) --editable ".[chat,demo,serve,train,vlm,notebooks,dev]"
 	touch $@
 
 $(QDRANT):
