@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -299,3 +300,12 @@ def test_a_write_that_fails_behind_comes_out() -> None:
         write_all()
     assert 3 not in done
     assert len(done) < 100
+
+
+def test_what_nobody_closed_is_closed_at_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qdrant, "_own", weakref.WeakSet())
+    left = NodeCollection(tmp_path / "index", embedding=FakeEmbedding())
+    qdrant._close_own()
+    again = QdrantClient(path=str(tmp_path / "index"))  # the folder's lock is free
+    again.close()
+    del left
