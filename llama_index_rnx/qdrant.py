@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sqlite3
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.pickles import plain_points
 from llama_index_rnx.storage import Storage, said
 
 Location = str | Path | QdrantClient | Sequence[str]
@@ -79,8 +81,7 @@ class Connection:
             RNXError: no server answers, or one refuses.
         """
         if self.embedded:
-            with self._lock:
-                return action(self._clients[0])
+            return self._ask_embedded(action)
         for pause in [0.0, *self._storage.pauses]:
             time.sleep(pause)
             for server in range(self._first, self._first + len(self._clients)):
@@ -94,6 +95,16 @@ class Connection:
                     self._first = server % len(self._clients)
                     return found
         raise self._refused(last) from last
+
+    def _ask_embedded(self, action: Callable[[QdrantClient], T]) -> T:
+        try:
+            with self._lock:
+                return action(self._clients[0])
+        except sqlite3.Error as error:
+            raise RNXError(
+                f"the index in {self.where} cannot be written or read ({line_of(error)}); make room on the disk, or mend it, "
+                "and run the same again: what was written is whole."
+            ) from error
 
     def join(self, user: object) -> None:
         """Counts a user: the last to leave closes an engine that was opened here."""
@@ -186,13 +197,17 @@ def _embedded(folder: Path, storage: Storage) -> Connection:
     if storage.given:  # before an empty index is made
         raise RNXError(f"{said(storage.given)} was given for {folder}; only a Qdrant server has such settings: give its URL.")
     try:
-        client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+        with plain_points():
+            client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
     except RuntimeError as error:
         raise RNXError(
             f"the index in {folder} is in use by another process; wait for it, or run a Qdrant server and give its URL."
         ) from error
-    except (OSError, ValueError) as error:
-        raise RNXError(f"the index in {folder} cannot be opened ({line_of(error)}).") from error
+    except (OSError, sqlite3.Error, ValueError, TypeError, LookupError, AttributeError) as error:  # of a damaged file
+        raise RNXError(
+            f"the index in {folder} cannot be opened ({line_of(error)}); make room on a full disk, or index again into a new "
+            "folder."
+        ) from error
     connection = _folders[str(folder)] = Connection([client], str(folder), storage)
     return connection
 

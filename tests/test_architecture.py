@@ -50,7 +50,7 @@ def test_who_reaches_into_the_network() -> None:
 
 
 def test_only_the_collection_and_its_line_know_qdrant() -> None:
-    assert importers("qdrant_client") == {"collection.py", "qdrant.py"}
+    assert importers("qdrant_client") == {"collection.py", "qdrant.py", "pickles.py"}
     assert importers("grpc") == {"qdrant.py"}
 
 

@@ -1,0 +1,60 @@
+"""Lets only plain points out of embedded Qdrant's files. It knows no nodes and opens no files.
+
+Embedded Qdrant keeps every point as a pickle, and a pickle can name any function to be called. So while a folder is opened
+its pickles are read by an unpickler that knows Qdrant's own data classes and nothing else: an index that somebody else made
+can be wrong, but it cannot run anything.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from pydantic import BaseModel
+from qdrant_client.http.models import models
+from qdrant_client.local import persistence
+
+_turn = threading.RLock()
+
+
+class StrangePointError(ValueError):
+    """A stored point that is damaged, or more than data."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = getattr(models, name, None) if module == models.__name__ else None
+        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+            raise StrangePointError(f"a point in it names {module}.{name}, which is no data of Qdrant's")
+        return found
+
+
+def plain_point(data: bytes) -> Any:
+    """A stored point.
+
+    Raises:
+        StrangePointError: it is damaged, or would call something.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(data)).load()
+    except StrangePointError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise StrangePointError(f"a point in it is damaged ({type(error).__name__})") from error
+
+
+@contextmanager
+def plain_points() -> Iterator[None]:
+    """While this holds, whatever embedded Qdrant reads is read so."""
+    with _turn:
+        kept = persistence.pickle
+        persistence.pickle = SimpleNamespace(dumps=pickle.dumps, loads=plain_point)
+        try:
+            yield
+        finally:
+            persistence.pickle = kept
