@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from llama_index_rnx import index_command
 from llama_index_rnx.errors import ImageError, RNXError
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
     from llama_index_rnx.collection import NodeCollection
-    from llama_index_rnx.files import IndexReport
     from llama_index_rnx.hits import Hit
 
 app = typer.Typer(
@@ -52,24 +52,7 @@ Run = Annotated[Path | None, typer.Option("--run", help="Write a TREC run to thi
 TAG = "rnx"
 INTERRUPTED = 130
 LISTS_HELP = 'Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}'
-
-
-@app.command()
-def index(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders: .pdf .png .jpg .webp .txt .md")],
-    to: Annotated[str, typer.Option("--to", help="Where the index goes: a folder, or the URL of a Qdrant server.")],
-    collection: Name = "rnx",
-) -> None:
-    """Index PDFs (page by page), pictures and texts. Run it again to take up what is new or changed."""
-    from llama_index_rnx.collection import NodeCollection
-    from llama_index_rnx.files import discover, index_paths
-
-    discover(paths)  # a wrong path shows before an empty index is made
-    target = NodeCollection(to, name=collection)
-    try:
-        _print_report(index_paths(target, paths), len(target), to)
-    finally:
-        target.close()
+app.command()(index_command.index)
 
 
 @app.command()
@@ -240,18 +223,6 @@ def main() -> None:
 def _fail(message: object) -> None:
     err.print(f"error: {message}", markup=False)
     sys.exit(2)
-
-
-def _print_report(report: IndexReport, total: int, to: str) -> None:
-    err.print(
-        f"{report.written} nodes written from {report.files - report.unchanged} new or changed files, "
-        f"{report.unchanged} files unchanged, {report.ignored} of other kinds; {total} nodes in {to}",
-        markup=False,
-    )
-    for path in report.missing:
-        err.print(f"gone: {path} (its nodes are kept)", markup=False)
-    for skipped in report.skipped:
-        err.print(f"left out: {skipped.reason}", markup=False)
 
 
 def _open_index(location: str, name: str) -> NodeCollection:

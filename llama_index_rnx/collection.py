@@ -7,7 +7,7 @@ import json
 import logging
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +53,9 @@ _NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
 _NODE_TYPES: dict[str, type[BaseNode]] = {
     kind.class_name(): kind for kind in (TextNode, ImageNode, Node, Document, ImageDocument, IndexNode, PageNode)
 }
-_PAYLOAD_INDEXES = {"file": "keyword", "file_sha": "keyword", "kind": "keyword"}  # what deletion and every search filter by
+SOURCE = "source"  # in the metadata of nodes that came from files: their file's name
+_PAYLOAD_INDEXES = dict.fromkeys(("file", "file_sha", "kind", f"metadata.{SOURCE}"), "keyword")  # filtered by in here
+_VALUES_A_FILTER = 500
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -178,7 +180,7 @@ class NodeCollection:
         self.skipped = []
         self._create()
         written = 0
-        with _behind(0 if self._connection.embedded else self.storage.batches_in_flight) as submit:
+        with _behind(0 if self.embedded else self.storage.batches_in_flight) as submit:
             for batch in _batches(stamped, BATCH):
                 points = self._points(self._changed(list(self._entries(batch))))
                 for part in _by_size(points):
@@ -227,13 +229,19 @@ class NodeCollection:
         nodes = {str(point.id): _node_of(point.payload) for point in points}
         return [nodes[point_id] for point_id in ids if point_id in nodes]
 
-    def files(self) -> dict[str, list[dict[str, Any]]]:
-        """By file path, what is known of each node that came from it: the fields of its `Stamp`, and its metadata."""
+    def files(self, paths: Collection[str], sources: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
+        """By file path, what is known of each node of these files, and of those whose nodes have one of these sources:
+        the fields of its `Stamp`, and its metadata."""
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for payload in self._scroll(["file", "file_stat", "file_sha", "file_nodes", "metadata"]):
-            if "file" in payload:
+        asked, named = set(paths), set(sources)
+        for payload in self._of_files(paths, sources):
+            if payload.get("file") in asked or ("file" in payload and payload["metadata"].get(SOURCE) in named):
                 found[payload["file"]].append(payload)
         return found
+
+    def paths(self) -> set[str]:
+        """The paths of all indexed files."""
+        return {payload["file"] for _, payload in self._scroll(["file"]) if "file" in payload}
 
     def remove_file(self, path: str, except_sha: str | None = None) -> None:
         """Removes the nodes of a file; with `except_sha` only those of its other versions."""
@@ -243,6 +251,11 @@ class NodeCollection:
             condition.must_not = [same]
         selector = models.FilterSelector(filter=condition)
         self._call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
+
+    @property
+    def embedded(self) -> bool:
+        """Whether Qdrant runs in this process: a folder then has one writer, this one."""
+        return self._connection.embedded
 
     def __len__(self) -> int:
         if not self._is_there():
@@ -313,13 +326,24 @@ class NodeCollection:
         self.skipped.append(Skipped(id=node_id, reason=str(error)))
         log.warning("node %r is left out: %s", node_id, error)
 
-    def _scroll(self, fields: list[str]) -> Iterator[dict[str, Any]]:
-        if not self._is_there():
-            return
+    def _of_files(self, paths: Collection[str], sources: Collection[str]) -> Iterable[dict[str, Any]]:
+        """A server finds these nodes by its payload indexes; the embedded engine, that has none, gives all."""
+        fields = ["file", "file_stat", "file_sha", "file_nodes", "metadata"]
+        if self.embedded:
+            return [payload for _, payload in self._scroll(fields)]
+        found: dict[str, dict[str, Any]] = {}
+        for key, values in (("file", paths), (f"metadata.{SOURCE}", sources)):
+            for part in _batches(values, _VALUES_A_FILTER):
+                among = models.FieldCondition(key=key, match=models.MatchAny(any=part))
+                found.update(self._scroll(fields, models.Filter(must=[among])))
+        return found.values()
+
+    def _scroll(self, fields: list[str], condition: models.Filter | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Point id and these fields of the payload, of all points or of those that meet the condition."""
         offset: Any = None
-        while True:
-            points, offset = self._call(partial(_scrolled, name=self.name, fields=fields, offset=offset))
-            yield from (point.payload or {} for point in points)
+        while self._is_there():
+            points, offset = self._call(partial(_scrolled, self.name, fields, condition, offset))
+            yield from ((str(point.id), point.payload or {}) for point in points)
             if offset is None:
                 return
 
@@ -365,7 +389,7 @@ class NodeCollection:
                 if not self._is_there():
                     raise
             self._check_made()
-        if not self._prepared and not self._connection.embedded:  # the embedded engine has no payload indexes and warns
+        if not self._prepared and not self.embedded:  # the embedded engine has no payload indexes and warns
             self._index_payload()
         self._prepared = True
 
@@ -397,8 +421,10 @@ def _by_size(points: Sequence[models.PointStruct]) -> Iterator[list[models.Point
         yield part
 
 
-def _scrolled(client: QdrantClient, name: str, fields: list[str], offset: Any) -> tuple[list[models.Record], Any]:
-    return client.scroll(name, limit=SCROLL, offset=offset, with_payload=fields)
+def _scrolled(
+    name: str, fields: list[str], condition: models.Filter | None, offset: Any, client: QdrantClient
+) -> tuple[list[models.Record], Any]:
+    return client.scroll(name, scroll_filter=condition, limit=SCROLL, offset=offset, with_payload=fields)
 
 
 def _index_field(client: QdrantClient, name: str, field: str, kind: models.PayloadSchemaType) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, ImageNode, TextNode
 
 from llama_index_rnx.candidates import PageNode, open_pdf, page_text
-from llama_index_rnx.collection import NodeCollection, Skipped, Stamp
+from llama_index_rnx.collection import SOURCE, NodeCollection, Skipped, Stamp
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.hits import PAGE, SOURCE
-from llama_index_rnx.progress import progress_bar
+from llama_index_rnx.hits import PAGE
+from llama_index_rnx.progress import Bar, progress_bar
+from llama_index_rnx.shares import Share
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 TEXTS = frozenset({".txt", ".md", ".markdown"})
@@ -25,6 +26,8 @@ PDF = ".pdf"
 ALLOWED = PICTURES | TEXTS | {PDF}
 CHUNK_WORDS, OVERLAP_WORDS = 180, 20  # of a text file: about one chunk of the text tower (254 word pieces)
 MAX_TEXT_BYTES = 64 * 2**20
+FILES_AT_ONCE = 4_096  # looked up in the index, stamped and written before the next: of the rest only names are held
+Known = dict[str, list[dict[str, Any]]]  # by path, what the index holds of a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,9 @@ class SourceFile:
 
     path: Path
     docid: str
+
+
+Prepare = Callable[[Sequence[SourceFile], int], None]
 
 
 @dataclass(kw_only=True)
@@ -47,26 +53,45 @@ class IndexReport:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def index_paths(collection: NodeCollection, paths: Sequence[Path], show_progress: bool | None = None) -> IndexReport:
+def index_paths(
+    collection: NodeCollection,
+    paths: Sequence[Path],
+    show_progress: bool | None = None,
+    share: Share | None = None,
+    bar: Bar | None = None,
+    prepare: Prepare | None = None,
+) -> IndexReport:
     """Indexes files and folders; what is there already and did not change is left alone.
 
     A changed file replaces its nodes: first the new ones are written, then the old ones removed, so that a killed run never
     loses a file. A file that cannot be read is left out and listed; the others go on.
 
+    Args:
+        share: only this share of the files; others take the rest, at the same time and of the same paths.
+        bar: is told the progress instead of a drawn one.
+        prepare: is called with the files of each part that are new or changed and the number of their nodes, before they
+            are written.
+
     Raises:
         RNXError: a path does not exist, or there is no file of a known kind in any of them.
     """
     files, ignored = discover(paths)
-    report = IndexReport(files=len(files), ignored=ignored)
-    known = collection.files()
-    files = _named_apart(files, known)
-    report.missing = _vanished(known, paths)
-    work = list(_changed(files, known, report))
-    with progress_bar("indexing", sum(stamp.nodes for _, stamp in work), "nodes", show_progress) as advance:
-        report.written = collection.write(_stream(work, report), advance)
-    report.skipped.extend(collection.skipped)
-    _remove_old_versions(collection, work, known, report)
+    part_of = share or Share()
+    own = [named for found, named in zip(files, _named_apart(files), strict=True) if part_of.takes(found.docid)]
+    report = IndexReport(files=len(own), ignored=ignored)
+    with progress_bar("indexing", 0, "nodes", show_progress if bar is None else False) as drawn:
+        for start in range(0, len(own), FILES_AT_ONCE):
+            _index_part(collection, own[start : start + FILES_AT_ONCE], report, bar or drawn, prepare)
+    if part_of == Share():
+        report.missing = vanished(collection, paths)
     return report
+
+
+def vanished(collection: NodeCollection, paths: Sequence[Path]) -> list[str]:
+    """Indexed files below the named paths that are no longer there; their nodes are kept until somebody says otherwise."""
+    roots = [path.resolve() for path in paths]
+    gone = (Path(path) for path in collection.paths() if not Path(path).exists())
+    return sorted(str(path) for path in gone if any(path.is_relative_to(root) for root in roots))
 
 
 def discover(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
@@ -118,6 +143,24 @@ def stamp_of(source: SourceFile, nodes: int) -> Stamp:
     return Stamp(path=str(source.path), size=found.st_size, mtime_ns=found.st_mtime_ns, sha256=sha, nodes=nodes)
 
 
+def _index_part(
+    collection: NodeCollection,
+    part: Sequence[SourceFile],
+    report: IndexReport,
+    bar: Bar,
+    prepare: Prepare | None,
+) -> None:
+    known = collection.files([str(source.path) for source in part], [source.docid for source in part])
+    work = list(_changed(_named_as_known(collection, part, known), known, report))
+    nodes = sum(stamp.nodes for _, stamp in work)
+    bar.expect(nodes)
+    if prepare is not None:
+        prepare([source for source, _ in work], nodes)
+    report.written += collection.write(_stream(work, report), bar)
+    report.skipped.extend(collection.skipped)
+    _remove_old_versions(collection, work, known, report)
+
+
 def _stream(work: Sequence[tuple[SourceFile, Stamp]], report: IndexReport) -> Iterator[tuple[BaseNode, Stamp]]:
     """The nodes of all files in one stream, so that batches are full even where every file is one picture."""
     for source, stamp in work:
@@ -130,7 +173,7 @@ def _stream(work: Sequence[tuple[SourceFile, Stamp]], report: IndexReport) -> It
 def _remove_old_versions(
     collection: NodeCollection,
     work: Sequence[tuple[SourceFile, Stamp]],
-    known: dict[str, list[dict[str, Any]]],
+    known: Known,
     report: IndexReport,
 ) -> None:
     """What a changed file gave before goes once all that it gives now is there; if a part failed, it stays."""
@@ -141,9 +184,7 @@ def _remove_old_versions(
             collection.remove_file(str(source.path), except_sha=stamp.sha256)
 
 
-def _changed(
-    files: Sequence[SourceFile], known: dict[str, list[dict[str, Any]]], report: IndexReport
-) -> Iterator[tuple[SourceFile, Stamp]]:
+def _changed(files: Sequence[SourceFile], known: Known, report: IndexReport) -> Iterator[tuple[SourceFile, Stamp]]:
     """The files that are new, changed, or not completely there. Bad ones are listed and passed by."""
     for source in files:
         try:
@@ -223,33 +264,43 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
 
 
-def _named_apart(files: Sequence[SourceFile], known: dict[str, list[dict[str, Any]]]) -> list[SourceFile]:
-    """Two folders may hold the same relative path: the second file gets its folder's name in front, then a number."""
-    taken = {nodes[0]["metadata"][SOURCE]: path for path, nodes in known.items()}
-    own = {path: docid for docid, path in taken.items()}
+def _named_apart(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """Two folders may hold the same relative path: the second file gets its folder's name in front, the third more.
+
+    Every worker of a run does this for all files, not for its share, so that they agree.
+    """
+    taken: set[str] = set()
     named = []
     for source in files:
-        docid = own.get(str(source.path)) or _free_docid(source, taken)
-        taken[docid] = str(source.path)
-        named.append(SourceFile(path=source.path, docid=docid))
+        docid = next(name for name in _names(source) if name not in taken)
+        taken.add(docid)
+        named.append(replace(source, docid=docid))
     return named
 
 
-def _free_docid(source: SourceFile, taken: dict[str, str]) -> str:
-    root = source.path.as_posix().removesuffix(source.docid).rstrip("/")
-    names = [source.docid, f"{Path(root).name}/{source.docid}"]
-    number = 2
-    while names[-1] in taken and number < 10_000:
-        names.append(f"{Path(root).name}-{number}/{source.docid}")
-        number += 1
-    return next(name for name in names if name not in taken)
+def _named_as_known(collection: NodeCollection, part: Sequence[SourceFile], known: Known) -> list[SourceFile]:
+    """A file keeps the name that it has in the index, and takes none that another file has there."""
+    own, owners = _names_in(known)
+    clashing = [source for source in part if str(source.path) not in own and source.docid in owners]
+    if clashing:
+        wanted = [name for source in clashing for name in _names(source)]
+        owners |= _names_in(collection.files([], wanted))[1]
+    free = {source.path: next(name for name in _names(source) if name not in owners) for source in clashing}
+    return [replace(source, docid=own.get(str(source.path)) or free.get(source.path, source.docid)) for source in part]
 
 
-def _vanished(known: dict[str, list[dict[str, Any]]], paths: Sequence[Path]) -> list[str]:
-    """Indexed files below the named paths that are no longer there; their nodes are kept until somebody says otherwise."""
-    roots = [path.resolve() for path in paths]
-    gone = (Path(path) for path in known if not Path(path).exists())
-    return sorted(str(path) for path in gone if any(path.is_relative_to(root) for root in roots))
+def _names_in(known: Known) -> tuple[dict[str, str], dict[str, str]]:
+    """path -> name, name -> path"""
+    own = {path: str(nodes[0]["metadata"][SOURCE]) for path, nodes in known.items()}
+    return own, {docid: path for path, docid in own.items()}
+
+
+def _names(source: SourceFile) -> list[str]:
+    """What a file may be called, the best first; the last is its own alone."""
+    path = source.path.as_posix()
+    root = Path(path.removesuffix(source.docid).rstrip("/")).name
+    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return [source.docid, f"{root}/{source.docid}", f"{root}-{mark}/{source.docid}"]
 
 
 def _reason(source: SourceFile, error: Exception) -> str:

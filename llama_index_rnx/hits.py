@@ -9,11 +9,12 @@ from typing import Any
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_rnx.candidates import PageNode, candidate_of
+from llama_index_rnx.collection import SOURCE
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.rerank import LISTS_AT_ONCE, RNXRerank
 from llama_index_rnx.retrieve import RNXRetriever
 
-SOURCE, PAGE = "source", "page"  # metadata of nodes that came from files
+PAGE = "page"  # in the metadata of nodes that came from files, beside SOURCE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from llama_index_rnx.errors import RNXError
 
-FieldKind = Literal["keyword", "integer", "float", "bool", "datetime"]
 FIELD_KINDS = ("keyword", "integer", "float", "bool", "datetime")
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts: doubled from the first to the longest
 
@@ -45,7 +44,7 @@ class Storage:
     on_disk: bool | None = None
     payload_on_disk: bool | None = None
     quantization: Literal["int8"] | None = None
-    metadata_indexes: Mapping[str, FieldKind] = field(default_factory=dict)
+    metadata_indexes: Mapping[str, str] = field(default_factory=dict)
     oversampling: float = 2.0
     grpc: bool = False
     timeout: int = 60

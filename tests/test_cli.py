@@ -419,7 +419,7 @@ def test_what_was_written_by_the_command_line_is_read_by_the_library(index: Path
     collection = NodeCollection(index)
     (node,) = collection.get(["sub/law one.md"])
     assert node.metadata == {"source": "sub/law one.md"}
-    assert str(docs / "red.png") in collection.files()
+    assert str(docs / "red.png") in collection.paths()
     collection.close()
 
 

@@ -49,7 +49,7 @@ def collection() -> Iterator[NodeCollection]:
 
 
 def files_of(collection: NodeCollection) -> dict[str, int]:
-    return {Path(path).name: len(nodes) for path, nodes in collection.files().items()}
+    return {Path(path).name: len(nodes) for path, nodes in collection.files(collection.paths()).items()}
 
 
 def indexed(collection: NodeCollection, *paths: Path) -> IndexReport:

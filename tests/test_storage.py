@@ -97,6 +97,7 @@ def test_a_collection_is_made_as_asked(qdrant_server: QdrantServer, opened: list
         "file": "keyword",
         "file_sha": "keyword",
         "kind": "keyword",
+        "metadata.source": "keyword",
         "metadata.year": "integer",
     }
     assert collection.search(Query(text="red apple"), k=1)[0].node_id == "n0"
