@@ -36,6 +36,8 @@ LEGEND = (
     "Dashed: came from further down.</p>"
 )
 
+KEY = '<span class="key for3">speaks for it</span><span class="key against3">against it</span>'
+
 # Asking words, which say nothing about an answer; bm25 drops the articles and the like itself.
 _ASKING = frozenset(
     """can could did do does each from has have how i many me much my our should so what when where which who why you
@@ -134,7 +136,7 @@ def html_explanation(found: Explanation) -> str:
     shown = "".join(_explained(name, side, most) for name, side in zip(names, sides, strict=True))
     about = f"a lead of {found.lead:+.2f} logits, {found.reads} readings in {found.seconds:.1f} s"
     return (
-        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span></p>'
+        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span>{KEY}</p>'
         f'<div class="sides">{shown}</div></section>'
     )
 
