@@ -145,9 +145,9 @@ async def _image(request: Request, id: str, side: int = SIDES[0]) -> Response:
 
 async def _ask(request: Request) -> StreamingResponse:
     desk = _desk(request)
-    question = await _question(request, desk.limits.question)
     if desk.threads.waiting >= desk.limits.waiting:
         raise Refused(503, f"{desk.threads.waiting} questions are waiting already; try again in a moment.")
+    question = await _question(request, desk.limits.question)
     conversation = desk.conversations.of(_key(request))
     events = desk.threads.told(lambda: conversation.ask(question), desk.limits.silence)
     return StreamingResponse(_json_lines(events), media_type="application/x-ndjson")
