@@ -66,7 +66,7 @@ class Desk:
         return {
             "nodes": len(self.library),
             "files": [entry.to_dict() for entry in entries[-FILES_SHOWN:]],
-            "more": max(0, len(entries) - FILES_SHOWN),
+            "more": self.library.unlisted + max(0, len(entries) - FILES_SHOWN),
             "writer": self.writer,
             "max_bytes": self.library.max_bytes,
         }

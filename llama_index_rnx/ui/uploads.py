@@ -13,23 +13,23 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from llama_index_rnx.candidates import file_source, open_pdf
-from llama_index_rnx.collection import NodeCollection
+from llama_index_rnx.collection import SOURCE, NodeCollection
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.files import SourceFile, index_file, is_complete
-from llama_index_rnx.hits import SOURCE
 from llama_index_rnx.report import clean
 
 MAX_BYTES = 64 * 2**20
 MAX_PAGES = 2_000  # of a PDF; half an hour of one core
 MAX_WAITING = 32  # files on their way into the index
 MAX_NAME = 120  # characters
+LISTED = 2_000  # files that were indexed elsewhere and are listed; a server may hold millions
 STALE = 3_600  # seconds after which the part of an upload belongs to nobody
 HEAD = 1_024  # bytes; a PDF may begin a little later
 GLANCE = 64 * 64  # pixels that a picture is read at, to see whether it can be
@@ -68,6 +68,7 @@ class Library:
         self.folder, self.max_bytes = folder, max_bytes
         self._collection = collection
         self._entries: dict[str, Entry] = {}
+        self.unlisted = 0
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closed = threading.Event()
@@ -104,7 +105,7 @@ class Library:
             if known is not None and known.state != "failed":
                 part.unlink()
                 return known, True
-            named = known.name if known else free_name(_suffixed(name, suffix), {one.name for one in self._entries.values()})
+            named = known.name if known else free_name(_suffixed(name, suffix), self._is_taken)
             self.folder.joinpath(f"{sha}.json").write_text(json.dumps({"name": named}), encoding="utf-8")
             part.replace(self.folder / f"{sha}{suffix}")
             entry = self._entries[sha] = Entry(key=sha, name=named, state="waiting")
@@ -122,16 +123,21 @@ class Library:
         for part in self.folder.glob("*.part"):
             if time.time() - part.stat().st_mtime > STALE:
                 part.unlink(missing_ok=True)
-        known = self._collection.files()
+        sources, paths = list(self._sources()), sorted(self._collection.paths())
+        self.unlisted = max(0, len(paths) - LISTED)
+        known = self._collection.files({*paths[:LISTED], *(str(source.path) for source in sources)})
         for name, sha, count in sorted(map(_indexed, known.values()), reverse=True):
             self._entries[sha] = Entry(key=sha, name=name, state="ready", done=count, total=count)
-        for source in self._sources():
+        for source in sources:
             sha = source.path.stem
             if not is_complete(source, known.get(str(source.path), [])) and (
                 sha not in self._entries or str(source.path) in known
             ):
                 self._entries[sha] = Entry(key=sha, name=source.docid, state="waiting")
                 self._work.put(sha)
+
+    def _is_taken(self, name: str) -> bool:
+        return any(entry.name == name for entry in self._entries.values()) or bool(self._collection.files((), [name]))
 
     def _sources(self) -> Iterator[SourceFile]:
         for named in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
@@ -238,16 +244,16 @@ def shown_name(given: str) -> str:
     return name[-MAX_NAME:] or "upload"
 
 
-def free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
     """The name, or with a number where another file has it.
 
     Example:
-        >>> free_name("a.pdf", {"a.pdf", "a (2).pdf"})
+        >>> free_name("a.pdf", {"a.pdf", "a (2).pdf"}.__contains__)
         'a (3).pdf'
     """
     stem, dot, suffix = name.rpartition(".")
     number = 1
-    while (found := name if number == 1 else f"{stem} ({number}){dot}{suffix}") in taken:
+    while is_taken(found := name if number == 1 else f"{stem} ({number}){dot}{suffix}"):
         number += 1
     return found
 
