@@ -34,9 +34,9 @@ from llama_index_rnx.candidates import Candidate, Query, picture_source
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.rankers.backbones import Backbone, Qwen2VL
 from llama_index_rnx.rankers.checkpoints import DTYPES, place_of
+from llama_index_rnx.rankers.tiny import MERGES, SPECIAL, tiny_tokenizer
 from llama_index_rnx.rankers.vlm import Readout, VLMRanker
 from llama_index_rnx.rerank import Windows, rank
-from tests.tiny_vlm import MERGES, SPECIAL, tiny_tokenizer
 
 TILE = 28  # pixels of a visual token's side
 ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}  # of scores in [0, 1]; 16 bits round each layer

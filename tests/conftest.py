@@ -155,7 +155,7 @@ def rnx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny random checkpoint of each vision-language family, by family; for reading only."""
-    from tiny_vlm import FAMILIES, save_tiny
+    from llama_index_rnx.rankers.tiny import FAMILIES, save_tiny
 
     return {family: save_tiny(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
 

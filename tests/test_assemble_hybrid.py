@@ -17,12 +17,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tiny_vlm import MERGES, VOCABULARY, tiny_tokenizer
 from transformers import Qwen2VLConfig
 
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers import load_ranker
+from llama_index_rnx.rankers.tiny import MERGES, VOCABULARY, tiny_tokenizer
 from training.assemble_hybrid import Packages, assemble, check, name_of, true_config
 
 WIDTH, INNER, LAYERS, HEADS, SHARED = 32, 48, 2, 4, 2

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_vlm import save_tiny
 
 from benchmarks.hybrid import Corrected, KeptReads
 from llama_index_rnx.candidates import Candidate, Query
@@ -14,6 +13,7 @@ from llama_index_rnx.rankers.base import BatchRanker, Ranker
 from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.doctor import diagnose
 from llama_index_rnx.rankers.loading import load_vlm
+from llama_index_rnx.rankers.tiny import save_tiny
 from llama_index_rnx.rankers.vlm import VLMRanker
 
 pytestmark = [

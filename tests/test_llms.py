@@ -14,12 +14,12 @@ from fakes import BLUE, RED, FakeRanker, image_bytes
 from llama_index.core.base.llms.types import AudioBlock, ImageBlock, TextBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.llms.mock import MockLLM
-from tiny_vlm import FAMILIES, MERGES, save_tiny, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_index_rnx import RNXError, llms, load_ranker
 from llama_index_rnx.candidates import bytes_source
 from llama_index_rnx.llms import GGUFModel, RankerLLM, load_llm
+from llama_index_rnx.rankers.tiny import FAMILIES, MERGES, save_tiny, tiny_tokenizer
 from llama_index_rnx.rankers.vlm import VLMRanker
 from llama_index_rnx.rankers.writing import Turn, Writer
 

@@ -16,7 +16,6 @@ import torch
 from fakes import BLUE, RED
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_vlm import FAMILIES, save_tiny
 from transformers import AttentionInterface, AttentionMaskInterface, Qwen2Config, Qwen2ForCausalLM
 from transformers.masking_utils import flash_attention_mask
 
@@ -29,6 +28,7 @@ from llama_index_rnx.rankers.checkpoints import place_of
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.prompt import ListPrompt, PairPrompt
 from llama_index_rnx.rankers.recipes import Recipe, read_recipe
+from llama_index_rnx.rankers.tiny import FAMILIES, save_tiny
 from llama_index_rnx.rankers.vlm import VLMRanker
 
 EXACT = 2e-5  # fp32 on a CPU: kernels change the order of sums, no more

@@ -14,7 +14,6 @@ from fakes import BLUE, GREEN, RED, image_base64, image_bytes
 from llama_index.core.schema import ImageNode, Node, NodeWithScore, TextNode
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_vlm import FAMILIES, save_tiny
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
 
 from llama_index_rnx import RNXRerank
@@ -27,6 +26,7 @@ from llama_index_rnx.rankers.backbones import Row
 from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.prompt import VISION_END, VISION_START, ListPrompt, PairPrompt, choose_labels
+from llama_index_rnx.rankers.tiny import FAMILIES, save_tiny
 from llama_index_rnx.rankers.vlm import VLMRanker, kind_of, pack, unpack
 from llama_index_rnx.rerank import rank, rank_many
 

@@ -15,7 +15,6 @@ from conftest import Rnx
 from fakes import BLUE, RED, FakeRanker, image_base64, text_hits, write_image
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
-from tiny_vlm import FAMILIES
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llama_index_rnx import RNXRerank
@@ -26,6 +25,7 @@ from llama_index_rnx.rankers.calibration import Calibration
 from llama_index_rnx.rankers.doctor import Diagnosis
 from llama_index_rnx.rankers.loading import load_vlm
 from llama_index_rnx.rankers.prompt import INSTRUCTION, ListPrompt, PairPrompt
+from llama_index_rnx.rankers.tiny import FAMILIES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning"),

@@ -1,4 +1,7 @@
-"""Tiny random checkpoints of the three true vision-language classes, with a tokenizer of the true layout. No download."""
+"""Tiny random checkpoints of the three true vision-language classes, with a tokenizer of the true layout: to try things out.
+
+Every step of a real checkpoint happens, in milliseconds and without a download; what comes out means nothing.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,19 @@ WIDTH, VOCABULARY = 32, 288
 
 
 def save_tiny(folder: Path, family: str = "qwen2_vl", merges: list[tuple[str, str]] | None = None, seed: int = 0) -> Path:
-    """Writes model, tokenizer and preprocessor as a hub checkpoint would hold them; returns the folder."""
+    """Writes model, tokenizer and preprocessor as a hub checkpoint would hold them; returns the folder.
+
+    family: one of `FAMILIES`. merges: of the tokenizer, by default a handful.
+
+    Example:
+        >>> import tempfile
+        >>> from llama_index_rnx import load_ranker
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_ranker(str(save_tiny(Path(folder))), device="cpu").window
+        10000
+    """
     tokenizer = tiny_tokenizer(MERGES if merges is None else merges)
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     torch.manual_seed(seed)
     model = _model(family, ids)
     _spread(model)
@@ -57,11 +70,13 @@ def tiny_tokenizer(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
     found.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     found.decoder = decoders.ByteLevel()
     found.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
-    return PreTrainedTokenizerFast(tokenizer_object=found, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=found, pad_token="<|endoftext|>", eos_token="<|im_end|>"
+    )
 
 
-def _model(family: str, ids: dict[str, int]) -> Any:
-    text = {
+def _model(family: str, ids: dict[str, Any]) -> Any:
+    text: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
         "intermediate_size": 48,
@@ -73,7 +88,7 @@ def _model(family: str, ids: dict[str, int]) -> Any:
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
     }
-    common = {
+    common: dict[str, Any] = {
         "image_token_id": ids["<|image_pad|>"],
         "video_token_id": ids["<|video_pad|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
