@@ -2,6 +2,7 @@
 
     python notebooks/execute.py                    # all of them: each runs, quietly, and is what its source says
     python notebooks/execute.py --write 03 04      # these, and their outputs are kept in the .ipynb
+    python notebooks/execute.py --words 03         # only its words changed: no cell runs, the outputs stay
 
 A notebook is written as NAME.py (jupytext, percent format); NAME.ipynb is made of it and is never edited.
 """
@@ -92,6 +93,7 @@ def executed(source: Path) -> NotebookNode:
         timeout=SECONDS,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources=place,
         extra_arguments=["--log-level=ERROR"],
     )
@@ -99,6 +101,20 @@ def executed(source: Path) -> NotebookNode:
     for cell in book.cells:
         cell.metadata = nbformat.from_dict({})
     return book
+
+
+def reworded(source: Path) -> list[str]:
+    """Writes the .ipynb with the new words and the outputs that it has; what is wrong where its code changed, too."""
+    path = source.with_suffix(".ipynb")
+    kept = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    book = notebook_of(source)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    if [cell.source for cell in code] != [cell.source for cell in kept]:
+        return [f"{source.name}: its code changed, too; run: python notebooks/execute.py --write {source.stem}"]
+    for cell, old in zip(code, kept, strict=True):
+        cell.outputs, cell.execution_count = old.outputs, old.execution_count
+    path.write_text(nbformat.writes(book, version=4) + "\n", encoding="utf-8")
+    return []
 
 
 def run(source: Path, write: bool) -> list[str]:
@@ -122,8 +138,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of names: 01, 03_coop ...")
     parser.add_argument("--write", action="store_true", help="keep the outputs in the .ipynb")
+    parser.add_argument("--words", action="store_true", help="execute nothing: only words changed")
     asked = parser.parse_args()
-    wrong = [line for source in sources(asked.names) for line in run(source, asked.write)]
+    found = sources(asked.names)
+    wrong = [line for source in found for line in (reworded(source) if asked.words else run(source, asked.write))]
     if wrong:
         sys.exit("\n".join(wrong))
 

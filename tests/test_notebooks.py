@@ -42,6 +42,20 @@ def test_a_changed_source_is_noticed(source: Path) -> None:
     assert "is not there" in wrong
 
 
+def test_new_words_keep_the_outputs_and_new_code_does_not(source: Path) -> None:
+    path = source.with_suffix(".ipynb")
+    book = nbformat.read(path, as_version=4)
+    book.cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text="2")]
+    nbformat.write(book, path)
+    source.write_text(SOURCE.replace("A title", "Another title"))
+    assert execute.reworded(source) == []
+    assert execute.unpaired(source) == []
+    assert nbformat.read(path, as_version=4).cells[1].outputs[0].text == "2"
+    source.write_text(SOURCE.replace("1 + 1", "1 + 2"))
+    (wrong,) = execute.reworded(source)
+    assert "its code changed" in wrong
+
+
 @pytest.mark.parametrize(
     ("output", "said"),
     [
