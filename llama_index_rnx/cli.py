@@ -1,4 +1,4 @@
-"""The command line: `rnx index`, `search`, `chat`, `rerank`, `doctor`, `calibrate`, `serve`, `demo`."""
+"""The command line: `rnx index`, `search`, `chat`, `ui`, `rerank`, `doctor`, `calibrate`, `serve`, `demo`."""
 
 from __future__ import annotations
 
@@ -155,6 +155,36 @@ def chat(
         run_terminal(conversations(source, model=model, llm=llm, options=options, images=images, k=k, n=n)())
     finally:
         source.close()
+
+
+@app.command()
+def ui(
+    from_: Annotated[
+        str, typer.Option("--from", help="The index; a folder that is not there yet becomes one. Default: a temporary one.")
+    ] = "",
+    llm: Llm = "extract",
+    llm_options: LlmOptions = "{}",
+    images: Images = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many the retriever fetches.")] = 100,
+    n: Annotated[int, typer.Option("-n", min=1, max=20, help="How many sources an answer has.")] = 5,
+    model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="The port of the page; 0 for any that is free.")] = 8788,
+    max_upload: Annotated[int, typer.Option(min=1, help="MiB of one file.")] = 64,
+    collection: Name = "rnx",
+) -> None:
+    """A page in the browser, for this machine only: ask an index, see pages beside the answer, add PDFs and pictures."""
+    options = _json_object(llm_options)
+    try:
+        import llama_index_rnx.ui.app  # noqa: F401
+    except ImportError as error:
+        raise RNXError(f"rnx ui needs {error.name}; install it with: pip install 'llama-index-rnx[ui]'") from error
+    from llama_index_rnx.chat import conversations
+    from llama_index_rnx.ui import open_library, run_page
+
+    with open_library(from_, collection, max_upload * 2**20) as (source, library):
+        begin = conversations(source, model=model, llm=llm, options=options, images=images, k=k, n=n)
+        kept = from_ or "temporary: gone when this ends, --from FOLDER keeps it"
+        run_page(source, library, begin, port, lambda url: err.print(f"{url}  (index: {kept}; Ctrl-C ends)", markup=False))
 
 
 @app.command()

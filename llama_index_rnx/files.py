@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ CHUNK_WORDS, OVERLAP_WORDS = 180, 20  # of a text file: about one chunk of the t
 MAX_TEXT_BYTES = 64 * 2**20
 FILES_AT_ONCE = 4_096  # looked up in the index, stamped and written before the next: of the rest only names are held
 Known = dict[str, list[dict[str, Any]]]  # by path, what the index holds of a file
+STEP = 8  # nodes of one file written at a time where somebody watches: on one core about two seconds of pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,25 @@ def vanished(collection: NodeCollection, paths: Sequence[Path]) -> list[str]:
     roots = [path.resolve() for path in paths]
     gone = (Path(path) for path in collection.paths() if not Path(path).exists())
     return sorted(str(path) for path in gone if any(path.is_relative_to(root) for root in roots))
+
+
+def index_file(collection: NodeCollection, source: SourceFile, advance: Callable[[int, int], None]) -> IndexReport:
+    """Indexes one file in small steps; `advance(done, total)` is told its nodes, before the first step and after each.
+
+    What `advance` raises stops the work between two steps: what was written is whole, and another call goes on from there.
+
+    Raises:
+        RNXError: the file cannot be read.
+    """
+    stamp, report, done = stamp_of(source, _count(source)), IndexReport(files=1), 0
+    advance(done, stamp.nodes)
+    stream = ((node, stamp) for node in nodes_of(source))
+    while part := list(islice(stream, STEP)):
+        report.written += collection.write(part, lambda _: None)
+        report.skipped.extend(collection.skipped)
+        done += len(part)
+        advance(done, stamp.nodes)
+    return report
 
 
 def discover(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
@@ -188,7 +209,7 @@ def _changed(files: Sequence[SourceFile], known: Known, report: IndexReport) -> 
     """The files that are new, changed, or not completely there. Bad ones are listed and passed by."""
     for source in files:
         try:
-            if _complete(source, known.get(str(source.path), [])):
+            if is_complete(source, known.get(str(source.path), [])):
                 report.unchanged += 1
                 continue
             yield source, stamp_of(source, _count(source))
@@ -196,8 +217,8 @@ def _changed(files: Sequence[SourceFile], known: Known, report: IndexReport) -> 
             report.skipped.append(Skipped(id=source.docid, reason=_reason(source, error)))
 
 
-def _complete(source: SourceFile, nodes: Sequence[dict[str, Any]]) -> bool:
-    """All nodes of the file as it is now are in the index. The content is read only where size or time differ."""
+def is_complete(source: SourceFile, nodes: Sequence[dict[str, Any]]) -> bool:
+    """All nodes of the file as it is now are in the index. `nodes`: those of `NodeCollection.files` for its path."""
     shas = {one["file_sha"] for one in nodes}
     if len(shas) != 1 or len(nodes) < nodes[0]["file_nodes"]:
         return False

@@ -36,6 +36,8 @@ LEGEND = (
     "Dashed: came from further down.</p>"
 )
 
+KEY = '<span class="key for3">speaks for it</span><span class="key against3">against it</span>'
+
 # Asking words, which say nothing about an answer; bm25 drops the articles and the like itself.
 _ASKING = frozenset(
     """can could did do does each from has have how i many me much my our should so what when where which who why you
@@ -134,7 +136,7 @@ def html_explanation(found: Explanation) -> str:
     shown = "".join(_explained(name, side, most) for name, side in zip(names, sides, strict=True))
     about = f"a lead of {found.lead:+.2f} logits, {found.reads} readings in {found.seconds:.1f} s"
     return (
-        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span></p>'
+        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span>{KEY}</p>'
         f'<div class="sides">{shown}</div></section>'
     )
 
@@ -152,6 +154,25 @@ def style_sheet() -> str:
 def movement(hit: Hit) -> str:
     """`up`, `down` or `same`: where the reranker moved a hit from its place in the retriever's list."""
     return "up" if hit.rank < hit.retrieval_rank else "down" if hit.rank > hit.retrieval_rank else "same"
+
+
+def source_of(hit: Hit) -> str:
+    """The file and the page, as people say it."""
+    name = clean(hit.source or hit.id)
+    return name if hit.page is None else f"{name}, page {hit.page}"
+
+
+def excerpt_of(hit: Hit, query: str) -> list[tuple[str, bool]]:
+    """What a card shows of a text: the stretch that says most about the query, in pieces, each with whether it is its word."""
+    terms = _terms(query)
+    return [piece for piece in _pieces(excerpt(clean(_prose(hit.text)), terms, EXCERPT), terms) if piece[0]]
+
+
+def with_bars(hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
+    """Each hit with its score as a part of the greatest; where some are negative, from the least to the greatest."""
+    floor = min([0.0, *(hit.score for hit in hits)])
+    top = max((hit.score for hit in hits), default=0.0) - floor
+    return [(hit, (hit.score - floor) / top if top > 0 else 0.0) for hit in hits]
 
 
 def thumbnail(image: ImageSource, side: int) -> bytes:
@@ -183,16 +204,16 @@ def html_section(name: str, section: Section) -> str:
 
 def html_lists(section: Section) -> str:
     """Both lists and the curves between them, or one list where nothing was reranked."""
-    terms, pictures = _terms(section.query), _pictures([*section.before, *section.after])
+    query, pictures = section.query, _pictures([*section.before, *section.after])
     before, after = list(section.before), list(section.after)
     if not before and not after:
         return '<p class="empty">Nothing was found.</p>'
     if not _is_reranked(section):
-        cards = [_card(hit, pictures, terms, moved="", share=share) for hit, share in _with_bars(before)]
+        cards = [_card(hit, pictures, query, moved="", share=share) for hit, share in with_bars(before)]
         return f'<div class="lists single">{_list("Retrieved", cards)}</div>'
     new = {hit.id: hit.rank for hit in after}
-    old_cards = [_card(hit, pictures, terms, _moves(hit, new.get(hit.id)), share) for hit, share in _with_bars(before)]
-    new_cards = [_card(hit, pictures, terms, _moved(hit), share) for hit, share in _with_bars(after)]
+    old_cards = [_card(hit, pictures, query, _moves(hit, new.get(hit.id)), share) for hit, share in with_bars(before)]
+    new_cards = [_card(hit, pictures, query, _moved(hit), share) for hit, share in with_bars(after)]
     lists = _list("Retrieved", old_cards) + _links(before, after) + _list("Reranked", new_cards)
     return f'<div class="lists">{lists}</div>'
 
@@ -254,12 +275,9 @@ def _list(name: str, cards: Sequence[str]) -> str:
     return f'<div class="list {name.lower()}"><h3>{name}</h3><ol>{inside}</ol></div>'
 
 
-def _card(hit: Hit, pictures: dict[str, str | None], terms: frozenset[int], moved: str, share: float) -> str:
+def _card(hit: Hit, pictures: dict[str, str | None], query: str, moved: str, share: float) -> str:
     picture = _img(pictures[hit.id], "", "thumb") if hit.id in pictures else ""
-    text = "".join(
-        f"<mark>{escape(piece)}</mark>" if marked else escape(piece)
-        for piece, marked in _pieces(excerpt(clean(_prose(hit.text)), terms, EXCERPT), terms)
-    )
+    text = "".join(f"<mark>{escape(piece)}</mark>" if marked else escape(piece) for piece, marked in excerpt_of(hit, query))
     return (
         f'<li class="card {_safe(hit.kind)}"><div class="rank"><b>{hit.rank}</b>{moved}</div>{picture}<div class="body">'
         f'<p class="source" title="{_safe(hit.docid)}">{_named(hit)}</p><p class="text">{text}</p>'
@@ -389,13 +407,6 @@ def _pieces(text: str, terms: frozenset[int]) -> Iterator[tuple[str, bool]]:
             yield word[0], True
             done = word.end()
     yield text[done:], False
-
-
-def _with_bars(hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
-    """Each hit with its score as a part of the greatest; where some are negative, from the least to the greatest."""
-    floor = min([0.0, *(hit.score for hit in hits)])
-    top = max((hit.score for hit in hits), default=0.0) - floor
-    return [(hit, (hit.score - floor) / top if top > 0 else 0.0) for hit in hits]
 
 
 def _number(score: float) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from llama_index_rnx.chat import Event, Failed, Found, RNXChatEngine, Said
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import Hit
-from llama_index_rnx.report import Section, lines, movement, print_table
+from llama_index_rnx.report import Section, lines, movement, print_table, source_of
 
 PROMPT = "> "
 HELP = """Ask anything; a follow-up question may point back ("and in winter?").
@@ -104,12 +104,6 @@ class Terminal:
 
     def _say(self, line: str, style: str = "") -> None:
         self._console.print(Text(lines(line), style))
-
-
-def source_of(hit: Hit) -> str:
-    """The file and the page, as people say it."""
-    name = lines(hit.source or hit.id).replace("\n", " ")
-    return name if hit.page is None else f"{name}, page {hit.page}"
 
 
 def run_terminal(engine: RNXChatEngine) -> None:
