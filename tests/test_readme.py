@@ -16,6 +16,7 @@ README = Path(__file__).parent.parent / "README.md"
 PACKAGE = README.parent / "llama_index_rnx"
 
 
+@pytest.mark.usefixtures("own_loop")
 def test_the_ten_lines_of_the_readme_answer_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 64), "steelblue").save("pump.png")
@@ -47,6 +48,7 @@ def modules_with_examples() -> list[str]:
 
 
 @pytest.mark.parametrize("module", modules_with_examples())
+@pytest.mark.usefixtures("own_loop")
 def test_examples_in_docstrings(module: str) -> None:
     found = doctest.testmod(importlib.import_module(module))
     assert found.attempted > 0
