@@ -50,6 +50,8 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     `windows` says how a longer list is read: `sliding` from tail to head, each half a window after the other, or `parallel`,
     side by side with a final among the best of each: fewer reads in two steps, faster on a GPU.
 
+    It is called as every LlamaIndex postprocessor: by an engine (`node_postprocessors=[...]`), or
+    `postprocess_nodes(nodes, query_bundle=...)`, `postprocess_nodes(nodes, query_str=...)` and their `apostprocess_nodes`.
     The model is loaded at the first call, once, under a lock. One object serves any number of threads and async callers;
     those that wait are read together (`llama_index_rnx.scheduler`).
 

@@ -16,16 +16,18 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts: doubled f
 class Storage:
     """Settings of a collection on a Qdrant server. `None` leaves a thing to the server, or takes it as the collection has it.
 
-    Said once, when the collection is made:
+    Those up to `quantization` are said once, when the collection is made; the others are this client's, and may differ from
+    one to the next.
+
+    Args:
         shards: parts that the points are split into; the nodes of a cluster share them out.
         replication_factor: on how many nodes each shard stands; 2 outlives the loss of one node.
         write_consistency_factor: how many of them must have written before a write counts.
         on_disk: full vectors and the BM25 index are read from disk (memory-mapped) instead of RAM.
         payload_on_disk: nodes (texts, inline images) are read from disk.
-        quantization: "int8" keeps each dense vector a second time, a byte a dimension, in RAM; a search takes
+        quantization: `"int8"` keeps each dense vector a second time, a byte a dimension, in RAM; a search takes
             `oversampling` times as many by these and orders them by the full vectors.
-    Of this client, and may differ from one to the next:
-        metadata_indexes: metadata fields that filters use, and what they hold: {"year": "integer"}. Filters work without
+        metadata_indexes: metadata fields that filters use, and what they hold: `{"year": "integer"}`. Filters work without
             too, but slowly in a large collection.
         oversampling: see quantization.
         grpc: gRPC instead of REST, on the port after the URL's (6333 -> 6334).
