@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 QDRANT := .cache/qdrant/qdrant
 
-.PHONY: demo test stress lint types smoke qdrant bench notebooks clean
+.PHONY: demo test docs stress lint types smoke qdrant bench notebooks clean
 
 demo: $(VENV)/installed
 	$(BIN)/rnx demo --folder demo
 
 test: lint types
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+docs: $(VENV)/installed-dev  ## out/docs/index.html; needs no network, and any warning is an error
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet -d out/doctrees docs out/docs
 
 stress: qdrant $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
 	$(BIN)/python -m pytest -m stress
@@ -44,7 +47,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable ".[chat,demo,serve,train,vlm,notebooks,dev]"
+	$(PIP) --editable ".[chat,demo,serve,train,vlm,notebooks,docs,dev]"
 	touch $@
 
 $(QDRANT):
