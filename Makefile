@@ -47,7 +47,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable ".[chat,demo,serve,train,vlm,notebooks,docs,dev]"
+	$(PIP) --editable ".[chat,demo,serve,train,ui,vlm,notebooks,docs,dev]"
 	touch $@
 
 $(QDRANT):

@@ -162,8 +162,12 @@ def pdf_bytes(
     colour: tuple[int, int, int] = (255, 255, 255),
     encrypted: bool = False,
     broken_page: int | None = None,
+    drawings: Sequence[str] = (),
 ) -> bytes:
-    """A PDF with one page for each text, on a ground of one colour; `broken_page` (from 0) points at nothing."""
+    """A PDF with one page for each text, on a ground of one colour; `broken_page` (from 0) points at nothing.
+
+    `drawings`: PDF operators, of each page in turn.
+    """
     ground = " ".join(f"{part / 255:.3f}" for part in colour)
     kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(texts)))
     objects = [
@@ -172,7 +176,9 @@ def pdf_bytes(
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
     for i, text in enumerate(texts):
-        drawing = f"{ground} rg 0 0 300 400 re f 0 g BT /F1 14 Tf 20 350 Td ({text}) Tj ET"
+        drawing = (
+            f"{ground} rg 0 0 300 400 re f 0 g BT /F1 14 Tf 20 350 Td ({text}) Tj ET {drawings[i] if i < len(drawings) else ''}"
+        )
         page = (
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 400] "
             f"/Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * i} 0 R >>"

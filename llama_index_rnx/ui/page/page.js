@@ -430,3 +430,4 @@ for (const { question, events } of past) {
   turn.end();
 }
 await refresh();
+document.documentElement.dataset.ready = "true";
