@@ -27,8 +27,16 @@ def add_fields(app: Sphinx, what: str, name: str, thing: Any, options: Any, line
         lines[place:place] = ["Args:", *(_line(thing, field, info) for field, info in fields.items()), ""]
 
 
+def whole_sentence(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Of a property napoleon takes all before a colon for its type."""
+    if what == "property" and lines:
+        lines[0] = lines[0].replace(": ", " \u2013 ", 1)
+
+
 def short_signature(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, str | None] | None:
-    """Names and defaults only: types stand with the arguments below."""
+    """Names and defaults only: types stand with the arguments below. Of a Protocol none: nobody makes one."""
+    if getattr(thing, "_is_protocol", False):
+        return "", None
     fields = fields_of(thing)
     if not fields:
         return None
@@ -50,6 +58,7 @@ def _default(info: FieldInfo) -> str:
 
 def setup(sphinx: Sphinx) -> dict[str, bool]:
     sphinx.connect("autodoc-process-docstring", add_fields, priority=400)  # napoleon comes at 500
+    sphinx.connect("autodoc-process-docstring", whole_sentence, priority=400)
     sphinx.connect("autodoc-process-signature", short_signature)
     sphinx.connect("autodoc-skip-member", hide_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

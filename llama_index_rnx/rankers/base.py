@@ -43,7 +43,7 @@ class Ranker(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever a memory of it would: with weights, budgets, precision."""
+        """Changes whenever a memory of it would, with weights, budgets or precision."""
         ...
 
     @property
