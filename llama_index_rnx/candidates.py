@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import io
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from llama_index_rnx.fetch import FetchError, fetch
 MAX_SOURCE_PIXELS = (
     89_000_000  # a larger file is refused before it is decoded (30,000 x 30,000 needs 2.7 GB); Pillow warns from here
 )
+MAX_FILE_BYTES = 512 * 2**20  # 89 megapixels without compression take 267 MB, twice that with 16 bits a colour
 DEFAULT_MAX_PIXELS = 1_280 * 28 * 28  # what a vision tower is shown at most; Qwen2-VL's own recommendation
 PAGE_PIXELS = 1_280 * 28 * 28  # a rendered PDF page
 
@@ -203,7 +205,7 @@ def restore_inline_image(node: BaseNode, data: bytes) -> None:
 def file_source(path: str | Path) -> ImageSource:
     """An image file. It may be missing: that shows when it is loaded."""
     path = Path(_local_path(str(path)))
-    return ImageSource(label=str(path), digest=_file_digest(path), read=path.read_bytes)
+    return ImageSource(label=str(path), digest=_file_digest(path), read=lambda: _file_bytes(path))
 
 
 def bytes_source(data: bytes, label: str) -> ImageSource:
@@ -322,10 +324,20 @@ def note_file(path: str, size: int, mtime_ns: int) -> None:
         _noted.pop(next(iter(_noted)), None)
 
 
+def _file_bytes(path: Path) -> bytes:
+    """Of a file only: a device or a pipe (/dev/zero) would never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{found.st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+    return path.read_bytes()
+
+
 def _file_digest(path: Path) -> str:
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # the latter: a path with a zero byte, or one that the file system cannot write
         return _noted.get(str(path), f"{path}|missing")
     return f"{path}|{found.st_size}|{found.st_mtime_ns}"
 

@@ -356,7 +356,8 @@ def _trec_file(path: Path) -> Iterator[Any]:
     """Yields `write(qid, [(docid, score)])`; the file appears whole at the end, or not at all."""
     if path.is_dir():
         raise RNXError(f"{path} is a folder; give --run the name of a file.")
-    part = path.with_name(path.name + ".part")
+    special = path.exists() and not path.is_file()  # /dev/stdout, a pipe: written as it is, never replaced by a file
+    part = path if special else path.with_name(path.name + ".part")
     try:
         stream = part.open("w", encoding="utf-8", errors="replace")
     except OSError as error:
@@ -364,9 +365,11 @@ def _trec_file(path: Path) -> Iterator[Any]:
     try:
         with stream:
             yield lambda qid, ranked: stream.writelines(_trec_line(qid, *row) for row in enumerate(ranked, start=1))
-        part.replace(path)
+        if not special:
+            part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        if not special:
+            part.unlink(missing_ok=True)
 
 
 def _trec_line(qid: str, rank: int, scored: tuple[str, float]) -> str:

@@ -149,7 +149,7 @@ class NodeCollection:
         allow_urls: bool = False,
         storage: Storage | None = None,
     ) -> None:
-        self.location, self.name, self.storage = location, name, storage or Storage()
+        self.location, self.name, self.storage = location, _checked(name), storage or Storage()
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
         own = self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None
         self.ranker: Ranker | None = own if ranker == "auto" else ranker
@@ -522,6 +522,13 @@ _FOR_NODES = models.PayloadSelectorInclude(include=["node", "metadata", "image_d
 def holds_index(folder: Path) -> bool:
     """Whether embedded Qdrant was here before; to open a folder would make an index of it."""
     return (folder.expanduser() / "meta.json").is_file()
+
+
+def _checked(name: str) -> str:
+    """An embedded collection is a folder of its name: it must not lead out of the index."""
+    if not name.strip() or name in (".", "..") or len(name.encode()) > 255 or not name.isprintable() or set(name) & set("/\\"):
+        raise RNXError(f"{name!r} is no name of a collection; give one to 255 characters, without slashes.")
+    return name
 
 
 def _memory_folder(location: Location) -> Path | None:

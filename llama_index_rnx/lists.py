@@ -151,7 +151,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _row(place: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and 100,000 brackets
         raise RNXError(f"{place}: is not JSON ({error}).") from error
     if not isinstance(row, dict):
         raise RNXError(f"{place}: got {type(row).__name__}; a row is a JSON object.")

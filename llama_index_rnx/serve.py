@@ -207,7 +207,12 @@ def create_app(
         app.state.service = Service(ranker, MemoryStore(), limits, allow_urls)
         yield
 
-    app = FastAPI(title="llama-index-rnx", summary="Orders texts and images, best first.", lifespan=running)
+    app = FastAPI(
+        title="llama-index-rnx",
+        summary="Orders texts and images, best first.",
+        lifespan=running,
+        redirect_slashes=False,  # a redirect of /rerank/ would lead to whatever host the request names
+    )
     app.include_router(_routes())
     app.add_middleware(Gate, limits=limits, api_key=api_key)
     app.add_exception_handler(Refused, _refused)

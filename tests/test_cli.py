@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -471,3 +472,26 @@ def test_chat_reads_lines_and_answers_with_sources(rnx: Rnx, index: Path, monkey
 def test_chat_refuses(rnx: Rnx, index: Path, options: tuple[str, ...], part: str) -> None:
     known = () if not options or "--from" in options else ("--from", index)
     refused(rnx("chat", *known, *options), part)
+
+
+@pytest.mark.parametrize("row", ["[" * 100_000, '{"qid": ' + "9" * 5_000 + "}"])
+def test_rows_that_no_parser_takes(rnx: Rnx, tmp_path: Path, row: str) -> None:
+    """A hundred thousand brackets, a number of five thousand digits: Python's own parser gives up in its own way."""
+    refused(rnx("rerank", write_rows(tmp_path / "l.jsonl", row), "--run", tmp_path / "out"), "line 1", "is not JSON")
+
+
+def test_a_device_is_written_and_never_replaced(rnx: Rnx, tmp_path: Path) -> None:
+    lists = write_rows(tmp_path / "l.jsonl", {"qid": "1", "query": "bees", "candidates": [{"docid": "a", "text": "bees"}]})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert rnx("rerank", lists, "--run", pipe).code == 0
+    assert os.read(reader, 100).startswith(b"1 Q0 a 1 ")
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../outside", "a/b", "a\nb", "x" * 256])
+def test_a_collection_name_leads_nowhere(rnx: Rnx, docs: Path, tmp_path: Path, name: str) -> None:
+    refused(rnx("index", docs, "--to", tmp_path / "deep" / "index", "--collection", name), "no name of a collection")
+    assert not (tmp_path / "outside").exists()

@@ -331,3 +331,9 @@ def test_a_server_for_a_block_is_gone_behind_it() -> None:
         assert httpx.get(f"{first}/health").json()["model"] == "fake"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{first}/health")
+
+
+def test_no_redirect_to_a_host_that_the_caller_names(url: str) -> None:
+    answer = httpx.post(f"{url}/rerank/", headers={"host": "evil.example"}, json={}, trust_env=False)
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
