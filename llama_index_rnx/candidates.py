@@ -291,8 +291,7 @@ def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) 
         return file_source(path)
     if not url:
         return None
-    parsed = urlparse(str(url))
-    if parsed.scheme == "file":
+    if str(url).lower().startswith("file:"):
         return file_source(str(url))
     if not allow_urls:
         raise RNXError(f"node {label!r} has its image at {url}: no URL is fetched unless allowed; load it first.")
@@ -314,7 +313,12 @@ def _own_text(node: BaseNode) -> str:
 
 
 def _local_path(path: str) -> str:
-    return unquote(urlparse(path).path) if path.startswith("file://") else path
+    if not path.startswith("file://"):
+        return path
+    try:
+        return unquote(urlparse(path).path)
+    except ValueError as error:
+        raise ImageError(f"{path}: is no URL of a file ({error}); give file:///folder/name or a path.") from error
 
 
 def note_file(path: str, size: int, mtime_ns: int) -> None:
