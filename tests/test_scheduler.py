@@ -126,7 +126,7 @@ def test_a_reader_that_is_killed_gives_its_turn_on() -> None:
         shared, _ = busy(inner, pool)
         (other,) = queue(shared, pool, "b")
         original, inner.score_many = inner.score_many, _interrupted  # type: ignore[method-assign]
-        shared._reading = False  # as if the first had ended
+        shared._reading = 0  # as if the first had ended
         with pytest.raises(KeyboardInterrupt):
             shared.score(TEXTS["c"], [{}])
         inner.score_many = original  # type: ignore[method-assign]
@@ -178,3 +178,29 @@ def test_a_caller_that_left_is_told_so() -> None:
     finally:
         scheduler._left.reset(token)
     assert inner.reads == []
+
+
+class SideBySide:
+    """Reads a window at a time, in as many threads as it says."""
+
+    name, fingerprint, window, readers = "beside", "beside", 20, 2
+
+    def __init__(self, inner: GatedRanker) -> None:
+        self.inner = inner
+        self.remember = inner.remember
+
+    def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+        return self.inner.score(query, memories)
+
+
+def test_a_ranker_may_be_read_side_by_side() -> None:
+    inner = GatedRanker()
+    with ThreadPoolExecutor(8) as pool:
+        shared = SharedRanker(SideBySide(inner))
+        found = [pool.submit(shared.score, TEXTS[name], [{}]) for name in "abcd"]
+        wait_for(lambda: len(inner.reads) == 2)
+        time.sleep(0.05)
+        assert len(inner.reads) == 2, "no more than it says"
+        inner.gate.release(9)
+        assert [one.result() for one in found] == [[97.0], [98.0], [99.0], [100.0]]
+    assert sorted(inner.reads) == ["a", "b", "c", "d"]

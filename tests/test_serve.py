@@ -20,7 +20,7 @@ from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.rankers import Ranker, remote
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.rankers.remote import RemoteRanker, endpoint, scores_of
-from llama_index_rnx.serve import Limits, serving
+from llama_index_rnx.serve import Limits, create_app, serving
 
 DOCUMENTS = ["Bees make honey.", "Rust is iron oxide.", "The moon has craters."]
 
@@ -337,3 +337,29 @@ def test_no_redirect_to_a_host_that_the_caller_names(url: str) -> None:
     answer = httpx.post(f"{url}/rerank/", headers={"host": "evil.example"}, json={}, trust_env=False)
     assert answer.status_code == 404
     assert "location" not in answer.headers
+
+
+async def test_who_is_turned_away_under_load_is_not_read() -> None:
+    """The answer comes before the body: it may be megabytes, and nobody waits for the rest of it."""
+    app = create_app(FakeRanker, limits=Limits(at_once=1))
+    async with app.router.lifespan_context(app):
+        app.state.service._at_work = 1
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            raise AssertionError("the body was read")
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/rerank",
+            "raw_path": b"/rerank",
+            "query_string": b"",
+            "headers": [],
+        }
+        await app(scope, receive, send)
+    assert sent[0]["status"] == 503
+    assert (b"retry-after", b"1") in sent[0]["headers"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,7 +71,6 @@ class MiniRanker:
         self._max_chunks = max(1, min(MAX_CHUNKS, -(-max_text_tokens // CHUNK_PIECES)))
         self._fingerprint = f"{NAME}/{config['digest']}/{self._max_chunks}"
         self.image_calibration: tuple[float, float] = tuple(config["retrieval"])
-        self._lock = threading.Lock()
         self._text_query = lru_cache(maxsize=256)(self._encode_query)
         self._image_query = lru_cache(maxsize=64)(self._encode_image_query)
 
@@ -87,6 +85,11 @@ class MiniRanker:
     @property
     def window(self) -> int:
         return WINDOW
+
+    @property
+    def readers(self) -> int:
+        """How many may score at once: reading keeps no state, and torch lets other threads in while it computes."""
+        return len(os.sched_getaffinity(0)) if self._device == "cpu" and hasattr(os, "sched_getaffinity") else 1
 
     @torch.inference_mode()
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:

@@ -1,0 +1,186 @@
+"""Many queries at once: forwards shared by `RNXRerank` against each caller alone in a thread, with the same ranker.
+
+    python -m benchmarks.load [--ranker mini|vlm] [--callers 1 8 32] [--queries 64] [--rounds 3] [--candidates 20]
+    python -m benchmarks.load --http        # `rnx serve` over a socket: 32 clients, then five times as many as it takes
+
+`alone` is what LlamaIndex's own postprocessors do: `asyncio.to_thread` for each call, each with its own forwards. Both ways
+rank the same lists, remembered before; each caller asks its next query when it has its answer. They are run in turn, and the
+ratios are of sums over the rounds of one run. `mini` is the shipped rnx-mini, `vlm` a tiny random Qwen2-VL read by labels: its
+arithmetic costs next to nothing, so it shows what sharing saves in calls, not what it saves on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import torch
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from tests.tiny_vlm import save_tiny
+
+from benchmarks.mini import texts, words
+from llama_index_rnx import RNXRerank, load_ranker
+from llama_index_rnx.candidates import Query, candidate_of
+from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.rankers import Ranker
+from llama_index_rnx.rerank import rank
+
+Ask = Callable[[str], Awaitable[object]]
+
+
+@dataclass(kw_only=True)
+class Load:
+    """What one way did: the seconds of every answered query, and of all of them by the clock and of the processor."""
+
+    seconds: list[float] = field(default_factory=list)
+    elapsed: float = 0.0
+    cpu: float = 0.0
+
+    @property
+    def throughput(self) -> float:
+        return len(self.seconds) / self.elapsed
+
+    def quantile(self, share: float) -> float:
+        return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
+
+    def __str__(self) -> str:
+        p50, p95, worst = (1e3 * self.quantile(share) for share in (0.5, 0.95, 1.0))
+        cost = 1e3 * self.cpu / len(self.seconds)
+        return f"{self.throughput:6.1f} a second, {cost:4.0f} CPU ms; p50 {p50:5.0f}, p95 {p95:5.0f}, slowest {worst:5.0f} ms"
+
+
+def main() -> None:
+    """Prints a line for each number of callers and each way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranker", choices=["mini", "vlm"], default="mini")
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--queries", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--candidates", type=int, default=20)
+    parser.add_argument("--http", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.http:
+        asyncio.run(over_http(args.queries, args.candidates))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ranker = load_ranker("rnx-mini") if args.ranker == "mini" else _tiny(Path(folder))
+        nodes = texts(random.Random(0))[: args.candidates]
+        for callers in args.callers:
+            asyncio.run(compared(ranker, nodes, callers, args.queries, args.rounds))
+
+
+def _tiny(folder: Path) -> Ranker:
+    return load_ranker(str(save_tiny(folder)), readout="labels", dtype="float32", max_text_tokens=64)
+
+
+async def compared(ranker: Ranker, nodes: list[NodeWithScore], callers: int, queries: int, rounds: int) -> None:
+    """Both ways in turn, each on queries of its own."""
+    reranker, store = RNXRerank(ranker=ranker, top_n=5), MemoryStore()
+    candidates = [candidate_of(hit.node) for hit in nodes]
+
+    async def shared(query: str) -> object:
+        return await reranker.apostprocess_nodes(nodes, QueryBundle(query))
+
+    async def alone(query: str) -> object:
+        return await asyncio.to_thread(rank, ranker, store, Query(text=query), candidates)
+
+    ways: dict[str, tuple[Ask, Load]] = {"shared": (shared, Load()), "alone": (alone, Load())}
+    rng = random.Random(callers)
+    for number in range(rounds + 1):
+        for ask, load in ways.values():
+            await drive(ask, [" ".join(words(rng, 8)) for _ in range(queries)], callers, load if number else Load())  # warm-up
+    ours, theirs = ways["shared"][1], ways["alone"][1]
+    for name, (_, load) in ways.items():
+        print(f"{ranker.name[-20:]:20} {callers:3} callers  {name:6} {load}", flush=True)
+    throughput, p95 = ours.throughput / theirs.throughput, ours.quantile(0.95) / theirs.quantile(0.95)
+    print(f"{'':35}ratio  {throughput:.2f} throughput, {p95:.2f} p95")
+
+
+async def drive(ask: Ask, queries: Sequence[str], callers: int, load: Load) -> None:
+    """So many callers, each of which takes the next query when it has its answer."""
+    left: Iterator[str] = iter(queries)
+
+    async def caller() -> None:
+        for query in left:
+            start = time.perf_counter()
+            await ask(query)
+            load.seconds.append(time.perf_counter() - start)
+
+    start, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    load.elapsed += time.perf_counter() - start
+    load.cpu += time.process_time() - cpu
+
+
+async def over_http(queries: int, candidates: int) -> None:
+    """A server in a process of its own: 32 clients, then 160 at once where 32 are let in."""
+    documents = [hit.node.get_content() for hit in texts(random.Random(0))[:candidates]]
+    rng, statuses, refused = random.Random(0), Counter[int](), Load()
+    with serving() as url:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False, limits=limits) as client:
+
+            async def ask(query: str) -> None:
+                start = time.perf_counter()
+                answer = await client.post("/rerank", json={"query": query, "documents": documents})
+                statuses[answer.status_code] += 1
+                if answer.status_code != 200:
+                    refused.seconds.append(time.perf_counter() - start)
+
+            await drive(ask, ["warm up"], 1, Load())
+            for callers in (1, 8, 32):
+                load = Load()
+                await drive(ask, [" ".join(words(rng, 8)) for _ in range(queries)], callers, load)
+                print(f"http {callers:3} clients  {load}  {dict(statuses)}", flush=True)
+            statuses.clear()
+            await drive(ask, [" ".join(words(rng, 8)) for _ in range(160)], 160, load := Load())
+            p50, worst = (1e3 * refused.quantile(share) for share in (0.5, 1.0))
+            print(
+                f"http 160 clients  {dict(statuses)}, in {load.elapsed:.1f} s; refused: p50 {p50:.0f}, slowest {worst:.0f} ms"
+            )
+            statuses.clear()
+            await ask("and then?")
+            print(f"afterwards        {dict(statuses)}")
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "llama_index_rnx.cli", "serve", "--port", str(port), "--max-waiting", "32"]
+    server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    try:
+        _wait(f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+def _wait(url: str) -> None:
+    for _ in range(600):
+        try:
+            if httpx.get(url, trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    raise RuntimeError(f"{url} does not answer")
+
+
+if __name__ == "__main__":
+    main()
