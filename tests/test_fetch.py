@@ -125,3 +125,35 @@ def test_an_unknown_host_and_a_refusal(names: dict[str, list[str]]) -> None:
     transport, _ = answering(lambda _: httpx.Response(404))
     with pytest.raises(FetchError, match="404"):
         fetch("http://out.example/", transport=transport)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]"],
+)
+def test_a_private_address_in_another_spelling(host: str) -> None:
+    """As the system itself reads them: decimal, hexadecimal, octal, short, and IPv4 inside IPv6."""
+    with pytest.raises(FetchError, match=r"no public address|not known"):
+        fetch(f"http://{host}/")
+
+
+def test_a_name_that_resolves_differently_a_moment_later(names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """DNS rebinding: the name is asked once, and the connection goes to that answer."""
+    answers = iter([["93.184.216.34"], ["127.0.0.1"]])
+    monkeypatch.setattr(
+        module.socket, "getaddrinfo", lambda host, port, **_: [(None, None, None, "", (a, port)) for a in next(answers)]
+    )
+    transport, seen = answering(lambda _: httpx.Response(200, content=b"pixels"))
+    assert fetch("http://rebinding.example/", transport=transport) == b"pixels"
+    assert [request.url.host for request in seen] == ["93.184.216.34"]
+
+
+@pytest.mark.parametrize(
+    "to", ["file:///etc/passwd", "http://2130706433/", "gopher://127.0.0.1/", "//127.0.0.1/a", "http://[::1]/"]
+)
+def test_where_a_redirect_may_not_lead(to: str, names: dict[str, list[str]]) -> None:
+    names |= {"out.example": ["93.184.216.34"], "2130706433": ["127.0.0.1"], "::1": ["::1"]}
+    transport, seen = answering(lambda _: httpx.Response(302, headers={"location": to}))
+    with pytest.raises(FetchError):
+        fetch("http://out.example/a.png", transport=transport)
+    assert len(seen) == 1
