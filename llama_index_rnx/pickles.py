@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from qdrant_client.http.models import models
 from qdrant_client.local import persistence
 
+_reading: Any = persistence  # the module that reads and writes points
 _turn = threading.RLock()
 
 
@@ -52,9 +53,9 @@ def plain_point(data: bytes) -> Any:
 def plain_points() -> Iterator[None]:
     """While this holds, whatever embedded Qdrant reads is read so."""
     with _turn:
-        kept = persistence.pickle
-        persistence.pickle = SimpleNamespace(dumps=pickle.dumps, loads=plain_point)
+        kept = _reading.pickle
+        _reading.pickle = SimpleNamespace(dumps=pickle.dumps, loads=plain_point)
         try:
             yield
         finally:
-            persistence.pickle = kept
+            _reading.pickle = kept
