@@ -29,13 +29,13 @@ from pathlib import Path
 import httpx
 import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
-from tests.tiny_vlm import save_tiny
 
 from benchmarks.mini import texts, words
 from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Query, candidate_of
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import Ranker
+from llama_index_rnx.rankers.tiny import save_tiny
 from llama_index_rnx.rerank import rank
 
 Ask = Callable[[str], Awaitable[object]]
