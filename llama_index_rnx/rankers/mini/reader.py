@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
 
 LAST_SPECIAL = 998  # BERT's vocabulary: [PAD], [CLS], [SEP] and unused ids come before its first sign, "!"
+PAGE_IMAGE = 0.4  # of a picture's weight, beside a text of several chunks: pages look alike, and their words say more
 BASE_FEATURES = 8
 KINDS = 3  # text alone, image alone, both
 
@@ -73,6 +74,11 @@ class CandidateBatch:
     has_text: Tensor
     has_image: Tensor
     image_logit: Tensor
+
+    @property
+    def long(self) -> Tensor:
+        """Which texts have several chunks, as most pages do: [N] bool."""
+        return self.chunk_mask.sum(1) > 1
 
     def to(self, device: str) -> CandidateBatch:
         """The same on another device."""
@@ -159,11 +165,11 @@ class Reader(nn.Module):
         text_logit = (self.base(features) + residual) * batch.has_text
         logits = self.kinds(text_logit, batch)  # [N]
         scores: Tensor = logits + self.list(vectors, logits, features, batch)  # [N]
-        long = batch.chunk_mask.sum(1) > 1  # [N]
+        long = batch.long
         if not bool(long.any()):
             return scores
         best_chunk = features[:, 0] + features[:, 1]  # [N]
-        return blend_long(scores, best_chunk, _list_bm25(query.pieces, batch), long)
+        return blend_long(scores, best_chunk, list_bm25(query.pieces, batch), long)
 
 
 class BaseLogit(nn.Module):
@@ -228,7 +234,7 @@ def blend_long(scores: Tensor, best_chunk: Tensor, bm25: Tensor, long: Tensor) -
     return scores.masked_scatter(long, blended.to(scores.dtype))
 
 
-def _list_bm25(pieces: Tensor, batch: CandidateBatch) -> Tensor:
+def list_bm25(pieces: Tensor, batch: CandidateBatch) -> Tensor:
     """BM25 (k1 = 1.2, b = .75) of each text, by the document frequencies and the mean length of the list: [Q] -> [N].
 
     Divided by the idf of the whole query and shifted: about -1 (no word of it) to 1.
@@ -331,7 +337,8 @@ class KindCalibration(nn.Module):
     def forward(self, text_logit: Tensor, batch: CandidateBatch) -> Tensor:
         """[N] -> [N]."""
         kind = batch.has_image.long() + (batch.has_image & batch.has_text).long()  # 0 text, 1 image, 2 both
-        image = self.image_weight[kind] * batch.image_logit
+        share = torch.where(batch.long, PAGE_IMAGE, 1.0)  # [N]
+        image = self.image_weight[kind] * share * batch.image_logit
         calibrated = self.text_weight[kind] * text_logit + image + self.bias[kind]  # [N]
         return torch.where(batch.has_image, calibrated, text_logit)
 
