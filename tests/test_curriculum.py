@@ -12,7 +12,7 @@ import torch
 
 from llama_index_rnx.errors import RNXError
 from training import checkpoint
-from training.curriculum import ENDED, MINI, SMOKE, chains, chosen, run
+from training.curriculum import ENDED, MINI, SMOKE, chains, chosen, run, scaled
 from training.generated_material import GeneratedMaterial
 from training.learner import Stage
 from training.lists import GradedList
@@ -181,3 +181,12 @@ def test_scores_in_training_are_those_of_the_reader_and_the_image_part(material:
     moved = [name for name, weight in learner.image.named_parameters() if weight.grad is not None]
     assert any(name.startswith("projector") for name in moved)
     assert any(name.startswith("caption") for name in moved)
+
+
+def test_a_rehearsal_has_a_share_of_the_steps_and_every_round() -> None:
+    rehearsed = [scaled(stage, 0.02) for stage in MINI]
+    assert [stage.steps for stage in rehearsed] == [5, 12, 6, 1]
+    assert all(stage.steps >= stage.rounds for stage in rehearsed)
+    assert [scaled(stage, 1.0) for stage in MINI] == list(MINI)
+    with pytest.raises(RNXError, match="--scale is 0"):
+        scaled(MINI[0], 0.0)

@@ -14,7 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from torch import Tensor
 from llama_index_rnx.errors import RNXError
 from training import checkpoint
 from training.checkpoint import Record, record_of
-from training.development_material import DevelopmentMaterial, Sources, caption_teacher
+from training.development_material import PICTURES, DevelopmentMaterial, Sources, caption_teacher
 from training.evaluate import MEASURES, NDCG10, Values, bootstrap, evaluate, first_run, mean, qrels_of
 from training.generated_material import GeneratedMaterial
 from training.learner import Learner, Stage
@@ -202,6 +202,7 @@ def carry_out(stage: Stage, learner: Learner, material: Material, sets: Lists, f
         tensors, header = checkpoint.read(path)
         checkpoint.refuse_other(path, header, record)
         learner.load(tensors)
+        material.settle(learner)  # changes nothing in them, and reads what a measurement will need
         return Outcome(**header["outcome"])
     outcome = fit(stage, learner, material, sets, folder, record)
     material.settle(learner)
@@ -283,6 +284,18 @@ def chosen(stages: Sequence[Stage], names: Sequence[str] | None) -> list[Stage]:
     return [stage for stage in stages if not names or stage.name in names]
 
 
+def scaled(stage: Stage, scale: float) -> Stage:
+    """The same stage with a share of its steps, and as many evaluations.
+
+    Raises:
+        RNXError: the share is nothing.
+    """
+    if not 0.0 < scale <= 1.0:
+        raise RNXError(f"--scale is {scale}; it must be above 0 and at most 1.")
+    steps, every = (max(stage.rounds, round(scale * count)) for count in (stage.steps, stage.evaluate_every))
+    return replace(stage, steps=steps, evaluate_every=every)
+
+
 def chains(stages: Sequence[Stage], without: str | None) -> list[list[Stage]]:
     """The sequences of stages that are asked for: all; all without one; all, and then without each in turn.
 
@@ -310,7 +323,8 @@ def material_of(asked: argparse.Namespace) -> Material:
         raise RNXError("--data FOLDER needs --text and --tower, the weights to start from; training/runs/mini.sh gets them.")
     os.environ["RNX_DATA"] = asked.data
     teacher = caption_teacher(asked.teacher) if asked.teacher else None
-    sources = Sources(text=asked.text, tower=asked.tower, cache=asked.cache or asked.work / "cache", retriever=asked.retriever)
+    cache = asked.cache or asked.work / "cache"
+    sources = Sources(text=asked.text, tower=asked.tower, cache=cache, retriever=asked.retriever, pictures=asked.pictures)
     return DevelopmentMaterial(sources, asked.seed, teacher)
 
 
@@ -327,12 +341,16 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="write the checkpoint of rnx-mini here, of the last sequence that was run")
     parser.add_argument("--stages", nargs="+", help="only these, in the curriculum's order")
     parser.add_argument("--without", help="leave this stage out; `each`: all stages, then all without each in turn")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all steps: 0.02 rehearses everything")
+    parser.add_argument(
+        "--pictures", type=int, default=PICTURES, help="of Flickr8k and of OpenStax each that lists are drawn from"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     found = parser.parse_args()
     torch.set_num_threads(found.threads)
     try:
-        stages = chosen(SMOKE if found.data == "generated" else MINI, found.stages)
+        stages = [scaled(stage, found.scale) for stage in chosen(SMOKE if found.data == "generated" else MINI, found.stages)]
         material = material_of(found)
         for chain in chains(stages, found.without):
             learner = run(chain, material, found.work, found.seed)

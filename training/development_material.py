@@ -38,7 +38,7 @@ from training.teachers import EmbedderTeacher
 from training.token_cache import TokenCache
 from training.trainer import Lists
 
-PICTURES, HELD_OUT = 2_000, 200  # of Flickr8k and of OpenStax each
+PICTURES, HELD_OUT = 2_000, 200  # of Flickr8k and of OpenStax each, to draw lists from and to measure on
 LISTS = 800  # of pictures, and joint ones, of each source in a round
 DEPTH, WRONG = 20, 20
 TEMPERATURE = 0.03  # of the caption teacher: cosines of gte-small lie in .7 to 1
@@ -50,12 +50,14 @@ BANK_SHARE = 0.75  # of photographs' captions in the bank of the hub correction
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the weights and the caches are. retriever: an image part that was trained before, in place of stage 0."""
+    """Where the weights and the caches are. retriever: an image part that was trained before, in place of stage 0; pictures: of
+    Flickr8k and of OpenStax each that lists are drawn from."""
 
     text: Path
     tower: Path
     cache: Path
     retriever: Path | None = None
+    pictures: int = PICTURES
 
 
 class DevelopmentMaterial:
@@ -70,11 +72,12 @@ class DevelopmentMaterial:
             )
         self.tokens = TokenCache(weights.parent, load_file(weights)["weights"])
         self.teacher = teacher or self._by_text_tower
-        self.known = {"flickr": flickr("train", PICTURES), "openstax": openstax(False, PICTURES)}
+        self.known = {"flickr": flickr("train", sources.pictures), "openstax": openstax(False, sources.pictures)}
         self.new = {"flickr": flickr("dev", HELD_OUT), "openstax": openstax(True, HELD_OUT)}
         self.pools = {name: [of for of in make(self.tokens) if self._has(of)] for name, make in mixes.SOURCES.items()}
         self.texts = {name: self._nearest(name) for name in self.pools}
         self.selection = mixes.development(self.tokens)
+        self._remembered = set[Path]()
         self._files = hashes(files_read(), data_folder())
 
     def learner(self) -> MiniLearner:
@@ -85,7 +88,6 @@ class DevelopmentMaterial:
             fold(torch.load(self.sources.tower, map_location="cpu", weights_only=True)).state_dict()
         )
         learner = MiniLearner(model, self.tokens, self._maps(model), {"retrieval": [1.0, 0.0]})
-        self._remember(learner)
         begin_reader(learner, [text for lists in self.texts.values() for of in lists[:20] for text in of.texts[:30]])
         return learner
 
@@ -99,6 +101,7 @@ class DevelopmentMaterial:
 
     def lists(self, source: str, stage: Stage, learner: Learner, turn: int) -> Sequence[GradedList]:
         assert isinstance(learner, MiniLearner)
+        self._remember(learner)  # again only where stage 0 was left out
         seed = self.seed + turn
         if source in self.known:
             return caption_lists(
@@ -137,6 +140,7 @@ class DevelopmentMaterial:
     def settle(self, learner: Learner) -> None:
         """The bank of the hub correction, and its mean, through the caption head as it now is."""
         assert isinstance(learner, MiniLearner)
+        self._remember(learner)
         part = learner.image.eval()
         photographs = round(BANK_SHARE * len(part.bank))
         captions = [picture.queries[0] for picture in self.known["flickr"]][:photographs]
@@ -180,7 +184,10 @@ class DevelopmentMaterial:
         return PictureCache(self.sources.cache / f"maps-{digest.hexdigest()[:12]}")
 
     def _remember(self, learner: MiniLearner) -> None:
-        """Everything about the pictures; the texts of the lists are in the cache already."""
+        """Everything about the pictures, once for each tower; the texts of the lists are in the cache already."""
+        if learner.pictures.folder in self._remembered:
+            return
+        self._remembered.add(learner.pictures.folder)
         pictures = [picture for of in (*self.known.values(), *self.new.values()) for picture in of]
         texts = [text for picture in pictures for text in (*(f"query:{query}" for query in picture.queries), *picture.captions)]
         learner.read(texts, [picture.path for picture in pictures], "pictures and captions")

@@ -48,6 +48,7 @@ class MiniLearner:
         self.reader, self.image = model.reader, model.image
         self._trained = nn.ModuleDict({"reader": model.reader, "image": model.image})
         model.requires_grad_(False)
+        self._last: tuple[object, ImageVectors] | None = None
 
     def scores(self, of: GradedList) -> Tensor:
         """The logits of one list, [N]; its texts and pictures are `remember`ed before."""
@@ -91,7 +92,9 @@ class MiniLearner:
         """As `remember`, of texts (queries with `query:` in front) and pictures."""
         if any(text not in self.texts for text in texts):
             self.texts.fill(copy.deepcopy(self.model.text).to(self.dtype), texts, label)  # the weights stay what is saved
-        self.pictures.fill(self.model.eyes, pictures, label)
+        if any(picture not in self.pictures for picture in pictures):
+            eyes = copy.deepcopy(self.model.eyes).to(self.dtype)
+            self.pictures.fill(lambda pixels: eyes(pixels.to(self.dtype)).float(), pictures, label)
 
     @torch.inference_mode()
     def vectors(self, paths: Sequence[Path]) -> ImageVectors:
@@ -138,10 +141,21 @@ class MiniLearner:
         if not places:
             return None
         paths = [path for path in of.images if path is not None]
-        views = torch.randint(self.pictures.views, (len(paths),)).tolist() if torch.is_grad_enabled() else None
-        seen, caption = self.image.images(self.pictures.maps(paths, views)), self.caption(of.query)
-        logits = self._logits(caption, seen, self.image.hubness(seen.vector))  # [pictures]
+        if torch.is_grad_enabled():
+            views = torch.randint(self.pictures.views, (len(paths),)).tolist()
+            seen = self.image.images(self.pictures.maps(paths, views))
+        else:
+            seen = self._seen(paths)
+        logits = self._logits(self.caption(of.query), seen, self.image.hubness(seen.vector))  # [pictures]
         return torch.zeros(len(of.docids)).index_copy(0, torch.tensor(places), logits)
+
+    def _seen(self, paths: Sequence[Path]) -> ImageVectors:
+        """Whole pictures by the weights as they are: development lists share theirs, and each is looked at once."""
+        now = sum(tensor._version for tensor in self.image.state_dict(keep_vars=True).values())  # grows with every change
+        asked = (self.pictures.folder, now, tuple(paths))
+        if self._last is None or self._last[0] != asked:
+            self._last = (asked, self.vectors(paths))
+        return self._last[1]
 
     def _logits(self, caption: CaptionVectors, seen: ImageVectors, hubs: Tensor) -> Tensor:
         return self.image.score(caption.vector[0], caption.words[0], caption.weights[0], seen.vector, seen.regions, hubs)
