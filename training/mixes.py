@@ -87,14 +87,14 @@ def scifact_pools(cache: TokenCache) -> list[GradedList]:
 def cached_retriever(cache: TokenCache) -> Retriever:
     """The frozen text tower as a retriever, by what the cache holds of it."""
     return Retriever(
-        queries=lambda queries: torch.stack([_query(cache, query) for query in queries]),
+        queries=lambda queries: torch.stack([query_vector(cache, query) for query in queries]),
         texts=lambda texts: normalize(_vectors(cache, texts), dim=-1),
     )
 
 
 def tower_scores(cache: TokenCache, of: GradedList) -> torch.Tensor:
     """The text tower's cosine of every candidate, [N]."""
-    return normalize(_vectors(cache, of.texts), dim=-1) @ _query(cache, of.query)
+    return normalize(_vectors(cache, of.texts), dim=-1) @ query_vector(cache, of.query)
 
 
 def _questions(claims: Sequence[Row]) -> list[Question]:
@@ -109,7 +109,8 @@ def _vectors(cache: TokenCache, texts: Sequence[str]) -> torch.Tensor:
     return torch.stack([cache[text].chunks.float().mean(0) for text in texts])  # [texts, 384]
 
 
-def _query(cache: TokenCache, query: str) -> torch.Tensor:
+def query_vector(cache: TokenCache, query: str) -> torch.Tensor:
+    """The text tower's unit vector of a query that was read, [384]."""
     return normalize(cache[f"query:{query}"].chunks[0].float(), dim=0)  # [384]
 
 
