@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from training.lists import GradedList
-from training.mine_negatives import Question, Retriever, cross_fitted, guarded, hardest, main, mine, nearest, remined
+from training.mine_negatives import Question, Retriever, guarded, hardest, main, mine, nearest, remined
 
 CORPUS = {"east": "1 0", "north": "0 1", "northeast": "1 1", "west": "-1 0"}
 
@@ -73,20 +73,6 @@ def test_mining_anew_guards_first_and_then_takes_the_hardest() -> None:
     assert unguarded.docids == ("b", "a")
     (safe,) = remined([pool], lambda of: ranker[_places(of)], 1, lambda of: guard[_places(of)])
     assert safe.docids == ("b", "c")
-
-
-def test_cross_fitting_never_mines_an_item_with_a_model_that_saw_it() -> None:
-    mined: list[tuple[int, set[int]]] = []
-
-    def find(seen: set[int], items: list[int]) -> list[GradedList]:
-        mined.extend((item, seen) for item in items)
-        return [_list(grades=(0.0,) * 4) for _ in items]
-
-    lists = cross_fitted(range(10), set, find, folds=3)
-    assert sorted(item for item, _ in mined) == list(range(10))
-    assert all(item not in seen for item, seen in mined)
-    assert all(len(seen) >= 6 for _, seen in mined)
-    assert len(lists) == 10
 
 
 def test_the_command_mines_with_the_embedded_retriever(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
     RNX_DATA=... python -m training.cooperation --tower LITE2.pth --text GTE_FOLDER --cache CACHE [--loss hard_triplet]
 
 One small reader takes the cells of a picture and the words of a caption from frozen, cached towers: each alone it turns into
-a vector (bi-encoder), both together into a score (cross-encoder). Source: Retrieve Fast, Rerank Smart, arXiv 2103.11920.
+a vector (bi-encoder), both together into a score (cross-encoder). There is no pretrained encoder for both to start from, so the
+cross-encoder of SEP starts from the bi-encoder's weights. Source: Retrieve Fast, Rerank Smart, arXiv 2103.11920.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import os
 import sys
@@ -40,7 +42,8 @@ class Settings:
     captions: int = 2  # of each of them
     lists: int = 24  # of a cross-encoder batch: a caption, its picture and wrong ones
     length: int = 8
-    nearest: int = 30  # wrong pictures are drawn from that many that the bi-encoder puts first
+    nearest: int = 50  # hard wrong pictures are drawn from that many that the bi-encoder puts first
+    hard: int = 2  # of a list; the others are drawn from all: with hard ones alone a loss of log(length) is never left
     mine_every: int = 60  # rounds; the bi-encoder of the moment mines anew (ANCE, arXiv 2007.00808)
     rate: float = 5e-4
     decay: float = 0.05
@@ -61,16 +64,18 @@ class JointReader(nn.Module):
         self.cells, self.words = nn.Linear(1280, width), nn.Linear(384, width)
         self.layers = nn.ModuleList(TransformerLayer(width, 4) for _ in range(settings.layers))
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(settings.dropout)
-        self.vector, self.score = nn.Linear(width, 256), nn.Linear(width, 1)
+        self.vector = nn.Linear(width, 256)
+        self.score = nn.Parameter(torch.full((256,), 20.0))  # both together begin as the cosine of what attention made of both
         self.temperature = nn.Parameter(torch.tensor(math.log(20.0)))
 
-    def _read(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _read(self, *parts: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """All parts attend to one another; a unit vector [N, 256] of each."""
         x, mask = (torch.cat(found, 1) for found in zip(*parts, strict=True))  # [N, T, width], [N, T]
         for layer in self.layers:
             x = layer(x, mask)
-        kept = mask.unsqueeze(-1).to(x.dtype)
-        mean: Tensor = (self.norm(x) * kept).sum(1) / kept.sum(1)
-        return mean  # [N, width]
+        lengths = [part.shape[1] for _, part in parts]
+        columns = zip(self.norm(x).split(lengths, 1), mask.unsqueeze(-1).split(lengths, 1), strict=True)
+        return [F.normalize(self.vector((of * kept).sum(1) / kept.sum(1)).float(), dim=-1) for of, kept in columns]
 
     def _cells(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         return self.cells(self.dropout(cells)), torch.ones(cells.shape[:2], dtype=torch.bool)
@@ -80,16 +85,16 @@ class JointReader(nn.Module):
 
     def images(self, cells: Tensor) -> Tensor:
         """Unit length [N, 256]."""
-        return F.normalize(self.vector(self._read([self._cells(cells)])).float(), dim=-1)
+        return self._read(self._cells(cells))[0]
 
     def captions(self, states: Tensor, mask: Tensor) -> Tensor:
         """Unit length [N, 256]."""
-        return F.normalize(self.vector(self._read([self._words(states, mask)])).float(), dim=-1)
+        return self._read(self._words(states, mask))[0]
 
     def together(self, cells: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """How well each picture fits the caption beside it: [N]."""
-        found: Tensor = self.score(self._read([self._cells(cells), self._words(states, mask)])).squeeze(-1).float()
-        return found
+        seen, asked = self._read(self._cells(cells), self._words(states, mask))
+        return (seen * asked * self.score).sum(-1)  # not a `Linear`: bf16 would tie half of a list
 
 
 class Run:
@@ -116,14 +121,19 @@ class Run:
         """Lists of a caption's picture and mined wrong ones."""
         rows = rows_of(self.source, self.settings.lists, turn, self.settings.seed + 1)
         texts = [int(rng.choice(self.source.texts[row])) for row in rows]
-        wrong = [rng.choice(self.hard[text].numpy(), self.settings.length - 1, replace=False) for text in texts]
-        lists = [[row, *map(int, others)] for row, others in zip(rows, wrong, strict=True)]
+        lists = [[row, *self._wrong(row, text, rng)] for row, text in zip(rows, texts, strict=True)]
         flat = [row for found in lists for row in found]
         cells = self.source.pictures(flat, rng.integers(self.source.maps.shape[1], size=len(flat))).float()
         states, mask, _ = self.source.captions(texts, WORDS)
         times = self.settings.length
         scores = self.reader.together(cells, states.repeat_interleave(times, 0), mask.repeat_interleave(times, 0))
         return F.cross_entropy(scores.view(len(rows), times), torch.zeros(len(rows), dtype=torch.long))
+
+    def _wrong(self, row: int, text: int, rng: np.random.Generator) -> list[int]:
+        """Hard wrong pictures of a caption, and some of all others."""
+        hard = rng.choice(self.hard[text].numpy(), self.settings.hard, replace=False)
+        others = rng.choice(self.source.rows, self.settings.length, replace=False)
+        return [*map(int, hard), *(int(other) for other in others if other != row)][: self.settings.length - 1]
 
     def mine(self, miner: JointReader) -> None:
         """The `nearest` wrong pictures of every caption by a bi-encoder: [texts, nearest]."""
@@ -155,7 +165,8 @@ class Run:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             if (done + 1) % 50 == 0:
-                print(f"{'+'.join(turns)}: round {done + 1}/{settings.rounds}", file=sys.stderr, flush=True)
+                last = f"round {done + 1}/{settings.rounds}, last loss {float(loss.detach()):.3f}"
+                print(f"{'+'.join(turns)}: {last}", file=sys.stderr, flush=True)
         return self.reader.eval()
 
 
@@ -221,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("tower", "text", "cache"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", choices=("SEP", "JOINT"), default=["SEP", "JOINT"])
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="%(default)s")
     args = parser.parse_args()
@@ -230,11 +242,13 @@ def main() -> None:
     train, held_out = data["flickr_train"], data["flickr_dev"]
     began = time.process_time()
     print(f"Flickr8k dev, text to image, {settings}\n| | R@1 / 5 / 10 |\n|---|---|", flush=True)
-    retriever = Run(_reader(settings), train, settings).train(("bi",))
-    reranker = Run(_reader(settings), train, settings).train(("cross",), miner=retriever)
-    print("\n".join(rows("SEP", retriever, reranker, held_out, settings)), flush=True)
-    shared = Run(_reader(settings), train, settings).train(("bi", "cross"))
-    print("\n".join(rows("JOINT", shared, shared, held_out, settings)), flush=True)
+    if "SEP" in args.models:
+        retriever = Run(_reader(settings), train, settings).train(("bi",))
+        reranker = Run(copy.deepcopy(retriever), train, settings).train(("cross",), miner=retriever)
+        print("\n".join(rows("SEP", retriever, reranker, held_out, settings)), flush=True)
+    if "JOINT" in args.models:
+        shared = Run(_reader(settings), train, settings).train(("bi", "cross"))
+        print("\n".join(rows("JOINT", shared, shared, held_out, settings)), flush=True)
     print(f"{time.process_time() - began:.0f} s of one core")
 
 

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -31,8 +29,6 @@ from training.teachers import EmbedderTeacher, ensemble, load_teacher, teacher_s
 
 Encode = Callable[[Sequence[str]], Tensor]  # texts -> unit vectors [texts, D]
 Score = Callable[[GradedList], Tensor]  # a list -> what a ranker says of its candidates, [N]
-Item = TypeVar("Item")
-Model = TypeVar("Model")
 
 QUERIES_AT_ONCE = 256  # bounds the matrix of similarities
 
@@ -104,28 +100,6 @@ def remined(pools: Sequence[GradedList], ranker: Score, count: int, guard: Score
     """Deep pools -> the lists of the next round of training: guarded once more, then the hardest by the ranker now."""
     safe = [guarded(pool, guard(pool)) if guard else pool for pool in pools]
     return [hardest(pool, ranker(pool), count) for pool in safe]
-
-
-def cross_fitted(
-    items: Sequence[Item],
-    fit: Callable[[list[Item]], Model],
-    find: Callable[[Model, list[Item]], list[GradedList]],
-    folds: int = 2,
-    seed: int = 0,
-) -> list[GradedList]:
-    """Lists mined for every item by a model that was fitted without it.
-
-    A retriever has memorised its training pictures, so what it takes for right among them is not what it takes for right
-    among new ones: on its own training pictures R@1 looked twice as good as on the half it had not seen.
-    """
-    order = list(items)
-    random.Random(seed).shuffle(order)
-    parts = [order[fold::folds] for fold in range(folds)]
-    lists = []
-    for fold, part in enumerate(parts):
-        others = [item for number, of in enumerate(parts) if number != fold for item in of]
-        lists += find(fit(others), part)
-    return lists
 
 
 def _graded(source: str, question: Question, found: Mapping[str, float], corpus: Mapping[str, str]) -> GradedList:
