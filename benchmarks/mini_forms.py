@@ -59,7 +59,8 @@ def forms(module: nn.Module, example: tuple[Tensor, ...]) -> Iterator[tuple[str,
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         yield f"torch {name}", _cast(copy.deepcopy(module).to(dtype), dtype)
     if any(isinstance(part, nn.Linear) for part in module.modules()):  # torch has dynamic int8 for these alone
-        yield "torch int8, dynamic", torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {nn.Linear})
+        quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {nn.Linear})  # type: ignore[no-untyped-call]
+        yield "torch int8, dynamic", quantised
     yield from _openvino(module, example)
 
 

@@ -74,7 +74,7 @@ class JointReader(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         lengths = [part.shape[1] for _, part in parts]
-        columns = zip(self.norm(x).split(lengths, 1), mask.unsqueeze(-1).split(lengths, 1), strict=True)
+        columns = zip(torch.split(self.norm(x), lengths, 1), torch.split(mask.unsqueeze(-1), lengths, 1), strict=True)
         return [F.normalize(self.vector((of * kept).sum(1) / kept.sum(1)).float(), dim=-1) for of, kept in columns]
 
     def _cells(self, cells: Tensor) -> tuple[Tensor, Tensor]:
