@@ -71,7 +71,11 @@ def test_nobody_imports_requests() -> None:
 
 def test_memory_knows_no_ranker_and_no_node() -> None:
     names = imports(PACKAGE / "memory.py")
-    assert not {name for name in names if name.startswith(("llama_index", "llama_index_rnx"))}
+    assert {name for name in names if name.startswith("llama_index")} <= {
+        "llama_index_rnx.blobs",
+        *(f"llama_index_rnx.blobs.{name}" for name in ("FILE_NAME", "Blobs", "blobs_at")),
+    }
+    assert importers("fsspec") == importers("sqlite3") == {"blobs.py"}
 
 
 def test_rankers_know_no_nodes_and_no_collection() -> None:

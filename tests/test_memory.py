@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,8 @@ import pytest
 import torch
 from fakes import FakeRanker
 
-import llama_index_rnx.memory as memory_module
+from llama_index_rnx import RNXError, blobs
+from llama_index_rnx.blobs import checksum
 from llama_index_rnx.candidates import Candidate
 from llama_index_rnx.memory import FILE_NAME, RAM, MemoryStore, RamCache
 from llama_index_rnx.rankers.base import REMEMBER_AT_ONCE, recall
@@ -148,7 +151,7 @@ def test_a_blob_that_is_no_memory_counts_as_unknown(tmp_path: Path) -> None:
     store.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         (key,) = connection.execute("SELECT key FROM memories").fetchone()
-        crc = memory_module._checksum(key, b"rubbish")
+        crc = checksum(key, b"rubbish")
         connection.execute("UPDATE memories SET data = ?, crc = ?", (b"rubbish", crc))
     connection.close()
     RAM.clear()
@@ -213,7 +216,7 @@ class FullDisk:
 
 def test_a_full_disk_is_said_once_and_ram_goes_on(tmp_path: Path) -> None:
     store = MemoryStore(tmp_path)
-    store._connection = FullDisk(store._connection)  # type: ignore[arg-type]
+    store._blobs._connection = FullDisk(store._blobs._connection)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match=r"disk is full.*RAM only") as said:
         store.keep("f", {"d": memory(1.0)})
     assert len(said) == 1
@@ -224,7 +227,7 @@ def test_a_full_disk_can_still_be_read(tmp_path: Path) -> None:
     store = MemoryStore(tmp_path)
     store.keep("f", {"old": memory(7.0)})
     RAM.clear()
-    store._connection = FullDisk(store._connection)  # type: ignore[arg-type]
+    store._blobs._connection = FullDisk(store._blobs._connection)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match="disk is full"):
         store.keep("f", {"new": memory(8.0)})
     assert store.find("f", ["old"])["old"]["vector"].item() == 7.0
@@ -236,7 +239,7 @@ def test_a_disk_that_cannot_be_read_is_said_once(tmp_path: Path) -> None:
             raise sqlite3.DatabaseError("disk image is malformed")
 
     store = MemoryStore(tmp_path)
-    store._connection = Unreadable(store._connection)  # type: ignore[arg-type]
+    store._blobs._connection = Unreadable(store._blobs._connection)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match="malformed"):
         assert store.find("f", ["d"]) == {}
     _works_in_ram(store)
@@ -318,20 +321,155 @@ def test_many_threads_on_one_store(tmp_path: Path) -> None:
 
 
 WRITER = """
-import importlib.util, sys, torch  # the one file, not the package: that loads in seconds, this in one
-spec = importlib.util.spec_from_file_location("memory", sys.argv[3])
-module = sys.modules["memory"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-store = module.MemoryStore(sys.argv[1])
-for i in range(60):
+import sys, types, torch  # the two files, not the package: that loads in seconds, these in one
+package = sys.modules["llama_index_rnx"] = types.ModuleType("llama_index_rnx")
+package.__path__ = [sys.argv[3]]
+from llama_index_rnx.memory import MemoryStore
+store = MemoryStore(sys.argv[1])
+for i in range(30):
     store.keep("f", {f"{sys.argv[2]}-{i}-{j}": {"x": torch.full((200,), float(i))} for j in range(5)})
+    store.keep("f", {"shared": {"x": torch.ones(3)}})
 """
 
 
-def test_two_processes_write_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", WRITER, str(tmp_path)]
-    both = [subprocess.Popen([*command, name, memory_module.__file__], stderr=subprocess.PIPE) for name in "ab"]
-    ends = [(process.communicate(timeout=120)[1].decode(), process.returncode) for process in both]
-    assert [code for _, code in ends] == [0, 0], ends
-    found = MemoryStore(tmp_path).find("f", [f"{name}-{i}-{j}" for name in "ab" for i in range(60) for j in range(5)])
-    assert len(found) == 600
+@pytest.mark.parametrize("shared", [False, True], ids=["folder", "shared"])
+def test_four_processes_write_at_once(tmp_path: Path, shared: bool) -> None:
+    place = f"file://{tmp_path}/memories" if shared else str(tmp_path / "memories")
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", WRITER, place]
+    package = str(Path(blobs.__file__).parent)
+    crew = [subprocess.Popen([*command, name, package], stderr=subprocess.PIPE) for name in "abcd"]
+    ends = [(process.communicate(timeout=120)[1].decode(), process.returncode) for process in crew]
+    assert [code for _, code in ends] == [0] * 4, ends
+    digests = [f"{name}-{i}-{j}" for name in "abcd" for i in range(30) for j in range(5)]
+    found = MemoryStore(place).find("f", [*digests, "shared"])
+    assert len(found) == 601
+    assert {float(found[f"c-{i}-0"]["x"][0]) for i in range(30)} == set(map(float, range(30)))
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+# --- a place that many machines share
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A store of objects in this process."""
+    import fsspec
+
+    yield "memory://rnx-memories"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_objects_are_found_by_another_process_and_other_models_are_apart(tmp_path: Path) -> None:
+    ranker = FakeRanker()
+    recall(ranker, candidates(), MemoryStore(f"file://{tmp_path}/shared"))
+    RAM.clear()
+    recall(ranker, candidates(), MemoryStore(f"file://{tmp_path}/shared"))
+    assert len(ranker.remembered) == 3
+    assert MemoryStore(f"file://{tmp_path}/shared").find("other", [c.digest for c in candidates()]) == {}
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+
+
+def test_a_store_of_objects_is_as_good_as_a_folder(address: str) -> None:
+    ranker, store = FakeRanker(), MemoryStore(address)
+    expected = recall(ranker, candidates(), store)
+    RAM.clear()
+    found = recall(ranker, candidates(5), MemoryStore(address))
+    assert len(ranker.remembered) == 5
+    assert all(torch.equal(a["words"], b["words"]) for a, b in zip(found, expected, strict=False))
+    RAM.clear()
+    recall(ranker, candidates(5), MemoryStore())  # whatever store is open in the process is read
+    assert len(ranker.remembered) == 5
+
+
+def test_a_damaged_object_is_made_again_and_replaced(tmp_path: Path) -> None:
+    place, ranker = f"file://{tmp_path}/shared", FakeRanker()
+    recall(ranker, candidates(), MemoryStore(place))
+    one, other, _ = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    whole = one.read_bytes()
+    one.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0xFF]))
+    other.write_bytes(b"")
+    RAM.clear()
+    recall(ranker, candidates(), MemoryStore(place))
+    assert len(ranker.remembered) == 5
+    assert one.read_bytes() == whole
+
+
+class Remote:
+    """What stands at the other end of a store of objects, and may be dead, full or slow."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.dead = self.full = self.slow = False
+        self.asked = 0
+
+    def cat(self, paths: list[str], on_error: str) -> dict[str, Any]:
+        self.asked += 1
+        if self.slow:
+            time.sleep(5)
+        if self.dead:
+            raise ConnectionError("no route to host")
+        return {path: self.objects.get(path, FileNotFoundError(path)) for path in paths}
+
+    def pipe(self, objects: dict[str, bytes]) -> None:
+        self.asked += 1
+        if self.dead or self.full:
+            raise OSError("quota exceeded")
+        self.objects.update(objects)
+
+
+@pytest.fixture
+def remote(address: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Remote, MemoryStore]:
+    found, store = Remote(), MemoryStore(address)
+    store._blobs._system = found  # type: ignore[union-attr]
+    monkeypatch.setattr(blobs, "PATIENCE", 0.2)
+    return found, store
+
+
+@pytest.mark.parametrize(("fault", "word"), [("dead", "cannot be read .no route"), ("slow", "no answer within")])
+def test_a_dead_place_costs_time_and_never_a_result(remote: tuple[Remote, MemoryStore], fault: str, word: str) -> None:
+    place, store = remote
+    setattr(place, fault, True)
+    ranker = FakeRanker()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            RAM.clear()
+            assert len(recall(ranker, candidates(), store)) == 3
+    assert len(ranker.remembered) == 9
+    assert re.search(word, str(said[0].message))
+    assert len(said) <= 2  # reading and writing, once each: then it is left alone
+    assert place.asked <= 4
+
+
+def test_it_is_asked_again_after_a_while_and_then_gets_what_it_lacks(
+    remote: tuple[Remote, MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, store = remote
+    monkeypatch.setattr(blobs, "REST", 0.0)
+    place.full = True
+    ranker = FakeRanker()
+    with pytest.warns(RuntimeWarning, match="cannot be written .quota exceeded"):
+        recall(ranker, candidates(), store)
+    place.full = False
+    recall(ranker, candidates(), store)  # from RAM
+    assert len(place.objects) == 3
+    asked = place.asked
+    recall(ranker, candidates(), store)
+    assert place.asked == asked  # what is there is not written again
+    RAM.clear()
+    recall(ranker, candidates(), store)
+    assert len(ranker.remembered) == 3
+
+
+@pytest.mark.parametrize("address", ["nowhere://bucket/x", "s3://bucket/x"])
+def test_an_address_that_nobody_knows_is_one_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # not installed
+    with pytest.raises(RNXError, match=r"cannot be used .*s3fs") as error:
+        MemoryStore(address)
+    assert "\n" not in str(error.value)
+
+
+def test_a_closed_store_of_objects_goes_on_in_ram(address: str) -> None:
+    store = MemoryStore(address)
+    store.close()
+    _works_in_ram(store)
