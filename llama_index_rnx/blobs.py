@@ -191,7 +191,8 @@ class RemoteBlobs:
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         paths = {self._path(key): key for key in keys}
-        got = self._in_time("read", lambda: self._get(list(paths)), {}) if paths else {}
+        nothing: dict[str, bytes] = {}
+        got = self._in_time("read", lambda: self._get(list(paths)), nothing) if paths else nothing
         found = {paths[path]: framed[_CRC_BYTES:] for path, framed in got.items() if _is_framed(paths[path], framed)}
         self._note(found)
         return found
@@ -205,7 +206,12 @@ class RemoteBlobs:
 
     def write(self, blobs: Mapping[bytes, bytes]) -> None:
         framed = {self._path(key): checksum(key, data).to_bytes(_CRC_BYTES, "big") + data for key, data in blobs.items()}
-        if self._in_time("written", lambda: self._put(framed) or True, False):
+
+        def put() -> bool:
+            self._put(framed)
+            return True
+
+        if self._in_time("written", put, False):
             self._note(blobs)
 
     def close(self) -> None:

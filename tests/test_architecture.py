@@ -75,7 +75,7 @@ def test_memory_knows_no_ranker_and_no_node() -> None:
         "llama_index_rnx.blobs",
         *(f"llama_index_rnx.blobs.{name}" for name in ("FILE_NAME", "Blobs", "blobs_at")),
     }
-    assert importers("fsspec") == importers("sqlite3") == {"blobs.py"}
+    assert importers("fsspec") == {"blobs.py"}
 
 
 def test_rankers_know_no_nodes_and_no_collection() -> None:
