@@ -35,6 +35,7 @@ QUIET = {  # offline, without bars, and without the hint that tqdm would be pret
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore:IProgress",
+    "PYTHONPATH": os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]),  # training/ lies beside the package
 }
 ABSOLUTE = re.compile(r"(?<![\w.:/<])/(?:home|root|tmp|work|usr|Users|opt|var)/[\w.-]+")
 
