@@ -1,19 +1,21 @@
 """What a large index costs: bytes a node, int8 against full vectors, gRPC against REST, one worker against two.
 
-    RNX_DATA=DIR python -m benchmarks.scale memories [--limit N]                      bytes of a text, a picture, a page
-    RNX_DATA=DIR python -m benchmarks.scale quantization --server URL --work DIR      recall and bytes of int8, with rescoring
-    python -m benchmarks.scale wire --server URL [--rounds N]                         upload and search, in turn
-    python -m benchmarks.scale workers --server URL --work DIR [--rounds N]           `rnx index` with --workers 1 and 2
+    RNX_DATA=DIR python -m benchmarks.scale payloads [--limit N]            what Qdrant keeps of a node, without vectors
+    RNX_DATA=DIR python -m benchmarks.scale memories [--limit N]            bytes of a text, a picture, a page
+    python -m benchmarks.scale quantization --server URL --vectors FILE     recall of int8, alone and rescored
+    python -m benchmarks.scale wire --server URL [--rounds N]               upload and search, in turn
+    python -m benchmarks.scale workers --server URL [--rounds N]            `rnx index` with --workers 1 and 2
 
-`memories` and `quantization` read passages of TREC DL19 and DL21, Flickr8k dev and the pages of mmdocir. `wire` writes random
-vectors, whose values its times do not depend on. URL is that of a Qdrant server to try things on: collections are made and
-removed there. Ratios are of medians of runs that were taken in turn.
+`payloads` and `memories` read passages of TREC DL19 and DL21, Flickr8k dev and the pages of mmdocir. `quantization` asks with
+500 vectors of the file for their neighbours among the others. `wire` writes random vectors: its times do not depend on them.
+URL is that of a Qdrant server to try things on: collections are made and removed there. Ratios are of runs taken in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import statistics
@@ -28,40 +30,57 @@ import numpy as np
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import BaseNode, ImageNode, TextNode
 from qdrant_client import QdrantClient, models
+from safetensors.numpy import load_file
 from safetensors.torch import save
 
-from llama_index_rnx import NodeCollection, RNXEmbedding, Storage
+from llama_index_rnx import NodeCollection, RNXEmbedding, Storage, bm25
 from llama_index_rnx.candidates import Query, candidate_of
-from llama_index_rnx.collection import IMAGE, TEXT
-from llama_index_rnx.embed import embed_query
+from llama_index_rnx.collection import TEXT, _Entry, _settings
 from llama_index_rnx.files import SourceFile, nodes_of
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.base import recall
 from training.lists import data_folder, rows, trec
 
 DIMENSIONS, WRITTEN, ASKED = 768, 2_000, 100
+HELD_OUT = 500
 WORDS = "river engine market protein glacier treaty violin harvest battery orbit fabric senate copper forest signal".split()  # noqa: SIM905
 
 
 def main() -> None:
     """Runs one part and prints its lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["memories", "quantization", "wire", "workers"])
+    parser.add_argument("part", choices=["payloads", "memories", "quantization", "wire", "workers"])
     parser.add_argument("--server", default="http://127.0.0.1:6333")
     parser.add_argument(
         "--work", type=Path, default=Path("scale-work"), help="memories and files that are kept for the next run"
     )
+    parser.add_argument("--vectors", type=Path, help='a safetensors file with "vectors" [N, D], at unit length')
     parser.add_argument("--limit", type=int, default=12_000, help="nodes of a kind")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    if args.part == "memories":
+    if args.part == "payloads":
+        payloads(args.limit)
+    elif args.part == "memories":
         memories(args.work, args.limit)
     elif args.part == "quantization":
-        quantization(args.server, args.work, args.limit)
+        quantization(args.server, args.vectors)
     elif args.part == "wire":
         wire(args.server, args.rounds)
     else:
         workers(args.server, args.work, args.rounds)
+
+
+def payloads(limit: int) -> None:
+    """Bytes of the payload as JSON, and distinct stems for BM25; no model is asked."""
+    for kind, nodes in (("text", passages()), ("picture", photographs()), ("page", pages())):
+        found = [_Entry(node=node, candidate=candidate_of(node), stamp=None) for node in itertools.islice(nodes, limit)]
+        sizes = [len(json.dumps(one.payload, ensure_ascii=False).encode()) for one in found]
+        stems = [len(bm25.document_vector(one.candidate.text)[0]) for one in found]
+        text = [len(one.candidate.text.encode()) for one in found]
+        print(
+            f"{kind}: {len(found)} nodes, {statistics.mean(sizes):.0f} bytes of payload, of them "
+            f"{statistics.mean(text):.0f} of text; {statistics.mean(stems):.0f} stems"
+        )
 
 
 def memories(work: Path, limit: int) -> None:
@@ -82,24 +101,24 @@ def memories(work: Path, limit: int) -> None:
     store.close()
 
 
-def quantization(server: str, work: Path, limit: int) -> None:
-    """Recall@10 and @100 of the dense vectors' search against the exact one, by int8 alone, rescored, and by full vectors."""
+def quantization(server: str, file: Path) -> None:
+    """Recall@10 and @100 against the exact search, by int8 alone, rescored, and by full vectors."""
     client = QdrantClient(url=server, check_compatibility=False, timeout=300)
-    embedding = RNXEmbedding()
-    questions = [of.query for name in ("dl19", "dl21") for of in trec(name, ["bm25"])]
-    captions = [row["captions"][0] for row in rows(data_folder() / "flickr8k" / "dev.jsonl.gz")][:200]
-    asked = {TEXT: questions, IMAGE: captions}
-    vectors = {kind: [embed_query(embedding, Query(text=text)) for text in texts] for kind, texts in asked.items()}
+    vectors = load_file(file)["vectors"]
+    vectors = vectors[np.random.default_rng(0).permutation(len(vectors))]
+    wanted, kept = vectors[:HELD_OUT].tolist(), vectors[HELD_OUT:]
     for name, storage in (("full", Storage()), ("int8", Storage(quantization="int8"))):
-        collection = NodeCollection(
-            server, name=f"scale-{name}", embedding=embedding, storage=storage, memory_path=work / "memories"
-        )
-        collection.add([*itertools.islice(passages(), limit), *itertools.islice(photographs(), limit)])
-        indexed_whole(client, collection.name)
-        for kind, wanted in vectors.items():
-            for label, params in settings(quantized=name == "int8"):
-                print(f"{name:5} {kind:5} {label:28} {compared(client, collection.name, kind, wanted, params)}")
-        collection.close()
+        client.delete_collection(f"scale-{name}")
+        client.create_collection(f"scale-{name}", **_settings(storage, kept.shape[1], "of a file"))
+        for start in range(0, len(kept), 1_000):
+            part = enumerate(kept[start : start + 1_000].tolist(), start=start)
+            points = [models.PointStruct(id=number, vector={TEXT: vector}) for number, vector in part]
+            client.upsert(f"scale-{name}", points=points, wait=True)
+        indexed_whole(client, f"scale-{name}")
+        for label, params in settings(quantized=name == "int8"):
+            print(f"{name:5} {label:28} {compared(client, f'scale-{name}', wanted, params)}", flush=True)
+    for name in ("full", "int8"):
+        client.delete_collection(f"scale-{name}")
 
 
 def settings(quantized: bool) -> Iterator[tuple[str, models.SearchParams]]:
@@ -114,14 +133,14 @@ def settings(quantized: bool) -> Iterator[tuple[str, models.SearchParams]]:
         yield f"rescored, oversampling {oversampling}", models.SearchParams(quantization=rescored)
 
 
-def compared(client: QdrantClient, name: str, kind: str, wanted: Sequence[list[float]], params: models.SearchParams) -> str:
+def compared(client: QdrantClient, name: str, wanted: Sequence[list[float]], params: models.SearchParams) -> str:
     """Recall against the exact search, and the milliseconds of a query."""
     shares: dict[int, list[float]] = {10: [], 100: []}
     seconds = []
     for vector in wanted:
-        exact = found(client, name, kind, vector, models.SearchParams(exact=True, quantization=FULL))
+        exact = found(client, name, vector, models.SearchParams(exact=True, quantization=FULL))
         start = time.perf_counter()
-        ours = found(client, name, kind, vector, params)
+        ours = found(client, name, vector, params)
         seconds.append(time.perf_counter() - start)
         for depth, kept in shares.items():
             kept.append(len({*exact[:depth]} & {*ours[:depth]}) / len(exact[:depth]))
@@ -132,9 +151,9 @@ def compared(client: QdrantClient, name: str, kind: str, wanted: Sequence[list[f
 FULL = models.QuantizationSearchParams(ignore=True)
 
 
-def found(client: QdrantClient, name: str, kind: str, vector: list[float], params: models.SearchParams) -> list[str]:
+def found(client: QdrantClient, name: str, vector: list[float], params: models.SearchParams) -> list[str]:
     """The ids of the nearest hundred."""
-    points = client.query_points(name, query=vector, using=kind, limit=100, search_params=params, with_payload=False).points
+    points = client.query_points(name, query=vector, using=TEXT, limit=100, search_params=params, with_payload=False).points
     return [str(point.id) for point in points]
 
 

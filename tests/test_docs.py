@@ -128,6 +128,7 @@ def commands() -> Any:
 
 def spoken_commands(text: str) -> Iterator[list[str]]:
     """`rnx index ... --to X` as it stands in a block or in the prose: the words from `rnx` on."""
+    text = text.replace("\\\n", " ")  # a line that goes on in the next
     spoken = re.findall(r"^\s*(?:\$ )?rnx ([^\n#]*)", text, re.MULTILINE) + re.findall(r"`rnx ([^`]*)`", text)
     yield from (words.replace("\\", " ").split() for words in spoken)
 
