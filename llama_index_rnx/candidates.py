@@ -303,7 +303,8 @@ def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) 
 
 
 def short(label: str) -> str:
-    """For messages: a path of 5,000 letters would bury what is wrong with it."""
+    """For messages: in one line, whatever a document says its picture is called, and no longer than 300 letters."""
+    label = " ".join(label.split())
     return label if len(label) <= 300 else f"{label[:140]} ... {label[-140:]}"
 
 

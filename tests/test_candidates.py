@@ -352,7 +352,7 @@ def test_image_document_and_node_bytes_are_decoded() -> None:
         assert colour_of(image.load()) == "blue"
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev", "a\0b", "x" * 5_000, "\ud800.png", "file://[/a"])
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev", "a\0b", "x" * 5_000, "\ud800.png", "file://[/a", "a\nb.png"])
 def test_a_path_that_is_no_file(path: str) -> None:
     """A device would be read for ever; a zero byte is refused by the system itself with another error."""
     with pytest.raises(ImageError) as caught:
