@@ -35,5 +35,6 @@ curriculum=($py -m training.curriculum --data "$RNX_DATA" --work "$out/run" --ca
 "${curriculum[@]}" --to llama_index_rnx/models/rnx-mini
 $py -m training.progress "$out/run/results.jsonl" --to "$out/progress.png"
 
+# Everything in a few steps, to see that it runs: "${curriculum[@]}" --scale 0.02 --pictures 500
 # What each stage is worth: the same without it (shares what comes before it). Hours more:
 #   "${curriculum[@]}" --without each
