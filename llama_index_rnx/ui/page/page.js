@@ -91,6 +91,8 @@ class Turn {
     this.wait.remove();
     const pieces = this.text.split(/\[(\d{1,2})\]/); // text, number, text, ...
     this.answer.replaceChildren(...pieces.map((piece, i) => (i % 2 ? this.cite(Number(piece)) : piece)));
+    const first = Number(pieces[1]) - 1; // what the answer rests on is seen beside it
+    if (!this.cited && this.hits[first]) look(this, first, false), (this.cited = true);
   }
 
   cite(rank) {
