@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from llama_index.core.schema import (
     RelatedNodeInfo,
     TextNode,
 )
+from qdrant_client import QdrantClient
 
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import PageNode, Query, candidate_of
@@ -178,16 +180,14 @@ def test_a_node_with_a_class_of_its_own_comes_back_as_its_base(stored: Callable[
     assert (back.node_id, back.get_content(), back.metadata) == ("own", "words", {"a": 1})
 
 
-def test_the_stored_payload_holds_an_image_once(tmp_path: Path) -> None:
-    import json
-
+def test_the_stored_payload_holds_an_image_once() -> None:
     big = image_base64(RED, size=(300, 300), format="BMP")
     for node in (ImageNode(image=big), ImageDocument(image=big), Node(image_resource=MediaResource(data=big.encode()))):
-        collection = NodeCollection(":memory:", embedding=FakeEmbedding())
-        collection.add([node])
-        points, _ = collection._client.scroll("rnx", with_payload=True)
+        client = QdrantClient(":memory:")
+        NodeCollection(client, embedding=FakeEmbedding()).add([node])
+        points, _ = client.scroll("rnx", with_payload=True)
         assert json.dumps(points[0].payload).count(big) == 1
-        collection.close()
+        client.close()
 
 
 def test_an_embedding_that_a_node_brings_is_not_stored_and_not_lost_to_the_caller() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from llama_index_rnx.rankers.mini.reader import (
+    KindCalibration,
     QueryStates,
     Reader,
     ReaderConfig,
@@ -57,6 +58,17 @@ def test_a_picture_needs_no_text(trained: Reader, query: QueryStates, memories: 
     assert scores.shape == (3,)
     assert scores.isfinite().all()
     assert trained(query, collate([None], SMALL, has_image[:1], logits[:1])).isfinite().all()
+
+
+def test_what_is_both_answers_by_its_text_or_by_its_picture(memories: list[TextMemory]) -> None:
+    batch = collate([memories[0], memories[0], memories[0], None], SMALL, torch.tensor([0, 1, 1, 1]).bool(), torch.zeros(4))
+    batch = replace(batch, image_logit=torch.tensor([0.0, -9.0, 5.0, -9.0]))
+    text, blank, shown, alone = KindCalibration(replace(SMALL, picture_bias=3.0))(torch.full((4,), -2.0), batch).tolist()
+    assert text == -2.0
+    assert blank == pytest.approx(-2.0, abs=0.01)  # a picture that says nothing
+    assert blank > text
+    assert shown == pytest.approx(5.0, abs=0.01)
+    assert alone == -6.0
 
 
 def test_remember_keeps_within_the_slots_and_unit_length(reader: Reader) -> None:

@@ -226,6 +226,8 @@ class Answers:
         self.faults, self.asked = list(faults), 0
         self._client = None
 
+    def close(self) -> None: ...
+
     def count(self) -> str:
         self.asked += 1
         if self.faults:
