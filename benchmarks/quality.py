@@ -1,9 +1,11 @@
 """Quality of the shipped model on the development sets, through the public API alone: index, retrieve, rerank.
 
+    python -m benchmarks.quality demo
     RNX_DATA=DIR python -m benchmarks.quality flickr8k|mmdocir [--limit N]
     RNX_DATA=DIR python -m benchmarks.quality dl19 [--limit N] [--window N] [--windows sliding|parallel]
 
-`flickr8k` dev: 1,000 photographs, 5,000 captions as queries, the retriever's order and its top 20 reranked, R@1/5/10.
+`demo`: the questions of the demo's corpus, where texts, PDF pages and pictures stand in one list, R@1 by the kind of the right
+answer. `flickr8k` dev: 1,000 photographs, 5,000 captions as queries, the retriever's order and its top 20 reranked, R@1/5/10.
 `dl19`: TREC DL19, BM25's top 100 reranked, nDCG@10, whole or in smaller windows. `mmdocir`: 26 documents, each indexed alone,
 question -> page, R@1/3/5; also the pages' texts without their images. Gains come with a 95 % interval by paired bootstrap over
 the queries.
@@ -12,13 +14,18 @@ the queries.
 from __future__ import annotations
 
 import argparse
+import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBundle, TextNode
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
-from llama_index_rnx.files import SourceFile, nodes_of
+from llama_index_rnx.demo_corpus import build_corpus
+from llama_index_rnx.files import SourceFile, index_paths, nodes_of
 from llama_index_rnx.progress import progress_bar
 from llama_index_rnx.rerank import Windows
 from training.evaluate import NDCG10, Run, bootstrap, evaluate, mean
@@ -31,7 +38,7 @@ Ranks = list[int | None]  # of the first right answer, from 1; None where it was
 def main() -> None:
     """Runs one set and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=["flickr8k", "dl19", "mmdocir"])
+    parser.add_argument("set", choices=["demo", "flickr8k", "dl19", "mmdocir"])
     parser.add_argument("--limit", type=int, help="only the first queries (flickr8k) or documents (mmdocir)")
     parser.add_argument("--window", type=int, help="dl19: candidates read at once; default: the whole list")
     parser.add_argument("--windows", choices=["sliding", "parallel"], default="sliding", help="dl19: how such windows are read")
@@ -39,7 +46,27 @@ def main() -> None:
     if args.set == "dl19":
         dl19(args.limit, args.window, args.windows)
     else:
-        {"flickr8k": flickr8k, "mmdocir": mmdocir}[args.set](args.limit)
+        {"demo": demo, "flickr8k": flickr8k, "mmdocir": mmdocir}[args.set](args.limit)
+
+
+def demo(limit: int | None) -> None:
+    """Question -> the note, PDF page or picture that answers it, all kinds in one list of 100."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        build_corpus(folder)
+        collection = NodeCollection(":memory:")
+        index_paths(collection, [folder / "corpus"])
+        asked = [json.loads(line) for line in (folder / "queries" / "questions.jsonl").read_text().splitlines()][:limit]
+        queries = [(row["query"], set(row["answers"])) for row in asked]
+        found = list(_searched(RNXRetriever(collection, top_k=100), RNXRerank(top_n=100), queries))
+    ranks: dict[str, tuple[Ranks, Ranks]] = defaultdict(lambda: ([], []))
+    for (_, right), (before, after) in zip(queries, found, strict=True):
+        for kind in (" or ".join(sorted({_kind(docid) for docid in right})), "all"):
+            ranks[kind][0].append(before)
+            ranks[kind][1].append(after)
+    for kind, (before_all, after_all) in sorted(ranks.items()):
+        print(f"demo, {len(before_all)} questions, answered by: {kind}")
+        _print_recalls(before_all, after_all, at=(1, 5))
 
 
 def flickr8k(limit: int | None) -> None:
@@ -103,6 +130,12 @@ def _pages(document: dict[str, Any]) -> list[BaseNode]:
     for number, page in enumerate(pages, start=1):
         page.id_ = str(number)
     return pages
+
+
+def _kind(docid: str) -> str:
+    if "#" in docid:
+        return "page"
+    return "text" if docid.endswith(".md") else "picture"
 
 
 def _text_alone(page: BaseNode) -> BaseNode:
