@@ -40,7 +40,7 @@ class DemoQuery:
 
 QUERIES = (
     DemoQuery(about="answered by a text", text="Why does our heat pump use so much electricity on damp winter days?"),
-    DemoQuery(about="answered by a photograph", text="an espresso in a red cup on a wooden table"),
+    DemoQuery(about="answered by a photograph", text="a rocket ready for launch"),
     DemoQuery(about="answered by a chart", text="How much electricity came from solar and wind in each month?"),
     DemoQuery(about="a picture as the query: part of one that is indexed, askew and brighter", image=PICTURE_QUERY),
 )

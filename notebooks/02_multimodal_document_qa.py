@@ -125,8 +125,8 @@ for (query, _), before, after in zip(asked, *found["pages with a text layer"], s
 
 # %% [markdown]
 # On a handful of pages whose words differ this much, BM25 and dense vectors leave little to gain, and a reranker can lose
-# what was right. On mmdocir, 157 questions to pages of 26 PDFs, the first page was right for 38.9 % of the retriever's lists
-# and 45.2 % of the reranked ones, a gain within noise (+6.4 [-0.6, +13.4]; development split,
+# what was right. On mmdocir, 157 questions to pages of 26 PDFs, the first page was right for 43.9 % of the retriever's lists
+# and 47.8 % of the reranked ones, a gain within noise (+3.8 [-2.6, +10.2]; development split,
 # `python -m benchmarks.quality mmdocir`, 2026-11-23).
 #
 # ## Now without the text layer
@@ -153,8 +153,8 @@ for name, (before, after) in found.items():
 #
 # * documents with a text layer: good;
 # * scans: **run OCR first**, or use a vision-language model that reads (the one line at the top);
-# * the page's picture adds nothing to its text layer yet. On mmdocir pages are found *better* by their text alone (49.0 %
-#   against 38.9 %, the same command and date).
+# * the page's picture adds nothing to its text layer yet. On mmdocir the retriever finds pages *better* by their text alone
+#   (47.8 % against 43.9 %, the same command and date).
 #
 # Why keep the pictures, then? Because the language model that answers wants to see the chart, and you want to see the page.
 #

@@ -36,8 +36,9 @@ plt.rcParams |= {"axes.grid": True, "grid.alpha": 0.25, "font.size": 9}
 # ## A collection and questions
 #
 # The demo's corpus: notes, PDF pages, photographs, paintings, charts. Its questions were written by people who knew the
-# corpus but not what any model would answer, and nothing was tuned on them; every second one is asked, for time. With 114
-# nodes this shows *how things behave*; how good the model is stands in the benchmarks, on collections that others made.
+# corpus, and one number of `rnx-mini` was chosen on them (how pictures compare with texts), so they flatter it; every second one
+# is asked, for time. With 114 nodes this shows *how things behave*; how good the model is stands in the benchmarks, on
+# collections that others made.
 
 # %%
 work = Path("work")
@@ -148,8 +149,8 @@ for name, only in (("texts and pages", textual), ("pictures", pictorial)):
 # merges the kinds by rank and puts pictures below any text that shares a word. Only a model that reads texts and pictures
 # *in one list* can say that this time the photograph is the answer.
 #
-# **Texts** tell the opposite story, and you should hear it: here the retriever was right almost nine times in ten, because
-# these questions share their rare words with the one note that answers them, and the reranker loses more than it wins. A
+# **Texts** tell another story, and you should hear it: here the retriever was right almost nine times in ten, because
+# these questions share their rare words with the one note that answers them, and the reranker wins one and loses one. A
 # strong first stage on an easy collection needs no second one. Where the first stage is weak it is another matter: over
 # BM25's top 100 on TREC DL19 the same model lifts nDCG@10 from .506 to .717 (development split,
 # `python -m benchmarks.quality dl19`, 2026-11-23). **Measure on your own questions before you deploy either.**
@@ -181,7 +182,7 @@ for size in (10_000, 1_000_000):
 #
 # The paper asks one question more: may both stages share their weights (JOINT), or should they be apart (SEP)? `rnx-mini`
 # shares its towers, so that a node is read once for both. `training/` can train either (`python -m training.cooperation`);
-# our own table of the two is still owed, see `training/LOG.md`.
+# a small table of the two stands in `training/LOG.md` and `training/README.md`.
 
 # %%
 collection.close()
