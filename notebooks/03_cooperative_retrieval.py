@@ -36,8 +36,8 @@ plt.rcParams |= {"axes.grid": True, "grid.alpha": 0.25, "font.size": 9}
 # ## A collection and questions
 #
 # The demo's corpus: notes, PDF pages, photographs, paintings, charts. Its questions were written by people who knew the
-# corpus, and one number of `rnx-mini` was chosen on them (how pictures compare with texts), so they flatter it; every second one
-# is asked, for time. With 114 nodes this shows *how things behave*; how good the model is stands in the benchmarks, on
+# corpus, and one number of `rnx-mini` was chosen on them (how pictures compare with texts), so they flatter it; every second
+# one is asked, for time. With 114 nodes this shows *how things behave*; how good the model is stands in the benchmarks, on
 # collections that others made.
 
 # %%
