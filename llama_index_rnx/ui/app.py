@@ -54,7 +54,7 @@ class Desk:
     def __init__(
         self, collection: NodeCollection, library: Library, begin: Callable[[], RNXChatEngine], limits: PageLimits
     ) -> None:
-        self.collection, self.library, self.limits = collection, library, limits
+        self.collection, self.documents, self.limits = collection, library, limits
         self.conversations, self.threads = Conversations(begin), Threads()
         engine = begin()
         self.writer = None if engine.quotes else engine.writer
@@ -62,13 +62,13 @@ class Desk:
 
     def state(self) -> dict[str, Any]:
         """What the page shows of the index."""
-        entries = self.library.entries()
+        entries = self.documents.entries()
         return {
-            "nodes": len(self.library),
+            "nodes": len(self.documents),
             "files": [entry.to_dict() for entry in entries[-FILES_SHOWN:]],
-            "more": self.library.unlisted + max(0, len(entries) - FILES_SHOWN),
+            "more": self.documents.unlisted + max(0, len(entries) - FILES_SHOWN),
             "writer": self.writer,
-            "max_bytes": self.library.max_bytes,
+            "max_bytes": self.documents.max_bytes,
         }
 
     def picture(self, node_id: str, side: int) -> bytes:
@@ -164,13 +164,13 @@ def _forget(request: Request) -> JSONResponse:
 
 async def _upload(request: Request) -> JSONResponse:
     desk, length = _desk(request), request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > desk.library.max_bytes:
-        raise Refused(413, f"the file has more than {desk.library.max_bytes >> 20} MiB; choose a smaller one.")
+    if not length.isdigit() or int(length) > desk.documents.max_bytes:
+        raise Refused(413, f"the file has more than {desk.documents.max_bytes >> 20} MiB; choose a smaller one.")
     if desk.uploads >= desk.limits.uploads:
         raise Refused(503, f"{desk.uploads} files are on their way already; try again in a moment.")
     desk.uploads += 1
     try:
-        with desk.library.receive(unquote(request.headers.get("x-file-name", ""))) as upload:
+        with desk.documents.receive(unquote(request.headers.get("x-file-name", ""))) as upload:
             async for data in _arriving(request, desk.limits.pause):
                 await asyncio.to_thread(upload.write, data)
             entry, again = await asyncio.to_thread(upload.finish)
