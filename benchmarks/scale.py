@@ -2,13 +2,13 @@
 
     RNX_DATA=DIR python -m benchmarks.scale payloads [--limit N]            what Qdrant keeps of a node, without vectors
     RNX_DATA=DIR python -m benchmarks.scale memories [--limit N]            bytes of a text, a picture, a page
-    python -m benchmarks.scale quantization --server URL --vectors FILE     recall of int8, alone and rescored
+    RNX_DATA=DIR python -m benchmarks.scale quantization --server URL       recall of int8, alone and rescored
     python -m benchmarks.scale wire --server URL [--rounds N]               upload and search, in turn
     python -m benchmarks.scale workers --server URL [--rounds N]            `rnx index` with --workers 1 and 2
 
-`payloads` and `memories` read passages of TREC DL19 and DL21, Flickr8k dev and the pages of mmdocir. `quantization` asks with
-500 vectors of the file for their neighbours among the others. `wire` writes random vectors: its times do not depend on them.
-URL is that of a Qdrant server to try things on: collections are made and removed there. Ratios are of runs taken in turn.
+`payloads` and `memories` read passages of TREC DL19 and DL21, Flickr8k dev and the pages of mmdocir. `quantization` takes the
+vectors of those passages, kept below --work for the next time, and asks with 500 of them for their neighbours among the others. `wire` writes random
+vectors: its times do not depend on them. URL is that of a Qdrant server to try things on: collections are made and removed there. Ratios are of runs taken in turn.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import BaseNode, ImageNode, TextNode
 from qdrant_client import QdrantClient, models
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from safetensors.torch import save
 
 from llama_index_rnx import NodeCollection, RNXEmbedding, Storage, bm25
@@ -54,7 +54,6 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("scale-work"), help="memories and files that are kept for the next run"
     )
-    parser.add_argument("--vectors", type=Path, help='a safetensors file with "vectors" [N, D], at unit length')
     parser.add_argument("--limit", type=int, default=12_000, help="nodes of a kind")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -63,7 +62,7 @@ def main() -> None:
     elif args.part == "memories":
         memories(args.work, args.limit)
     elif args.part == "quantization":
-        quantization(args.server, args.vectors)
+        quantization(args.server, args.work, args.limit)
     elif args.part == "wire":
         wire(args.server, args.rounds)
     else:
@@ -101,10 +100,10 @@ def memories(work: Path, limit: int) -> None:
     store.close()
 
 
-def quantization(server: str, file: Path) -> None:
+def quantization(server: str, work: Path, limit: int) -> None:
     """Recall@10 and @100 against the exact search, by int8 alone, rescored, and by full vectors."""
     client = QdrantClient(url=server, check_compatibility=False, timeout=300)
-    vectors = load_file(file)["vectors"]
+    vectors = passage_vectors(work / f"passages-{limit}.safetensors", limit)
     vectors = vectors[np.random.default_rng(0).permutation(len(vectors))]
     wanted, kept = vectors[:HELD_OUT].tolist(), vectors[HELD_OUT:]
     for name, storage in (("full", Storage()), ("int8", Storage(quantization="int8"))):
@@ -119,6 +118,16 @@ def quantization(server: str, file: Path) -> None:
             print(f"{name:5} {label:28} {compared(client, f'scale-{name}', wanted, params)}", flush=True)
     for name in ("full", "int8"):
         client.delete_collection(f"scale-{name}")
+
+
+def passage_vectors(file: Path, limit: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The dense vectors of up to `limit` passages by rnx-mini, [N, 768] at unit length; from the file if it is there."""
+    if not file.is_file():
+        embedding, texts = RNXEmbedding(), [node.get_content() for node in itertools.islice(passages(), limit)]
+        found = [vector for part in parts(texts, 256) for vector in embedding.get_text_embedding_batch(list(part))]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"vectors": np.array(found, np.float32)}, file)
+    return load_file(file)["vectors"]
 
 
 def settings(quantized: bool) -> Iterator[tuple[str, models.SearchParams]]:

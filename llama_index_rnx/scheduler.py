@@ -2,19 +2,22 @@
 
 Nobody waits for company: who finds the model free reads at once, and whoever comes meanwhile is read together by the next
 of them. So a lone query is as fast as without this file, and under load the forwards fill up by themselves.
+
+The model itself runs on a few threads of its own (`Desk`), however many callers there are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.memory import Memory
@@ -23,12 +26,38 @@ from llama_index_rnx.rankers.base import Ask, BatchRanker, Ranker, score_windows
 WINDOWS_AT_ONCE = 64  # of one read; the ranker itself splits what does not fit its memory
 CALLERS = 64  # threads for async callers; all but one of them wait
 Found = TypeVar("Found")
+Given = ParamSpec("Given")
 
 _left: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("left", default=None)
 
 
 class CallerLeftError(BaseException):
     """The caller was cancelled while its windows waited; nobody is there to see this."""
+
+
+class Desk:
+    """The few threads on which a model works; who brings work waits for it.
+
+    Not the callers' own threads: libraries keep scratch memory for every thread that ever multiplied with them, 5 to 10 MB
+    with rnx-mini, so that 64 callers once would have cost half a GiB for good.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads, self._lock = threads, threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = 0
+
+    def run(self, work: Callable[Given, Found], *args: Given.args, **kwargs: Given.kwargs) -> Found:
+        """What the work gives, or raises."""
+        return self._threads_of(os.getpid()).submit(work, *args, **kwargs).result()
+
+    def _threads_of(self, process: int) -> ThreadPoolExecutor:
+        """A fork has none of its parent's threads: it begins with new ones."""
+        with self._lock:
+            if self._pool is None or self._process != process:
+                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="rnx-model")
+                self._process = process
+            return self._pool
 
 
 @dataclass(kw_only=True)
@@ -80,7 +109,7 @@ class SharedRanker:
         self._readers = 1 if isinstance(ranker, BatchRanker) else max(1, int(getattr(ranker, "readers", 1)))
         if self._readers > 1:
             self._windows_at_once = 1
-        self._remembering = threading.Lock()
+        self._score_desk, self._remember_desk = Desk(self._readers), Desk(1)
 
     @property
     def name(self) -> str:
@@ -96,8 +125,7 @@ class SharedRanker:
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
         """As the ranker does, one caller at a time; scoring goes on meanwhile."""
-        with self._remembering:
-            return self._ranker.remember(candidates)
+        return self._remember_desk.run(self._ranker.remember, candidates)
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
         """One score a memory."""
@@ -147,7 +175,8 @@ class SharedRanker:
 
     def _read(self, batch: Sequence[_Call]) -> None:
         try:
-            found = score_windows(self._ranker, [ask for call in batch for ask in call.asks])
+            asks = [ask for call in batch for ask in call.asks]
+            found = self._score_desk.run(score_windows, self._ranker, asks)
         except Exception as error:
             if len(batch) > 1:
                 for call in batch:
@@ -173,7 +202,7 @@ async def in_thread(work: Callable[[], Found], ended: Callable[[], None] | None 
     """
     left, context, loop = threading.Event(), contextvars.copy_context(), asyncio.get_running_loop()
     context.run(_left.set, left)
-    future = _callers().submit(context.run, work)
+    future = _callers(os.getpid()).submit(context.run, work)
     if ended is not None:
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended))
     try:
@@ -184,6 +213,9 @@ async def in_thread(work: Callable[[], Found], ended: Callable[[], None] | None 
 
 
 @cache
-def _callers() -> ThreadPoolExecutor:
-    """More threads than asyncio's own pool has: those that wait cost nothing, and only who waits can be read together."""
+def _callers(process: int) -> ThreadPoolExecutor:
+    """More threads than asyncio's own pool has: those that wait cost nothing, and only who waits can be read together.
+
+    By process, as a fork has none of its parent's threads.
+    """
     return ThreadPoolExecutor(max_workers=CALLERS, thread_name_prefix="rnx")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -204,3 +206,52 @@ def test_a_ranker_may_be_read_side_by_side() -> None:
         inner.gate.release(9)
         assert [one.result() for one in found] == [[97.0], [98.0], [99.0], [100.0]]
     assert sorted(inner.reads) == ["a", "b", "c", "d"]
+
+
+class Threads:
+    """Notes on which thread it works."""
+
+    name, fingerprint, window, readers = "threads", "threads", 20, 2
+
+    def __init__(self) -> None:
+        self.remembered: set[int] = set()
+        self.scored: set[int] = set()
+
+    def remember(self, candidates: Sequence[Any]) -> list[Any]:
+        self.remembered.add(threading.get_ident())
+        return [{} for _ in candidates]
+
+    def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+        time.sleep(0.001)
+        self.scored.add(threading.get_ident())
+        return [0.0] * len(memories)
+
+
+def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None:
+    inner = Threads()
+    shared = SharedRanker(inner)
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda _: shared.score(TEXTS["a"], shared.remember([object()])), range(64)))  # type: ignore[list-item]
+    assert len(inner.remembered) == 1
+    assert 1 <= len(inner.scored) <= Threads.readers
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is a matter of Unix")
+def test_a_fork_of_a_process_that_has_ranked_ranks_too() -> None:
+    """As servers do that load first and fork then: none of the parent's threads are there."""
+    shared = SharedRanker(Threads())
+    assert shared.score(TEXTS["a"], shared.remember([object()])) == [0.0]  # type: ignore[list-item]
+    asyncio.run(in_thread(lambda: None))
+    child = os.fork()
+    if child == 0:
+        _exit_after(lambda: asyncio.run(in_thread(lambda: shared.score(TEXTS["b"], shared.remember([object()])))))  # type: ignore[list-item]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _exit_after(work: Callable[[], Any]) -> None:
+    """Whatever happens, the child never goes on with the tests."""
+    signal.alarm(20)
+    try:
+        os._exit(0 if work() == [0.0] else 1)
+    finally:
+        os._exit(2)
