@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 QDRANT := .cache/qdrant/qdrant
 SCHEMATHESIS := .cache/schemathesis/bin/schemathesis
+S3 := .cache/s3/s3fs
 
 .PHONY: demo test docs stress lint types smoke qdrant bench notebooks clean
 
@@ -17,7 +18,7 @@ test: lint types
 docs: $(VENV)/installed-dev  ## out/docs/index.html; needs no network, and any warning is an error
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet -d out/doctrees docs out/docs
 
-stress: qdrant $(SCHEMATHESIS) $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
+stress: qdrant $(SCHEMATHESIS) $(S3) $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
 	$(BIN)/python -m pytest -m stress
 
 lint: $(VENV)/installed-dev
@@ -59,3 +60,6 @@ $(QDRANT):
 $(SCHEMATHESIS):  ## in an environment of its own: it asks for other versions than we do
 	$(PYTHON) -m venv .cache/schemathesis
 	.cache/schemathesis/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5
+
+$(S3): $(VENV)/installed  ## beside our packages for the processes that speak S3, which wants older ones of some
+	$(BIN)/pip install --quiet --disable-pip-version-check --target .cache/s3 s3fs==2026.9.0 "moto[s3,server]==5.2.5"

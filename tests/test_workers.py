@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QdrantServer, Rnx
+from conftest import QdrantServer, Rnx, free_port
 from fakes import BLUE, GREEN, RED, FakeEmbedding, write_image, write_pdf
 
 from llama_index_rnx import NodeCollection, RNXError, Storage
@@ -238,6 +240,30 @@ def test_a_killed_worker_is_named_and_the_next_run_completes(
     result = rnx(*command)
     assert f"{20 - half} nodes written" in result.err
     assert "20 nodes in" in result.err
+
+
+ACCELERATE = (
+    "accelerate.commands.launch --multi_gpu --mixed_precision no --dynamo_backend no --num_machines 1 --num_processes 2"
+)
+LAUNCHERS = [
+    pytest.param(f"{ACCELERATE} --main_process_port", id="accelerate"),
+    pytest.param("torch.distributed.run --nproc_per_node 2 --master_port", id="torchrun", marks=pytest.mark.stress),
+]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launched_processes_share_a_corpus(qdrant_server: QdrantServer, docs: Path, launcher: str, rnx: Rnx) -> None:
+    """The real launchers; without a GPU both processes run on the CPU."""
+    index = ["index", str(docs), "--to", qdrant_server.url, "--collection", f"workers-{next(_names)}"]
+    command = [sys.executable, "-m", *launcher.split(), str(free_port()), "-m", "llama_index_rnx.cli", *index]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    written = [int(count) for count in re.findall(r"(\d+) nodes written", done.stdout + done.stderr)]
+    assert len(written) == 2
+    assert sum(written) == 20
+    assert min(written) > 0
+    assert "0 nodes written" in rnx(*index).err
 
 
 @pytest.mark.parametrize(
