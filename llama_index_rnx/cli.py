@@ -21,6 +21,7 @@ from llama_index_rnx.errors import ImageError, RNXError
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
     from llama_index_rnx.collection import NodeCollection
     from llama_index_rnx.hits import Hit
+    from llama_index_rnx.rankers import Ranker
 
 app = typer.Typer(
     help="Multimodal listwise reranking: index texts and images, search them, best first.",
@@ -49,6 +50,17 @@ class Windows(StrEnum):
 Name = Annotated[str, typer.Option("--collection", help="Name of the Qdrant collection.")]
 From = Annotated[str, typer.Option("--from", help="The index: a folder, or the URL of a Qdrant server.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Write a TREC run to this file.")]
+COMPUTE = "How a ranker computes"
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", rich_help_panel=COMPUTE)]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=COMPUTE)]
+MaxPixels = Annotated[
+    int | None, typer.Option(min=1, help="Of a picture, for a vision-language model.", rich_help_panel=COMPUTE)
+]
+MaxTextTokens = Annotated[int | None, typer.Option(min=1, help="Of a text.", rich_help_panel=COMPUTE)]
+MemoryPath = Annotated[
+    str | None,
+    typer.Option(help="A folder or an address (s3://...) that keeps the memories for the next time.", rich_help_panel=COMPUTE),
+]
 TAG = "rnx"
 INTERRUPTED = 130
 LISTS_HELP = 'Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}'
@@ -92,14 +104,20 @@ def rerank(
     run: Annotated[Path, typer.Option("--run", help="Write a TREC run to this file.")],
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
     windows: Annotated[Windows, typer.Option(help="How a list longer than the ranker's window is read.")] = Windows.sliding,
-    memory_path: Annotated[Path | None, typer.Option(help="A folder that keeps the memories for the next time.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_pixels: MaxPixels = None,
+    max_text_tokens: MaxTextTokens = None,
+    memory_path: MemoryPath = None,
 ) -> None:
     """Rerank given lists and write a TREC run; every candidate of every list comes out."""
+    from llama_index_rnx import load_ranker
     from llama_index_rnx.lists import rank_lists, read_lists
 
     rows, faults = read_lists(lists), list[str]()
     with _trec_file(run) as write:
-        for qid, ranked in rank_lists(rows, model, memory_path, faults, windows.value):
+        ranker = load_ranker(model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens)
+        for qid, ranked in rank_lists(rows, ranker, memory_path, faults, windows.value):
             write(qid, ranked)
     for fault in dict.fromkeys(faults):
         err.print(f"not seen: {fault}", markup=False)
@@ -116,6 +134,11 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at work or waiting; one more is sent away.")] = 32,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="For one request, waiting included.")] = 60.0,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_pixels: MaxPixels = None,
+    max_text_tokens: MaxTextTokens = None,
+    memory_path: MemoryPath = None,
 ) -> None:
     """Answer POST /rerank in the shape of Cohere and Jina, for texts and images."""
     from llama_index_rnx import load_ranker
@@ -126,7 +149,12 @@ def serve(
         raise RNXError(f"rnx serve needs {error.name}; install it with: pip install 'llama-index-rnx[serve]'") from error
 
     limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds)
-    run_server(create_app(lambda: load_ranker(model), limits=limits, api_key=api_key, allow_urls=allow_urls), host, port)
+
+    def load() -> Ranker:
+        return load_ranker(model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens)
+
+    made = create_app(load, limits=limits, api_key=api_key, allow_urls=allow_urls, memory_path=memory_path)
+    run_server(made, host, port)
 
 
 Llm = Annotated[str, typer.Option(help="Who answers: extract (quotes), smollm2, ranker, a .gguf file, or module:Class.")]

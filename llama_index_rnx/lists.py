@@ -13,7 +13,7 @@ from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking
 from llama_index_rnx.progress import progress_bar
-from llama_index_rnx.rankers import Ranker, load_ranker, recall
+from llama_index_rnx.rankers import Ranker, recall
 from llama_index_rnx.rerank import LISTS_AT_ONCE, Windows, rank, rank_many
 
 
@@ -77,8 +77,8 @@ def list_of(row: dict[str, Any], folder: Path, place: str) -> CandidateList:
 
 def rank_lists(
     lists: Sequence[CandidateList],
-    model: str = "rnx-mini",
-    memory_path: Path | None = None,
+    ranker: Ranker,
+    memory_path: str | None = None,
     faults: list[str] | None = None,
     windows: Windows = "sliding",
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
@@ -87,7 +87,7 @@ def rank_lists(
     A few lists are driven at once, so that their windows share forwards. A candidate whose image cannot be read is ordered by
     its text, or comes last; what was wrong is added to `faults`. A query whose image cannot be read keeps the given order.
     """
-    ranker, store = load_ranker(model), MemoryStore(memory_path)
+    store = MemoryStore(memory_path)
     faults = faults if faults is not None else []
     with progress_bar("reranking", len(lists), "lists") as advance:
         for start in range(0, len(lists), LISTS_AT_ONCE):

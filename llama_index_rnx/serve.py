@@ -195,9 +195,14 @@ def _shown(request: RerankRequest, place: int) -> dict[str, str] | None:
 
 
 def create_app(
-    load: Callable[[], Ranker], *, limits: Limits = Limits(), api_key: str | None = None, allow_urls: bool = False
+    load: Callable[[], Ranker],
+    *,
+    limits: Limits = Limits(),
+    api_key: str | None = None,
+    allow_urls: bool = False,
+    memory_path: str | None = None,
 ) -> FastAPI:
-    """The application; `load` is called once, when it starts.
+    """The application; `load` is called once, when it starts, and memories are kept at `memory_path` (see `MemoryStore`).
 
     Example:
         >>> from llama_index_rnx import load_ranker
@@ -209,8 +214,10 @@ def create_app(
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         ranker = await asyncio.to_thread(load)
-        app.state.service = Service(ranker, MemoryStore(), limits, allow_urls)
+        store = MemoryStore(memory_path)
+        app.state.service = Service(ranker, store, limits, allow_urls)
         yield
+        store.close()
 
     app = FastAPI(
         title="llama-index-rnx",

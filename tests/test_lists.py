@@ -101,13 +101,12 @@ def test_a_batch_of_searches_is_that_of_single_ones(tmp_path: Path) -> None:
     collection.close()
 
 
-def test_rows_are_ranked_a_few_at_once_around_broken_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_ranked_a_few_at_once_around_broken_pictures(tmp_path: Path) -> None:
     ranker, faults = SharingRanker(), list[str]()
-    monkeypatch.setattr("llama_index_rnx.lists.load_ranker", lambda _: ranker)
     (tmp_path / "bad.png").write_bytes(b"no picture")
     bad, good = file_source(tmp_path / "bad.png"), file_source(write_image(tmp_path / "red.png"))
     rows = [CandidateList(qid=str(i), query=query, candidates=found) for i, (query, found) in enumerate(LISTS * 2)]
-    expected = list(rank_lists(rows, windows="parallel"))
+    expected = list(rank_lists(rows, ranker, windows="parallel"))
     assert ranker.shared == [14, 4, 6, 2]  # eight lists, then the other two
     assert [qid for qid, _ in expected] == [row.qid for row in rows]
     odd = CandidateList(
@@ -120,7 +119,7 @@ def test_rows_are_ranked_a_few_at_once_around_broken_pictures(tmp_path: Path, mo
         ],
     )
     blind = CandidateList(qid="blind", query=Query(image=bad), candidates=odd.candidates)
-    found = list(rank_lists([*rows[:3], odd, blind], windows="parallel", faults=faults))
+    found = list(rank_lists([*rows[:3], odd, blind], ranker, windows="parallel", faults=faults))
     assert found[:3] == expected[:3]
     assert found[3] == ("odd", [("text", 1.0), ("seen", 1.0), ("gone", 1.0)])
     assert [docid for docid, _ in found[4][1]] == ["gone", "text", "seen"]

@@ -11,12 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import Rnx
 from fakes import BLUE, RED, FakeRanker, image_base64, write_image
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 
-from llama_index_rnx import RNXRerank, load_ranker
+from llama_index_rnx import RNXRerank, load_ranker, serve
 from llama_index_rnx.candidates import Candidate, Query, file_source
 from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.memory import FILE_NAME
 from llama_index_rnx.rankers import Ranker, remote
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.rankers.remote import RemoteRanker, endpoint, scores_of
@@ -313,6 +315,7 @@ def test_endpoints() -> None:
 
 def test_the_clients_of_others(mini_url: str) -> None:
     import cohere
+    from llama_index.postprocessor.cohere_rerank import CohereRerank
     from llama_index.postprocessor.jinaai_rerank import JinaRerank
 
     with httpx.Client(trust_env=False) as connection:
@@ -323,6 +326,28 @@ def test_the_clients_of_others(mini_url: str) -> None:
     jina = JinaRerank(api_key="none", base_url=f"{mini_url}/v1", top_n=1)
     assert jina.postprocess_nodes(nodes, query_str="What is rust?")[0].text == DOCUMENTS[1]
     jina._session.close()  # it would leave that to the garbage collector
+    theirs = CohereRerank(api_key="none", base_url=mini_url, top_n=2, model="rnx-mini")
+    best = theirs.postprocess_nodes(nodes, query_str="What is rust?")
+    assert [len(best), best[0].text] == [2, DOCUMENTS[1]]
+    theirs._client._client_wrapper.httpx_client.httpx_client.close()  # as above
+
+
+def test_the_command_passes_on_what_was_asked(rnx: Rnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranker's budgets, the limits, and the place of the memories, which the next server finds there."""
+    from fastapi.testclient import TestClient
+
+    served: list[Any] = []
+    monkeypatch.setattr(serve, "run_server", lambda app, host, port: served.append(app))
+    place = str(tmp_path / "memories")
+    assert rnx("serve", "--max-text-tokens", 254, "--dtype", "float32", "--memory-path", place, "--max-body", 1).code == 0
+    with TestClient(served[0]) as client:
+        assert client.post("/rerank", json={"query": "rust", "documents": DOCUMENTS}).status_code == 200
+        assert client.post("/rerank", json={"query": "a" * 2**21, "documents": []}).status_code == 413
+        assert served[0].state.service.ranker.fingerprint.split("/")[2] == "1"  # chunk of 254 word pieces
+    assert (tmp_path / "memories" / FILE_NAME).is_file()
+    refused = rnx("serve", "--max-pixels", 0)
+    assert refused.code == 2
+    assert "--max-pixels" in refused.err
 
 
 def test_a_server_for_a_block_is_gone_behind_it() -> None:
