@@ -53,7 +53,7 @@ def blobs_at(path: str | Path) -> Blobs:
     """A sqlite file in a folder, or objects at an address with a scheme: `s3://bucket/memories`, `file:///mnt/shared/memories`.
 
     Raises:
-        RNXError: no such scheme, or its package is not installed.
+        RNXError: no such scheme, or its package is not installed; a file stands where the folder should.
     """
     return RemoteBlobs(path) if isinstance(path, str) and "://" in path else SqliteBlobs(Path(path))
 
@@ -105,6 +105,10 @@ class SqliteBlobs:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._connection = _opened(self._file)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RNXError(
+                f"memory_path {str(self._folder)!r} is a file or lies in one; name a folder or an address."
+            ) from error
         except _FAULTS as error:
             if _is_damage(error) and self._put_aside(error):
                 self._open()

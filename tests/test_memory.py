@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sqlite3
 import subprocess
@@ -158,10 +159,21 @@ def test_a_blob_that_is_no_memory_counts_as_unknown(tmp_path: Path) -> None:
     assert MemoryStore(tmp_path).find("f", ["d"]) == {}
 
 
-def test_a_folder_that_cannot_be_made_is_said_once_and_ram_goes_on(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.warns(RuntimeWarning, match="kept in RAM only") as said:
-        store = MemoryStore(tmp_path / "file" / "memories")
+    for place in (tmp_path / "file", tmp_path / "file" / "memories"):
+        with pytest.raises(RNXError, match=r"file.*' is a file or lies in one; name a folder"):
+            MemoryStore(place)
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_a_folder_that_cannot_be_made_is_said_once_and_ram_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.warns(RuntimeWarning, match=r"Read-only.*kept in RAM only") as said:
+        store = MemoryStore(tmp_path / "memories")
     assert len(said) == 1
     _works_in_ram(store)
 
