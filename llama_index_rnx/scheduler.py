@@ -3,7 +3,7 @@
 Nobody waits for company: who finds the model free reads at once, and whoever comes meanwhile is read together by the next
 of them. So a lone query is as fast as without this file, and under load the forwards fill up by themselves.
 
-The model itself runs on a few threads of its own (`Desk`), however many callers there are.
+The model itself runs on a few threads (`Desk`), however many callers there are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ParamSpec, TypeVar
+
+import torch
 
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.memory import Memory
@@ -36,10 +38,12 @@ class CallerLeftError(BaseException):
 
 
 class Desk:
-    """The few threads on which a model works; who brings work waits for it.
+    """The few threads on which a model works; who brings work waits for it. The main thread works itself.
 
     Not the callers' own threads: libraries keep scratch memory for every thread that ever multiplied with them, 5 to 10 MB
-    with rnx-mini, so that 64 callers once would have cost half a GiB for good.
+    with rnx-mini, so that 64 callers once would have cost half a GiB for good. And each would have OpenMP threads of its own,
+    which wait for one another on too few cores: where there are several, they share out what one would have (8 callers on two
+    cores: 41 answers a second, 32 with two OpenMP threads in each).
     """
 
     def __init__(self, threads: int) -> None:
@@ -49,15 +53,32 @@ class Desk:
 
     def run(self, work: Callable[Given, Found], *args: Given.args, **kwargs: Given.kwargs) -> Found:
         """What the work gives, or raises."""
+        if threading.current_thread() is threading.main_thread():  # as fast as a program without any threads
+            return work(*args, **kwargs)
         return self._threads_of(os.getpid()).submit(work, *args, **kwargs).result()
 
     def _threads_of(self, process: int) -> ThreadPoolExecutor:
         """A fork has none of its parent's threads: it begins with new ones."""
         with self._lock:
             if self._pool is None or self._process != process:
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="rnx-model")
-                self._process = process
+                self._pool, self._process = self._begun(), process
             return self._pool
+
+    def _begun(self) -> ThreadPoolExecutor:
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="rnx-model")
+        if self._threads > 1:
+            usual, all_here = torch.get_num_threads(), threading.Barrier(self._threads)
+            share = max(1, usual // self._threads)
+            list(pool.map(lambda _: _take(share, all_here), range(self._threads)))
+            torch.set_num_threads(usual)  # what was set there counts for threads to come, too: those are none of ours
+        return pool
+
+
+def _take(share: int, all_here: threading.Barrier) -> None:
+    """This thread computes with so many of OpenMP's; each thread of a pool comes here once."""
+    all_here.wait()
+    torch.get_num_threads()  # at its first question a thread takes the usual number: only then another one stays
+    torch.set_num_threads(share)
 
 
 @dataclass(kw_only=True)
@@ -110,6 +131,7 @@ class SharedRanker:
         if self._readers > 1:
             self._windows_at_once = 1
         self._score_desk, self._remember_desk = Desk(self._readers), Desk(1)
+        self._remembering = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -125,7 +147,8 @@ class SharedRanker:
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
         """As the ranker does, one caller at a time; scoring goes on meanwhile."""
-        return self._remember_desk.run(self._ranker.remember, candidates)
+        with self._remembering:
+            return self._remember_desk.run(self._ranker.remember, candidates)
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
         """One score a memory."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.errors import RNXError
@@ -255,3 +256,23 @@ def _exit_after(work: Callable[[], Any]) -> None:
         os._exit(0 if work() == [0.0] else 1)
     finally:
         os._exit(2)
+
+
+def test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_change() -> None:
+    class Counting(Threads):
+        def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+            return [float(torch.get_num_threads())]
+
+    def asked(callers: ThreadPoolExecutor) -> list[list[float]]:
+        shared = SharedRanker(Counting())
+        return list(callers.map(lambda _: shared.score(TEXTS["a"], [{}]), range(8)))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with ThreadPoolExecutor(4) as callers, ThreadPoolExecutor(1) as others:
+            assert asked(callers) == [[2.0]] * 8
+            assert others.submit(torch.get_num_threads).result() == torch.get_num_threads() == 4
+        assert SharedRanker(Counting()).score(TEXTS["a"], [{}]) == [4.0]  # the main thread works itself, with all of them
+    finally:
+        torch.set_num_threads(before)
