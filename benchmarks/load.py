@@ -1,7 +1,8 @@
 """Many queries at once: forwards shared by `RNXRerank` against each caller alone in a thread, with the same ranker.
 
-    python -m benchmarks.load [--ranker mini|vlm] [--callers 1 8 32] [--queries 64] [--rounds 3] [--candidates 20]
+    python -m benchmarks.load [--ranker mini|vlm] [--callers 1 8 32] [--queries 64] [--rounds 3] [--candidates 20] [--threads 1]
     python -m benchmarks.load --http        # `rnx serve` over a socket: 32 clients, then five times as many as it takes
+    python -m benchmarks.load --memory      # what a process has in memory after so many callers at once, ever new texts
 
 `alone` is what LlamaIndex's own postprocessors do: `asyncio.to_thread` for each call, each with its own forwards. Both ways
 rank the same lists, remembered before; each caller asks its next query when it has its answer. They are run in turn, and the
@@ -28,12 +29,12 @@ from pathlib import Path
 
 import httpx
 import torch
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from benchmarks.mini import texts, words
 from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Query, candidate_of
-from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rankers.tiny import save_tiny
 from llama_index_rnx.rerank import rank
@@ -70,11 +71,16 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--candidates", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 favours `alone`, whose threads have as many each")
     parser.add_argument("--http", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     if args.http:
-        asyncio.run(over_http(args.queries, args.candidates))
+        asyncio.run(over_http(args.queries, args.candidates, args.threads))
+        return
+    if args.memory:
+        asyncio.run(memory_by_callers(args.callers, args.candidates))
         return
     with tempfile.TemporaryDirectory() as folder:
         ranker = load_ranker("rnx-mini") if args.ranker == "mini" else _tiny(Path(folder))
@@ -126,11 +132,26 @@ async def drive(ask: Ask, queries: Sequence[str], callers: int, load: Load) -> N
     load.cpu += time.process_time() - cpu
 
 
-async def over_http(queries: int, candidates: int) -> None:
+async def memory_by_callers(counts: Sequence[int], candidates: int) -> None:
+    """`RNXRerank` with rnx-mini, each caller with texts that were never seen, two rounds; memories in RAM bounded to 8 MiB."""
+    RAM.limit = 8 * 2**20
+    reranker, rng = RNXRerank(model="rnx-mini", top_n=5), random.Random(0)
+
+    async def ask(query: str) -> object:
+        nodes = [NodeWithScore(node=TextNode(text=f"{query} {' '.join(words(rng, 40))}")) for _ in range(candidates)]
+        return await reranker.apostprocess_nodes(nodes, QueryBundle(query))
+
+    for callers in counts:
+        await drive(ask, [" ".join(words(rng, 8)) for _ in range(2 * callers)], callers, Load())
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        print(f"after {callers:3} callers at once  {pages * os.sysconf('SC_PAGE_SIZE') >> 20} MiB resident", flush=True)
+
+
+async def over_http(queries: int, candidates: int, threads: int) -> None:
     """A server in a process of its own: 32 clients, then 160 at once where 32 are let in."""
     documents = [hit.node.get_content() for hit in texts(random.Random(0))[:candidates]]
     rng, statuses, refused = random.Random(0), Counter[int](), Load()
-    with serving() as url:
+    with serving(threads) as url:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False, limits=limits) as client:
 
@@ -158,12 +179,12 @@ async def over_http(queries: int, candidates: int) -> None:
 
 
 @contextmanager
-def serving() -> Iterator[str]:
+def serving(threads: int) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "llama_index_rnx.cli", "serve", "--port", str(port), "--max-waiting", "32"]
-    server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stderr=subprocess.DEVNULL)
     try:
         _wait(f"http://127.0.0.1:{port}/health")
         yield f"http://127.0.0.1:{port}"
