@@ -19,7 +19,7 @@ docs: $(VENV)/installed-dev  ## out/docs/index.html; needs no network, and any w
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet -d out/doctrees docs out/docs
 
 stress: qdrant $(SCHEMATHESIS) $(S3) $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
-	$(BIN)/python -m pytest -m stress
+	$(BIN)/python -m pytest -m stress -rP
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
