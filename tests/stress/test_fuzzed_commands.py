@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from mutate import mutated
 from sizes import sizes
 
-from llama_index_rnx import cli, lists
+import llama_index_rnx
+from llama_index_rnx import cli
 from llama_index_rnx.memory import RAM
 
 SECONDS = 30.0
@@ -144,7 +145,7 @@ def test_arguments(count: int, place: Path) -> None:
 def test_files_of_lists(count: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a ranker that takes no time: what is tested is the reading of files."""
     codes: Counter[int] = Counter()
-    monkeypatch.setattr(lists, "load_ranker", lambda model: FakeRanker(fingerprint="fixed"))
+    monkeypatch.setattr(llama_index_rnx, "load_ranker", lambda *_, **__: FakeRanker(fingerprint="fixed"))
 
     @settings(FUZZ, max_examples=count)
     @given(data=FILES, seed=st.integers(0, 10**9), command=st.sampled_from(["rerank", "rerank", "rerank", "search"]))
