@@ -40,10 +40,10 @@ class CallerLeftError(BaseException):
 class Desk:
     """The few threads on which a model works; who brings work waits for it. The main thread works itself.
 
-    Not the callers' own threads: libraries keep scratch memory for every thread that ever multiplied with them, 5 to 10 MB
-    with rnx-mini, so that 64 callers once would have cost half a GiB for good. And each would have OpenMP threads of its own,
-    which wait for one another on too few cores: where there are several, they share out what one would have (8 callers on two
-    cores: 41 answers a second, 32 with two OpenMP threads in each).
+    Not the callers' own threads: libraries keep scratch memory for every thread that ever multiplied with them, so that 64
+    callers of rnx-mini had cost 273 MiB for good (now 32). And each would have OpenMP threads of its own, which wait for one
+    another on too few cores: where a model has several threads, they share out what one would have (8 callers on two cores: 46
+    answers a second, 37 each on its own thread; benchmarks/README.md).
     """
 
     def __init__(self, threads: int) -> None:
