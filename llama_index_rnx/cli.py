@@ -21,7 +21,6 @@ from llama_index_rnx.errors import ImageError, RNXError
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
     from llama_index_rnx.collection import NodeCollection
     from llama_index_rnx.hits import Hit
-    from llama_index_rnx.rankers import Ranker
 
 app = typer.Typer(
     help="Multimodal listwise reranking: index texts and images, search them, best first.",
@@ -142,6 +141,7 @@ def serve(
 ) -> None:
     """Answer POST /rerank in the shape of Cohere and Jina, for texts and images."""
     from llama_index_rnx import load_ranker
+    from llama_index_rnx.memory import MemoryStore
 
     try:
         from llama_index_rnx.serve import Limits, create_app, run_server
@@ -149,11 +149,9 @@ def serve(
         raise RNXError(f"rnx serve needs {error.name}; install it with: pip install 'llama-index-rnx[serve]'") from error
 
     limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds)
-
-    def load() -> Ranker:
-        return load_ranker(model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens)
-
-    made = create_app(load, limits=limits, api_key=api_key, allow_urls=allow_urls, memory_path=memory_path)
+    ranker = load_ranker(model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens)
+    store = MemoryStore(memory_path)  # before anything is served: what is wrong with either is one line
+    made = create_app(lambda: ranker, limits=limits, api_key=api_key, allow_urls=allow_urls, store=store)
     run_server(made, host, port)
 
 

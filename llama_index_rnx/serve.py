@@ -200,9 +200,9 @@ def create_app(
     limits: Limits = Limits(),
     api_key: str | None = None,
     allow_urls: bool = False,
-    memory_path: str | None = None,
+    store: MemoryStore | None = None,
 ) -> FastAPI:
-    """The application; `load` is called once, when it starts, and memories are kept at `memory_path` (see `MemoryStore`).
+    """The application; `load` is called once, when it starts. Memories are kept in the store, by default in RAM alone.
 
     Example:
         >>> from llama_index_rnx import load_ranker
@@ -214,10 +214,10 @@ def create_app(
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         ranker = await asyncio.to_thread(load)
-        store = MemoryStore(memory_path)
-        app.state.service = Service(ranker, store, limits, allow_urls)
+        kept = store or MemoryStore()
+        app.state.service = Service(ranker, kept, limits, allow_urls)
         yield
-        store.close()
+        kept.close()
 
     app = FastAPI(
         title="llama-index-rnx",
@@ -401,7 +401,26 @@ def serving(
 
 
 def run_server(app: FastAPI, host: str, port: int) -> None:
-    """Serves until it is stopped; what is at work is finished first."""
+    """Serves until it is stopped; what is at work is finished first.
+
+    Raises:
+        RNXError: the address or the port cannot be had.
+    """
     import uvicorn
 
-    uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=30, server_header=False)
+    with open_door(host, port) as door:
+        config = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=30, server_header=False)
+        uvicorn.Server(config).run(sockets=[door])
+
+
+def open_door(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        RNXError: the address or the port cannot be had.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = str(error.strerror).split(" (")[0]  # behind it Python names the address once more
+        raise RNXError(f"port {port} of {host} cannot be had ({reason}); choose another --port.") from error

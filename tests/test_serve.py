@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -348,6 +349,31 @@ def test_the_command_passes_on_what_was_asked(rnx: Rnx, tmp_path: Path, monkeypa
     refused = rnx("serve", "--max-pixels", 0)
     assert refused.code == 2
     assert "--max-pixels" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--model", "nothing"], "unknown model 'nothing'"),
+        (["--model", "http://127.0.0.1:1", "--device", "cuda"], "a service computes where it runs"),
+        (["--memory-path", "FILE"], "is a file or lies in one"),
+        (["--dtype", "int3"], "dtype='int3'"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(rnx: Rnx, tmp_path: Path, options: list[str], part: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    result = rnx("serve", "--port", 1, *[str(tmp_path / "file") if one == "FILE" else one for one in options])
+    assert result.code == 2
+    assert part in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_a_taken_port_is_one_line(rnx: Rnx, mini: MiniRanker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llama_index_rnx.load_ranker", lambda *_, **__: mini)
+    with serve.open_door("127.0.0.1", 0) as taken:
+        result = rnx("serve", "--port", taken.getsockname()[1])
+    assert result.code == 2
+    assert re.fullmatch(r"error: port \d+ of 127.0.0.1 cannot be had \(.*in use\); choose another --port.\n", result.err)
 
 
 def test_a_server_for_a_block_is_gone_behind_it() -> None:

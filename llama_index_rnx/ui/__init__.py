@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,9 +61,10 @@ def run_page(
     """
     import uvicorn
 
+    from llama_index_rnx.serve import open_door
     from llama_index_rnx.ui.app import create_page
 
-    with _door(port) as door:
+    with open_door(LOOPBACK, port) as door:
         told(f"http://{LOOPBACK}:{door.getsockname()[1]}")
         config = uvicorn.Config(
             create_page(collection, library, begin),
@@ -82,10 +82,3 @@ def _check(location: str) -> None:
         return
     if not folder.is_dir() or any(folder.iterdir()):
         raise RNXError(f"{location} holds other things than an index; give an index, or a folder that is not there yet.")
-
-
-def _door(port: int) -> socket.socket:
-    try:
-        return socket.create_server((LOOPBACK, port))
-    except OSError as error:
-        raise RNXError(f"port {port} cannot be had ({error.strerror}); choose another --port, or 0 for any.") from error
