@@ -12,6 +12,7 @@ import asyncio
 import contextvars
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -214,8 +215,22 @@ class SharedRanker:
 
 
 def shared(ranker: Ranker) -> Ranker:
-    """The ranker for many threads: itself if it is made for them (a service), otherwise a `SharedRanker`."""
-    return ranker if getattr(ranker, "takes_threads", False) else SharedRanker(ranker)
+    """The ranker for many threads: itself if it is made for them (a service), otherwise its `SharedRanker`.
+
+    There is one for a ranker, however many `RNXRerank`s of the process have it (rnx-mini is loaded once for all): their
+    callers are read in one order, on the same few threads.
+    """
+    if getattr(ranker, "takes_threads", False):
+        return ranker
+    with _sharing:
+        found = _shared_rankers.get(id(ranker))
+        if found is None:
+            found = _shared_rankers[id(ranker)] = SharedRanker(ranker)
+        return found
+
+
+_sharing = threading.Lock()
+_shared_rankers = weakref.WeakValueDictionary[int, SharedRanker]()  # each holds its ranker, so no other has that id meanwhile
 
 
 async def in_thread(work: Callable[[], Found], ended: Callable[[], None] | None = None) -> Found:

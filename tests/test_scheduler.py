@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+from llama_index_rnx import RNXRerank
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.base import BatchRanker, Ranker
-from llama_index_rnx.scheduler import CallerLeftError, SharedRanker, in_thread
+from llama_index_rnx.scheduler import CallerLeftError, SharedRanker, in_thread, shared
 
 TEXTS = {name: Query(text=name) for name in ("a", "b", "c", "d", "e", "bad")}
 
@@ -74,6 +77,19 @@ def queue(shared: SharedRanker, pool: ThreadPoolExecutor, *names: str) -> list[A
 def test_it_is_a_ranker() -> None:
     assert isinstance(SharedRanker(GatedRanker()), Ranker)
     assert isinstance(SharedRanker(GatedRanker()), BatchRanker)
+
+
+def test_rerankers_of_a_process_share_the_one_model_and_it_goes_with_the_last() -> None:
+    first, second = RNXRerank(top_n=1), RNXRerank(top_n=2)
+    assert first._open() is second._open()
+    inner, other = GatedRanker(), GatedRanker()
+    one = shared(inner)
+    assert shared(inner) is one
+    assert shared(other) is not one
+    gone = weakref.ref(one)
+    del one, inner
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_lone_caller_waits_for_nobody() -> None:
