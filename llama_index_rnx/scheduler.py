@@ -217,8 +217,8 @@ class SharedRanker:
 def shared(ranker: Ranker) -> Ranker:
     """The ranker for many threads: itself if it is made for them (a service), otherwise its `SharedRanker`.
 
-    There is one for a ranker, however many instances of `RNXRerank` in the process have it (rnx-mini is loaded once for all): their
-    callers are read in one order, on the same few threads.
+    There is one for a ranker, however many instances of `RNXRerank` in the process have it (rnx-mini is loaded once for all):
+    their callers are read in one order, on the same few threads.
     """
     if getattr(ranker, "takes_threads", False):
         return ranker
