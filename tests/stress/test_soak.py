@@ -27,6 +27,7 @@ from llama_index_rnx.serve import create_app
 KIB_A_QUERY = 1.0  # of memory in use; a leak of one small object a query (a node, a future) is more
 MIB_KEPT = 32  # of memory that is free but kept by the allocator for later, between small things that live long
 PARTS = 20
+FULL = int(os.environ.get("RNX_SOAK", "2000"))  # queries of the full size
 SUBJECTS = ("honey", "rust", "craters", "sourdough", "a puncture", "espresso", "ultramarine", "a late frost", "a red wall")
 
 
@@ -107,7 +108,7 @@ def has_glibc() -> bool:
 
 
 @pytest.mark.skipif(not has_glibc(), reason="memory is read from /proc and glibc")
-@pytest.mark.parametrize("count", sizes(20, 2_000))
+@pytest.mark.parametrize("count", sizes(20, FULL))
 def test_retriever_and_reranker(count: int, mini: MiniRanker, tmp_path: Path) -> None:
     collection = NodeCollection(tmp_path / "index")
     collection.add([TextNode(id_=str(i), text=text) for i, text in enumerate(texts(100))], show_progress=False)
@@ -125,7 +126,7 @@ def test_retriever_and_reranker(count: int, mini: MiniRanker, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not has_glibc(), reason="memory is read from /proc and glibc")
-@pytest.mark.parametrize("count", sizes(20, 2_000))
+@pytest.mark.parametrize("count", sizes(20, FULL))
 def test_server(count: int, mini: MiniRanker) -> None:
     """Each request brings documents that were never seen, so what is remembered must be bounded too."""
     limit, RAM.limit = RAM.limit, 8 * 2**20
