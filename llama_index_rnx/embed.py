@@ -18,6 +18,7 @@ from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.base import recall
 from llama_index_rnx.rankers.mini import MiniRanker, load_mini
+from llama_index_rnx.scheduler import SharedRanker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class RNXEmbedding(MultiModalEmbedding):
     dtype: str | None = Field(default=None, description="float32, bfloat16, float16; default: what is fast and exact.")
 
     _ranker: MiniRanker | None = PrivateAttr(default=None)
+    _shared: SharedRanker | None = PrivateAttr(default=None)
     _memories: MemoryStore = PrivateAttr(default_factory=MemoryStore)
 
     @classmethod
@@ -79,7 +81,9 @@ class RNXEmbedding(MultiModalEmbedding):
 
     def query_vector(self, query: Query) -> list[float]:
         """The query in the common space; of a text and an image the sum, at unit length."""
-        return self.ranker.query_vector(query)
+        if self._shared is None:
+            self._shared = SharedRanker.of(self.ranker)
+        return self._shared.run(self.ranker.query_vector, query)
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self.query_vector(Query(text=query))
@@ -108,7 +112,7 @@ class RNXEmbedding(MultiModalEmbedding):
         return await asyncio.to_thread(self._get_image_embedding, img_file_path)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._ranker = None  # loaded again where it is unpickled
+        self._ranker = self._shared = None  # loaded again where it is unpickled
         return super().__getstate__()
 
 

@@ -39,12 +39,13 @@ class CallerLeftError(BaseException):
 
 
 class Desk:
-    """The few threads on which a model works; who brings work waits for it. The main thread works itself.
+    """The few threads on which a model works; who brings work waits for it.
 
     Not the callers' own threads: libraries keep scratch memory for every thread that ever multiplied with them, so that 64
     callers of rnx-mini had cost 273 MiB for good (now 32). And each would have OpenMP threads of its own, which wait for one
-    another on too few cores: where a model has several threads, they share out what one would have (8 callers on two cores: 46
-    answers a second, 37 each on its own thread; benchmarks/README.md).
+    another wherever a core is wanted by others, too: where a model has several threads, they share out what one would have.
+    On two cores, one of them busy with other work, a list of 100 took rnx-mini 1,880 ms with two OpenMP threads and 67 with
+    one; on idle ones 37 and 55, and 8 callers had 37 answers a second each on its own thread, 46 here.
     """
 
     def __init__(self, threads: int) -> None:
@@ -54,8 +55,8 @@ class Desk:
 
     def run(self, work: Callable[Given, Found], *args: Given.args, **kwargs: Given.kwargs) -> Found:
         """What the work gives, or raises."""
-        if threading.current_thread() is threading.main_thread():  # as fast as a program without any threads
-            return work(*args, **kwargs)
+        if self._threads == 1 and threading.current_thread() is threading.main_thread():
+            return work(*args, **kwargs)  # as fast as a program without any threads
         return self._threads_of(os.getpid()).submit(work, *args, **kwargs).result()
 
     def _threads_of(self, process: int) -> ThreadPoolExecutor:
@@ -133,6 +134,19 @@ class SharedRanker:
             self._windows_at_once = 1
         self._score_desk, self._remember_desk = Desk(self._readers), Desk(1)
         self._remembering = threading.Lock()
+
+    @classmethod
+    def of(cls, ranker: Ranker) -> SharedRanker:
+        """The one of this ranker, whoever asks for it, for as long as somebody has it."""
+        with _sharing:
+            found = _shared_rankers.get(id(ranker))
+            if found is None:
+                found = _shared_rankers[id(ranker)] = cls(ranker)
+            return found
+
+    def run(self, work: Callable[Given, Found], *args: Given.args, **kwargs: Given.kwargs) -> Found:
+        """Other work of the model for a query, on the threads that score."""
+        return self._score_desk.run(work, *args, **kwargs)
 
     @property
     def name(self) -> str:
@@ -220,13 +234,7 @@ def shared(ranker: Ranker) -> Ranker:
     There is one for a ranker, however many instances of `RNXRerank` in the process have it (rnx-mini is loaded once for all):
     their callers are read in one order, on the same few threads.
     """
-    if getattr(ranker, "takes_threads", False):
-        return ranker
-    with _sharing:
-        found = _shared_rankers.get(id(ranker))
-        if found is None:
-            found = _shared_rankers[id(ranker)] = SharedRanker(ranker)
-        return found
+    return ranker if getattr(ranker, "takes_threads", False) else SharedRanker.of(ranker)
 
 
 _sharing = threading.Lock()
