@@ -15,6 +15,7 @@ from llama_index_rnx.ordering import Ranking
 from llama_index_rnx.progress import progress_bar
 from llama_index_rnx.rankers import Ranker, recall
 from llama_index_rnx.rerank import LISTS_AT_ONCE, Windows, rank, rank_many
+from llama_index_rnx.scheduler import shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def rank_lists(
     A few lists are driven at once, so that their windows share forwards. A candidate whose image cannot be read is ordered by
     its text, or comes last; what was wrong is added to `faults`. A query whose image cannot be read keeps the given order.
     """
-    store = MemoryStore(memory_path)
+    ranker, store = shared(ranker), MemoryStore(memory_path)
     faults = faults if faults is not None else []
     with progress_bar("reranking", len(lists), "lists") as advance:
         for start in range(0, len(lists), LISTS_AT_ONCE):

@@ -29,6 +29,7 @@ from llama_index_rnx.rankers.base import Ask, BatchRanker, Ranker, score_windows
 WINDOWS_AT_ONCE = 64  # of one read; the ranker itself splits what does not fit its memory
 CALLERS = 64  # threads for async callers; all but one of them wait
 Found = TypeVar("Found")
+Item = TypeVar("Item")
 Given = ParamSpec("Given")
 
 _left: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("left", default=None)
@@ -58,6 +59,10 @@ class Desk:
         if self._threads == 1 and threading.current_thread() is threading.main_thread():
             return work(*args, **kwargs)  # as fast as a program without any threads
         return self._threads_of(os.getpid()).submit(work, *args, **kwargs).result()
+
+    def run_each(self, work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
+        """What the work gives for each, side by side."""
+        return list(self._threads_of(os.getpid()).map(work, items))
 
     def _threads_of(self, process: int) -> ThreadPoolExecutor:
         """A fork has none of its parent's threads: it begins with new ones."""
@@ -213,8 +218,7 @@ class SharedRanker:
 
     def _read(self, batch: Sequence[_Call]) -> None:
         try:
-            asks = [ask for call in batch for ask in call.asks]
-            found = self._score_desk.run(score_windows, self._ranker, asks)
+            found = self._scores([ask for call in batch for ask in call.asks])
         except Exception as error:
             if len(batch) > 1:
                 for call in batch:
@@ -226,6 +230,12 @@ class SharedRanker:
         for call in batch:
             call.scores, call.done = found[start : start + len(call.asks)], True
             start += len(call.asks)
+
+    def _scores(self, asks: Sequence[Ask]) -> list[list[float]]:
+        """Together, or a window a thread where the model has several."""
+        if self._readers == 1 or len(asks) == 1:
+            return self._score_desk.run(score_windows, self._ranker, asks)
+        return [scores for (scores,) in self._score_desk.run_each(lambda ask: score_windows(self._ranker, [ask]), asks)]
 
 
 def shared(ranker: Ranker) -> Ranker:

@@ -225,6 +225,17 @@ def test_a_ranker_may_be_read_side_by_side() -> None:
     assert sorted(inner.reads) == ["a", "b", "c", "d"]
 
 
+def test_the_windows_of_one_caller_are_read_side_by_side_too() -> None:
+    inner = GatedRanker()
+    shared = SharedRanker(SideBySide(inner))
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(shared.score_many, [(TEXTS[name], [{}]) for name in "abc"])
+        wait_for(lambda: len(inner.reads) == 2)
+        inner.gate.release(9)
+        assert found.result() == [[97.0], [98.0], [99.0]]
+    assert sorted(inner.reads) == ["a", "b", "c"]
+
+
 class Threads:
     """Notes on which thread it works."""
 
