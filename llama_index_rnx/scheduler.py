@@ -3,7 +3,7 @@
 Nobody waits for company: who finds the model free reads at once, and whoever comes meanwhile is read together by the next
 of them. So a lone query is as fast as without this file, and under load the forwards fill up by themselves.
 
-The model itself runs on a few threads (`Desk`), however many callers there are.
+The model itself runs on a few threads (`_Desk`), however many callers there are.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CallerLeftError(BaseException):
     """The caller was cancelled while its windows waited; nobody is there to see this."""
 
 
-class Desk:
+class _Desk:
     """The few threads on which a model works; who brings work waits for it.
 
     Not the callers' own threads: libraries keep scratch memory for every thread that ever multiplied with them, so that 64
@@ -137,7 +137,7 @@ class SharedRanker:
         self._readers = 1 if isinstance(ranker, BatchRanker) else max(1, int(getattr(ranker, "readers", 1)))
         if self._readers > 1:
             self._windows_at_once = 1
-        self._score_desk, self._remember_desk = Desk(self._readers), Desk(1)
+        self._score_desk, self._remember_desk = _Desk(self._readers), _Desk(1)
         self._remembering = threading.Lock()
 
     @classmethod
