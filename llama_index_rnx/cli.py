@@ -17,6 +17,7 @@ from rich.console import Console
 
 from llama_index_rnx import index_command
 from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.shutdown import INTERRUPT_SECONDS, INTERRUPTED, end_within
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
     from llama_index_rnx.collection import NodeCollection
@@ -61,7 +62,6 @@ MemoryPath = Annotated[
     typer.Option(help="A folder or an address (s3://...) that keeps the memories for the next time.", rich_help_panel=COMPUTE),
 ]
 TAG = "rnx"
-INTERRUPTED = 130
 LISTS_HELP = 'Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}'
 app.command()(index_command.index)
 
@@ -265,6 +265,7 @@ def main() -> None:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         err.print("stopped; what was written is whole, the same command goes on from there.")
+        end_within(INTERRUPT_SECONDS, INTERRUPTED)  # a thread that computes would be waited for
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

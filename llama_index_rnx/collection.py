@@ -39,6 +39,7 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.progress import progress_bar
 from llama_index_rnx.qdrant import Location, connect, line_of, urls_of
 from llama_index_rnx.rankers.base import Ranker, recall
+from llama_index_rnx.scheduler import shared
 from llama_index_rnx.storage import Storage
 
 TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: it has those that its node has
@@ -153,6 +154,7 @@ class NodeCollection:
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
         own = self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None
         self.ranker: Ranker | None = own if ranker == "auto" else ranker
+        self._shared_ranker = shared(self.ranker) if self.ranker is not None else None
         self.allow_urls = allow_urls
         self.skipped: list[Skipped] = []
         self._connection = connect(location, self.storage)
@@ -296,8 +298,8 @@ class NodeCollection:
             return []
         candidates = [entry.candidate for entry in entries]
         try:
-            if self.ranker is not None:
-                recall(self.ranker, candidates, self.memories)  # an RNXEmbedding finds its vectors in them
+            if self._shared_ranker is not None:
+                recall(self._shared_ranker, candidates, self.memories)  # an RNXEmbedding finds its vectors in them
             vectors = embed_candidates(self.embedding, candidates)
         except ImageError as error:
             if len(entries) == 1:

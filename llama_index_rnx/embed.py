@@ -76,14 +76,17 @@ class RNXEmbedding(MultiModalEmbedding):
 
     def vectors(self, candidates: Sequence[Candidate]) -> list[Vectors]:
         """Read off the memories, so that a collection that remembers has nothing left to compute here."""
-        memories = recall(self.ranker, candidates, self._memories)
+        memories = recall(self._shared_ranker(), candidates, self._memories)
         return [Vectors(text=self.ranker.text_vector(m), image=self.ranker.image_vector(m)) for m in memories]
 
     def query_vector(self, query: Query) -> list[float]:
         """The query in the common space; of a text and an image the sum, at unit length."""
+        return self._shared_ranker().run(self.ranker.query_vector, query)
+
+    def _shared_ranker(self) -> SharedRanker:
         if self._shared is None:
             self._shared = SharedRanker.of(self.ranker)
-        return self._shared.run(self.ranker.query_vector, query)
+        return self._shared
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self.query_vector(Query(text=query))

@@ -20,12 +20,13 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_rnx.candidates import Candidate, Query, candidate_of, query_of
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.executor import in_thread
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking, Window, drive_all, parallel, sliding
 from llama_index_rnx.rankers import Ranker, load_ranker
 from llama_index_rnx.rankers.base import prompted, prompts_of, recall, score_windows
 from llama_index_rnx.rankers.batching import give_back
-from llama_index_rnx.scheduler import in_thread, shared
+from llama_index_rnx.scheduler import shared
 
 Windows = Literal["sliding", "parallel"]
 LISTS_AT_ONCE = 8  # lists of a batch: enough windows for a GPU, and few enough memories (a hundred pictures: 160 MB)

@@ -26,11 +26,13 @@ from starlette.exceptions import HTTPException
 
 from llama_index_rnx.candidates import Candidate, ImageSource, Query, base64_source, clean_text, url_source
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.executor import in_thread
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rerank import rank
-from llama_index_rnx.scheduler import in_thread, shared
+from llama_index_rnx.scheduler import shared
+from llama_index_rnx.shutdown import run_until_stopped
 
 MAX_DOCUMENTS = 1_000  # Cohere's own limit
 MAX_CHARACTERS = 200_000  # of one text; rnx-mini reads some 10,000 of them
@@ -126,7 +128,8 @@ class Service:
     def __init__(self, ranker: Ranker, store: MemoryStore, limits: Limits, allow_urls: bool) -> None:
         self.ranker, self.limits, self.meter = shared(ranker), limits, Meter()
         self._store, self._allow_urls = store, allow_urls
-        self._at_work = 0
+        self._lock = threading.Lock()
+        self._at_work, self._moved = 0, 0.0
 
     async def rerank(self, request: RerankRequest) -> RerankResponse:
         """The ranking of a request.
@@ -157,14 +160,26 @@ class Service:
         self._count(+1)
         try:
             async with asyncio.timeout(self.limits.seconds):
-                return await in_thread(work, ended=lambda: self._count(-1))
+                return await in_thread(work, ended=lambda: self._count(-1))  # of a cancelled one when its thread is free
         except TimeoutError as error:
             message = f"no ranking within {self.limits.seconds:g} seconds; send fewer documents."
             raise Refused(503, message, RETRY_SOON) from error
 
     def _count(self, change: int) -> None:
-        self._at_work += change
-        self.meter.at_work.set(self._at_work)
+        """Note that a request begins or ends; called from any thread."""
+        with self._lock:
+            if change < 0 or self._at_work == 0:
+                self._moved = time.monotonic()
+            self._at_work += change
+            self.meter.at_work.set(self._at_work)
+
+    def stalled_seconds(self) -> float:
+        """For how long no request ended and the model finished nothing, although requests are at work; 0.0 when none is."""
+        with self._lock:
+            at_work, moved = self._at_work, self._moved
+        if at_work == 0:
+            return 0.0
+        return time.monotonic() - max(moved, getattr(self.ranker, "moved", 0.0))
 
     def _candidate(self, place: int, document: str | Part) -> Candidate:
         return Candidate(id=str(place), **self._parts(document, f"document {place}"))
@@ -255,8 +270,15 @@ def _routes() -> APIRouter:
         )
 
     @routes.get("/health")
-    async def health(request: Request) -> dict[str, str]:
-        return {"status": "ok", "model": request.app.state.service.ranker.name}
+    async def health(request: Request) -> JSONResponse:
+        """Stalled is a server where nothing was finished for `limits.seconds` although requests are at work."""
+        service: Service = request.app.state.service
+        seconds = service.stalled_seconds()
+        stalled = seconds > service.limits.seconds
+        health = {"status": "stalled" if stalled else "ok", "model": service.ranker.name}
+        if stalled:
+            health["message"] = f"requests are at work, and nothing was finished for {seconds:.0f} seconds; restart the server."
+        return JSONResponse(health, status_code=503 if stalled else 200)
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
@@ -401,7 +423,7 @@ def serving(
 
 
 def run_server(app: FastAPI, host: str, port: int) -> None:
-    """Serves until it is stopped; what is at work is finished first.
+    """Serves until it is stopped: Ctrl-C ends it within five seconds, SIGTERM finishes what is at work, 30 seconds at most.
 
     Raises:
         RNXError: the address or the port cannot be had.
@@ -409,8 +431,7 @@ def run_server(app: FastAPI, host: str, port: int) -> None:
     import uvicorn
 
     with open_door(host, port) as door:
-        config = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=30, server_header=False)
-        uvicorn.Server(config).run(sockets=[door])
+        run_until_stopped(uvicorn.Config(app, log_level="info", server_header=False), door)
 
 
 def open_door(host: str, port: int) -> socket.socket:

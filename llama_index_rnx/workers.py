@@ -27,6 +27,7 @@ from llama_index_rnx.files import IndexReport, SourceFile, nodes_of
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.progress import Bar, JsonLines
 from llama_index_rnx.rankers.base import Ranker, recall
+from llama_index_rnx.scheduler import shared
 from llama_index_rnx.shares import Share
 
 Tell = Callable[[dict[str, Any]], None]
@@ -229,7 +230,7 @@ def _sum(reports: Sequence[IndexReport]) -> IndexReport:
 def main() -> None:
     """One of the `Rememberers`: asked for files by lines on stdin, it tells on stdout how far it is and when it ended."""
     memory_path, device = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-    ranker, store, lines = RNXEmbedding(device=device).ranker, MemoryStore(memory_path), JsonLines()
+    ranker, store, lines = shared(RNXEmbedding(device=device).ranker), MemoryStore(memory_path), JsonLines()
     for line in sys.stdin:
         sources = [SourceFile(path=Path(path), docid=docid) for path, docid in json.loads(line)["files"]]
         remember_files(ranker, store, sources, lines)

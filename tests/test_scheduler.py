@@ -11,17 +11,24 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llama_index.core.schema import NodeWithScore, TextNode
 
 from llama_index_rnx import RNXRerank
-from llama_index_rnx.candidates import Query
+from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.executor import Caller, CallerLeftError, in_thread
 from llama_index_rnx.rankers.base import BatchRanker, Ranker
-from llama_index_rnx.scheduler import CallerLeftError, SharedRanker, in_thread, shared
+from llama_index_rnx.scheduler import SharedRanker, shared
 
+TEXT = Candidate(id="t", text="t")
 TEXTS = {name: Query(text=name) for name in ("a", "b", "c", "d", "e", "bad")}
 
 
@@ -68,9 +75,9 @@ def queue(shared: SharedRanker, pool: ThreadPoolExecutor, *names: str) -> list[A
     """Callers that come one after the other."""
     futures = []
     for name in names:
-        before = len(shared._waiting)
+        before = shared.unfinished
         futures.append(pool.submit(shared.score, TEXTS[name], [{}, {}]))
-        wait_for(lambda before=before: len(shared._waiting) > before)
+        wait_for(lambda before=before: shared.unfinished > before)
     return futures
 
 
@@ -139,22 +146,24 @@ def test_ones_fault_is_not_anothers() -> None:
     assert inner.reads == ["a", "bbadc", "b", "bad", "c"]
 
 
-def test_a_reader_that_is_killed_gives_its_turn_on() -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RNXError])
+def test_whatever_ends_a_forward_the_next_caller_is_answered(error: type[BaseException]) -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
         shared, _ = busy(inner, pool)
         (other,) = queue(shared, pool, "b")
-        original, inner.score_many = inner.score_many, _interrupted  # type: ignore[method-assign]
-        shared._reading = 0  # as if the first had ended
-        with pytest.raises(KeyboardInterrupt):
-            shared.score(TEXTS["c"], [{}])
-        inner.score_many = original  # type: ignore[method-assign]
+        original = inner.score_many
+
+        def fails_once(asks: Any) -> Any:
+            inner.score_many = original  # type: ignore[method-assign]
+            raise error
+
+        inner.score_many = fails_once  # type: ignore[method-assign]
         inner.gate.release(9)
-        assert other.result() == [98.0] * 2
-
-
-def _interrupted(asks: Any) -> Any:
-    raise KeyboardInterrupt
+        with pytest.raises(error):
+            other.result()
+        assert shared.score(TEXTS["c"], [{}]) == [99.0]
+    assert shared.unfinished == 0
 
 
 async def test_a_cancelled_caller_frees_its_place() -> None:
@@ -163,9 +172,9 @@ async def test_a_cancelled_caller_frees_its_place() -> None:
     first = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["a"], [{}])))
     await _until(lambda: inner.reads == ["a"])
     second = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["b"], [{}])))
-    await _until(lambda: len(shared._waiting) == 1)
+    await _until(lambda: shared.unfinished == 2)
     third = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["c"], [{}])))
-    await _until(lambda: len(shared._waiting) == 2)
+    await _until(lambda: shared.unfinished == 3)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -184,19 +193,17 @@ async def _until(true: Callable[[], bool]) -> None:
 
 
 def test_a_caller_that_left_is_told_so() -> None:
-    left = threading.Event()
-    left.set()
     inner = GatedRanker()
-    shared = SharedRanker(inner)
-    from llama_index_rnx import scheduler
-
-    token = scheduler._left.set(left)
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        shared, first = busy(inner, pool)
+        caller = Caller()
+        caller.leave()
         with pytest.raises(CallerLeftError):
-            shared.score(TEXTS["a"], [{}])
-    finally:
-        scheduler._left.reset(token)
-    assert inner.reads == []
+            caller.result(shared._executor.submit(lambda: inner.reads.append("never")))
+        inner.gate.release(1)
+        assert first.result() == [97.0]
+    assert inner.reads == ["a"]
+    assert shared.unfinished == 0
 
 
 class SideBySide:
@@ -259,8 +266,8 @@ def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None
     inner = Threads()
     shared = SharedRanker(inner)
     with ThreadPoolExecutor(32) as pool:
-        list(pool.map(lambda _: shared.score(TEXTS["a"], shared.remember([object()])), range(64)))  # type: ignore[list-item]
-    assert len(inner.remembered) == 1
+        list(pool.map(lambda _: shared.score(TEXTS["a"], shared.remember([TEXT])), range(64)))
+    assert 1 <= len(inner.remembered) <= Threads.readers
     assert 1 <= len(inner.scored) <= Threads.readers
 
 
@@ -268,11 +275,11 @@ def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None
 def test_a_fork_of_a_process_that_has_ranked_ranks_too() -> None:
     """As servers do that load first and fork then: none of the parent's threads are there."""
     shared = SharedRanker(Threads())
-    assert shared.score(TEXTS["a"], shared.remember([object()])) == [0.0]  # type: ignore[list-item]
+    assert shared.score(TEXTS["a"], shared.remember([TEXT])) == [0.0]
     asyncio.run(in_thread(lambda: None))
     child = os.fork()
     if child == 0:
-        _exit_after(lambda: asyncio.run(in_thread(lambda: shared.score(TEXTS["b"], shared.remember([object()])))))  # type: ignore[list-item]
+        _exit_after(lambda: asyncio.run(in_thread(lambda: shared.score(TEXTS["b"], shared.remember([TEXT])))))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -304,3 +311,108 @@ def test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_ch
         assert SharedRanker(GatedRanker()).run(torch.get_num_threads) == 4  # one that works alone may have all of them
     finally:
         torch.set_num_threads(before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """One caller of a random schedule: when it comes, what it brings, how long it has patience, and where it fails."""
+
+    after: float  # milliseconds
+    texts: int
+    patience: float | None  # milliseconds; None: it waits
+    fault: Literal["", "remembering", "scoring"]
+
+
+class Slow:
+    """Takes a moment for everything and fails where a caller's texts or query say so."""
+
+    name, fingerprint, window = "slow", "slow", 20
+
+    def __init__(self, readers: int) -> None:
+        self.readers = readers
+
+    def remember(self, candidates: Sequence[Candidate]) -> list[Any]:
+        time.sleep(0.002)
+        if any("remembering" in candidate.text for candidate in candidates):
+            raise RNXError("remembering")
+        return [{"length": torch.tensor(len(candidate.text))} for candidate in candidates]
+
+    def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+        time.sleep(0.001)
+        if query.text == "scoring":
+            raise RNXError("scoring")
+        return [float(memory["length"]) / 1_000 for memory in memories]
+
+
+class SlowBatch(Slow):
+    """The same, for several windows at once."""
+
+    def score_many(self, asks: Sequence[tuple[Query, Sequence[Any]]]) -> list[list[float]]:
+        return [self.score(*ask) for ask in asks]
+
+
+visits = st.lists(
+    st.builds(
+        Visit,
+        after=st.floats(0, 10),
+        texts=st.integers(0, 30),
+        patience=st.none() | st.floats(0, 15),
+        fault=st.sampled_from(["", "", "", "remembering", "scoring"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("make", [lambda: Slow(1), lambda: Slow(2), lambda: SlowBatch(1)], ids=["one", "two", "batch"])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(visits=visits, loads=st.lists(st.booleans(), max_size=2))
+def test_after_any_schedule_of_callers_the_next_is_answered(
+    make: Callable[[], Slow], visits: list[Visit], loads: list[bool]
+) -> None:
+    """Callers come, leave, time out, and fail while the model is loaded, remembers and scores."""
+    ranker, failing = make(), [RNXError("loading") for fails in loads if fails]
+
+    def load(*_: Any, **__: Any) -> Slow:
+        time.sleep(0.002)
+        if failing:
+            raise failing.pop()
+        return ranker
+
+    async def scene() -> None:
+        reranker = RNXRerank(model="somebody/slow", top_n=100)
+        outcomes = await asyncio.gather(*(come(reranker, visit, number) for number, visit in enumerate(visits)))
+        for visit, outcome in zip(visits, outcomes, strict=True):
+            assert outcome in ("timed out", "loading", visit.fault or visit.texts) or outcome == visit.texts == 0
+        shared = await until_loaded(reranker)
+        await _until(lambda: shared.unfinished == 0)
+        assert not any(shared._executor._process.queues), "nothing is left in the queues"
+        assert await asyncio.wait_for(come(reranker, Visit(after=0, texts=3, patience=None, fault=""), 99), 10) == 3
+
+    with patch("llama_index_rnx.rerank.load_ranker", load):
+        asyncio.run(scene())
+
+
+async def come(reranker: RNXRerank, visit: Visit, number: int) -> object:
+    """How many nodes the visitor got, or how it ended."""
+    await asyncio.sleep(visit.after / 1e3)
+    names = [f"{visit.fault} {number} {i}" for i in range(visit.texts)]
+    nodes = [NodeWithScore(node=TextNode(text=name)) for name in names]
+    query = visit.fault if visit.texts and visit.fault else "query"
+    call = reranker.apostprocess_nodes(nodes, query_str=query)
+    try:
+        patience = None if visit.patience is None else visit.patience / 1e3
+        return len(await asyncio.wait_for(call, patience))
+    except TimeoutError:
+        return "timed out"
+    except RNXError as error:
+        return str(error)
+
+
+async def until_loaded(reranker: RNXRerank) -> SharedRanker:
+    """The model, which is loaded by a last caller where nobody else did."""
+    for number in range(3):
+        await come(reranker, Visit(after=0, texts=1, patience=None, fault=""), 100 + number)
+    loaded = reranker._open()
+    assert isinstance(loaded, SharedRanker)
+    return loaded
