@@ -390,7 +390,7 @@ def test_after_any_schedule_of_callers_the_next_is_answered(
         assert await asyncio.wait_for(come(reranker, Visit(after=0, texts=3, patience=None, fault=""), 99), 10) == 3
 
     with patch("llama_index_rnx.rerank.load_ranker", load):
-        asyncio.run(scene())
+        asyncio.run(asyncio.wait_for(scene(), 60))
 
 
 async def come(reranker: RNXRerank, visit: Visit, number: int) -> object:
@@ -416,3 +416,89 @@ async def until_loaded(reranker: RNXRerank) -> SharedRanker:
     loaded = reranker._open()
     assert isinstance(loaded, SharedRanker)
     return loaded
+
+
+class GatedMemory(GatedRanker):
+    """Each part that is remembered waits at the gate, too."""
+
+    def __init__(self, readers: int = 1) -> None:
+        super().__init__()
+        self.readers = readers
+        self.parts: list[str] = []
+
+    def remember(self, candidates: Sequence[Candidate]) -> list[Any]:
+        self.parts.append(candidates[0].text[0])
+        assert self.gate.acquire(timeout=10)
+        return [{} for _ in candidates]
+
+
+class GatedMemoryAlone(GatedMemory):
+    """One that does not read windows together."""
+
+    score_many = None  # type: ignore[assignment]
+
+    def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+        return [1.0 for _ in memories]
+
+
+def candidates(letter: str, count: int) -> list[Candidate]:
+    return [Candidate(id=f"{letter}{i}", text=f"{letter}{i}") for i in range(count)]
+
+
+async def test_who_leaves_while_it_remembers_costs_one_part_and_no_more() -> None:
+    inner = GatedMemory()
+    shared = SharedRanker(inner)
+    call = asyncio.create_task(in_thread(lambda: shared.remember(candidates("a", 80))))
+    await _until(lambda: inner.parts == ["a"])
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    inner.gate.release(99)
+    await _until(lambda: shared.unfinished == 0)
+    assert inner.parts == ["a"]
+
+
+def test_a_fault_while_remembering_takes_the_other_parts_out_of_the_queue() -> None:
+    class Failing(GatedMemoryAlone):
+        def remember(self, candidates: Sequence[Candidate]) -> list[Any]:
+            super().remember(candidates)
+            raise RNXError("no")
+
+    inner = Failing(readers=2)
+    shared = SharedRanker(inner)
+    inner.gate.release(99)
+    with pytest.raises(RNXError, match="no"):
+        shared.remember(candidates("a", 80))
+    wait_for(lambda: shared.unfinished == 0)
+    assert len(inner.parts) <= 2
+
+
+def test_callers_remember_in_turn_and_a_scoring_comes_between() -> None:
+    inner = GatedMemory()
+    shared = SharedRanker(inner)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(shared.remember, candidates("a", 32))
+        wait_for(lambda: inner.parts == ["a"])
+        second = pool.submit(shared.remember, candidates("b", 16))
+        wait_for(lambda: shared.unfinished == 2)
+        (scored,) = queue(shared, pool, "c")
+        inner.gate.release(2)
+        assert scored.result() == [99.0] * 2, "after the part at work"
+        inner.gate.release(99)
+        assert len(first.result()) == 32
+        assert len(second.result()) == 16
+    assert inner.parts[-1] == "a", "who came later with less was not kept waiting to the end"
+
+
+def test_parts_keep_their_places_whatever_their_length() -> None:
+    class Lengths(GatedMemoryAlone):
+        def remember(self, candidates: Sequence[Candidate]) -> list[Any]:
+            self.parts.append(str(len(candidates)))
+            return [candidate.id for candidate in candidates]
+
+    inner = Lengths(readers=2)
+    texts = ["x" * length for length in (1, 9_000, 5, 7_999, 3, *range(2, 40))]
+    asked = [Candidate(id=str(i), text=text) for i, text in enumerate(texts)]
+    assert SharedRanker(inner).remember(asked) == [candidate.id for candidate in asked]
+    assert sorted(inner.parts)[-1] == "8"
+    assert inner.parts.count("1") >= 2, "a long text is a part of its own"
