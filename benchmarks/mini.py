@@ -1,6 +1,7 @@
 """Speed of rnx-mini against a cross-encoder of MiniLM-L6's size, on the same 100 texts, alternately in one process.
 
     python -m benchmarks.mini [--rounds 20] [--threads 2]
+    python -m benchmarks.mini --busy        # remembering fresh texts and a query, on idle cores and beside one busy core
 
 The cross-encoder has random weights: its speed does not depend on them, and no trained one can be had without a hub.
 Texts are generated: 60 words each, about the length of an MS MARCO passage. Prints medians and their ratio.
@@ -11,9 +12,13 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,8 +40,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--busy", action="store_true", help="compare idle cores with one that is busy, not with a rival")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.busy:
+        idle_and_busy(args.rounds)
+        return
     nodes = texts(random.Random(0))
     mini = RNXRerank(top_n=10)
     start = time.perf_counter()
@@ -51,8 +60,52 @@ def main() -> None:
     print(f"{CANDIDATES} texts of {WORDS} words, {args.threads} threads, {args.rounds} rounds, median (least .. most)")
     print(f"rnx-mini, remembered          {shown(ours)}")
     print(f"cross-encoder, MiniLM-L6 size {shown(theirs)}")
-    print(f"ratio of the medians          {statistics.median(theirs) / statistics.median(ours):.1f}")
+    print(f"ratio of the medians          {ratio(theirs, ours):.1f}")
     print(f"rnx-mini, first sight (loads the model and remembers the texts): {first:.2f} s")
+
+
+def idle_and_busy(rounds: int) -> None:
+    """Remember 100 fresh texts and answer a query, in turn with idle cores and beside an endless loop on one of them."""
+    rng, mini = random.Random(0), RNXRerank(top_n=10)
+    mini.postprocess_nodes(texts(rng), query_str="warm up")
+    seconds = {(work, state): list[float]() for state in ("idle", "busy") for work in ("remembering", "a query")}
+
+    for _ in range(rounds):
+        for state in ("idle", "busy"):
+            nodes, query = texts(rng), " ".join(words(rng, 8))
+            with busy_core() if state == "busy" else nullcontext():
+                seconds["remembering", state].append(elapsed(partial(mini.postprocess_nodes, nodes, query_str=query)))
+                seconds["a query", state].append(elapsed(partial(mini.postprocess_nodes, nodes, query_str=f"{query} again")))
+
+    print(f"{CANDIDATES} texts of {WORDS} words, {torch.get_num_threads()} threads, {rounds} rounds, median (least .. most)")
+    for work in ("remembering", "a query"):
+        idle, busy = seconds[work, "idle"], seconds[work, "busy"]
+        print(f"{work:12} idle {shown(idle)}   one core busy {shown(busy)}   ratio {ratio(busy, idle):.2f}")
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """A process that computes without end, for as long as the block lasts."""
+    loop = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    try:
+        assert loop.stdout is not None
+        loop.stdout.readline()  # it has begun
+        yield
+    finally:
+        loop.kill()
+        loop.communicate()
+
+
+def elapsed(run: Callable[[], object]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def ratio(seconds: list[float], others: list[float]) -> float:
+    """Of the medians."""
+    return statistics.median(seconds) / statistics.median(others)
 
 
 def texts(rng: random.Random) -> list[NodeWithScore]:
@@ -95,9 +148,7 @@ def alternately(rounds: int, *runs: Callable[[str], object]) -> list[list[float]
     for _ in range(rounds):
         query = " ".join(words(rng, 8))
         for kept, run in zip(seconds, runs, strict=True):
-            start = time.perf_counter()
-            run(query)
-            kept.append(time.perf_counter() - start)
+            kept.append(elapsed(partial(run, query)))
     return seconds
 
 
