@@ -19,7 +19,14 @@ from typing import Any, ParamSpec, TypeVar
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.executor import ModelExecutor, wait_for
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.rankers.base import Ask, BatchRanker, Ranker, score_windows
+from llama_index_rnx.rankers.base import (
+    Ask,
+    BatchRanker,
+    PlanningRanker,
+    Ranker,
+    checked_scores,
+    score_windows,
+)
 
 WINDOWS_AT_ONCE = 64  # of one read; the ranker itself splits what does not fit its memory
 REMEMBER_AT_ONCE = 8  # candidates of one part
@@ -122,10 +129,20 @@ class SharedRanker:
     def score_many(self, asks: Sequence[Ask]) -> list[list[float]]:
         """The scores of several windows: together with those of other callers, or side by side."""
         if not self._together and self._executor.threads > 1:
-            return [scores for (scores,) in self._each(SCORING, [partial(self._scores, [ask]) for ask in asks])]
+            return self._score_side_by_side(asks)
 
         future = self._executor.submit_batched(self._score_calls, asks, queue=SCORING, weight=len(asks))
         return _result_or_cancel(future, [])
+
+    def _score_side_by_side(self, asks: Sequence[Ask]) -> list[list[float]]:
+        """A window a thread; a lone one is shared out among them where the ranker can plan it."""
+        ranker = self._ranker
+        if len(asks) > 1 or not isinstance(ranker, PlanningRanker) or not asks[0][1]:
+            return [scores for (scores,) in self._each(SCORING, [partial(self._scores, [ask]) for ask in asks])]
+
+        plan = self.run(ranker.plan, *asks[0])
+        results = self._each(SCORING, plan.parts)
+        return [checked_scores(ranker, self.run(plan.finish, results))]
 
     def _score_calls(self, calls: Sequence[Sequence[Ask]]) -> list[list[list[float]]]:
         """The scores of several callers' windows, read together."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.errors import RNXError
@@ -87,6 +88,30 @@ class PromptedRanker(Ranker, Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScorePlan:
+    """One window as work that can be done side by side, and what makes scores of its results.
+
+    parts: each gives a result, in any thread; finish: takes the results in the order of the parts, gives one score a memory.
+    """
+
+    parts: Sequence[Callable[[], Any]]
+    finish: Callable[[Sequence[Any]], list[float]]
+
+    def run(self) -> list[float]:
+        """The scores, one part after the other."""
+        return self.finish([part() for part in self.parts])
+
+
+@runtime_checkable
+class PlanningRanker(Ranker, Protocol):
+    """A ranker whose threads can share out one window; `score` gives what the plan gives."""
+
+    def plan(self, query: Query, memories: Sequence[Memory]) -> ScorePlan:
+        """All but the query's own encoding is left to the plan."""
+        ...
+
+
 def prompts_of(ranker: Ranker) -> dict[str, str]:
     """The templates of a ranker's prompt, by name; none for a ranker without a prompt."""
     return ranker.prompts if isinstance(ranker, PromptedRanker) else {}
@@ -111,10 +136,22 @@ def score_windows(ranker: Ranker, asks: Sequence[Ask]) -> list[list[float]]:
     Raises:
         RNXError: a score is no number.
     """
-    found = ranker.score_many(asks) if isinstance(ranker, BatchRanker) else [ranker.score(*ask) for ask in asks]
-    if not all(math.isfinite(score) for scores in found for score in scores):
+    if isinstance(ranker, BatchRanker):
+        windows = ranker.score_many(asks)
+    else:
+        windows = [ranker.score(*ask) for ask in asks]
+    return [checked_scores(ranker, scores) for scores in windows]
+
+
+def checked_scores(ranker: Ranker, scores: Sequence[float]) -> list[float]:
+    """The scores as Python floats.
+
+    Raises:
+        RNXError: one of them is no number.
+    """
+    if not all(math.isfinite(score) for score in scores):
         raise RNXError(f"{ranker.name} gave a score that is no number; try dtype='float32', or another checkpoint.")
-    return [[float(score) for score in scores] for scores in found]
+    return [float(score) for score in scores]
 
 
 def recall(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> list[Memory]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from torch.nn.functional import normalize
 from llama_index_rnx.candidates import Candidate, ImageSource, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
+from llama_index_rnx.rankers.base import ScorePlan
 from llama_index_rnx.rankers.mini.eyes import Eyes, preprocess
 from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart
-from llama_index_rnx.rankers.mini.reader import QueryStates, Reader, ReaderConfig, TextMemory, collate
+from llama_index_rnx.rankers.mini.reader import QueryStates, Reader, ReaderConfig, Reading, TextMemory, collate
 from llama_index_rnx.rankers.mini.towers import CHUNK_PIECES, MAX_CHUNKS, EncodedText, TextTower
 from llama_index_rnx.rankers.mini.weights import pack_rows, unpack, unpack_rows
 
@@ -30,6 +31,7 @@ NAME = "rnx-mini"
 WINDOW = 128  # candidates that attend to one another; the reader was trained on lists of up to 100
 IMAGE_PIXELS = 512 * 512  # decoded at about this size, then squashed to the tower's 256 x 256
 IMAGES_AT_ONCE = 16
+READ_AT_ONCE = 50  # candidates of one part of a list; smaller parts cost more than they share out
 PAGE_HUB = 0.2  # of a picture beside a text of several chunks: 2.5 off the logit by which words find it; pictures still do
 LAYOUT = "m2"  # of a memory; with another one, memories that were kept are made anew
 CAPTION_SHARE = 0.3  # of a text's dense vector: enough to find texts by a picture, too little to reorder texts
@@ -106,18 +108,35 @@ class MiniRanker:
             found[i].update(memory)
         return list(found)
 
-    @torch.inference_mode()
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
         """Scores in (0, 1): the logistic of the listwise logit; of a query with text and image, of the mean of both."""
-        if not memories:
-            return []
-        parts = []
-        if query.text:
-            parts.append(self._score_by_text(self._text_query(query.text), memories))
-        if query.image is not None:
-            parts.append(self._score_by_image(self._image_query(_Keyed(query.image)), memories))
-        logits = torch.stack(parts).mean(0).double()  # [N]
-        scores: list[float] = logits.sigmoid().tolist()
+        return self.plan(query, memories).run() if memories else []
+
+    def plan(self, query: Query, memories: Sequence[Memory]) -> ScorePlan:
+        """The same in parts of about `READ_AT_ONCE` candidates, which several threads may read side by side.
+
+        The parts depend on the list alone, not on the threads, so that scores are the same on every machine.
+        """
+        by_text = self._text_query(query.text) if query.text else None
+        by_image = self._image_query(_Keyed(query.image)) if query.image is not None else None
+        if by_text is None:
+            return ScorePlan(parts=[], finish=lambda _: self._finish([], by_image, memories))
+
+        number = -(-len(memories) // READ_AT_ONCE)
+        size = -(-len(memories) // number)
+        starts = range(0, len(memories), size)
+        parts = [partial(self._read, by_text, memories[start : start + size]) for start in starts]
+        return ScorePlan(parts=parts, finish=lambda readings: self._finish(readings, by_image, memories))
+
+    @torch.inference_mode()
+    def _finish(self, readings: Sequence[Reading], image: Memory | None, memories: Sequence[Memory]) -> list[float]:
+        """Compare the candidates with one another."""
+        logits = []
+        if readings:
+            logits.append(self._model.reader.rank(Reading.join(readings)).cpu())
+        if image is not None:
+            logits.append(self._score_by_image(image, memories))
+        scores: list[float] = torch.stack(logits).mean(0).double().sigmoid().tolist()  # [N]
         return scores
 
     @torch.inference_mode()
@@ -232,7 +251,8 @@ class MiniRanker:
     def _encode_image_query(self, image: _Keyed) -> Memory:
         return self._remember_images([image.source])[0]
 
-    def _score_by_text(self, query: _TextQuery, memories: Sequence[Memory]) -> Tensor:
+    @torch.inference_mode()
+    def _read(self, query: _TextQuery, memories: Sequence[Memory]) -> Reading:
         config = self._model.reader.config
         has_image = torch.tensor(["vector" in memory for memory in memories])
         logits = torch.zeros(len(memories))
@@ -240,8 +260,8 @@ class MiniRanker:
         if seen:
             logits[has_image] = self._image_logits(query.caption, seen).cpu()
         batch = collate(_text_parts(memories), config, has_image, logits).to(self._device)
-        scored: Tensor = self._model.reader(query.states, batch)
-        return scored.cpu()
+        reading: Reading = self._model.reader.read(query.states, batch)
+        return reading
 
     def _image_logits(self, caption: CaptionVectors, seen: Sequence[Memory]) -> Tensor:
         vectors = torch.stack([memory["vector"] for memory in seen]).float()  # [N, D]

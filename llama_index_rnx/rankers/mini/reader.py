@@ -90,6 +90,31 @@ class CandidateBatch:
         return CandidateBatch(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the reader makes of N candidates, each by itself, before they are compared with one another.
+
+    features: [N, F]; vectors: [N, W]; text_logit: [N]; occurrences: [N, Q] of each query piece; length: [N] in pieces;
+    long, has_text, has_image: [N] bool; image_logit: [N].
+    """
+
+    features: Tensor
+    vectors: Tensor
+    text_logit: Tensor
+    occurrences: Tensor
+    length: Tensor
+    long: Tensor
+    has_text: Tensor
+    has_image: Tensor
+    image_logit: Tensor
+
+    @classmethod
+    def join(cls, readings: Sequence[Reading]) -> Reading:
+        """Those of several parts of a list, in their order."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: torch.cat([getattr(reading, name) for reading in readings]) for name in names})
+
+
 def compress_tokens(states: Tensor, ids: Tensor, weights: Tensor, slots: int) -> Tensor:
     """At most `slots` vectors for a text of any length, in its order: states [T, 384], ids [T] -> [<= slots, 384].
 
@@ -158,19 +183,45 @@ class Reader(nn.Module):
 
     def forward(self, query: QueryStates, batch: CandidateBatch) -> Tensor:
         """-> scores [N], float; higher is better."""
-        if not bool(batch.has_text.any()):  # pictures alone: nothing to read, and their residual is zero
-            pictures: Tensor = self.kinds(torch.zeros_like(batch.image_logit), batch)
-            return pictures
-        features, matches = self.base.features(query, batch, self.project(query.states), self.weights)
-        vectors, residual = self.joint(query, batch, self.project(query.states), matches)  # [N, W], [N]
-        text_logit = (self.base(features) + residual) * batch.has_text
-        logits = self.kinds(text_logit, batch)  # [N]
-        scores: Tensor = logits + self.list(vectors, logits, features, batch)  # [N]
-        long = batch.long
-        if not bool(long.any()):
+        return self.rank(self.read(query, batch))
+
+    def read(self, query: QueryStates, batch: CandidateBatch) -> Reading:
+        """Each candidate by itself, so a list may be read in parts, side by side."""
+        projected = self.project(query.states)  # [Q, D]
+        occurrences, length = _occurrences(query.pieces, batch), batch.counts.sum(1)  # [N, Q], [N]
+
+        if bool(batch.has_text.any()):
+            features, matches = self.base.features(query, batch, projected, self.weights)
+            vectors, residual = self.joint(query, batch, projected, matches)  # [N, W], [N]
+            text_logit = (self.base(features) + residual) * batch.has_text
+        else:  # pictures alone: there is nothing to read
+            features = batch.image_logit.new_zeros(len(length), BASE_FEATURES)
+            vectors = batch.image_logit.new_zeros(len(length), self.config.width)
+            text_logit = torch.zeros_like(batch.image_logit)
+
+        return Reading(
+            features=features,
+            vectors=vectors,
+            text_logit=text_logit,
+            occurrences=occurrences,
+            length=length,
+            long=batch.long,
+            has_text=batch.has_text,
+            has_image=batch.has_image,
+            image_logit=batch.image_logit,
+        )
+
+    def rank(self, reading: Reading) -> Tensor:
+        """The candidates among themselves: scores [N], float; higher is better."""
+        logits: Tensor = self.kinds(reading.text_logit, reading)  # [N]
+        if not bool(reading.has_text.any()):  # the residual of pictures is zero
+            return logits
+
+        scores: Tensor = logits + self.list(reading.vectors, logits, reading.features, reading)  # [N]
+        if not bool(reading.long.any()):
             return scores
-        best_chunk = features[:, 0] + features[:, 1]  # [N]
-        return blend_long(scores, best_chunk, list_bm25(query.pieces, batch), long)
+        best_chunk = reading.features[:, 0] + reading.features[:, 1]  # [N]
+        return blend_long(scores, best_chunk, _bm25(reading.occurrences, reading.length, reading.has_text), reading.long)
 
 
 class BaseLogit(nn.Module):
@@ -240,11 +291,14 @@ def list_bm25(pieces: Tensor, batch: CandidateBatch) -> Tensor:
 
     Divided by the idf of the whole query and shifted: about -1 (no word of it) to 1.
     """
-    counts = _occurrences(pieces, batch)  # [N, Q]
-    texts = batch.has_text.sum().clamp_min(1)
+    return _bm25(_occurrences(pieces, batch), batch.counts.sum(1), batch.has_text)
+
+
+def _bm25(counts: Tensor, length: Tensor, has_text: Tensor) -> Tensor:
+    """counts: [N, Q]; length, has_text: [N] -> [N]."""
+    texts = has_text.sum().clamp_min(1)
     frequency = (counts > 0).sum(0)  # [Q]
     idf = ((texts - frequency + 0.5) / (frequency + 0.5)).log1p()  # [Q]
-    length = batch.counts.sum(1)  # [N]
     norm = 0.25 + 0.75 * length / (length.sum() / texts).clamp_min(1.0)
     saturated = counts * 2.2 / (counts + 1.2 * norm[:, None])
     return (saturated @ idf) / idf.sum().clamp_min(1e-6) * 1.5 - 1.0
@@ -355,7 +409,7 @@ class KindCalibration(nn.Module):
         self.image_weight = nn.Parameter(torch.ones(KINDS))
         self.bias = nn.Parameter(torch.zeros(KINDS))
 
-    def forward(self, text_logit: Tensor, batch: CandidateBatch) -> Tensor:
+    def forward(self, text_logit: Tensor, batch: Reading) -> Tensor:
         """[N] -> [N]."""
         kind = batch.has_image.long() + (batch.has_image & batch.has_text).long()  # 0 text, 1 image, 2 both
         image = self.image_weight[kind] * batch.image_logit + self.bias[kind]  # [N]
@@ -385,7 +439,7 @@ class ListAttention(nn.Module):
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
 
-    def forward(self, vectors: Tensor, logits: Tensor, features: Tensor, batch: CandidateBatch) -> Tensor:
+    def forward(self, vectors: Tensor, logits: Tensor, features: Tensor, batch: Reading) -> Tensor:
         """-> residuals [N]."""
         spread = (logits - logits.mean()) / (logits.std(correction=0) + 1e-3)  # [N]
         flags = torch.stack([logits, spread, batch.image_logit, batch.has_text, batch.has_image], dim=-1)  # [N, 5]
