@@ -62,6 +62,7 @@ def run_page(
     import uvicorn
 
     from llama_index_rnx.serve import open_door
+    from llama_index_rnx.server.connections import GuardedProtocol
     from llama_index_rnx.ui.app import create_page
 
     with open_door(LOOPBACK, port) as door:
@@ -70,6 +71,7 @@ def run_page(
             create_page(collection, library, begin),
             log_level="warning",
             ws="none",
+            http=GuardedProtocol,
             server_header=False,
             timeout_graceful_shutdown=2,
         )
