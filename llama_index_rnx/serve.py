@@ -231,7 +231,8 @@ def _checked_key(api_key: str | None) -> str | None:
 
 def _checked_origin(origin: str) -> str:
     parts = urlsplit(origin)
-    if origin != "*" and origin.lower() != f"{parts.scheme}://{parts.netloc}".lower():
+    is_whole = bool(parts.scheme and parts.netloc) and origin.lower() == f"{parts.scheme}://{parts.netloc}".lower()
+    if origin != "*" and not is_whole:
         raise RNXError(f"an origin got {origin[:100]!r}; it is like https://example.com, without a path, or *.")
     return origin.lower()
 

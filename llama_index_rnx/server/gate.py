@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_index_rnx.server.bodies import Budget, Inflater, too_large
-from llama_index_rnx.server.hosts import is_same_origin, names_this_machine
+from llama_index_rnx.server.hosts import is_loopback, is_same_origin, names_this_machine
 from llama_index_rnx.server.limits import Limits, Receive, Refused, Scope, Send
 
 OPEN_PATH = "/health"  # answers without a key: a load balancer has none
@@ -21,7 +21,8 @@ class Gate:
 
     Args:
         api_key: what every caller must send, or None.
-        loopback_only: answer to names of this machine alone, and to no page of another origin.
+        loopback_only: what comes in at an address of this machine must name this machine as its host, and be sent by no
+            page of another origin.
         origins: pages of these origins may speak to a server that is `loopback_only`, too.
     """
 
@@ -59,7 +60,7 @@ class Gate:
     async def _enter(self, scope: Scope, receive: Receive, body: _Body) -> None:
         """Read the body of a request that may come in. Raises Refused for any other."""
         headers = _decoded(scope)
-        if self._loopback_only:
+        if self._loopback_only and _came_in_at_loopback(scope):
             self._check_host(headers)
         self._check_key(scope["path"], headers)
         self._check_length(headers.get("content-length", "0"))
@@ -133,6 +134,12 @@ def _decoded(scope: Scope) -> dict[str, str]:
     """The headers by name, in lower case."""
     pairs = scope["headers"]
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}
+
+
+def _came_in_at_loopback(scope: Scope) -> bool:
+    """A browser that was led here by a foreign name has no other way in."""
+    address = (scope.get("server") or ("",))[0]
+    return is_loopback(address)
 
 
 def _keys(headers: Mapping[str, str]) -> list[str]:
