@@ -272,6 +272,14 @@ def test_json_that_is_hard_to_read_costs_its_document(client: TestClient, docume
     assert order(json.loads(answer.content, parse_constant=pytest.fail)) == [1, 0]
 
 
+@pytest.mark.parametrize("value", [b"[],", b'{"a":1},', b"1,"])
+def test_a_body_of_countless_values_is_not_unpacked(client: TestClient, value: bytes) -> None:
+    body = b'{"query": "a", "documents": [[' + value * 5_000_001 + b"1]]}"
+    answer = client.post("/rerank", content=body[: Limits.body])
+    assert answer.status_code == 413
+    assert "more than 5,000,000 values" in answer.json()["message"]
+
+
 def test_deep_objects_are_no_bomb(client: TestClient) -> None:
     deep = b'{"a": ' * 900 + b'"rust"' + b"}" * 900
     body = b'{"query": "rust", "return_documents": true, "documents": [' + deep + b', "rust"]}'

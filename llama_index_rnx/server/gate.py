@@ -52,8 +52,9 @@ class Gate:
         except Refused as refused:
             await refused.response()(scope, receive, send)
         else:
-            scope["headers"] = _plain_json_headers(scope, len(body.data))
-            await self._app(scope, _replay(bytes(body.data), receive), send)
+            data = body.whole()
+            scope["headers"] = _plain_json_headers(scope, len(data))
+            await self._app(scope, _replay(data, receive), send)
         finally:
             body.release()
 
@@ -119,15 +120,19 @@ class _Body:
     """The bytes of one request, counted in the budget of all until the request is answered."""
 
     def __init__(self, budget: Budget) -> None:
-        self.data, self._budget = bytearray(), budget
+        self._data, self._size, self._budget = bytearray(), 0, budget
 
     def add(self, data: bytes) -> None:
         self._budget.take(len(data))
-        self.data += data
+        self._size += len(data)
+        self._data += data
+
+    def whole(self) -> bytes:
+        data, self._data = bytes(self._data), bytearray()
+        return data
 
     def release(self) -> None:
-        self._budget.give_back(len(self.data))
-        self.data = bytearray()
+        self._budget.give_back(self._size)
 
 
 def _decoded(scope: Scope) -> dict[str, str]:

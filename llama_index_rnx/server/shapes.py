@@ -28,6 +28,7 @@ MAX_DOCUMENTS = 1_000  # Cohere's own limit
 MAX_QUERY = 200_000  # characters; rnx-mini reads some 1,000 of them
 MAX_PARTS = 1_000  # of one document
 MAX_LEVELS = 8  # of lists and objects in a document that are looked into
+MAX_VALUES = 5_000_000  # of a body, by its commas and brackets: in Python each takes up to 200 bytes
 LONGEST_NUMBER = 300  # digits; Python itself refuses to read 5,000
 
 TEXT_FIELDS = ("text", "page_content", "pageContent")  # the latter two are LangChain's
@@ -256,6 +257,8 @@ def read_request(body: bytes) -> RerankRequest:
     Raises:
         Refused: it is no JSON, or no request; one line that does not repeat it.
     """
+    if sum(body.count(mark) for mark in (b"[", b"{", b",")) > MAX_VALUES:
+        raise Refused(413, f"the body has more than {MAX_VALUES:,} values; send fewer fields.")
     try:
         payload = json.loads(body, parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
     except UnicodeDecodeError as error:
