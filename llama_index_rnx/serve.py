@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,7 +60,9 @@ __all__ = [
 ]
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
-ALIASES = ("/reranking", "/v1/reranking", "/v2/reranking", "/api/rerank", "/api/v1/rerank")
+LONGEST_MESSAGE = 1_000  # characters
+PREFIXES = ("", "/v1", "/v2", "/v3", "/api", "/api/v1", "/api/v2")  # under which others serve the same
+ALIASES = tuple(f"{prefix}/{name}" for prefix in PREFIXES for name in ("rerank", "reranking"))
 
 
 class Meter:
@@ -249,7 +250,7 @@ def _routes() -> APIRouter:
         return Response(answer_json(body, response), media_type="application/json")
 
     schema = {"schema": RerankRequest.model_json_schema()}
-    for path in (*RERANK_PATHS, *ALIASES):
+    for path in dict.fromkeys((*RERANK_PATHS, *ALIASES)):
         routes.add_api_route(
             path,
             rerank,
@@ -298,7 +299,7 @@ def _routes() -> APIRouter:
             "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
             "max_concurrent_requests": service.limits.at_once,
             "max_client_batch_size": MAX_DOCUMENTS,
-            "version": version("llama-index-rnx"),
+            "version": request.app.version,
         }
 
     return routes
@@ -329,7 +330,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):  # what FastAPI itself refuses: no such path, another method
         error = Refused(error.status_code, str(error.detail), error.headers)
     elif isinstance(error, RNXError):
-        error = Refused(400, str(error))
+        error = Refused(400, " ".join(str(error).split())[:LONGEST_MESSAGE])  # it may name a long URL
     assert isinstance(error, Refused)
     request.app.state.service.meter.requests.labels(str(error.status)).inc()
     return error.response()

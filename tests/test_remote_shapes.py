@@ -36,8 +36,8 @@ def scores(ranker: RemoteRanker, candidates: list[Candidate], query: Query | Non
     return ranker.score(query or Query(text="rust"), ranker.remember(candidates))
 
 
-def texts(*found: str) -> list[Candidate]:
-    return [Candidate(id=text, text=text) for text in found]
+def texts(*contents: str) -> list[Candidate]:
+    return [Candidate(id=text, text=text) for text in contents]
 
 
 def tei(body: dict[str, Any]) -> httpx.Response:

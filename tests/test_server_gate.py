@@ -179,16 +179,16 @@ def test_pages_of_other_origins_ask_by_option_only() -> None:
 
 
 def test_without_a_key_no_foreign_page_may_ask() -> None:
-    def asked(client: TestClient, origin: str) -> int:
+    def status_of(client: TestClient, origin: str) -> int:
         return client.post("/rerank", content=PACKED, headers={"origin": origin, "content-type": "text/plain"}).status_code
 
     url = "http://127.0.0.1:8787"
     with TestClient(create_app(FakeRanker, loopback_only=True), base_url=url) as client:
-        assert [asked(client, origin) for origin in (url, ORIGIN, "null", "http://127.0.0.1:3000")] == [200, 403, 403, 403]
+        assert [status_of(client, origin) for origin in (url, ORIGIN, "null", "http://127.0.0.1:3000")] == [200, 403, 403, 403]
     for allowed in (ORIGIN, "*"):
         app = create_app(FakeRanker, loopback_only=True, cors_origins=[allowed])
         with TestClient(app, base_url=url) as client:
-            assert asked(client, ORIGIN) == 200
+            assert status_of(client, ORIGIN) == 200
 
 
 @pytest.mark.parametrize("origin", ["example.com", "https://example.com/", "https://example.com/page", "", "https://"])
@@ -331,10 +331,10 @@ def test_bodies_are_given_back_when_they_are_answered() -> None:
 
 
 def connected(url: str, data: bytes = b"") -> socket.socket:
-    found = socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 0))
-    found.settimeout(5)
-    found.sendall(data)
-    return found
+    connection = socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 0))
+    connection.settimeout(5)
+    connection.sendall(data)
+    return connection
 
 
 def is_closed(connection: socket.socket) -> bool:

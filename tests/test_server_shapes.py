@@ -24,8 +24,8 @@ URI = "data:image/png;base64," + image_base64(RED)
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(FakeRanker)) as found:
-        yield found
+    with TestClient(create_app(FakeRanker)) as served:
+        yield served
 
 
 def rerank(client: TestClient, path: str = "/rerank", **body: Any) -> Any:
@@ -210,7 +210,17 @@ def test_text_embeddings_inference(client: TestClient) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*RERANK_PATHS, "/reranking", "/v1/reranking", "/v2/reranking", "/api/rerank", "/rerank/", "/v1/rerank/", "/reranking//"],
+    [
+        *RERANK_PATHS,
+        "/reranking",
+        "/v1/reranking",
+        "/v2/reranking",
+        "/v3/rerank",
+        "/api/v2/rerank",
+        "/rerank/",
+        "/v1/rerank/",
+        "/reranking//",
+    ],
 )
 def test_aliases(client: TestClient, path: str) -> None:
     answer = client.post(path, json={"query": "rust", "documents": TEXTS}, follow_redirects=False)

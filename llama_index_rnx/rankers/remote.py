@@ -165,16 +165,16 @@ class RemoteRanker:
         """
         if not memories:
             return []
-        parts, asked = [_part(memory) for memory in memories], self._query_part(query)
+        parts, query_part = [_part(memory) for memory in memories], self._query_part(query)
         try:
-            return self._scores(self._shape, asked, parts)
+            return self._scores(self._shape, query_part, parts)
         except _ServiceRefusedError as refusal:
             shape = refusal.wanted_shape()
             if shape is None or shape is self._shape:
                 raise
 
         # Remember what the service wants only once it took it.
-        scores = self._scores(shape, asked, parts)
+        scores = self._scores(shape, query_part, parts)
         self._shape = shape
         return scores
 

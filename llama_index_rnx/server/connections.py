@@ -67,6 +67,8 @@ class GuardedProtocol(H11Protocol):
 
     def _make_room(self) -> None:
         """If there are too many, close the connection that waits longest for a head, perhaps this."""
+        if len(self.connections) <= MAX_CONNECTIONS:
+            return
         opened: list[Any] = [each for each in self.connections if not each.transport.is_closing()]
         if len(opened) <= MAX_CONNECTIONS:
             return

@@ -74,7 +74,7 @@ class _Reader:
     def candidate(self, index: int, content: Content) -> Candidate | None:
         """None where nothing can be read; then, as for an image that cannot, there is a warning."""
         label = f"document {index}"
-        text, image = self._text(content.text[: self.limits.text], label), None
+        text, image = self._text(content.text.lstrip()[: self.limits.text], label), None
         try:
             image = self._image(content.image.strip(), label) if content.image else None
         except RNXError as error:
