@@ -230,6 +230,31 @@ def base64_source(data: str | bytes, label: str) -> ImageSource:
     return ImageSource(label=label, digest=hashlib.sha256(raw).hexdigest(), read=lambda: _from_base64(raw, label))
 
 
+def image_pixels(data: bytes, label: str) -> int:
+    """How many pixels the file of an image has, by its header alone: nothing is decoded.
+
+    Raises:
+        ImageError: it is no image, or has more than 89 megapixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            pixels = picture.width * picture.height
+        if pixels > MAX_SOURCE_PIXELS:
+            size = f"{picture.width} x {picture.height} pixels"
+            raise ValueError(f"{size}, at most {MAX_SOURCE_PIXELS:,} are read")
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+        OSError,
+        ValueError,
+        SyntaxError,
+    ) as error:
+        reason = f"cannot be read as an image ({_reason(error)}); replace or remove it."
+        raise ImageError(f"{short(label)}: {reason}") from error
+    return pixels
+
+
 @contextmanager
 def open_pdf(path: str | Path) -> Iterator[pdfium.PdfDocument]:
     """A PDF, closed again after use; other threads wait for their turn.

@@ -62,6 +62,7 @@ MemoryPath = Annotated[
     typer.Option(help="A folder or an address (s3://...) that keeps the memories for the next time.", rich_help_panel=COMPUTE),
 ]
 TAG = "rnx"
+SERVER_KEY = "RNX_SERVER_KEY"
 LISTS_HELP = 'Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}'
 app.command()(index_command.index)
 
@@ -128,7 +129,10 @@ def serve(
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="The port to listen on.")] = 8787,
-    api_key: Annotated[str | None, typer.Option(envvar="RNX_SERVER_KEY", help="Asked of every caller.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar=SERVER_KEY, help="Asked of every caller.")] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Pages of this origin may ask from a browser, as https://example.com; repeatable.")
+    ] = None,
     allow_urls: Annotated[bool, typer.Option(help="Fetch images that are named by a URL of a public host.")] = False,
     max_body: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests at work or waiting; one more is sent away.")] = 32,
@@ -140,19 +144,42 @@ def serve(
     memory_path: MemoryPath = None,
 ) -> None:
     """Answer POST /rerank in the shape of Cohere and Jina, for texts and images."""
+    _refuse_empty_key(api_key)
     from llama_index_rnx import load_ranker
     from llama_index_rnx.memory import MemoryStore
 
     try:
         from llama_index_rnx.serve import Limits, create_app, run_server
+        from llama_index_rnx.server.hosts import is_loopback
     except ImportError as error:
         raise RNXError(f"rnx serve needs {error.name}; install it with: pip install 'llama-index-rnx[serve]'") from error
 
-    limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds)
+    if api_key is None and not is_loopback(host):
+        err.print(f"warning: without a key anybody who reaches {host} may ask; set {SERVER_KEY} or --api-key.", markup=False)
+    text = max(Limits.text, 8 * (max_text_tokens or 0))  # characters; tokens are rarely longer
+    limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds, text=text)
     ranker = load_ranker(model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens)
     store = MemoryStore(memory_path)  # before anything is served: what is wrong with either is one line
-    made = create_app(lambda: ranker, limits=limits, api_key=api_key, allow_urls=allow_urls, store=store)
+    made = create_app(
+        lambda: ranker,
+        limits=limits,
+        api_key=api_key,
+        allow_urls=allow_urls,
+        store=store,
+        cors_origins=cors_origin or (),
+        loopback_only=api_key is None and is_loopback(host),
+    )
     run_server(made, host, port)
+
+
+def _refuse_empty_key(api_key: str | None) -> None:
+    """A secret that is not set in a compose file must not start an open server; typer takes "" for no variable at all."""
+    is_set = api_key is not None or SERVER_KEY in os.environ
+    if is_set and not (api_key or "").strip():
+        raise RNXError(
+            f"the API key is empty, so anybody could come in; give {SERVER_KEY} or --api-key a value, "
+            f"or unset {SERVER_KEY} to ask for no key."
+        )
 
 
 Llm = Annotated[str, typer.Option(help="Who answers: extract (quotes), smollm2, ranker, a .gguf file, or module:Class.")]

@@ -1,4 +1,4 @@
-"""`rnx serve`: a ranker behind HTTP, in the shape that Cohere, Jina and vLLM share. It knows no ranker's insides.
+"""`rnx serve`: a ranker behind HTTP, in the shapes of Cohere, Jina, vLLM, Voyage and TEI. It knows no ranker's insides.
 
 `POST /rerank` (also `/v1/rerank`, `/v2/rerank`), `GET /health`, `GET /metrics` (Prometheus). What comes in is measured before
 it is read: its key, bytes, documents, and how many requests wait already. Too much is answered at once: 401, 413, 422, 503.
@@ -7,108 +7,64 @@ it is read: its key, bytes, documents, and how many requests wait already. Too m
 from __future__ import annotations
 
 import asyncio
-import hmac
 import socket
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, base64_source, clean_text, url_source
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.candidates import Candidate
+from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.executor import in_thread
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rerank import rank
 from llama_index_rnx.scheduler import shared
+from llama_index_rnx.server.connections import GuardedProtocol
+from llama_index_rnx.server.gate import Gate
+from llama_index_rnx.server.limits import RETRY_SOON, Limits, Receive, Refused, Scope, Send
+from llama_index_rnx.server.reading import Reading, read_documents
+from llama_index_rnx.server.shapes import (
+    MAX_DOCUMENTS,
+    RerankRequest,
+    RerankResponse,
+    Result,
+    TextResult,
+    answer_json,
+    read_request,
+)
 from llama_index_rnx.shutdown import run_until_stopped
 
-MAX_DOCUMENTS = 1_000  # Cohere's own limit
-MAX_CHARACTERS = 200_000  # of one text; rnx-mini reads some 10,000 of them
-RETRY_SOON = {"Retry-After": "1"}  # second
+__all__ = [
+    "Limits",
+    "Receive",
+    "Refused",
+    "RerankRequest",
+    "RerankResponse",
+    "Scope",
+    "Send",
+    "Service",
+    "create_app",
+    "open_door",
+    "run_server",
+    "serving",
+]
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS, pattern=r"\S")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one server takes. body: bytes of a request; at_once: requests at work or waiting; seconds: for one of them."""
-
-    body: int = 64 * 2**20
-    at_once: int = 32
-    seconds: float = 60.0
-
-
-class Part(BaseModel):
-    """A text, an image, or both; the image as base64, a data: URI, or a URL where the server allows it."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"anyOf": [{"required": ["text"]}, {"required": ["image"]}], "minProperties": 1}
-    )
-
-    text: Text = ""
-    image: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")] = ""
-
-    @model_validator(mode="after")
-    def _something(self) -> Part:
-        if not self.text and not self.image:
-            raise ValueError("needs a text, an image, or both")
-        return self
-
-
-class RerankRequest(BaseModel):
-    """Cohere's, Jina's and vLLM's request; fields of theirs that say nothing here are passed over."""
-
-    query: Text | Part
-    documents: list[Text | Part] = Field(max_length=MAX_DOCUMENTS)
-    top_n: int | None = Field(default=None, ge=1)
-    return_documents: bool = False
-    model: str | None = None
-
-
-class Result(BaseModel):
-    """index: of the document in the request; relevance_score: higher is better."""
-
-    index: int
-    relevance_score: float
-    document: dict[str, str] | None = None
-
-
-class RerankResponse(BaseModel):
-    """Best first, cut to top_n."""
-
-    id: str
-    object: str = "list"
-    model: str
-    results: list[Result]
-    usage: dict[str, int]
-    meta: dict[str, dict[str, str]] = Field(default_factory=lambda: {"api_version": {"version": "2"}})
-
-
-class Refused(Exception):  # noqa: N818
-    """A request that gets a status and one line instead of a ranking."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers
-
-    def response(self) -> JSONResponse:
-        return JSONResponse({"message": self.message}, status_code=self.status, headers=self.headers)
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+LONGEST_MESSAGE = 1_000  # characters
+PREFIXES = ("", "/v1", "/v2", "/v3", "/api", "/api/v1", "/api/v2")  # under which others serve the same
+ALIASES = tuple(f"{prefix}/{name}" for prefix in PREFIXES for name in ("rerank", "reranking"))
 
 
 class Meter:
@@ -132,28 +88,25 @@ class Service:
         self._at_work, self._moved = 0, 0.0
 
     async def rerank(self, request: RerankRequest) -> RerankResponse:
-        """The ranking of a request.
+        """The ranking of a request; documents that hold nothing to read come last, with a score of 0.
 
         Raises:
-            Refused: the server is full, or the ranking took too long. RNXError: an image cannot be read, a URL is not allowed.
+            Refused: the server is full, the request too large, or the ranking took too long.
+            RNXError: the query's image cannot be read.
         """
-        query = Query(**self._parts(request.query, "query"))
-        candidates = [self._candidate(place, document) for place, document in enumerate(request.documents)]
-        ranking = await self._admitted(lambda: rank(self.ranker, self._store, query, candidates))
-        self.meter.documents.inc(len(candidates))
-        best = list(zip(ranking.order, ranking.scores, strict=True))[: request.top_n]
-        return RerankResponse(
-            id=str(uuid.uuid4()),
-            model=self.ranker.name,
-            results=[Result(index=i, relevance_score=score, document=_shown(request, i)) for i, score in best],
-            usage={"total_tokens": 0, "documents": len(candidates)},
-        )
+        read = await asyncio.to_thread(read_documents, request, self.limits, self._allow_urls)
+        ranking = Ranking(order=[], scores=[])
+        if read.candidates:
+            ranking = await self._admitted(lambda: _rank_readable(self.ranker, self._store, read))
+        self.meter.documents.inc(len(request.listed))
+        return _response(request, read, ranking, self.ranker.name)
 
-    def refuse_when_full(self) -> None:
-        """Raises Refused when no place is free."""
-        if self._at_work >= self.limits.at_once:
+    def refuse_when_full(self, arriving: int = 0) -> None:
+        """Raises Refused when no place is free; requests that are just arriving take one, too."""
+        waiting = self._at_work + arriving
+        if waiting >= self.limits.at_once:
             self.meter.requests.labels("503").inc()
-            raise Refused(503, f"{self._at_work} requests are waiting already; try again in a moment.", RETRY_SOON)
+            raise Refused(503, f"{waiting} requests are waiting already; try again in a moment.", RETRY_SOON)
 
     async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
         self.refuse_when_full()
@@ -181,32 +134,47 @@ class Service:
             return 0.0
         return time.monotonic() - max(moved, getattr(self.ranker, "moved", 0.0))
 
-    def _candidate(self, place: int, document: str | Part) -> Candidate:
-        return Candidate(id=str(place), **self._parts(document, f"document {place}"))
 
-    def _parts(self, given: str | Part, label: str) -> dict[str, Any]:
-        if isinstance(given, str):
-            given = Part(text=given)
-        image = self._image(given.image.strip(), label) if given.image else None
-        text = clean_text(given.text)
-        if not text and image is None:
-            raise Refused(422, f"{label} is empty; give it a text, an image, or both.")
-        return {"text": text, "image": image}
-
-    def _image(self, given: str, label: str) -> ImageSource:
-        """Never a path: what stands on this machine's disk is nobody's business."""
-        if not given.startswith(("http://", "https://")):
-            return base64_source(given, label=f"image of {label}")
-        if not self._allow_urls:
-            raise Refused(422, f"{label}: this server fetches no URLs; send the image as base64 or a data: URI.")
-        return url_source(given)
+def _rank_readable(ranker: Ranker, store: MemoryStore, read: Reading) -> Ranking:
+    """The ranking without the images that turn out to be damaged: each costs its own document only."""
+    try:
+        return rank(ranker, store, read.query, read.candidates)
+    except ImageError:
+        if read.query.image is not None:
+            read.query.image.load()  # raises what is wrong with the query
+        whole = [_with_whole_image(candidate) for candidate in read.candidates]
+    usable = [index for index, candidate in enumerate(whole) if candidate.text or candidate.image]
+    ranking = rank(ranker, store, read.query, [whole[index] for index in usable])
+    return Ranking(order=[usable[index] for index in ranking.order], scores=ranking.scores)
 
 
-def _shown(request: RerankRequest, place: int) -> dict[str, str] | None:
-    if not request.return_documents:
-        return None
-    document = request.documents[place]
-    return {"text": document} if isinstance(document, str) else document.model_dump(exclude_defaults=True)
+def _with_whole_image(candidate: Candidate) -> Candidate:
+    if candidate.image is None:
+        return candidate
+    try:
+        candidate.image.load()
+    except ImageError:
+        return Candidate(id=candidate.id, text=candidate.text)
+    return candidate
+
+
+def _response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:
+    """Best first; behind all that was ranked stands what was not, in the order of the request."""
+    ranked = [int(read.candidates[index].id) for index in ranking.order]
+    rest = sorted(set(range(len(request.listed))) - set(ranked))
+    lowest = min([0.0, *ranking.scores[-1:]])  # a service behind this server may score below 0
+    scores = [*ranking.scores, *[lowest] * len(rest)]
+    results = [Result(index=index, relevance_score=score) for index, score in zip([*ranked, *rest], scores, strict=True)]
+    meta: dict[str, Any] = {"api_version": {"version": "2"}}
+    if read.warnings:
+        meta["warnings"] = read.warnings
+    return RerankResponse(
+        id=str(uuid.uuid4()),
+        model=model,
+        results=results[: request.top_n or request.top_k or None],
+        usage={"total_tokens": 0, "documents": len(request.listed)},
+        meta=meta,
+    )
 
 
 def create_app(
@@ -216,8 +184,17 @@ def create_app(
     api_key: str | None = None,
     allow_urls: bool = False,
     store: MemoryStore | None = None,
+    cors_origins: Sequence[str] = (),
+    loopback_only: bool = False,
 ) -> FastAPI:
     """The application; `load` is called once, when it starts. Memories are kept in the store, by default in RAM alone.
+
+    Args:
+        cors_origins: pages of these origins (`https://example.com`, or `*`) may ask from a browser.
+        loopback_only: answer to names of this machine alone (DNS rebinding); for servers without a key.
+
+    Raises:
+        RNXError: the key is empty, or an origin is none.
 
     Example:
         >>> from llama_index_rnx import load_ranker
@@ -225,6 +202,9 @@ def create_app(
         >>> app.title
         'llama-index-rnx'
     """
+
+    key = _checked_key(api_key)
+    origins = [_checked_origin(origin) for origin in cors_origins]
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -239,36 +219,65 @@ def create_app(
         summary="Orders texts and images, best first.",
         lifespan=running,
         redirect_slashes=False,  # a redirect of /rerank/ would lead to whatever host the request names
+        docs_url=None,  # these pages load their scripts from a foreign host
+        redoc_url=None,
     )
     app.include_router(_routes())
-    app.add_middleware(Gate, limits=limits, api_key=api_key)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(RNXError, _refused)
-    app.add_exception_handler(RequestValidationError, _refused)
-    app.add_exception_handler(HTTPException, _refused)
+    app.add_middleware(Gate, limits=limits, api_key=key, loopback_only=loopback_only, origins=origins)
+    if origins:  # outside the gate: a browser asks without the key whether it may ask
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+    for kind in (Refused, RNXError, HTTPException):
+        app.add_exception_handler(kind, _refused)
     return app
+
+
+def _checked_key(api_key: str | None) -> str | None:
+    """A key without the blanks around it, which no header can carry."""
+    if api_key is None:
+        return None
+    if not api_key.strip():
+        raise RNXError("the API key is empty, so anybody could come in; set one, or none at all.")
+    return api_key.strip()
+
+
+def _checked_origin(origin: str) -> str:
+    parts = urlsplit(origin)
+    is_whole = bool(parts.scheme and parts.netloc) and origin.lower() == f"{parts.scheme}://{parts.netloc}".lower()
+    if origin != "*" and not is_whole:
+        raise RNXError(f"an origin got {origin[:100]!r}; it is like https://example.com, without a path, or *.")
+    return origin.lower()
 
 
 def _routes() -> APIRouter:
     routes = APIRouter()
 
-    async def rerank(body: RerankRequest, request: Request) -> RerankResponse:
+    async def rerank(request: Request) -> Response:
         service: Service = request.app.state.service
         with service.meter.seconds.time():
-            found = await _while_connected(request, service.rerank(body))
+            body = read_request(await request.body())
+            response = await _while_connected(request, service.rerank(body))
         service.meter.requests.labels("200").inc()
-        return found
+        return Response(answer_json(body, response), media_type="application/json")
 
-    for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+    schema = {"schema": RerankRequest.model_json_schema()}
+    for path in dict.fromkeys((*RERANK_PATHS, *ALIASES)):
         routes.add_api_route(
             path,
             rerank,
             methods=["POST"],
-            response_model_exclude_none=True,
+            include_in_schema=path in RERANK_PATHS,
+            response_model=RerankResponse | list[TextResult],
             operation_id=path.strip("/").replace("/", "_"),
-            responses={code: {"model": Message} for code in (400, 401, 413, 422, 503)},
+            openapi_extra={"requestBody": {"required": True, "content": {"application/json": schema}}},
+            responses={code: {"model": Message} for code in (400, 401, 403, 413, 415, 422, 503)},
         )
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health(request: Request) -> JSONResponse:
         """Stalled is a server where nothing was finished for `limits.seconds` although requests are at work."""
@@ -283,6 +292,37 @@ def _routes() -> APIRouter:
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(request.app.state.service.meter.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @routes.get("/")
+    async def home(request: Request) -> dict[str, str]:
+        """What this is, in one line."""
+        model = request.app.state.service.ranker.name
+        example = 'POST /rerank {"query": "...", "documents": ["...", "..."]}'
+        return {"message": f"llama-index-rnx ranks with {model}: {example}; see /openapi.json."}
+
+    @routes.get("/models", include_in_schema=False)
+    @routes.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        """The one model, as clients of OpenAI look for it."""
+        model = {
+            "id": request.app.state.service.ranker.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "llama-index-rnx",
+        }
+        return {"object": "list", "data": [model]}
+
+    @routes.get("/info")
+    async def info(request: Request) -> dict[str, Any]:
+        """What clients of text-embeddings-inference ask first."""
+        service: Service = request.app.state.service
+        return {
+            "model_id": service.ranker.name,
+            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+            "max_concurrent_requests": service.limits.at_once,
+            "max_client_batch_size": MAX_DOCUMENTS,
+            "version": request.app.version,
+        }
 
     return routes
 
@@ -305,92 +345,27 @@ class Message(BaseModel):
     """Why a request was refused."""
 
     message: str
+    detail: str
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, RequestValidationError):
-        error = Refused(422, _wrong_field(error))
-    elif isinstance(error, HTTPException):  # what FastAPI itself refuses: no such path, a body that is no text
+    if isinstance(error, HTTPException):  # what FastAPI itself refuses: no such path, another method
         error = Refused(error.status_code, str(error.detail), error.headers)
     elif isinstance(error, RNXError):
-        error = Refused(400, str(error))
+        error = Refused(400, " ".join(str(error).split())[:LONGEST_MESSAGE])  # it may name a long URL
     assert isinstance(error, Refused)
     request.app.state.service.meter.requests.labels(str(error.status)).inc()
     return error.response()
 
 
-def _wrong_field(error: RequestValidationError) -> str:
-    """What is wrong, in one line; what was sent is not repeated, it may be megabytes.
-
-    A document may be a string or a Part: of pydantic's reasons why it is neither, the one that went deepest is the user's.
-    """
-    errors = [found for found in error.errors() if not found["type"].endswith("_type")] or error.errors()
-    worst = max(reversed(errors), key=lambda found: len(found["loc"]))
-    place = ".".join(str(step) for step in worst["loc"] if str(step).isidentifier() or isinstance(step, int))
-    return f"{place}: {worst['msg']}"
-
-
-class Gate:
-    """In front of everything: no key no entry, and no body larger than allowed is kept in memory."""
-
-    def __init__(self, app: Any, limits: Limits, api_key: str | None) -> None:
-        self._app, self._limits, self._key = app, limits, api_key
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        try:
-            headers = {name.lower(): value for name, value in scope["headers"]}
-            self._check_key(scope["path"], headers.get(b"authorization", b""))
-            self._check_length(headers.get(b"content-length", b"0"))
-            _refuse_when_full(scope)
-            body = await asyncio.wait_for(self._read(receive), self._limits.seconds)
-        except TimeoutError:
-            await Refused(408, "the request did not arrive in time.").response()(scope, receive, send)
-        except Refused as refused:
-            await refused.response()(scope, receive, send)
-        else:
-            await self._app(scope, _replay(body, receive), send)
-
-    def _check_key(self, path: str, given: bytes) -> None:
-        wanted = f"Bearer {self._key}".encode()
-        if self._key and path != "/health" and not hmac.compare_digest(given, wanted):
-            raise Refused(401, "wrong or no API key; send it as: Authorization: Bearer KEY")
-
-    def _check_length(self, length: bytes) -> None:
-        if not length.isdigit() or int(length) > self._limits.body:
-            raise Refused(413, f"the request has more than {self._limits.body} bytes; send fewer or smaller images.")
-
-    async def _read(self, receive: Receive) -> bytes:
-        found = bytearray()
-        while True:
-            message = await receive()
-            found += message.get("body", b"")
-            self._check_length(str(len(found)).encode())
-            if not message.get("more_body", False):
-                return bytes(found)
-
-
-def _refuse_when_full(scope: Scope) -> None:
-    """Before a body is read and understood: who is turned away under load should cost next to nothing."""
-    if scope["method"] == "POST":
-        scope["app"].state.service.refuse_when_full()
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A body that was read already, then whatever else arrives (the caller's leaving)."""
-    parts: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> MutableMapping[str, Any]:
-        return parts.pop() if parts else await receive()
-
-    return again
-
-
 @contextmanager
 def serving(
-    ranker: Ranker, *, limits: Limits = Limits(), api_key: str | None = None, allow_urls: bool = False
+    ranker: Ranker,
+    *,
+    limits: Limits = Limits(),
+    api_key: str | None = None,
+    allow_urls: bool = False,
+    cors_origins: Sequence[str] = (),
 ) -> Iterator[str]:
     """A server in a thread of this process, on a free port of this machine, for as long as the block lasts: yields its URL.
 
@@ -405,10 +380,17 @@ def serving(
     """
     import uvicorn
 
-    app = create_app(lambda: ranker, limits=limits, api_key=api_key, allow_urls=allow_urls)
+    app = create_app(
+        lambda: ranker,
+        limits=limits,
+        api_key=api_key,
+        allow_urls=allow_urls,
+        cors_origins=cors_origins,
+        loopback_only=api_key is None,
+    )
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))  # bound here and handed over, so that nobody else can take the port in between
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", http=GuardedProtocol))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
         thread.start()
         try:
@@ -431,7 +413,8 @@ def run_server(app: FastAPI, host: str, port: int) -> None:
     import uvicorn
 
     with open_door(host, port) as door:
-        run_until_stopped(uvicorn.Config(app, log_level="info", server_header=False), door)
+        config = uvicorn.Config(app, log_level="info", server_header=False, ws="none", http=GuardedProtocol)
+        run_until_stopped(config, door)
 
 
 def open_door(host: str, port: int) -> socket.socket:

@@ -46,7 +46,8 @@ def test_only_candidates_opens_images_and_pdfs() -> None:
 
 def test_who_reaches_into_the_network() -> None:
     assert importers("httpx") == {"fetch.py", "rankers/remote.py", "qdrant.py"}
-    assert importers("fastapi", "uvicorn", "prometheus_client") == {"serve.py", "shutdown.py", "ui/__init__.py", "ui/app.py"}
+    servers = {"serve.py", "server/connections.py", "shutdown.py", "ui/__init__.py", "ui/app.py"}
+    assert importers("fastapi", "uvicorn", "prometheus_client") == servers
 
 
 def test_only_the_collection_and_its_line_know_qdrant() -> None:

@@ -136,10 +136,7 @@ def score_windows(ranker: Ranker, asks: Sequence[Ask]) -> list[list[float]]:
     Raises:
         RNXError: a score is no number.
     """
-    if isinstance(ranker, BatchRanker):
-        windows = ranker.score_many(asks)
-    else:
-        windows = [ranker.score(*ask) for ask in asks]
+    windows = ranker.score_many(asks) if isinstance(ranker, BatchRanker) else [ranker.score(*ask) for ask in asks]
     return [checked_scores(ranker, scores) for scores in windows]
 
 

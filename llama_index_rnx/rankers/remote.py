@@ -1,6 +1,7 @@
-"""A `/rerank` service as a ranker: `rnx serve`, vLLM, Jina, Cohere and their like, by URL. It computes nothing itself.
+"""A `/rerank` service as a ranker: `rnx serve`, vLLM, Jina, Cohere, TEI and their like, by URL. It computes nothing itself.
 
-They all take `{"query", "documents"}` and answer `{"results": [{"index", "relevance_score"}]}`, in any order.
+Most take `{"query", "documents"}` and answer `{"results": [{"index", "relevance_score"}]}`, in any order. Those that want
+`texts` (text-embeddings-inference) or `passages` (NVIDIA's NIM) say so when they refuse that, and get it from then on.
 """
 
 from __future__ import annotations
@@ -8,9 +9,13 @@ from __future__ import annotations
 import base64
 import math
 import os
+import re
+import sys
 import time
+import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
@@ -29,7 +34,75 @@ LONGEST_WAIT = 20.0  # seconds between two tries, whatever the service asks for
 BUSY = {408, 425, 429, 500, 502, 503, 504}  # may go well the next time
 KEY_VARIABLE = "RNX_API_KEY"
 
-Document = str | dict[str, str]
+Part = dict[str, str]  # "text", "image" or both; of a blank document neither
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How a family of services wants to be asked.
+
+    field: of the documents in the request; reads_images: or else texts alone.
+    body: the request for a query and documents that it can read.
+    """
+
+    field: str
+    reads_images: bool
+    body: Callable[[Part, Sequence[Part]], dict[str, Any]]
+
+    def reads(self, part: Part) -> bool:
+        return "text" in part or (self.reads_images and "image" in part)
+
+
+def _documents_body(query: Part, parts: Sequence[Part]) -> dict[str, Any]:
+    """Cohere, Jina, vLLM, llama.cpp, Infinity, `rnx serve`."""
+    documents = [_plain(part) for part in parts]
+    return {
+        "query": _plain(query),
+        "documents": documents,
+        "top_n": len(documents),
+        "return_documents": False,
+    }
+
+
+def _texts_body(query: Part, parts: Sequence[Part]) -> dict[str, Any]:
+    """TEI; without `raw_scores` its scores are sigmoids already."""
+    texts = [part["text"] for part in parts]
+    return {"query": query["text"], "texts": texts, "raw_scores": False, "truncate": True}
+
+
+def _passages_body(query: Part, parts: Sequence[Part]) -> dict[str, Any]:
+    """NVIDIA's NIM; it answers `{"rankings": [{"index", "logit"}]}`."""
+    return {"query": query, "passages": list(parts), "truncate": "END"}
+
+
+DOCUMENTS = Shape(field="documents", reads_images=True, body=_documents_body)
+TEXTS = Shape(field="texts", reads_images=False, body=_texts_body)
+PASSAGES = Shape(field="passages", reads_images=True, body=_passages_body)
+
+_BATCH_LIMIT = re.compile(r"maximum allowed batch size (\d{1,6})\b")  # TEI's words; 32 by default
+
+
+class _ServiceRefusedError(RNXError):
+    """A refusal; its text may say what the service would take."""
+
+    def __init__(self, message: str, status: int, text: str) -> None:
+        super().__init__(message)
+        self.status, self.text = status, text
+
+    def wanted_shape(self) -> Shape | None:
+        """The shape whose field the service misses."""
+        if self.status not in (400, 422):
+            return None
+        named = (shape for shape in (TEXTS, PASSAGES) if self._names(shape.field))
+        return next(named, None)
+
+    def batch_limit(self) -> int | None:
+        """How many documents it takes at once, if it was for their number."""
+        limit = _BATCH_LIMIT.search(self.text)
+        return int(limit[1]) if limit else None
+
+    def _names(self, field: str) -> bool:
+        return re.search(f"[\"'`]{field}[\"'`]", self.text) is not None
 
 
 class RemoteRanker:
@@ -37,8 +110,10 @@ class RemoteRanker:
 
     A memory is what will be sent: `text` as UTF-8 bytes, `image` as the bytes of a JPEG of `max_pixels` at most. Documents
     of text alone go as strings, those with a picture as `{"text", "image"}` with base64, as Jina and `rnx serve` read them.
+    Blank documents, which services refuse, are not sent: they come last, with a score of 0.
 
-    Scores are the service's own: they compare within a call, and between calls as far as the service says so.
+    Scores are the service's own: they compare within a call, and between calls as far as the service says so. Where the
+    answer itself calls them `logit` they go through a sigmoid.
 
     Args:
         url: of the endpoint; without a path `/rerank` is added. A fragment names the model for services that want one:
@@ -61,8 +136,8 @@ class RemoteRanker:
     ) -> None:
         self._url, self._model = endpoint(url)
         self._max_pixels, self._max_text_tokens = max_pixels or DEFAULT_MAX_PIXELS, max_text_tokens
-        key = api_key or os.environ.get(KEY_VARIABLE)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._shape, self._batch = DOCUMENTS, WINDOW
+        headers = _key_headers(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, ""))
         self._client = httpx.Client(timeout=TIMEOUT, headers=headers, transport=transport)  # a pool; safe for threads
         weakref.finalize(self, self._client.close)
 
@@ -83,34 +158,79 @@ class RemoteRanker:
         return [self._remember(candidate) for candidate in candidates]
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
-        """One score a memory, in one request.
+        """One score a memory, in one request where the service takes as many.
 
         Raises:
             RNXError: the service cannot be reached, refuses, stays busy over all tries, or answers something else.
         """
         if not memories:
             return []
-        documents = [_document(memory) for memory in memories]
-        body = {"query": self._query(query), "documents": documents, "top_n": len(documents), "return_documents": False}
+        parts, query_part = [_part(memory) for memory in memories], self._query_part(query)
+        try:
+            return self._scores(self._shape, query_part, parts)
+        except _ServiceRefusedError as refusal:
+            shape = refusal.wanted_shape()
+            if shape is None or shape is self._shape:
+                raise
+
+        # Remember what the service wants only once it took it.
+        scores = self._scores(shape, query_part, parts)
+        self._shape = shape
+        return scores
+
+    def _scores(self, shape: Shape, query: Part, parts: Sequence[Part]) -> list[float]:
+        """A score for each part; those that are blank, or that the service cannot read, stand last."""
+        if not shape.reads(query):
+            raise RNXError(f"{self.name}: reads texts only; give the query a text.")
+        readable = [index for index, part in enumerate(parts) if shape.reads(part)]
+        self._warn_of_images(parts, readable)
+        scores = self._scores_in_batches(shape, query, [parts[index] for index in readable])
+
+        by_index = dict(zip(readable, scores, strict=True))
+        lowest = min([0.0, *scores])  # some services score below 0
+        return [by_index.get(index, lowest) for index in range(len(parts))]
+
+    def _scores_in_batches(self, shape: Shape, query: Part, parts: Sequence[Part]) -> list[float]:
+        """In as few requests as the service takes; TEI scores each document alone, so that it can be split."""
+        scores: list[float] = []
+        while len(scores) < len(parts):
+            batch = parts[len(scores) : len(scores) + self._batch]
+            try:
+                scores += self._scores_of_batch(shape, query, batch)
+            except _ServiceRefusedError as refusal:
+                limit = refusal.batch_limit()
+                if not limit or limit >= len(batch):
+                    raise
+                self._batch = limit
+        return scores
+
+    def _scores_of_batch(self, shape: Shape, query: Part, parts: Sequence[Part]) -> list[float]:
+        body = shape.body(query, parts)
         if self._model:
             body["model"] = self._model
-        if self._max_text_tokens:
+        if self._max_text_tokens and shape is DOCUMENTS:
             body["max_tokens_per_doc"] = self._max_text_tokens
-        return scores_of(self._answer(body), len(documents), self.name)
+        return scores_of(self._answer(body), len(parts), self.name)
+
+    def _warn_of_images(self, parts: Sequence[Part], readable: Sequence[int]) -> None:
+        unread = sum("image" in part for part in parts) - sum("image" in parts[i] for i in readable)
+        if unread:
+            message = f"{self.name}: reads texts only; {unread} pictures without text come last."
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
 
     def _remember(self, candidate: Candidate) -> Memory:
         found: dict[str, Tensor] = {}
-        if candidate.text:
+        if candidate.text.strip():
             found["text"] = _bytes_tensor(candidate.text.encode("utf-8", "replace"))
         if candidate.image is not None:
             found["image"] = _bytes_tensor(candidate.image.jpeg(self._max_pixels))
         return found
 
-    def _query(self, query: Query) -> Document:
+    def _query_part(self, query: Query) -> Part:
+        text = {"text": query.text} if query.text else {}
         if query.image is None:
-            return query.text
-        picture = {"image": _data_uri(query.image.jpeg(self._max_pixels))}
-        return {"text": query.text, **picture} if query.text else picture
+            return text
+        return {**text, "image": _data_uri(query.image.jpeg(self._max_pixels))}
 
     def _answer(self, body: Mapping[str, Any]) -> Any:
         """The service's JSON, after as many tries as it takes within `TRIES`."""
@@ -132,7 +252,8 @@ class RemoteRanker:
         if answer.status_code in (401, 403):
             raise RNXError(f"{self.name}: refused ({answer.status_code}); set {KEY_VARIABLE} to a key that it knows.")
         if not answer.is_success:
-            raise RNXError(f"{self.name}: answered {answer.status_code}: {_excerpt(answer.text)}")
+            message = f"{self.name}: answered {answer.status_code}: {_excerpt(answer.text)}"
+            raise _ServiceRefusedError(message, answer.status_code, answer.text)
         try:
             return answer.json()
         except ValueError as error:
@@ -158,29 +279,71 @@ def endpoint(url: str) -> tuple[str, str]:
 def scores_of(answer: Any, count: int, name: str) -> list[float]:
     """The scores of an answer by the documents' index: `{"results": [{"index", "relevance_score"}]}`, or the bare list.
 
+    A score that is called `logit` becomes its sigmoid; all others are passed on as they come.
+
     Raises:
         RNXError: it is something else, an index is missing, doubled or out of range, or a score is no finite number.
     """
-    rows = answer.get("results", answer.get("data")) if isinstance(answer, dict) else answer
+    rows = _rows_of(answer)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise RNXError(f"{name}: the answer has no list of results; is this a /rerank endpoint?")
-    found: dict[int, float] = {}
+    scores: dict[int, float] = {}
     for row in rows:
-        place, score = row.get("index"), row.get("relevance_score", row.get("score"))
-        if not isinstance(place, int) or not isinstance(score, int | float) or not math.isfinite(score):
+        index, score = row.get("index"), _score_of(row)
+        if not isinstance(index, int) or score is None:
             raise RNXError(f"{name}: a result is {_excerpt(str(row))}; it needs an index and a finite relevance_score.")
-        found[place] = float(score)
-    if len(rows) != count or set(found) != set(range(count)):
-        raise RNXError(f"{name}: sent {count} documents, {len(found)} of them came back; each is needed once.")
-    return [found[place] for place in range(count)]
+        scores[index] = score
+    if len(rows) != count or set(scores) != set(range(count)):
+        raise RNXError(f"{name}: sent {count} documents, {len(scores)} of them came back; each is needed once.")
+    return [scores[index] for index in range(count)]
 
 
-def _document(memory: Memory) -> Document:
+def _rows_of(answer: Any) -> Any:
+    if not isinstance(answer, dict):
+        return answer
+    names = ("results", "data", "rankings")  # Cohere's, Voyage's, NVIDIA's
+    return next((answer[name] for name in names if name in answer), None)
+
+
+def _score_of(row: Mapping[str, Any]) -> float | None:
+    """The finite score of a result, or None."""
+    is_logit = "logit" in row
+    score = row["logit"] if is_logit else row.get("relevance_score", row.get("score"))
+    if not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
+        return None
+    return _sigmoid(score) if is_logit else float(score)
+
+
+def _sigmoid(logit: float) -> float:
+    """Without an overflow, however large the logit is."""
+    small = math.exp(-abs(logit))
+    return 1 / (1 + small) if logit >= 0 else small / (1 + small)
+
+
+def _part(memory: Memory) -> Part:
+    """What a memory holds: a text, an image as a data: URI, both, or of a blank document nothing."""
+    part: Part = {}
     text = bytes(memory["text"].numpy()).decode() if "text" in memory else ""
-    if "image" not in memory:
-        return text
-    picture = {"image": _data_uri(bytes(memory["image"].numpy()))}
-    return {"text": text, **picture} if text else picture
+    if text.strip():
+        part["text"] = text
+    if "image" in memory:
+        part["image"] = _data_uri(bytes(memory["image"].numpy()))
+    return part
+
+
+def _plain(part: Part) -> str | Part:
+    """A text alone as a string, which every service reads."""
+    return part["text"] if part.keys() == {"text"} else part
+
+
+def _key_headers(api_key: str) -> dict[str, str]:
+    """The header that carries the key; none without one. Raises RNXError for a key that no header can carry."""
+    if not api_key.strip():
+        return {}
+    if not (api_key.isascii() and api_key.isprintable()):
+        advice = f"set {KEY_VARIABLE} to the key alone, without line breaks."
+        raise RNXError(f"the API key has other characters than printable ASCII; {advice}")
+    return {"Authorization": f"Bearer {api_key.strip()}"}
 
 
 def _data_uri(jpeg: bytes) -> str:

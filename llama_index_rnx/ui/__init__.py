@@ -62,13 +62,20 @@ def run_page(
     import uvicorn
 
     from llama_index_rnx.serve import open_door
+    from llama_index_rnx.server.connections import GuardedProtocol
     from llama_index_rnx.shutdown import run_until_stopped
     from llama_index_rnx.ui.app import create_page
 
     with open_door(LOOPBACK, port) as door:
         told(f"http://{LOOPBACK}:{door.getsockname()[1]}")
-        page = create_page(collection, library, begin)
-        run_until_stopped(uvicorn.Config(page, log_level="warning", ws="none", server_header=False), door)
+        config = uvicorn.Config(
+            create_page(collection, library, begin),
+            log_level="warning",
+            ws="none",
+            http=GuardedProtocol,
+            server_header=False,
+        )
+        run_until_stopped(config, door)
 
 
 def _check(location: str) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from llama_index_rnx.serve import Receive, Refused, Scope, Send
+from llama_index_rnx.server.hosts import is_same_origin, names_this_machine
+from llama_index_rnx.server.limits import Receive, Refused, Scope, Send
 
-OURS = frozenset({"127.0.0.1", "localhost", "::1"})
 FROM_ELSEWHERE = frozenset({"cross-site", "same-site"})  # same-site: another port of this machine
 HEADERS = {
     "Content-Security-Policy": (
@@ -47,7 +46,7 @@ class Guard:
 
 def _refusal(scope: Scope) -> Refused | None:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    if _host(f"//{headers.get('host', '')}") not in OURS:
+    if not names_this_machine(headers.get("host", "")):
         return Refused(403, "this page answers to 127.0.0.1 and localhost only.")
     if _is_foreign(headers) and (scope["path"] != "/" or scope["method"] != "GET"):  # a link to the page may stand anywhere
         return Refused(403, "this page answers to itself only, and to no other site.")
@@ -56,15 +55,8 @@ def _refusal(scope: Scope) -> Refused | None:
 
 def _is_foreign(headers: Mapping[str, str]) -> bool:
     origin = headers.get("origin")
-    elsewhere = origin is not None and urlsplit(origin).netloc != headers["host"]
+    elsewhere = origin is not None and not is_same_origin(origin, headers["host"])
     return elsewhere or headers.get("sec-fetch-site") in FROM_ELSEWHERE
-
-
-def _host(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
 
 
 def _missing(given: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

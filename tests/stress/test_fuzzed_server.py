@@ -30,6 +30,9 @@ PATHS = (
     "/openapi.json",
     "/",
     "/rerank/",
+    "/reranking",
+    "/v1/models",
+    "/info",
     "//rerank",
     "/%00",
     "/..%2f",
@@ -57,8 +60,16 @@ PART = st.fixed_dictionaries({}, optional={"text": TEXT, "image": images()})
 DOCUMENT = TEXT | PART | LEAF
 NEAR = st.fixed_dictionaries(
     {"query": TEXT | PART | LEAF, "documents": st.lists(DOCUMENT, max_size=5) | LEAF},
-    optional={"top_n": LEAF, "return_documents": LEAF, "model": LEAF, "max_tokens_per_doc": LEAF},
+    optional={
+        "top_n": LEAF,
+        "top_k": LEAF,
+        "rank_fields": LEAF | st.lists(TEXT, max_size=2),
+        "return_documents": LEAF,
+        "model": LEAF,
+        "max_tokens_per_doc": LEAF,
+    },
 )
+TEI = st.fixed_dictionaries({"query": TEXT, "texts": st.lists(JSON, max_size=4)}, optional={"return_text": LEAF})
 SAID = TEXT.filter(lambda text: text.isprintable() and text.strip())
 DOCUMENTS = st.lists(SAID | st.fixed_dictionaries({"text": SAID}, optional={"image": images()}), max_size=4)
 GOOD = st.fixed_dictionaries(
@@ -67,10 +78,23 @@ GOOD = st.fixed_dictionaries(
         "documents": st.lists(SAID | st.fixed_dictionaries({"text": SAID}, optional={"image": images()}), max_size=4),
     }
 )
-BODIES = st.one_of(GOOD.map(as_bytes), NEAR.map(as_bytes), JSON.map(as_bytes), st.binary(max_size=200))
-ODD = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20) | st.sampled_from(["-1", "99999999999", "\xb2"])
+BODIES = st.one_of(GOOD.map(as_bytes), NEAR.map(as_bytes), TEI.map(as_bytes), JSON.map(as_bytes), st.binary(max_size=200))
+SPELLINGS = ["-1", "99999999999", "\xb2", "gzip", "deflate", "br", "Bearer", "https://example.com"]
+ODD = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20) | st.sampled_from(SPELLINGS)
 HEADERS = st.dictionaries(
-    st.sampled_from(["content-type", "authorization", "content-length", "accept", "transfer-encoding", "x-odd", "host"]),
+    st.sampled_from(
+        [
+            "content-type",
+            "content-encoding",
+            "authorization",
+            "content-length",
+            "accept",
+            "transfer-encoding",
+            "x-odd",
+            "host",
+            "origin",
+        ]
+    ),
     ODD.map(lambda value: value.encode("latin-1")),
     max_size=3,
 )
