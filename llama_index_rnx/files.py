@@ -231,7 +231,10 @@ def _changed(files: Sequence[SourceFile], known: Known, report: IndexReport) -> 
 
 
 def is_complete(source: SourceFile, nodes: Sequence[dict[str, Any]]) -> bool:
-    """All nodes of the file as it is now, and as it is read now, are in the index. `nodes`: those of `NodeCollection.files` for its path."""
+    """All nodes of the file as it is now are in the index, and were read as they are read now.
+
+    `nodes`: those of `NodeCollection.files` for its path.
+    """
     shas = {one["file_sha"] for one in nodes}
     if len(shas) != 1 or len(nodes) < nodes[0]["file_nodes"]:
         return False

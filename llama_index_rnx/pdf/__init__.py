@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ __all__ = ["PAGE_PIXELS", "READER", "Limits", "PageText", "count_pages", "draw_p
 
 PAGE_PIXELS = 1_280 * 28 * 28  # of a drawn page
 READER = 1  # the version of what pages say and show; raise it with them, and indexes are renewed
+MAX_PAGES = 20_000  # a file of 600 bytes may say that it has a million
+MAX_CHARACTERS = 2**26  # of a document
 WHOLE = -1  # the page of a request for the whole document
 OUTRUN = ("time", "memory", "crash")  # what would happen again; a kill from outside would not
 
@@ -36,6 +38,9 @@ class PageText:
 
     text: str
     has_fields: bool
+
+
+NO_TEXT = PageText(text="", has_fields=False)
 
 
 class UnreadableError(RNXError):
@@ -61,13 +66,18 @@ def count_pages(path: str | Path, limits: Limits | None = None) -> int:
     """How many pages a PDF has.
 
     Raises:
-        RNXError: it is missing, broken, encrypted, or opening it takes too much time or memory.
+        RNXError: it is missing, broken, encrypted, has more than `MAX_PAGES`, or opening it takes
+            too much time or memory.
     """
     try:
         header, _ = _ask("count", path, WHOLE, limits)
     except UnreadableError as error:
         raise RNXError(f"{path}: cannot be opened as a PDF ({error}); mend it or leave it out.") from error
-    return int(header["pages"])
+
+    pages = int(header["pages"])
+    if pages > MAX_PAGES:
+        raise RNXError(f"{path}: has {pages:,} pages; at most {MAX_PAGES:,} are read, split it.")
+    return pages
 
 
 def read_pages(path: str | Path, limits: Limits | None = None) -> list[PageText]:
@@ -78,9 +88,16 @@ def read_pages(path: str | Path, limits: Limits | None = None) -> list[PageText]
     Raises:
         RNXError: as `count_pages`.
     """
-    found = [_page_text(path, index, limits) for index in range(count_pages(path, limits))]
-    texts = clean_pages([str(header.get("text", "")) for header in found])
-    return [PageText(text=text, has_fields=bool(header.get("fields"))) for text, header in zip(texts, found, strict=True)]
+    pages: list[PageText] = []
+    room = MAX_CHARACTERS
+    for index in range(count_pages(path, limits)):
+        pages.append(_page_text(path, index, limits) if room > 0 else NO_TEXT)
+        room -= len(pages[-1].text)
+    if room <= 0:
+        log.warning("%s: text beyond %d characters is not read.", path, MAX_CHARACTERS)
+
+    texts = clean_pages([page.text for page in pages])
+    return [replace(page, text=text) for page, text in zip(pages, texts, strict=True)]
 
 
 def draw_page(path: str | Path, index: int, pixels: int = PAGE_PIXELS, limits: Limits | None = None) -> Image.Image:
@@ -97,12 +114,14 @@ def draw_page(path: str | Path, index: int, pixels: int = PAGE_PIXELS, limits: L
         raise ImageError(f"{path}#{index + 1}: the page cannot be drawn ({error}).") from error
 
 
-def _page_text(path: str | Path, index: int, limits: Limits | None) -> dict[str, Any]:
+def _page_text(path: str | Path, index: int, limits: Limits | None) -> PageText:
+    """The text layer of a page as PDFium gives it."""
     try:
-        return _ask("text", path, index, limits)[0]
+        header, _ = _ask("text", path, index, limits)
     except UnreadableError as error:
         log.warning("%s#%d: the page is taken to have no text (%s).", path, index + 1, error)
-        return {}
+        return NO_TEXT
+    return PageText(text=str(header["text"]), has_fields=bool(header["fields"]))
 
 
 def _ask(task: str, path: str | Path, page: int, limits: Limits | None, **more: int) -> tuple[dict[str, Any], bytes]:

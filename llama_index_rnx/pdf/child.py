@@ -28,6 +28,7 @@ OUT_OF_TIME, OUT_OF_MEMORY = 40, 41  # exit codes
 MAX_SIDE = 8_192  # pixels of a drawing, in either direction
 MAX_CHARACTERS = 2**20  # of the text of a page
 POLL_SECONDS = 0.02
+RESERVE = 2**29  # bytes of address space that an allocator takes ahead
 PARENT_SECONDS = 5.0  # how often an idle process looks for its parent
 IDLE_SECONDS = 2.0  # a document stays open so long; some systems cannot move an open file
 KEPT_SHARE = 4  # a process that holds more than this part of the limit after its work is not reused
@@ -51,7 +52,7 @@ class Guard:
         """Lets the block have so many seconds of processor time and bytes of memory."""
         self._deadline = time.process_time() + seconds
         self._ceiling = self._base + memory
-        limit_address_space(self._address_space + 2 * memory)
+        limit_address_space(self._address_space + 2 * memory + RESERVE)
         self._busy.set()
         try:
             yield
@@ -141,10 +142,18 @@ class Reader:
         """Make annotations part of the page, in a copy: what is drawn must not change with it."""
         if self._flat is None:
             self._flat = self._opened(self._state[0])
+            self._ensure_form_environment(self._flat)
         with closing(self._flat[index]) as page:
             self._raw.FPDFPage_Flatten(page, self._raw.FLAT_NORMALDISPLAY)
         with closing(self._flat[index]) as page:
             return page_text(page)
+
+    def _ensure_form_environment(self, document: Any) -> None:
+        """Without one, an annotation that brings no drawing of itself would stay without words."""
+        if document.formenv is None:
+            config = self._raw.FPDF_FORMFILLINFO(version=2)
+            handle = self._raw.FPDFDOC_InitFormFillEnvironment(document, config)
+            document.formenv = self._pdfium.PdfFormEnv(handle, config) if handle else None
 
     def _annotations(self, page: Any) -> set[int]:
         kinds = set()

@@ -47,7 +47,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which then closes the pipe
+                start_new_session=True,  # Ctrl-C reaches the parent alone
             )
         except OSError as error:
             raise RNXError(f"no process to read PDFs can be started ({error}).") from error
@@ -56,10 +56,13 @@ class Child:
     def _hello(self) -> None:
         """Tell where the libraries are; `-I -S` saves the time to look for them."""
         try:
-            self.ask({"paths": [path for path in sys.path if isinstance(path, str) and path]}, START_SECONDS)
+            self.ask(
+                {"paths": [path for path in sys.path if isinstance(path, str) and path]},
+                START_SECONDS,
+            )
         except EndedError as error:
             self.kill()
-            raise RNXError(f"the process that reads PDFs does not start ({sys.executable}); is pypdfium2 installed?") from error
+            raise RNXError(f"{sys.executable} cannot be started to read PDFs; is pypdfium2 installed?") from error
 
     @property
     def pid(self) -> int:
@@ -220,7 +223,7 @@ def shared_pool() -> Pool:
 
 
 def _after_fork() -> None:
-    """The processes belong to the parent, and its locks may be held by threads that are not here."""
+    """The processes belong to the parent, and threads that are not here may hold its locks."""
     global _pool
     abandoned = [*_pool._idle, *_pool._at_work]
     for child in abandoned:

@@ -175,7 +175,10 @@ class DocumentWords:
 
     def _count(self, text: str) -> None:
         for word in _WORD.finditer(text):
-            if "\x02" in (text[word.end() : word.end() + 1], text[max(0, word.start() - 1) : word.start()]):
+            if "\x02" in (
+                text[word.end() : word.end() + 1],
+                text[max(0, word.start() - 1) : word.start()],
+            ):
                 continue  # half a word
             halves = [half.casefold() for half in _HYPHEN.split(word[0])]
             self._words.update(halves)

@@ -33,7 +33,7 @@ MAX_NAME = 120  # characters
 LISTED = 2_000  # files that were indexed elsewhere and are listed; a server may hold millions
 STALE = 3_600  # seconds after which the part of an upload belongs to nobody
 HEAD = 1_024  # bytes; a PDF may begin a little later
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 4.0  # to wait for the step at work
 GLANCE = 64 * 64  # pixels that a picture is read at, to see whether it can be
 
 log = logging.getLogger(__name__)
