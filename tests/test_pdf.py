@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeEmbedding, FakeRanker, write_pdf
+from fakes import FakeEmbedding, FakeRanker, pdf_stream, write_endless_pdf, write_objects, write_pdf
 from PIL import Image
 
 from llama_index_rnx import NodeCollection, bm25, files, pdf
@@ -33,17 +33,6 @@ FONT = "<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>/ZaDb<</Type/Font/Sub
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
-def write_objects(path: Path, objects: Sequence[str]) -> Path:
-    """A PDF of these objects, the first its catalog; without a table of where they are, which PDFium makes itself."""
-    body = "".join(f"{number} 0 obj\n{text}\nendobj\n" for number, text in enumerate(objects, 1))
-    path.write_bytes(f"%PDF-1.7\n{body}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\n%%EOF".encode("latin-1"))
-    return path
-
-
-def stream(text: str, fields: str = "") -> str:
-    return f"<<{fields}/Length {len(text)}>>stream\n{text}\nendstream"
-
-
 def one_page(
     path: Path, content: str, box: str = "[0 0 595 842]", page: str = "", catalog: str = "", more: Sequence[str] = ()
 ) -> Path:
@@ -53,7 +42,7 @@ def one_page(
             f"<</Type/Catalog/Pages 2 0 R{catalog}>>",
             "<</Type/Pages/Kids[3 0 R]/Count 1>>",
             f"<</Type/Page/Parent 2 0 R/MediaBox{box}/Contents 4 0 R/Resources<</Font {FONT}>>{page}>>",
-            stream(content),
+            pdf_stream(content),
             *more,
         ],
     )
@@ -61,25 +50,6 @@ def one_page(
 
 def lines_of(*lines: str) -> str:
     return "BT /F 12 Tf 72 700 Td 16 TL " + " T* ".join(f"({line}) Tj" for line in lines) + " ET"
-
-
-def endless(path: Path, depth: int = 12, repeats: int = 10, pages: int = 1) -> Path:
-    """Forms that draw one another: the last one `repeats` ** `depth` times."""
-    kids = " ".join(f"{3 + number} 0 R" for number in range(pages))
-    first = 4 + pages
-    page = f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Resources<</XObject<</X {first} 0 R>>>>/Contents {3 + pages} 0 R>>"
-    objects = [
-        "<</Type/Catalog/Pages 2 0 R>>",
-        f"<</Type/Pages/Kids[{kids}]/Count {pages}>>",
-        *([page] * pages),
-        stream("/X Do"),
-    ]
-    for level in range(depth):
-        last = level == depth - 1
-        inner = "" if last else f"/Resources<</XObject<</X {first + level + 1} 0 R>>>>"
-        drawn = "0 0 m 600 700 l S " if last else "/X Do " * repeats
-        objects.append(stream(drawn, f"/Type/XObject/Subtype/Form/BBox[0 0 612 792]{inner}"))
-    return write_objects(path, objects)
 
 
 def page_of(path: Path) -> PageNode:
@@ -232,7 +202,9 @@ def test_a_tick_is_in_the_picture(tmp_path: Path) -> None:
     for state in ("Yes", "Off"):
         box = widget(f"FT/Btn/T(ok)/V/{state}/AS/{state}/AP<</N<</Yes 6 0 R/Off 7 0 R>>>>", size=(24, 24))
         path = filled_form(
-            tmp_path / f"{state}.pdf", box, more=[stream("q BT /ZaDb 20 Tf 2 4 Td (4) Tj ET Q", tick), stream(" ", tick)]
+            tmp_path / f"{state}.pdf",
+            box,
+            more=[pdf_stream("q BT /ZaDb 20 Tf 2 4 Td (4) Tj ET Q", tick), pdf_stream(" ", tick)],
         )
         assert (dark_in_row(draw_page(path, 0), 0) > 0) == (state == "Yes")
 
@@ -312,7 +284,7 @@ def test_a_file_that_claims_a_million_pages_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_page_that_never_ends_is_an_error_of_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = endless(tmp_path / "a.pdf")
+    path = write_endless_pdf(tmp_path / "a.pdf")
     with pytest.raises(ImageError, match=r"a\.pdf#1: the page cannot be drawn \(it takes more than 0.3 s to draw\)"):
         draw_page(path, 0, limits=SHORT)
     with caplog.at_level(logging.WARNING):
@@ -323,13 +295,13 @@ def test_a_page_that_never_ends_is_an_error_of_one_line(tmp_path: Path, caplog: 
 
 @linux
 def test_a_page_that_takes_all_memory(tmp_path: Path) -> None:
-    path = endless(tmp_path / "a.pdf")
+    path = write_endless_pdf(tmp_path / "a.pdf")
     with pytest.raises(ImageError, match="takes more than 64 MiB to draw"):
         draw_page(path, 0, limits=Limits(seconds=60, memory=64 * 2**20))
 
 
 def test_what_outran_its_limits_is_not_tried_again(tmp_path: Path, pool: Pool) -> None:
-    path = endless(tmp_path / "a.pdf")
+    path = write_endless_pdf(tmp_path / "a.pdf")
     for _ in range(2):
         with pytest.raises(ImageError, match=r"more than 0\.3 s"):
             draw_page(path, 0, limits=SHORT)
@@ -345,7 +317,7 @@ def test_what_outran_its_limits_is_not_tried_again(tmp_path: Path, pool: Pool) -
 
 
 def test_records_that_cannot_be_read_or_written_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = endless(tmp_path / "a.pdf")
+    path = write_endless_pdf(tmp_path / "a.pdf")
     limits = Limits(seconds=0.1)
     outran.record(str(path), "draw", 0, "time", limits)
     (found,) = outran._folder().iterdir()
@@ -368,7 +340,7 @@ def test_a_crash_is_remembered_for_this_pdfium_alone(tmp_path: Path, monkeypatch
 
 
 def test_a_document_of_such_pages_is_given_up(tmp_path: Path, pool: Pool) -> None:
-    path = endless(tmp_path / "a.pdf", pages=8)
+    path = write_endless_pdf(tmp_path / "a.pdf", pages=8)
     limits = Limits(seconds=0.05)
     said = []
     for index in range(8):
@@ -379,7 +351,7 @@ def test_a_document_of_such_pages_is_given_up(tmp_path: Path, pool: Pool) -> Non
 
 
 def test_one_bad_page_holds_nobody_else_up(tmp_path: Path, pool: Pool) -> None:
-    bad, good = endless(tmp_path / "bad.pdf"), write_pdf(tmp_path / "good.pdf", ["good"])
+    bad, good = write_endless_pdf(tmp_path / "bad.pdf"), write_pdf(tmp_path / "good.pdf", ["good"])
     ended = threading.Event()
 
     def draw_bad() -> None:
@@ -402,7 +374,7 @@ def test_a_folder_with_such_a_file_is_indexed(tmp_path: Path, rnx: Any, monkeypa
     monkeypatch.setenv("RNX_PDF_SECONDS", "0.2")
     docs = tmp_path / "docs"
     docs.mkdir()
-    endless(docs / "a.pdf")
+    write_endless_pdf(docs / "a.pdf")
     write_pdf(docs / "b.pdf", ["Bees make honey."])
     (docs / "c.txt").write_text("Iron rusts.")
     result = rnx("index", docs, "--to", tmp_path / "idx")
@@ -518,7 +490,7 @@ PARENT = """
     ("state", "ending"), [("idle", signal.SIGKILL), ("at work", signal.SIGKILL), ("at work", signal.SIGINT)]
 )
 def test_no_process_outlives_its_parent(tmp_path: Path, state: str, ending: signal.Signals) -> None:
-    path = write_pdf(tmp_path / "a.pdf", ["one"]) if state == "idle" else endless(tmp_path / "a.pdf")
+    path = write_pdf(tmp_path / "a.pdf", ["one"]) if state == "idle" else write_endless_pdf(tmp_path / "a.pdf")
     command = [sys.executable, "-c", textwrap.dedent(PARENT), str(path), state]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -554,7 +526,7 @@ def old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         filled_form(
             docs / "form.pdf",
             widget("FT/Btn/T(ok)/V/Yes/AS/Yes/AP<</N<</Yes 6 0 R>>>>"),
-            more=[stream(" ", "/Type/XObject/Subtype/Form/BBox[0 0 9 9]")],
+            more=[pdf_stream(" ", "/Type/XObject/Subtype/Form/BBox[0 0 9 9]")],
         )
         write_pdf(docs / "plain.pdf", ["one", "two"])
         (docs / "note.txt").write_text("Iron rusts.")
