@@ -30,13 +30,13 @@ class Limits:
     The dearest of 819 pages of papers, manuals and slides took less than 2 s and 100 MiB.
     """
 
-    seconds: float = 20.0
+    seconds: float = 15.0
     memory: int = 2**30
 
     @property
     def patience(self) -> float:
         """Seconds by the clock that an answer is waited for; a busy machine needs more of them."""
-        return 3 * self.seconds + 5
+        return 4 * self.seconds + 5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import Stemmer
 
 VOCABULARY = Path(__file__).parents[1] / "models" / "rnx-mini" / "tokenizer.json"
+INFLECTED = 5  # letters of a word from which its stem is looked up
 TOKEN = 80  # characters before a break that are looked at, for the address that it may stand in
 
 # Where a line broke a word: PDFium's marks, or a hyphen that it took for a dash. A soft hyphen
@@ -56,7 +57,7 @@ _LINKS = frozenset("to by of the and".split())  # noqa: SIM905  # "day-to-day"
 _TIED_AFTER = frozenset(
     """based free specific wide oriented driven like related level term""".split()  # noqa: SIM905
 )
-_TIED_BEFORE = frozenset("self non quasi cross well ill half all".split())  # noqa: SIM905
+_TIED_BEFORE = frozenset("self quasi".split())  # noqa: SIM905
 
 _DROPPED = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"  # control characters without the line ends
@@ -170,8 +171,12 @@ class DocumentWords:
             return False
         if len(right) < 3 and right not in _PARTICLES:
             return False
-        words, _ = english()
-        return all(half in words or self._words[half] > 1 for half in (left, right))
+        return self._stands_alone(left) and self._stands_alone(right)
+
+    def _stands_alone(self, half: str) -> bool:
+        words, stems = english()
+        is_inflected = len(half) >= INFLECTED and _stemmer().stemWord(half) in stems
+        return half in words or is_inflected or self._words[half] > 1
 
     def _count(self, text: str) -> None:
         for word in _WORD.finditer(text):
