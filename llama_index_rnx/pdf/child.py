@@ -102,7 +102,9 @@ class Reader:
             if request["do"] == "text":
                 return self._text(request["page"]), b""
             return self._drawing(request["page"], request["pixels"])
-        except (self._pdfium.PdfiumError, OSError, ValueError, IndexError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a foreign file brings about; the next one may be sound
             return {"error": reason(error)}, b""
 
     def close(self) -> None:

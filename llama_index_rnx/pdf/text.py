@@ -20,6 +20,7 @@ import Stemmer
 
 VOCABULARY = Path(__file__).parents[1] / "models" / "rnx-mini" / "tokenizer.json"
 INFLECTED = 5  # letters of a word from which its stem is looked up
+EVIDENCE = 2**22  # characters of a document that are looked at for how it writes its words
 TOKEN = 80  # characters before a break that are looked at, for the address that it may stand in
 
 # Where a line broke a word: PDFium's marks, or a hyphen that it took for a dash. A soft hyphen
@@ -36,7 +37,7 @@ _HYPHEN = re.compile(r"[-\u2010\u2011]")
 _ADDRESS = re.compile(r"://|www\.|[@\\_=]|\w\.[a-z]")
 
 # "pre- and post-judgment": the second word is none that a hyphen begins.
-_CONJUNCTIONS = frozenset("and or to nor und oder bis et ou y o e".split())  # noqa: SIM905
+_CONJUNCTIONS = frozenset("and or to nor und oder bis".split())  # noqa: SIM905
 # Bound forms: alone they are no words, though a vocabulary of word pieces knows them.
 _PREFIXES = frozenset(
     """anti auto bi bio com con contra counter de dis down dys electro em en extra fore geo hydro
@@ -133,8 +134,10 @@ class DocumentWords:
     def __init__(self, texts: Sequence[str]) -> None:
         self._words: Counter[str] = Counter()
         self._pairs: Counter[tuple[str, str]] = Counter()
+        room = EVIDENCE
         for text in texts:
-            self._count(_BREAK.sub("\x02", text))
+            self._count(_BREAK.sub("\x02", text[:room]))
+            room = max(0, room - len(text))
 
     @cached_property
     def _stems(self) -> frozenset[str]:
@@ -180,11 +183,9 @@ class DocumentWords:
 
     def _count(self, text: str) -> None:
         for word in _WORD.finditer(text):
-            if "\x02" in (
-                text[word.end() : word.end() + 1],
-                text[max(0, word.start() - 1) : word.start()],
-            ):
-                continue  # half a word
+            around = text[max(0, word.start() - 1) : word.start()] + text[word.end() : word.end() + 1]
+            if "\x02" in around:  # half a word
+                continue
             halves = [half.casefold() for half in _HYPHEN.split(word[0])]
             self._words.update(halves)
             self._pairs.update(pairwise(halves))
