@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_index_rnx import bm25, load_ranker
-from llama_index_rnx.candidates import Query, open_pdf, page_text
+from llama_index_rnx.candidates import Query
 from llama_index_rnx.extract import ANSWER_WORDS, CLEAR, quotes
 from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.pdf import read_pages
 from llama_index_rnx.sentences import sentences
 from training.lists import data_folder, rows
 
@@ -59,8 +60,7 @@ def questions() -> Iterator[Asked]:
     """Those that can be answered word for word."""
     folder = data_folder() / "mmdocir"
     for row in rows(folder / "questions.jsonl.gz"):
-        with open_pdf(folder / "pdfs" / row["doc_name"]) as document:
-            pages = {page: page_text(document, page) for one in row["questions"] for page in one["page_id"]}
+        pages = [page.text for page in read_pages(folder / "pdfs" / row["doc_name"])]
         for one in row["questions"]:
             texts, answer = [pages[page] for page in one["page_id"]], str(one["A"])
             if _plain(answer).strip() and _plain(answer) in _plain(" ".join(texts)):

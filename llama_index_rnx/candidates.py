@@ -8,22 +8,20 @@ import hashlib
 import io
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import pypdfium2 as pdfium
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
 from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.fetch import FetchError, fetch
+from llama_index_rnx.pdf import draw_page
 
 MAX_SOURCE_PIXELS = (
     89_000_000  # a larger file is refused before it is decoded (30,000 x 30,000 needs 2.7 GB); Pillow warns from here
@@ -32,11 +30,9 @@ MAX_FILE_BYTES = 512 * 2**20  # 89 megapixels without compression take 267 MB, t
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "AVIF", "JPEG2000")
 # Pillow knows forty more, among them EPS, which it hands to Ghostscript.
 DEFAULT_MAX_PIXELS = 1_280 * 28 * 28  # what a vision tower is shown at most; Qwen2-VL's own recommendation
-PAGE_PIXELS = 1_280 * 28 * 28  # a rendered PDF page
 
 NOTED_FILES = 100_000
 _noted: dict[str, str] = {}
-_PDFIUM = threading.RLock()  # PDFium is not thread-safe: one document at a time in a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +102,13 @@ class Query:
 class PageNode(ImageNode):
     """One page of a PDF: its text layer as text, its image rendered when somebody looks at it.
 
-    Nothing is stored beside the PDF: the page stays where it is. `page` counts from 1.
+    Nothing is stored beside the PDF: the page stays where it is. `page` counts from 1. `has_fields`: there are fields of a
+    form on it, whose values are part of text and picture.
     """
 
     pdf_path: str
     page: int
+    has_fields: bool = False
 
     @classmethod
     def class_name(cls) -> str:
@@ -255,62 +253,14 @@ def image_pixels(data: bytes, label: str) -> int:
     return pixels
 
 
-@contextmanager
-def open_pdf(path: str | Path) -> Iterator[pdfium.PdfDocument]:
-    """A PDF, closed again after use; other threads wait for their turn.
-
-    Raises:
-        RNXError: it is missing, broken or encrypted.
-    """
-    with _PDFIUM:
-        try:
-            document = pdfium.PdfDocument(path)
-        except (pdfium.PdfiumError, OSError) as error:
-            wrong = "it needs a password" if "password" in str(error).lower() else _reason(error)
-            raise RNXError(f"{path}: cannot be opened as a PDF ({wrong}); mend it or leave it out.") from error
-        try:
-            yield document
-        finally:
-            document.close()
-
-
-def page_text(document: pdfium.PdfDocument, index: int) -> str:
-    """The text layer of a page (index from 0); empty where there is none, as on a scan."""
-    try:
-        page = document[index]
-    except pdfium.PdfiumError:  # a broken page: whoever draws it is told so, the other pages are read
-        return ""
-    text_page = page.get_textpage()
-    try:
-        return str(text_page.get_text_bounded()).replace("\r\n", "\n").replace("\x00", "").strip()
-    finally:
-        text_page.close()
-        page.close()
-
-
-def render_page(document: pdfium.PdfDocument, index: int, pixels: int = PAGE_PIXELS) -> Image.Image:
-    """A page (index from 0) as an RGB picture of about `pixels`, whatever its size on paper."""
-    page = document[index]
-    try:
-        width, height = page.get_size()  # points
-        scale = (pixels / max(width * height, 1.0)) ** 0.5
-        picture: Image.Image = page.render(scale=scale).to_pil().convert("RGB")
-        return picture
-    finally:
-        page.close()
-
-
 def _page_source(node: PageNode) -> ImageSource:
-    path, index = Path(node.pdf_path), node.page - 1
-
-    def read() -> Image.Image:
-        try:
-            with open_pdf(path) as document:
-                return render_page(document, index)
-        except (RNXError, pdfium.PdfiumError, IndexError) as error:
-            raise ImageError(f"{path}#{node.page}: the page cannot be drawn ({_reason(error)}).") from error
-
-    return ImageSource(label=f"{path}#{node.page}", digest=f"{_file_digest(path)}#{node.page}", read=read)
+    path, number = Path(node.pdf_path), node.page
+    drawn = "+fields" if node.has_fields else ""  # they were not drawn when older memories were made
+    return ImageSource(
+        label=f"{path}#{number}",
+        digest=f"{_file_digest(path)}#{number}{drawn}",
+        read=lambda: draw_page(path, number - 1),
+    )
 
 
 def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) -> ImageSource | None:

@@ -63,22 +63,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """Which file a node came from: enough to see whether the file changed and whether all its nodes are there."""
+    """Which file a node came from: enough to see whether the file changed and whether all its nodes are there.
+
+    `reader` is the version of what read the file; in an index of before it was counted it is 0.
+    """
 
     path: str
     size: int
     mtime_ns: int
     sha256: str
     nodes: int
+    reader: int = 0
 
     def payload(self) -> dict[str, Any]:
         """The payload fields of a stamp, flat."""
-        return {
+        fields = {
             "file": self.path,
             "file_stat": [self.size, self.mtime_ns],
             "file_sha": self.sha256,
             "file_nodes": self.nodes,
         }
+        return fields | ({"file_reader": self.reader} if self.reader else {})
+
+    def matches(self, payload: Mapping[str, Any]) -> bool:
+        """Whether a node with this payload was read off the same state of the file, and alike."""
+        same_reader = payload.get("file_reader", 0) == self.reader
+        return same_reader and payload.get("file_stat") == [self.size, self.mtime_ns]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,11 +293,11 @@ class NodeCollection:
         """Those that are not there yet, or there with another content; of equal ids the last."""
         ids = {_point_id(entry.node.node_id): entry for entry in entries}
         known = self._call(
-            lambda client: client.retrieve(self.name, ids=list(ids), with_payload=["digest", "file_sha", "file_stat"])
+            lambda client: client.retrieve(self.name, ids=list(ids), with_payload=["digest", "file_stat", "file_reader"])
         )
         for point in known:
             payload, stamp = point.payload or {}, ids[str(point.id)].stamp
-            same_file = stamp is None or stamp.payload()["file_stat"] == payload.get("file_stat")
+            same_file = stamp is None or stamp.matches(payload)
             if payload.get("digest") == ids[str(point.id)].payload["digest"] and same_file:
                 del ids[str(point.id)]
         return list(ids.values())
@@ -330,7 +340,7 @@ class NodeCollection:
 
     def _of_files(self, paths: Collection[str], sources: Collection[str]) -> Iterable[dict[str, Any]]:
         """A server finds these nodes by its payload indexes; the embedded engine, that has none, gives all."""
-        fields = ["file", "file_stat", "file_sha", "file_nodes", "metadata"]
+        fields = ["file", "file_stat", "file_sha", "file_nodes", "file_reader", "metadata"]
         if self.embedded:
             return [payload for _, payload in self._scroll(fields)]
         found: dict[str, dict[str, Any]] = {}

@@ -14,10 +14,11 @@ from typing import Any
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, ImageNode, TextNode
 
-from llama_index_rnx.candidates import PageNode, open_pdf, page_text
+from llama_index_rnx.candidates import PageNode
 from llama_index_rnx.collection import SOURCE, NodeCollection, Skipped, Stamp
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import PAGE
+from llama_index_rnx.pdf import READER, count_pages, read_pages
 from llama_index_rnx.progress import Bar, progress_bar
 from llama_index_rnx.shares import Share
 
@@ -161,7 +162,19 @@ def stamp_of(source: SourceFile, nodes: int) -> Stamp:
     found = source.path.stat()
     with source.path.open("rb") as stream:
         sha = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Stamp(path=str(source.path), size=found.st_size, mtime_ns=found.st_mtime_ns, sha256=sha, nodes=nodes)
+    return Stamp(
+        path=str(source.path),
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        sha256=sha,
+        nodes=nodes,
+        reader=reader_of(source),
+    )
+
+
+def reader_of(source: SourceFile) -> int:
+    """The version of what reads files of this kind; 0 where it never changed what a file gives."""
+    return READER if source.path.suffix.lower() == PDF else 0
 
 
 def _index_part(
@@ -218,9 +231,14 @@ def _changed(files: Sequence[SourceFile], known: Known, report: IndexReport) -> 
 
 
 def is_complete(source: SourceFile, nodes: Sequence[dict[str, Any]]) -> bool:
-    """All nodes of the file as it is now are in the index. `nodes`: those of `NodeCollection.files` for its path."""
+    """All nodes of the file as it is now are in the index, and were read as they are read now.
+
+    `nodes`: those of `NodeCollection.files` for its path.
+    """
     shas = {one["file_sha"] for one in nodes}
     if len(shas) != 1 or len(nodes) < nodes[0]["file_nodes"]:
+        return False
+    if any(one.get("file_reader", 0) != reader_of(source) for one in nodes):
         return False
     found = source.path.stat()
     return bool([found.st_size, found.st_mtime_ns] == nodes[0]["file_stat"])
@@ -232,20 +250,18 @@ def _count(source: SourceFile) -> int:
         raise RNXError(f"{source.path}: is empty (0 bytes); remove or replace it.")
     suffix = source.path.suffix.lower()
     if suffix == PDF:
-        with open_pdf(source.path) as document:
-            return len(document)
+        return count_pages(source.path)
     return 1 if suffix in PICTURES else sum(1 for _ in _passages(source))
 
 
 def _pages(source: SourceFile) -> Iterator[BaseNode]:
-    with open_pdf(source.path) as document:  # read at once: PDFium serves one thread, and pages are drawn while we write
-        texts = [page_text(document, index) for index in range(len(document))]
-    for number, text in enumerate(texts, start=1):
+    for number, page in enumerate(read_pages(source.path), start=1):
         yield PageNode(
             id_=f"{source.docid}#{number}",
-            text=text,
+            text=page.text,
             pdf_path=str(source.path),
             page=number,
+            has_fields=page.has_fields,
             metadata={SOURCE: source.docid, PAGE: number},  # type: ignore[call-arg]
             excluded_embed_metadata_keys=[SOURCE, PAGE],
         )

@@ -201,6 +201,36 @@ def pdf_bytes(
     return out + trailer.encode() + b"%%EOF\n"
 
 
+def write_objects(path: Path, objects: Sequence[str]) -> Path:
+    """A PDF of these objects, the first its catalog; without a table of where they are, which PDFium makes itself."""
+    body = "".join(f"{number} 0 obj\n{text}\nendobj\n" for number, text in enumerate(objects, 1))
+    path.write_bytes(f"%PDF-1.7\n{body}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\n%%EOF".encode("latin-1"))
+    return path
+
+
+def pdf_stream(text: str, fields: str = "") -> str:
+    return f"<<{fields}/Length {len(text)}>>stream\n{text}\nendstream"
+
+
+def write_endless_pdf(path: Path, depth: int = 12, repeats: int = 10, pages: int = 1) -> Path:
+    """Forms that draw one another: the last one `repeats` ** `depth` times."""
+    kids = " ".join(f"{3 + number} 0 R" for number in range(pages))
+    first = 4 + pages
+    page = f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Resources<</XObject<</X {first} 0 R>>>>/Contents {3 + pages} 0 R>>"
+    objects = [
+        "<</Type/Catalog/Pages 2 0 R>>",
+        f"<</Type/Pages/Kids[{kids}]/Count {pages}>>",
+        *([page] * pages),
+        pdf_stream("/X Do"),
+    ]
+    for level in range(depth):
+        last = level == depth - 1
+        inner = "" if last else f"/Resources<</XObject<</X {first + level + 1} 0 R>>>>"
+        drawn = "0 0 m 600 700 l S " if last else "/X Do " * repeats
+        objects.append(pdf_stream(drawn, f"/Type/XObject/Subtype/Form/BBox[0 0 612 792]{inner}"))
+    return write_objects(path, objects)
+
+
 def write_pdf(path: Path, texts: Sequence[str], **options: Any) -> Path:
     path.write_bytes(pdf_bytes(texts, **options))
     return path

@@ -23,11 +23,11 @@ from llama_index_rnx.candidates import (
     bytes_source,
     candidate_of,
     file_source,
-    open_pdf,
     picture_source,
     query_of,
 )
 from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.pdf import count_pages
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SAMPLES = {name: image_bytes(GREEN, (37, 23), name) for name in FORMATS}
@@ -335,8 +335,8 @@ def test_a_pdf_that_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4 and then nothing")
     (tmp_path / "empty.pdf").touch()
     write_pdf(tmp_path / "locked.pdf", ["secret"], encrypted=True)
-    with pytest.raises(RNXError, match="cannot be opened as a PDF") as error, open_pdf(tmp_path / name):
-        pass
+    with pytest.raises(RNXError, match="cannot be opened as a PDF") as error:
+        count_pages(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert ("password" in str(error.value)) == (name == "locked.pdf")
 

@@ -234,9 +234,7 @@ def test_an_upload_is_indexed_while_others_ask(filled: tuple[NodeCollection, Lib
         return original(self, *given)
 
     monkeypatch.setattr(NodeCollection, "write", slow)
-    monkeypatch.setattr(
-        candidates, "render_page", lambda *given: Image.new("RGB", (30, 40), RED)
-    )  # 400 pages in full: a minute
+    monkeypatch.setattr(candidates, "draw_page", lambda *given: Image.new("RGB", (30, 40), RED))  # 400 pages in full: a minute
     with page(*filled) as url:
         answer = put(url, "long.pdf", pdf_bytes([f"page {i} about topic{i}" for i in range(200)]))
         assert (answer.status_code, answer.json()["file"]["name"]) == (202, "long.pdf")

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import BLUE, RED, FakeEmbedding, image_bytes, pdf_bytes, png_bomb
+from fakes import BLUE, RED, FakeEmbedding, image_bytes, pdf_bytes, png_bomb, write_endless_pdf
 
-from llama_index_rnx import NodeCollection, RNXError
+from llama_index_rnx import NodeCollection, RNXError, files, pdf
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.files import index_paths
+from llama_index_rnx.pdf import PageText
+from llama_index_rnx.pdf.pool import Pool
 from llama_index_rnx.ui import open_library, uploads, uploads_of
 from llama_index_rnx.ui.uploads import Entry, Library
 
@@ -183,6 +185,55 @@ def test_a_page_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
         put(library, "a.pdf", pdf_bytes(["one", "two", "three"], broken_page=1))
         assert settled(library)[0].note == "left out: a.pdf#2"
         assert len(collection) == 2
+
+
+def test_a_page_that_never_ends_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNX_PDF_SECONDS", "0.2")
+    bad = write_endless_pdf(tmp_path / "bad.pdf").read_bytes()
+    with opened(tmp_path / "index") as (collection, library):
+        put(library, "bad.pdf", bad)
+        put(library, "good.pdf", pdf_bytes(["one"]))
+        assert [(entry.name, entry.state, entry.note) for entry in settled(library)] == [
+            ("bad.pdf", "failed", "left out: bad.pdf#1"),
+            ("good.pdf", "ready", ""),
+        ]
+        assert len(collection) == 1
+
+
+def test_closing_does_not_wait_for_a_page_that_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(uploads, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setenv("RNX_PDF_SECONDS", "600")
+    monkeypatch.setenv("RNX_PDF_MIB", "1000000")
+    own = Pool()
+    monkeypatch.setattr(pdf, "shared_pool", lambda: own)
+    bad = write_endless_pdf(tmp_path / "bad.pdf").read_bytes()
+    with opened(tmp_path / "index") as (_, library):
+        put(library, "bad.pdf", bad)
+        settled(library, lambda entries: entries[0].state == "indexing")
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
+    assert library._thread.is_alive()
+    own.close()
+    library._thread.join(timeout=20)
+    assert not library._thread.is_alive()
+    assert "indexing failed" not in caplog.messages
+
+
+def test_uploads_that_were_read_otherwise_are_read_again_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before, opened(tmp_path) as (collection, library):
+        before.setattr(files, "reader_of", lambda source: 0)
+        before.setattr(files, "read_pages", lambda path: [PageText(text="must be cali\x02brated", has_fields=False)])
+        put(library, "a.pdf", pdf_bytes(["must be calibrated"]))
+        put(library, "b.png", image_bytes(RED))
+        settled(library)
+    with opened(tmp_path) as (collection, library):
+        assert [entry.state for entry in settled(library)] == ["ready", "ready"]
+        assert collection.get(["a.pdf#1"])[0].get_content() == "must be calibrated"
+        assert len(collection) == 2
+    with opened(tmp_path) as (_, library):
+        assert all(entry.state == "ready" for entry in library.entries())
 
 
 def test_too_many_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pypdfium2
-
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.pdf import read_pages
 
 Row = dict[str, Any]
 
@@ -196,8 +195,7 @@ def mmdocir() -> list[GradedList]:
 
 def page_texts(path: Path) -> list[str]:
     """The text layer of every page of a PDF, white space folded."""
-    with pypdfium2.PdfDocument(path) as document:
-        return [" ".join(page.get_textpage().get_text_bounded().split()) for page in document]
+    return [" ".join(page.text.split()) for page in read_pages(path)]
 
 
 def pairs(limit: int, seed: int = 0) -> dict[str, list[tuple[str, str]]]:

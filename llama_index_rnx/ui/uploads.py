@@ -19,10 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from llama_index_rnx.candidates import file_source, open_pdf
+from llama_index_rnx.candidates import file_source
 from llama_index_rnx.collection import SOURCE, NodeCollection
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.files import SourceFile, index_file, is_complete
+from llama_index_rnx.pdf import count_pages
 from llama_index_rnx.report import clean
 
 MAX_BYTES = 64 * 2**20
@@ -32,6 +33,7 @@ MAX_NAME = 120  # characters
 LISTED = 2_000  # files that were indexed elsewhere and are listed; a server may hold millions
 STALE = 3_600  # seconds after which the part of an upload belongs to nobody
 HEAD = 1_024  # bytes; a PDF may begin a little later
+CLOSE_SECONDS = 4.0  # to wait for the step at work
 GLANCE = 64 * 64  # pixels that a picture is read at, to see whether it can be
 
 log = logging.getLogger(__name__)
@@ -113,10 +115,13 @@ class Library:
         return entry, False
 
     def close(self) -> None:
-        """Stops after the step at work."""
+        """Stops after the step at work, which is waited for `CLOSE_SECONDS` at most: a page may never end.
+
+        What was written is whole then, too, and the file goes on at the next start.
+        """
         self._closed.set()
         self._work.put("")
-        self._thread.join()
+        self._thread.join(timeout=CLOSE_SECONDS)
 
     def _find(self) -> None:
         """What the index holds, and what an earlier process left to do."""
@@ -154,6 +159,8 @@ class Library:
             except _StoppedError:
                 return
             except Exception as error:  # of one file; the next ones are indexed all the same
+                if self._closed.is_set():  # nobody waited for the end of a page, and the index is closed
+                    return
                 if not isinstance(error, (RNXError, OSError)):
                     log.exception("indexing failed")
                 self._change(sha, state="failed", note=self._said(sha, error))
@@ -297,7 +304,6 @@ def _open(path: Path, suffix: str, name: str) -> None:
     if suffix != ".pdf":
         file_source(path).load(max_pixels=GLANCE)
         return
-    with open_pdf(path) as document:
-        pages = len(document)
+    pages = count_pages(path)
     if not 0 < pages <= MAX_PAGES:
         raise RNXError(f"{name}: has {pages:,} pages; from 1 to {MAX_PAGES:,} are taken.")

@@ -20,9 +20,10 @@ from llama_index.core.schema import BaseNode, Document, ImageDocument, ImageNode
 from mutate import documents, mutated, pictures
 from sizes import sizes
 
-from llama_index_rnx.candidates import bytes_source, candidate_of, open_pdf, page_text, render_page
+from llama_index_rnx.candidates import bytes_source, candidate_of
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.files import SourceFile, nodes_of
+from llama_index_rnx.pdf import draw_page, read_pages
 
 SECONDS = 10.0  # for one input, on a crowded machine
 FUZZ = settings(deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
@@ -154,6 +155,5 @@ def test_a_page_of_endless_size(tmp_path: Path) -> None:
     path = tmp_path / "wide.pdf"
     path.write_bytes(wide)
     assert tried(lambda: list(pages(path))) in (True, False)
-    with open_pdf(path) as document:
-        assert page_text(document, 0) in ("", "x")
-        assert tried(lambda: render_page(document, 0, 784)) in (True, False)
+    assert read_pages(path)[0].text in ("", "x")
+    assert tried(lambda: draw_page(path, 0, 784)) in (True, False)
