@@ -7,15 +7,17 @@ import binascii
 import hashlib
 import io
 import os
+import re
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlparse
+from typing import Any, TypeVar
+from urllib.parse import unquote, unquote_to_bytes, urlparse
 
 import pypdfium2 as pdfium
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
@@ -33,7 +35,13 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PC
 # Pillow knows forty more, among them EPS, which it hands to Ghostscript.
 DEFAULT_MAX_PIXELS = 1_280 * 28 * 28  # what a vision tower is shown at most; Qwen2-VL's own recommendation
 PAGE_PIXELS = 1_280 * 28 * 28  # a rendered PDF page
+PROBE_PIXELS = 256 * 256  # of a picture that is opened only to see whether it opens
+PROBES_AT_ONCE = 8
+JPEG_SIDE = 65_500  # the format's limit
+EMPTY = "holds neither text nor image; give it one of them or leave it out."
+_DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
+T = TypeVar("T")
 NOTED_FILES = 100_000
 _noted: dict[str, str] = {}
 _PDFIUM = threading.RLock()  # PDFium is not thread-safe: one document at a time in a process
@@ -51,8 +59,12 @@ class ImageSource:
     digest: str
     read: Callable[[], bytes | Image.Image] = field(repr=False, compare=False)
 
-    def load(self, max_pixels: int | None = None) -> Image.Image:
+    def load(self, max_pixels: int | None = None, max_aspect: int | None = None) -> Image.Image:
         """The picture as RGB, upright, shrunk to `max_pixels` at most.
+
+        Args:
+            max_aspect: a picture that is more than so many times as long as it is wide is laid on a sheet of white paper of
+                half that shape: vision towers refuse a ruler line of 600 x 2 pixels.
 
         Raises:
             ImageError: it cannot be opened, is truncated, or has more than 89 megapixels.
@@ -60,7 +72,8 @@ class ImageSource:
         try:
             found = self.read()
             picture = found if isinstance(found, Image.Image) else _decode(found, max_pixels)
-            return _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
+            shrunk = _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
+            return _on_paper(shrunk, max_pixels or DEFAULT_MAX_PIXELS, max_aspect) if max_aspect else shrunk
         except ImageError:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
@@ -70,8 +83,9 @@ class ImageSource:
 
     def jpeg(self, max_pixels: int | None = None) -> bytes:
         """The same as the bytes of a JPEG, to be sent or shown elsewhere; colours at full resolution, for small print."""
-        buffer = io.BytesIO()
-        self.load(max_pixels).save(buffer, "JPEG", quality=90, subsampling=0)
+        buffer, picture = io.BytesIO(), self.load(max_pixels)
+        picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
+        picture.save(buffer, "JPEG", quality=90, subsampling=0)
         return buffer.getvalue()
 
 
@@ -87,6 +101,11 @@ class Candidate:
     def kind(self) -> str:
         """`text`, `image` or `both`."""
         return "both" if self.text and self.image else "image" if self.image else "text"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to rank it by."""
+        return not self.text and self.image is None
 
     @cached_property
     def digest(self) -> str:
@@ -144,11 +163,51 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
         >>> found.kind, found.text
         ('text', 'title: Bees\\n\\nBees make honey.')
     """
-    image = image_of(node, allow_urls=allow_urls)
-    text = node.get_content(metadata_mode=MetadataMode.EMBED) if _own_text(node).strip() else ""
-    if not text.strip() and image is None:
-        raise RNXError(f"node {node.node_id!r} holds neither text nor image; give it one of them or leave it out.")
-    return Candidate(id=node.node_id, text=clean_text(text), image=image)
+    candidate = Candidate(id=node.node_id, text=_text_of(node), image=image_of(node, allow_urls=allow_urls))
+    if candidate.is_empty:
+        raise RNXError(f"node {node.node_id!r} {EMPTY}")
+    return candidate
+
+
+def usable_part(node: Any, allow_urls: bool = False) -> tuple[Candidate, str]:
+    """What a node of any shape can be ranked by, and in one line why the rest cannot be used ("" where all can).
+
+    It never raises: a node that holds nothing, or is no node, gives an empty candidate. A picture is not opened here.
+
+    Example:
+        >>> from llama_index.core.schema import ImageNode
+        >>> node = ImageNode(id_="a", text="Rust is red.", image_url="http://10.0.0.1/rust.png")
+        >>> candidate, fault = usable_part(node)
+        >>> candidate.kind, fault
+        ('text', "node 'a' has its image at http://10.0.0.1/rust.png: no URL is fetched unless allowed; load it first.")
+    """
+    if not isinstance(node, BaseNode):
+        return Candidate(id=""), f"{type(node).__name__} was got where a node is needed."
+
+    text, text_fault = _attempt(lambda: _text_of(node), node)
+    image, image_fault = _attempt(lambda: image_of(node, allow_urls=allow_urls), node)
+
+    candidate = Candidate(id=str(node.node_id), text=text or "", image=image)
+    fault = text_fault or image_fault
+    if candidate.is_empty and not fault:
+        fault = f"node {candidate.id!r} {EMPTY}"
+    return candidate, fault
+
+
+def unreadable_images(candidates: Sequence[Candidate]) -> dict[str, ImageError]:
+    """Opens every picture once, several side by side; of those that cannot be opened the reason, by the candidate's digest."""
+    pictured = {candidate.digest: candidate.image for candidate in candidates if candidate.image is not None}
+    if not pictured:
+        return {}
+    with ThreadPoolExecutor(min(PROBES_AT_ONCE, len(pictured)), thread_name_prefix="rnx-probe") as workers:
+        errors = workers.map(_fault_of, pictured.values())
+        return {digest: error for digest, error in zip(pictured, errors, strict=True) if error is not None}
+
+
+def without_unreadable_images(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, each without its picture where that cannot be opened."""
+    broken = unreadable_images(candidates)
+    return [replace(one, image=None) if one.digest in broken else one for one in candidates]
 
 
 def clean_text(text: str) -> str:
@@ -172,7 +231,7 @@ def query_of(bundle: QueryBundle | str | None) -> Query:
     if isinstance(bundle, str):
         bundle = QueryBundle(bundle)
     text = clean_text(bundle.query_str or "")
-    image = file_source(bundle.image_path) if bundle.image_path else None
+    image = picture_at(bundle.image_path, label="the query's picture") if bundle.image_path else None
     if not text and image is None:
         raise RNXError("the query is empty; give it a text, an image, or both.")
     return Query(text=text, image=image)
@@ -206,6 +265,22 @@ def restore_inline_image(node: BaseNode, data: bytes) -> None:
         node.image_resource = (node.image_resource or MediaResource()).model_copy(update={"data": data})
 
 
+def picture_at(location: str | Path, label: str) -> ImageSource:
+    """What a string names where a path is expected: a file, or the picture itself as a `data:` URI."""
+    return base64_source(str(location), label) if is_data_uri(location) else file_source(location)
+
+
+def is_data_uri(location: object) -> bool:
+    """Whether this is a picture itself, not the place of one.
+
+    Example:
+        >>> is_data_uri("DATA:image/png;base64,iVBORw0K"), is_data_uri("data/red.png"), is_data_uri("http://host/data:,")
+        (True, False, False)
+    """
+    head = str(location)[:1_000].encode("utf-8", "replace")
+    return _DATA_URI.match(head) is not None
+
+
 def file_source(path: str | Path) -> ImageSource:
     """An image file. It may be missing: that shows when it is loaded."""
     path = Path(_local_path(str(path)))
@@ -224,10 +299,14 @@ def picture_source(picture: Image.Image, label: str = "picture") -> ImageSource:
 
 
 def base64_source(data: str | bytes, label: str) -> ImageSource:
-    """An image as base64, with or without a `data:` prefix."""
+    """An image as base64, or as a `data:` URI of any spelling (base64 or percent-encoded)."""
     raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
-    raw = raw.split(b",", 1)[-1] if raw.startswith(b"data:") else raw
-    return ImageSource(label=label, digest=hashlib.sha256(raw).hexdigest(), read=lambda: _from_base64(raw, label))
+    body, encoded = _data_of(raw)
+    return ImageSource(
+        label=label,
+        digest=hashlib.sha256(body).hexdigest(),
+        read=lambda: _from_base64(body, label) if encoded else body,
+    )
 
 
 @contextmanager
@@ -289,12 +368,15 @@ def _page_source(node: PageNode) -> ImageSource:
 
 
 def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) -> ImageSource | None:
+    name = f"image of node {label!r}"
     if data:
-        return base64_source(data, label=f"image of node {label!r}")
+        return base64_source(data, name)
     if path:
-        return file_source(path)
+        return picture_at(path, name)
     if not url:
         return None
+    if is_data_uri(url):
+        return base64_source(str(url), name)
     if str(url).lower().startswith("file:"):
         return file_source(str(url))
     if not allow_urls:
@@ -318,8 +400,28 @@ def url_source(url: str) -> ImageSource:
     return ImageSource(label=url, digest=hashlib.sha256(url.encode()).hexdigest(), read=read)
 
 
-def _own_text(node: BaseNode) -> str:
-    return node.get_content(metadata_mode=MetadataMode.NONE) or ""
+def _text_of(node: BaseNode) -> str:
+    """What LlamaIndex would embed; metadata alone is no text."""
+    own = node.get_content(metadata_mode=MetadataMode.NONE) or ""
+    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if own.strip() else ""
+
+
+def _attempt(work: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:
+    """What the work gives, or why it gives nothing. Whoever wrote the node's class chose what it raises."""
+    try:
+        return work(), ""
+    except RNXError as error:
+        return None, str(error)
+    except Exception as error:
+        return None, f"node {node.node_id!r} cannot be read ({type(error).__name__}: {short(str(error))})."
+
+
+def _fault_of(image: ImageSource) -> ImageError | None:
+    try:
+        image.load(PROBE_PIXELS)
+    except ImageError as error:
+        return error
+    return None
 
 
 def _local_path(path: str) -> str:
@@ -356,9 +458,30 @@ def _file_digest(path: Path) -> str:
     return f"{path}|{found.st_size}|{found.st_mtime_ns}"
 
 
+def _data_of(raw: bytes) -> tuple[bytes, bool]:
+    """The data of a `data:` URI, or of anything else all of it; and whether that is base64."""
+    head = _DATA_URI.match(raw)
+    if head is None:
+        return raw, True
+    parameters = [part.strip().lower() for part in head[1].split(b";")]
+    return unquote_to_bytes(raw[head.end() :]), b"base64" in parameters
+
+
 def _from_base64(data: bytes, label: str) -> bytes:
+    if len(data) > MAX_FILE_BYTES * 4 // 3:
+        raise ImageError(f"{short(label)}: {len(data):,} letters of base64 are more than {MAX_FILE_BYTES:,} bytes.")
+    decoded = _decoded(data, label)
+    if _DATA_URI.match(decoded) is None:
+        return decoded
+    body, encoded = _data_of(decoded)  # LlamaIndex's MediaResource puts a data: URI into base64 once more
+    return _decoded(body, label) if encoded else body
+
+
+def _decoded(data: bytes, label: str) -> bytes:
+    letters = b"".join(data.split())  # MIME breaks its lines
+    letters += b"=" * (-len(letters) % 4)  # URIs are often written without them
     try:
-        return base64.b64decode(b"".join(data.split()), validate=True)  # MIME breaks its lines
+        return base64.b64decode(letters, validate=True)
     except binascii.Error as error:
         raise ImageError(f"{short(label)}: is not base64 ({error}).") from error
 
@@ -392,6 +515,21 @@ def _shrunk(picture: Image.Image, max_pixels: int) -> Image.Image:
     width = max(1, int(picture.width * ratio))
     height = max(1, min(int(picture.height * ratio), max_pixels // width))  # of a thread, one side cannot shrink
     return picture.resize((min(width, max_pixels // height), height), Image.Resampling.BICUBIC)
+
+
+def _on_paper(picture: Image.Image, max_pixels: int, max_aspect: int) -> Image.Image:
+    width, height = picture.size
+    if max(width, height) <= max_aspect * min(width, height):
+        return picture
+
+    shape = max_aspect // 2
+    side = max(shape, int((max_pixels * shape) ** 0.5))  # or the sheet of a thread of a million pixels would have billions
+    line = picture.resize((min(width, side), min(height, side)))
+
+    least = max(line.size) // shape
+    sheet = Image.new("RGB", (max(line.width, least), max(line.height, least)), "white")
+    sheet.paste(line, ((sheet.width - line.width) // 2, (sheet.height - line.height) // 2))
+    return sheet
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, file_source
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, picture_at
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.base import recall
@@ -161,4 +161,4 @@ def _opened(image: ImageSource) -> ImageType:
 def _source(image: ImageType) -> ImageSource:
     if isinstance(image, io.BytesIO):
         return bytes_source(image.getvalue(), label="image")
-    return file_source(str(image))
+    return picture_at(str(image), label="image")

@@ -19,7 +19,7 @@ from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_rnx import bm25
-from llama_index_rnx.candidates import Candidate, Query, candidate_of, clean_text
+from llama_index_rnx.candidates import Candidate, Query, clean_text, usable_part
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import Hit, hits_of
 from llama_index_rnx.memory import MemoryStore
@@ -196,7 +196,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         found = self._quotes(query, [hit.text for hit in hits])
         clear = bool(found) and found[0].score >= CLEAR
         said = "\n\n".join(map(_marked, found if clear else found[:1]))
-        if not hits[0].text.strip():
+        if not hits[0].text.strip() and hits[0].kind == "image":
             seen = f"The best match is a picture: {hits[0].docid} [1]"
             if clear:
                 return f"{seen}\n\n{said}"
@@ -208,7 +208,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
     def _shows(self, query: Query, hit: Hit) -> bool:
         """Whether a picture is what was asked for, rather than only the best of those at hand."""
         try:
-            memories = recall(self._chooser(), [candidate_of(hit.node)], self._store)
+            memories = recall(self._chooser(), [usable_part(hit.node)[0]], self._store)
         except RNXError:  # a picture that cannot be seen
             return False
         return score_windows(self._chooser(), [(query, memories)])[0][0] >= PICTURE_CLEAR

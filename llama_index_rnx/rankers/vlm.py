@@ -435,7 +435,7 @@ class VLMRanker:
 
     def _patched(self, source: ImageSource) -> tuple[Tensor, Tensor]:
         try:
-            return self._backbone.pixels(source.load(self._backbone.max_pixels))
+            return self._backbone.pixels(source.load(self._backbone.max_pixels, self._backbone.max_aspect))
         except ImageError as error:
             raise ImageError(str(error) if source.label in str(error) else f"{source.label}: {error}") from error
 
