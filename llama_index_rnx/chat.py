@@ -38,6 +38,7 @@ from llama_index_rnx.retrieve import RNXRetriever
 MAX_QUESTION = 4_000  # characters
 HISTORY_WORDS = 1_500  # of the conversation that a language model is shown, a quarter of its context at most
 TURNS_BACK = 3  # follow-up questions that are put together
+SOURCES = 5  # that an answer has where no reranker says how many
 NOTHING = "Nothing was found: the index is empty."
 
 CONTEXT_PROMPT = """You answer questions about the user's documents. These are the sources that were found, with their numbers:
@@ -113,7 +114,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
     def __init__(
         self,
         retriever: RNXRetriever,
-        reranker: RNXRerank,
+        reranker: RNXRerank | None,
         llm: LLM | None,
         *,
         extractor: Ranker | None = None,
@@ -128,7 +129,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
             memory=memory,
             context_prompt=CONTEXT_PROMPT,
             context_refine_prompt=REFINE_PROMPT,
-            node_postprocessors=[reranker],
+            node_postprocessors=[reranker] if reranker is not None else [],
         )
         self.reranker, self.quotes, self.multimodal = reranker, llm is None, multimodal
         self._rewrites = condense and llm is not None
@@ -150,7 +151,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         question = _checked(question)
         history = self._memory.get(input=question)
         asked, fault = self._standalone(history, question)
-        section = compare(self._retriever, self.reranker, asked, self.reranker.top_n)
+        section = compare(self._retriever, self.reranker, asked, self.reranker.top_n if self.reranker else SOURCES)
         yield Found(section=section)
         if fault is not None:
             yield Failed(line=fault)
@@ -199,7 +200,6 @@ class RNXChatEngine(CondensePlusContextChatEngine):
 
     def _get_response_synthesizer(self, chat_history: list[ChatMessage], streaming: bool = False) -> BaseSynthesizer:  # type: ignore[override]
         if self.quotes:
-            self._extractor = self._extractor or load_ranker()
             return ExtractiveSynthesizer(self._extractor, self._store, query=self._asked, streaming=streaming)
         if self.multimodal:
             said = "\n".join(f"{message.role.value}: {message.content}" for message in chat_history)
@@ -210,7 +210,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
 
 def chat_engine(
     retriever: RNXRetriever,
-    reranker: RNXRerank,
+    reranker: RNXRerank | None,
     llm: LLM | None = None,
     *,
     extractor: Ranker | None = None,
@@ -220,6 +220,7 @@ def chat_engine(
     """A conversation of its own; make one for each user.
 
     Args:
+        reranker: None answers from the retriever's order.
         llm: any LlamaIndex LLM; without one the answers are quoted from the sources, which needs no key.
         extractor: the ranker that chooses quotes; by default rnx-mini.
         multimodal: show the LLM the pictures of the sources; by default where it is the ranker itself. It must be a chat model.

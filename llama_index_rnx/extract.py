@@ -9,14 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import llama_index.core.instrumentation as instrument
-from llama_index.core.base.response.schema import RESPONSE_TYPE, Response, StreamingResponse
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    AsyncStreamingResponse,
+    Response,
+    StreamingResponse,
+)
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.types import RESPONSE_TEXT_TYPE, TokenAsyncGen, TokenGen
 
 from llama_index_rnx import bm25
 from llama_index_rnx.candidates import Candidate, Query, clean_text, usable_part
@@ -25,6 +32,7 @@ from llama_index_rnx.hits import Hit, hits_of
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import Ranker, load_ranker
 from llama_index_rnx.rankers.base import recall, score_windows
+from llama_index_rnx.scheduler import in_thread
 from llama_index_rnx.sentences import sentences
 
 # `python -m benchmarks.quotes` (2026-11-23): of 55 questions of mmdocir whose answer stands in the text of its page, an answer
@@ -133,6 +141,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         ranker: chooses the passages; by default rnx-mini.
         store: keeps their memories; by default in RAM.
         query: what is looked for, where it differs from what `synthesize` is given (a follow-up question as it stands).
+        streaming: give a `StreamingResponse`, or from `asynthesize` an `AsyncStreamingResponse`: the same text, in one piece.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -159,13 +168,10 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
         dispatcher.event(SynthesizeStartEvent(query=query))
-        asked = self._asked or (query if isinstance(query, str) else query.query_str)
-        answer = self._answer(Query(text=clean_text(asked)), hits_of(nodes, nodes))
-        sources = [*nodes, *(additional_source_nodes or [])]
-        metadata = {hit.node.node_id: hit.node.metadata for hit in sources}
-        response: RESPONSE_TYPE = Response(answer, source_nodes=sources, metadata=metadata)
+        answer = self._response(query, nodes, additional_source_nodes)
+        response: RESPONSE_TYPE = answer
         if self._streaming:
-            response = StreamingResponse((part for part in [answer]), source_nodes=sources, metadata=metadata)
+            response = StreamingResponse(_streamed(str(answer)), answer.source_nodes, answer.metadata)
         dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
 
@@ -176,13 +182,30 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
-        return self.synthesize(query, nodes, additional_source_nodes)
+        """The same beside the event loop: the ranker reads on its own threads."""
+        dispatcher.event(SynthesizeStartEvent(query=query))
+        response: RESPONSE_TYPE = await in_thread(partial(self._response, query, nodes, additional_source_nodes))
+        if self._streaming:
+            response = AsyncStreamingResponse(_astreamed(str(response)), response.source_nodes, response.metadata)
+        dispatcher.event(SynthesizeEndEvent(query=query, response=response))
+        return response
 
-    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
-        return "\n\n".join(_marked(quote) for quote in self._quotes(Query(text=clean_text(query_str)), text_chunks))
+    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> RESPONSE_TEXT_TYPE:
+        text = self._quoted(query_str, text_chunks)
+        return _streamed(text) if self._streaming else text
 
-    async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
-        return self.get_response(query_str, text_chunks)
+    async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> RESPONSE_TEXT_TYPE:
+        text = await in_thread(partial(self._quoted, query_str, text_chunks))
+        return _astreamed(text) if self._streaming else text
+
+    def _response(self, query: str | QueryBundle, nodes: list[NodeWithScore], more: Sequence[NodeWithScore] | None) -> Response:
+        asked = self._asked or (query if isinstance(query, str) else query.query_str)
+        answer = self._answer(Query(text=clean_text(asked)), hits_of(nodes, nodes))
+        sources = [*nodes, *(more or [])]
+        return Response(answer, sources, {hit.node.node_id: hit.node.metadata for hit in sources})
+
+    def _quoted(self, query: str, texts: Sequence[str]) -> str:
+        return "\n\n".join(_marked(quote) for quote in self._quotes(Query(text=clean_text(query)), texts))
 
     def _get_prompts(self) -> dict[str, Any]:
         return {}
@@ -224,3 +247,11 @@ class ExtractiveSynthesizer(BaseSynthesizer):
 
 def _marked(quote: Quote) -> str:
     return f"{quote.text} [{quote.source + 1}]"
+
+
+def _streamed(text: str) -> TokenGen:
+    yield text
+
+
+async def _astreamed(text: str) -> TokenAsyncGen:
+    yield text
