@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 import os
 import re
 import stat
@@ -116,10 +117,16 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What is asked: a text, an image, or both."""
+    """What is asked: a text, an image, or both.
+
+    The dense search alone looks at `dense_texts`, which are embedded in place of the text, and at `dense_vector`, which takes
+    the place of all that would be embedded. BM25 and rankers go on with text and image.
+    """
 
     text: str = ""
     image: ImageSource | None = None
+    dense_texts: tuple[str, ...] = ()
+    dense_vector: tuple[float, ...] | None = None
 
 
 class PageNode(ImageNode):
@@ -220,21 +227,50 @@ def clean_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode().strip()
 
 
-def query_of(bundle: QueryBundle | str | None) -> Query:
+def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
     """A LlamaIndex query as ours.
 
+    Args:
+        dense: take over `custom_embedding_strs` and `embedding`, too, as a retriever does; one of them is enough for a query.
+
     Raises:
-        RNXError: there is neither text nor image in it.
+        RNXError: there is neither text nor image in it, or an embedding is no list of numbers.
     """
     if bundle is None:
         raise RNXError("no query was given; pass query_bundle=QueryBundle(...) or query_str='...'.")
     if isinstance(bundle, str):
         bundle = QueryBundle(bundle)
-    text = clean_text(bundle.query_str or "")
-    image = picture_at(bundle.image_path, label="the query's picture") if bundle.image_path else None
-    if not text and image is None:
+
+    query = Query(
+        text=clean_text(bundle.query_str or ""),
+        image=picture_at(bundle.image_path, label="the query's picture") if bundle.image_path else None,
+        dense_texts=_dense_texts(bundle.custom_embedding_strs) if dense else (),
+        dense_vector=_dense_vector(bundle.embedding) if dense else None,
+    )
+    if not (query.text or query.image or query.dense_texts or query.dense_vector):
         raise RNXError("the query is empty; give it a text, an image, or both.")
-    return Query(text=text, image=image)
+    return query
+
+
+def _dense_texts(texts: Any) -> tuple[str, ...]:
+    """Those of `custom_embedding_strs` that say something."""
+    given = [texts] if isinstance(texts, str) else list(texts or [])
+    strange = next((one for one in given if not isinstance(one, str)), None)
+    if strange is not None:
+        raise RNXError(f"custom_embedding_strs holds {short(repr(strange))}; texts are allowed.")
+    return tuple(text for one in given if (text := clean_text(one)))
+
+
+def _dense_vector(embedding: Any) -> tuple[float, ...] | None:
+    if embedding is None:
+        return None
+    try:
+        vector = tuple(float(number) for number in embedding)
+    except (TypeError, ValueError) as error:
+        raise RNXError(f"the query's embedding is no list of numbers ({short(str(error))}); leave it out.") from error
+    if not all(map(math.isfinite, vector)) or not any(vector):
+        raise RNXError("the query's embedding has a number that is none, or is all zeros; leave it out, or embed again.")
+    return vector
 
 
 def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:

@@ -213,6 +213,7 @@ class NodeCollection:
         """
         if not self._is_there():
             return []
+        self._check_length(query)
         prefetch, fusion = self._channels(query, max(k, DEPTH), _condition(filters)), _fusion(self.embedding, query)
         found = self._call(
             lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=_FOR_NODES)
@@ -306,6 +307,17 @@ class NodeCollection:
             half = len(entries) // 2
             return self._points(entries[:half]) + self._points(entries[half:])
         return [_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
+
+    def _check_length(self, query: Query) -> None:
+        """Raises RNXError for a vector of the caller's own that is not as long as those of the nodes."""
+        if query.dense_vector is None:
+            return
+        vectors: Any = self._call(lambda client: client.get_collection(self.name)).config.params.vectors
+        if len(query.dense_vector) != vectors[TEXT].size:
+            raise RNXError(
+                f"the query's embedding has {len(query.dense_vector)} numbers, the vectors of this collection have "
+                f"{vectors[TEXT].size}; embed the query by the collection's embedding, or leave it out."
+            )
 
     def _channels(self, query: Query, depth: int, condition: models.Filter | None) -> list[models.Prefetch]:
         dense, params = embed_query(self.embedding, query), self._search_params()

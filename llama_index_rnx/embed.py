@@ -141,14 +141,31 @@ def embed_candidates(embedding: MultiModalEmbedding, candidates: Sequence[Candid
 
 
 def embed_query(embedding: MultiModalEmbedding, query: Query) -> list[float]:
-    """The query's vector by whichever embedding; of a text and an image the sum, at unit length."""
-    if isinstance(embedding, RNXEmbedding):
+    """The query's vector by whichever embedding; of a text and an image the sum, at unit length.
+
+    Of several `dense_texts` it is their mean, as LlamaIndex takes it; a `dense_vector` is taken as it is.
+    """
+    if query.dense_vector is not None:
+        return list(query.dense_vector)
+    if isinstance(embedding, RNXEmbedding) and not query.dense_texts:
         return embedding.query_vector(query)
-    parts = [embedding.get_query_embedding(query.text)] if query.text else []
+
+    parts = []
+    if query.dense_texts:
+        parts.append(embedding.get_agg_embedding_from_queries(list(query.dense_texts)))
+    elif query.text:
+        parts.append(embedding.get_query_embedding(query.text))
     if query.image is not None:
-        parts.append(embedding.get_image_embedding(_opened(query.image)))
+        parts.append(_image_query_vector(embedding, query.image))
+
     total = np.sum([np.asarray(part) / np.linalg.norm(part) for part in parts], axis=0)
     return [float(x) for x in total / np.linalg.norm(total)]
+
+
+def _image_query_vector(embedding: MultiModalEmbedding, image: ImageSource) -> list[float]:
+    if isinstance(embedding, RNXEmbedding):
+        return embedding.query_vector(Query(image=image))
+    return embedding.get_image_embedding(_opened(image))
 
 
 def _opened(image: ImageSource) -> ImageType:
