@@ -25,7 +25,7 @@ from llama_index_rnx.candidates import clean_text
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.display import compare
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.extract import ExtractiveSynthesizer
+from llama_index_rnx.extract import ExtractiveSynthesizer, deep_copy
 from llama_index_rnx.hits import Hit
 from llama_index_rnx.llms import EXTRACT, GGUFModel, RankerLLM, load_llm
 from llama_index_rnx.memory import MemoryStore
@@ -134,6 +134,10 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         self.reranker, self.quotes, self.multimodal = reranker, llm is None, multimodal
         self._rewrites = condense and llm is not None
         self._extractor, self._store, self._asked = extractor, MemoryStore(), ""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RNXChatEngine:
+        """A conversation that goes on by itself; models are shared."""
+        return deep_copy(self, memo, shared=[self._llm, self._extractor])
 
     @property
     def writer(self) -> str:

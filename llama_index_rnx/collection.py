@@ -37,7 +37,7 @@ from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.progress import progress_bar
-from llama_index_rnx.qdrant import Location, connect, line_of, urls_of
+from llama_index_rnx.qdrant import MEMORY, Location, client_again, client_options, connect, line_of, urls_of
 from llama_index_rnx.rankers.base import Ranker, recall
 from llama_index_rnx.storage import Storage
 
@@ -122,6 +122,11 @@ class NodeCollection:
         allow_urls: fetch the images of nodes that hold a URL only.
         storage: shards, replicas, quantization, gRPC ... of a Qdrant server.
 
+    A copy answers alike. `copy` shares the engine; `deepcopy` and `pickle` make a collection of their own with the same
+    settings: `:memory:` travels with its points, a folder is opened again (by this process as often as you like, by another
+    one when this has closed it), a server is connected to. A `QdrantClient` is shared by a deep copy, and pickled as what it
+    was made with.
+
     Raises:
         RNXError: Qdrant is not there, the folder is in use by another process, or the index was made with another model or
             other settings of `storage`.
@@ -151,6 +156,7 @@ class NodeCollection:
     ) -> None:
         self.location, self.name, self.storage = location, _checked(name), storage or Storage()
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
+        self._ranker_setting, self._memory_path = ranker, memory_path
         own = self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None
         self.ranker: Ranker | None = own if ranker == "auto" else ranker
         self.allow_urls = allow_urls
@@ -267,6 +273,36 @@ class NodeCollection:
         """Lets go of Qdrant and of the memory store; an embedded index is then free for other processes."""
         self.memories.close()
         self._connection.leave(self)  # one folder may be open twice in a process
+
+    def __copy__(self) -> NodeCollection:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, skipped=[], memories=MemoryStore(self.memories.path))
+        other._connection.join(other)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NodeCollection:
+        """Models are shared, as they are by all who use them."""
+        points = self._connection.dump(self.name) if self.location == MEMORY else None
+        return _made_again(type(self), self._settings(), points)
+
+    def __reduce__(self) -> tuple[Callable[..., NodeCollection], tuple[Any, ...]]:
+        settings, options = self._settings(), None
+        if isinstance(self.location, QdrantClient):
+            options = client_options(self.location)
+            del settings["location"]
+        return _made_again, (type(self), settings, self._connection.dump(self.name), options)
+
+    def _settings(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            "location": self.location,
+            "name": self.name,
+            "embedding": self.embedding,
+            "ranker": self._ranker_setting,
+            "memory_path": self._memory_path,
+            "allow_urls": self.allow_urls,
+            "storage": self.storage,
+        }
 
     def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
         for node, stamp in batch:
@@ -413,6 +449,21 @@ class NodeCollection:
                 self._call(partial(_index_field, name=self.name, field=key, kind=models.PayloadSchemaType(kind)))
 
 
+def _made_again(
+    kind: type[NodeCollection],
+    settings: Mapping[str, Any],
+    points: bytes | None,
+    options: Mapping[str, Any] | None = None,
+) -> NodeCollection:
+    """A collection of these settings, with the points of an engine in RAM and the options of a client that was handed in."""
+    location = {} if options is None else {"location": client_again(options)}
+    collection = kind(**{**settings, **location})
+    if points is not None:
+        collection._connection.restore(collection.name, points)
+        collection._check_made()
+    return collection
+
+
 def _write(client: QdrantClient, name: str, points: list[models.PointStruct]) -> None:
     client.upsert(name, points=points, wait=True)
 
@@ -544,7 +595,7 @@ def _checked(name: str) -> str:
 
 
 def _memory_folder(location: Location) -> Path | None:
-    if isinstance(location, QdrantClient) or str(location) == ":memory:":
+    if isinstance(location, QdrantClient) or str(location) == MEMORY:
         return None
     if urls_of(location):
         return user_cache_path("llama-index-rnx") / "memories"

@@ -111,9 +111,14 @@ class RNXEmbedding(MultiModalEmbedding):
     async def _aget_image_embedding(self, img_file_path: ImageType) -> list[float]:
         return await asyncio.to_thread(self._get_image_embedding, img_file_path)
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RNXEmbedding:
+        """The same settings; the model is the one of the process."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields})
+
     def __getstate__(self) -> dict[str, Any]:
-        self._ranker = self._shared = None  # loaded again where it is unpickled
-        return super().__getstate__()
+        """The settings without the loaded model: it is loaded again where they arrive."""
+        names = [name for name in type(self).model_fields if name != "callback_manager"]
+        return {"__dict__": {name: getattr(self, name) for name in names}}
 
 
 def fingerprint_of(embedding: MultiModalEmbedding) -> str:

@@ -6,11 +6,12 @@ its source, or says that the best match is a picture, that nothing answers clear
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import llama_index.core.instrumentation as instrument
 from llama_index.core.base.response.schema import (
@@ -47,6 +48,7 @@ PICTURE_CLEAR = (
     0.005  # scores below it: 20 % of 120 captions of Flickr8k dev on their photograph; 90 % of DL19's on any of them
 )
 
+T = TypeVar("T")
 _MARKUP = re.compile(r"^(?:#{1,6}|[-*\u2022\u2013]|\d+[.)])\s+|\*\*|__|`")
 dispatcher = instrument.get_dispatcher(__name__)  # type: ignore[attr-defined]
 
@@ -160,6 +162,9 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         super().__init__(llm=MockLLM(), streaming=streaming)  # the base class wants one, and would ask for a key
         self._ranker, self._store, self._asked = ranker, store or MemoryStore(), query
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExtractiveSynthesizer:
+        return deep_copy(self, memo, shared=[self._ranker])
+
     def synthesize(
         self,
         query: str | QueryBundle,
@@ -243,6 +248,15 @@ class ExtractiveSynthesizer(BaseSynthesizer):
 
     def _quotes(self, query: Query, texts: Sequence[str]) -> list[Quote]:
         return quotes(self._chooser(), self._store, query, texts) if query.text else []
+
+
+def deep_copy(original: T, memo: dict[int, Any], shared: Sequence[object]) -> T:
+    """A deep copy that has these objects (models) in common with its original."""
+    memo |= {id(one): one for one in shared}
+    other: T = object.__new__(type(original))
+    memo[id(original)] = other
+    other.__dict__.update(copy.deepcopy(original.__dict__, memo))
+    return other
 
 
 def _marked(quote: Quote) -> str:

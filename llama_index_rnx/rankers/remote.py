@@ -11,6 +11,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
@@ -61,10 +62,22 @@ class RemoteRanker:
     ) -> None:
         self._url, self._model = endpoint(url)
         self._max_pixels, self._max_text_tokens = max_pixels or DEFAULT_MAX_PIXELS, max_text_tokens
+        self._api_key = api_key
         key = api_key or os.environ.get(KEY_VARIABLE)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(timeout=TIMEOUT, headers=headers, transport=transport)  # a pool; safe for threads
         weakref.finalize(self, self._client.close)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles have a connection of their own."""
+        again = partial(
+            type(self),
+            self.name,
+            api_key=self._api_key,
+            max_pixels=self._max_pixels,
+            max_text_tokens=self._max_text_tokens,
+        )
+        return again, ()
 
     @property
     def name(self) -> str:

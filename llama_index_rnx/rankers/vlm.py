@@ -197,6 +197,22 @@ class VLMRanker:
         other.label_mass, other._measured, other._said = None, 0, set()
         return other
 
+    def __copy__(self) -> VLMRanker:
+        """The same weights and caches."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, object]) -> VLMRanker:
+        """The model itself: its weights fill the device once."""
+        return self
+
+    def __reduce__(self) -> str:
+        raise RNXError(
+            f"{self._name}: a loaded model of several GB is not pickled; give model={self._name!r} instead of ranker=, and it "
+            "is loaded where it arrives."
+        )
+
     def read_once(self) -> VLMRanker:
         """The same model, which reads a list in the given order only and measures its label mass anew."""
         once = copy.copy(self)
