@@ -13,7 +13,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlparse
 
 import pypdfium2 as pdfium
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
-from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle
+from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle, TextNode
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from llama_index_rnx.errors import ImageError, RNXError
@@ -147,11 +147,12 @@ class PageNode(ImageNode):
         return io.BytesIO(_page_source(self).jpeg())
 
     def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[BaseContentBlock]:
-        """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only)."""
+        """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only); of a page that is gone the text."""
         blocks: list[BaseContentBlock] = list(self.get_metadata_content_blocks(metadata_mode))
         if self.text:
             blocks.append(TextBlock(text=self.text))
-        blocks.append(ImageBlock(image=self.resolve_image().read(), image_mimetype="image/jpeg"))
+        with suppress(ImageError):
+            blocks.append(ImageBlock(image=self.resolve_image().read(), image_mimetype="image/jpeg"))
         return blocks
 
 
@@ -283,6 +284,26 @@ def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
         resource = node.image_resource
         return _first_source(resource.data, resource.path, resource.url, node.node_id, allow_urls)
     return None
+
+
+def with_inline_image(node: BaseNode) -> BaseNode:
+    """The node as a prompt can show it: with its picture in it, as a JPEG, or as a text where the picture cannot be read.
+
+    LlamaIndex itself would fail over a file that is gone, and ask the network for a URL.
+    """
+    if isinstance(node, PageNode):
+        return node
+    candidate, fault = usable_part(node)
+    (shown,) = without_unreadable_images([candidate])
+    if shown.image is None and not (candidate.image or fault):
+        return node
+
+    fields = {"id_": node.node_id, "text": _own_text(node), "metadata": node.metadata}
+    fields["excluded_llm_metadata_keys"] = node.excluded_llm_metadata_keys
+    if shown.image is None:
+        return TextNode(**fields)
+    picture = base64.b64encode(shown.image.jpeg()).decode()
+    return ImageNode(**fields, image=picture, image_mimetype="image/jpeg")
 
 
 def inline_image(node: BaseNode) -> bytes | None:
@@ -436,10 +457,13 @@ def url_source(url: str) -> ImageSource:
     return ImageSource(label=url, digest=hashlib.sha256(url.encode()).hexdigest(), read=read)
 
 
+def _own_text(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.NONE) or ""
+
+
 def _text_of(node: BaseNode) -> str:
     """What LlamaIndex would embed; metadata alone is no text."""
-    own = node.get_content(metadata_mode=MetadataMode.NONE) or ""
-    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if own.strip() else ""
+    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if _own_text(node).strip() else ""
 
 
 def _attempt(work: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:

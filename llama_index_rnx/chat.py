@@ -6,11 +6,13 @@ when the answer fails.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.chat_engine import CondensePlusContextChatEngine
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.llms.llm import LLM
@@ -21,7 +23,7 @@ from llama_index.core.response_synthesizers import BaseSynthesizer, CompactAndRe
 from llama_index.core.schema import NodeWithScore
 
 from llama_index_rnx import bm25
-from llama_index_rnx.candidates import clean_text
+from llama_index_rnx.candidates import clean_text, with_inline_image
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.display import compare
 from llama_index_rnx.errors import RNXError
@@ -103,6 +105,17 @@ class Failed:
 
 
 Event = Found | Said | Failed
+
+
+class _PictureSynthesizer(CompactAndRefine):
+    """Shows the pictures of nodes wherever they are; one that is gone costs itself, not the answer."""
+
+    def synthesize(self, query: Any, nodes: list[NodeWithScore], *more: Any, **options: Any) -> RESPONSE_TYPE:
+        return super().synthesize(query, _with_inline_images(nodes), *more, **options)
+
+    async def asynthesize(self, query: Any, nodes: list[NodeWithScore], *more: Any, **options: Any) -> RESPONSE_TYPE:
+        shown = await asyncio.to_thread(_with_inline_images, nodes)
+        return await super().asynthesize(query, shown, *more, **options)
 
 
 class RNXChatEngine(CondensePlusContextChatEngine):
@@ -208,7 +221,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         if self.multimodal:
             said = "\n".join(f"{message.role.value}: {message.content}" for message in chat_history)
             prompt = PAGES_PROMPT.partial_format(history=said)
-            return CompactAndRefine(llm=self._llm, multimodal=True, chat_content_qa_template=prompt, streaming=streaming)
+            return _PictureSynthesizer(llm=self._llm, multimodal=True, chat_content_qa_template=prompt, streaming=streaming)
         return super()._get_response_synthesizer(chat_history, streaming)
 
 
@@ -285,6 +298,10 @@ def standalone(before: Sequence[str], question: str, back: int = TURNS_BACK) -> 
 def numbered(hits: Sequence[Hit]) -> list[NodeWithScore]:
     """The nodes with their numbers in the text that a language model is shown, so that it can name them."""
     return [NodeWithScore(node=_numbered(hit), score=hit.score) for hit in hits]
+
+
+def _with_inline_images(hits: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    return [NodeWithScore(node=with_inline_image(hit.node), score=hit.score) for hit in hits]
 
 
 def _numbered(hit: Hit) -> Any:

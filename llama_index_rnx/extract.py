@@ -24,7 +24,7 @@ from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
-from llama_index.core.types import RESPONSE_TEXT_TYPE, TokenAsyncGen, TokenGen
+from llama_index.core.types import TokenAsyncGen, TokenGen
 
 from llama_index_rnx import bm25
 from llama_index_rnx.candidates import Candidate, Query, clean_text, usable_part
@@ -195,22 +195,18 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
 
-    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> RESPONSE_TEXT_TYPE:
-        text = self._quoted(query_str, text_chunks)
-        return _streamed(text) if self._streaming else text
+    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
+        quoted = self._quotes(Query(text=clean_text(query_str)), text_chunks)
+        return "\n\n".join(_marked(quote) for quote in quoted)
 
-    async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> RESPONSE_TEXT_TYPE:
-        text = await in_thread(partial(self._quoted, query_str, text_chunks))
-        return _astreamed(text) if self._streaming else text
+    async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
+        return await in_thread(partial(self.get_response, query_str, text_chunks))
 
     def _response(self, query: str | QueryBundle, nodes: list[NodeWithScore], more: Sequence[NodeWithScore] | None) -> Response:
         asked = self._asked or (query if isinstance(query, str) else query.query_str)
         answer = self._answer(Query(text=clean_text(asked)), hits_of(nodes, nodes))
         sources = [*nodes, *(more or [])]
         return Response(answer, sources, {hit.node.node_id: hit.node.metadata for hit in sources})
-
-    def _quoted(self, query: str, texts: Sequence[str]) -> str:
-        return "\n\n".join(_marked(quote) for quote in self._quotes(Query(text=clean_text(query)), texts))
 
     def _get_prompts(self) -> dict[str, Any]:
         return {}
