@@ -362,7 +362,7 @@ def base64_source(data: str | bytes, label: str) -> ImageSource:
     return ImageSource(
         label=label,
         digest=hashlib.sha256(body).hexdigest(),
-        read=lambda: _from_base64(body, label) if encoded else body,
+        read=lambda: _inline_bytes(body, encoded, label),
     )
 
 
@@ -527,14 +527,17 @@ def _data_of(raw: bytes) -> tuple[bytes, bool]:
     return unquote_to_bytes(raw[head.end() :]), b"base64" in parameters
 
 
-def _from_base64(data: bytes, label: str) -> bytes:
-    if len(data) > MAX_FILE_BYTES * 4 // 3:
-        raise ImageError(f"{short(label)}: {len(data):,} letters of base64 are more than {MAX_FILE_BYTES:,} bytes.")
-    decoded = _decoded(data, label)
+def _inline_bytes(body: bytes, encoded: bool, label: str) -> bytes:
+    size = len(body) * 3 // 4 if encoded else len(body)
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"{short(label)}: has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read.")
+    if not encoded:
+        return body
+    decoded = _decoded(body, label)
     if _DATA_URI.match(decoded) is None:
         return decoded
-    body, encoded = _data_of(decoded)  # LlamaIndex's MediaResource puts a data: URI into base64 once more
-    return _decoded(body, label) if encoded else body
+    inner, inner_encoded = _data_of(decoded)  # LlamaIndex's MediaResource puts a data: URI into base64 once more
+    return _decoded(inner, label) if inner_encoded else inner
 
 
 def _decoded(data: bytes, label: str) -> bytes:
