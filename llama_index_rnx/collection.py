@@ -452,7 +452,7 @@ class NodeCollection:
 def _made_again(
     kind: type[NodeCollection],
     settings: Mapping[str, Any],
-    points: bytes | None,
+    points: Any,
     options: Mapping[str, Any] | None = None,
 ) -> NodeCollection:
     """A collection of these settings, with the points of an engine in RAM and the options of a client that was handed in."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import os
-import pickle
 import sqlite3
 import threading
 import time
@@ -124,20 +124,19 @@ class Connection:
         """Whether the points live in this process alone, and end with it."""
         return getattr(self._clients[0]._client, "location", None) == MEMORY
 
-    def dump(self, name: str) -> bytes | None:
-        """A collection of an engine in RAM as it stands; None where it can be opened again, or does not exist."""
+    def dump(self, name: str) -> Any:
+        """A copy of a collection of an engine in RAM; None where it can be opened again, or does not exist."""
         if not self.in_ram:
             return None
         engine: Any = self._clients[0]._client
         with self._lock:
-            found = engine.collections.get(name)
-            return None if found is None else pickle.dumps(found)
+            return copy.deepcopy(engine.collections.get(name))
 
-    def restore(self, name: str, data: bytes) -> None:
+    def restore(self, name: str, points: Any) -> None:
         """Puts what `dump` gave into this engine in RAM: the points in their order, so that equal scores stay in order, too."""
         engine: Any = self._clients[0]._client
         with self._lock:
-            engine.collections[name] = pickle.loads(data)
+            engine.collections[name] = points
 
     def _refused(self, error: Exception) -> RNXError:
         if _answered(error):
@@ -167,12 +166,12 @@ def client_options(client: QdrantClient) -> dict[str, Any]:
         RNXError: something of it cannot be sent to another process.
     """
     options = {name: value for name, value in client.init_options.items() if value is not None}
-    try:
-        pickle.dumps(options)
-    except Exception as error:  # pickle raises whatever the object does
+    strange = sorted(name for name, value in options.items() if callable(value))
+    if strange:
         raise RNXError(
-            f"a QdrantClient was handed over that cannot be pickled ({line_of(error)}); give the URL of its server instead."
-        ) from error
+            f"a QdrantClient was handed over that cannot be pickled ({', '.join(strange)} is a function); give the URL of its "
+            "server instead."
+        )
     return options
 
 
