@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -276,7 +277,7 @@ class NodeCollection:
 
     def __copy__(self) -> NodeCollection:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, skipped=[], memories=MemoryStore(self.memories.path))
+        other.__dict__.update(self.__dict__, skipped=[], memories=copy.copy(self.memories))
         other._connection.join(other)
         return other
 
