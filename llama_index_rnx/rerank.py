@@ -134,13 +134,12 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
             asks: (query, its nodes), one for each list. With `on_error="keep_order"` one bad list costs the others nothing.
         """
         queries = [query_of(bundle) for bundle, _ in asks]
-        lists = [[_hit_of(item) for item in nodes] for _, nodes in asks]
-        parts = [[usable_part(hit.node, self.allow_urls) for hit in hits] for hits in lists]
+        parts = [[usable_part(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks]
 
         with ExitStack() as events:
-            tell = [events.enter_context(self._event(bundle, hits)) for (bundle, _), hits in zip(asks, lists, strict=True)]
+            tell = [events.enter_context(self._event(*ask)) for ask in asks]
             rankings = self._rankings([(query, [one for one, _ in row]) for query, row in zip(queries, parts, strict=True)])
-            found = [self._cut(*pair) for pair in zip(lists, rankings, strict=True)]
+            found = [self._cut(nodes, ranking) for (_, nodes), ranking in zip(asks, rankings, strict=True)]
             for told, best in zip(tell, found, strict=True):
                 told(best)
 
@@ -263,13 +262,6 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         self.__init__(**state["__dict__"])  # type: ignore[misc]
 
 
-def _hit_of(item: Any) -> NodeWithScore:
-    """An element of a list as LlamaIndex has it; a bare node is taken, and what is no node comes out as it is, last."""
-    if isinstance(item, NodeWithScore):
-        return item
-    return NodeWithScore(node=item) if isinstance(item, BaseNode) else NodeWithScore.model_construct(node=item)
-
-
 def _of_nothing(count: int) -> Ranking:
     """The ranking of candidates that are all empty; their faults are known to whoever made them."""
     return with_last(Ranking(order=[], scores=[]), [], range(count))
@@ -279,7 +271,8 @@ def _faults(ranking: Ranking | None, parts: Sequence[tuple[Candidate, str]]) -> 
     """By index, what of a node could not be read, and why; nothing of a list that was not ranked."""
     if ranking is None:
         return {}
-    return ranking.faults | {i: fault for i, (_, fault) in enumerate(parts) if fault}
+    own = {i: fault for i, (_, fault) in enumerate(parts) if fault}
+    return dict(sorted((ranking.faults | own).items()))
 
 
 def _warn_of_faults(faults: Sequence[Mapping[int, str]], parts: Sequence[Sequence[tuple[Candidate, str]]]) -> None:

@@ -139,8 +139,11 @@ def recall_usable(ranker: Ranker, candidates: Sequence[Candidate], store: Memory
     texts = [one for one in rest if one.text and one.digest not in memories]
     memories |= zip((one.digest for one in texts), recall(ranker, texts, store), strict=True)
 
-    faults = {i: f"candidate {one.id!r} {EMPTY}" for i, one in enumerate(candidates) if one.is_empty}
-    faults |= {i: str(errors[one.digest]) for i, one in enumerate(candidates) if one.digest in errors}
+    faults = {
+        i: str(errors.get(one.digest) or f"candidate {one.id!r} {EMPTY}")
+        for i, one in enumerate(candidates)
+        if one.is_empty or one.digest in errors
+    }
     return Recalled(memories=[memories.get(one.digest) for one in rest], faults=faults)
 
 
