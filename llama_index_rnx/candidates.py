@@ -60,12 +60,8 @@ class ImageSource:
     digest: str
     read: Callable[[], bytes | Image.Image] = field(repr=False, compare=False)
 
-    def load(self, max_pixels: int | None = None, max_aspect: int | None = None) -> Image.Image:
+    def load(self, max_pixels: int | None = None) -> Image.Image:
         """The picture as RGB, upright, shrunk to `max_pixels` at most.
-
-        Args:
-            max_aspect: a picture that is more than so many times as long as it is wide is laid on a sheet of white paper of
-                half that shape: vision towers refuse a ruler line of 600 x 2 pixels.
 
         Raises:
             ImageError: it cannot be opened, is truncated, or has more than 89 megapixels.
@@ -73,8 +69,7 @@ class ImageSource:
         try:
             found = self.read()
             picture = found if isinstance(found, Image.Image) else _decode(found, max_pixels)
-            shrunk = _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
-            return _on_paper(shrunk, max_pixels or DEFAULT_MAX_PIXELS, max_aspect) if max_aspect else shrunk
+            return _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
         except ImageError:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
@@ -272,6 +267,25 @@ def _dense_vector(embedding: Any) -> tuple[float, ...] | None:
     if not all(map(math.isfinite, vector)) or not any(vector):
         raise RNXError("the query's embedding has a number that is none, or is all zeros; leave it out, or embed again.")
     return vector
+
+
+def on_sheet(picture: Image.Image, max_pixels: int, max_aspect: int) -> Image.Image:
+    """A picture that is more than `max_aspect` times as long as it is wide, on a sheet of white paper of half that shape.
+
+    Vision towers refuse a ruler line of 600 x 2 pixels. Any other picture is given back as it is.
+    """
+    width, height = picture.size
+    if max(width, height) <= max_aspect * min(width, height):
+        return picture
+
+    shape = max_aspect // 2
+    side = max(shape, int((max_pixels * shape) ** 0.5))  # or the sheet of a thread of a million pixels would have billions
+    line = picture.resize((min(width, side), min(height, side)))
+
+    least = max(line.size) // shape
+    sheet = Image.new("RGB", (max(line.width, least), max(line.height, least)), "white")
+    sheet.paste(line, ((sheet.width - line.width) // 2, (sheet.height - line.height) // 2))
+    return sheet
 
 
 def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
@@ -533,14 +547,14 @@ def _inline_bytes(body: bytes, encoded: bool, label: str) -> bytes:
         raise ImageError(f"{short(label)}: has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read.")
     if not encoded:
         return body
-    decoded = _decoded(body, label)
+    decoded = _from_base64(body, label)
     if _DATA_URI.match(decoded) is None:
         return decoded
     inner, inner_encoded = _data_of(decoded)  # LlamaIndex's MediaResource puts a data: URI into base64 once more
-    return _decoded(inner, label) if inner_encoded else inner
+    return _from_base64(inner, label) if inner_encoded else inner
 
 
-def _decoded(data: bytes, label: str) -> bytes:
+def _from_base64(data: bytes, label: str) -> bytes:
     letters = b"".join(data.split())  # MIME breaks its lines
     letters += b"=" * (-len(letters) % 4)  # URIs are often written without them
     try:
@@ -578,21 +592,6 @@ def _shrunk(picture: Image.Image, max_pixels: int) -> Image.Image:
     width = max(1, int(picture.width * ratio))
     height = max(1, min(int(picture.height * ratio), max_pixels // width))  # of a thread, one side cannot shrink
     return picture.resize((min(width, max_pixels // height), height), Image.Resampling.BICUBIC)
-
-
-def _on_paper(picture: Image.Image, max_pixels: int, max_aspect: int) -> Image.Image:
-    width, height = picture.size
-    if max(width, height) <= max_aspect * min(width, height):
-        return picture
-
-    shape = max_aspect // 2
-    side = max(shape, int((max_pixels * shape) ** 0.5))  # or the sheet of a thread of a million pixels would have billions
-    line = picture.resize((min(width, side), min(height, side)))
-
-    least = max(line.size) // shape
-    sheet = Image.new("RGB", (max(line.width, least), max(line.height, least)), "white")
-    sheet.paste(line, ((sheet.width - line.width) // 2, (sheet.height - line.height) // 2))
-    return sheet
 
 
 def _reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, on_sheet
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.ordering import Window, drive, sliding
@@ -451,7 +451,8 @@ class VLMRanker:
 
     def _patched(self, source: ImageSource) -> tuple[Tensor, Tensor]:
         try:
-            return self._backbone.pixels(source.load(self._backbone.max_pixels, self._backbone.max_aspect))
+            picture = source.load(self._backbone.max_pixels)
+            return self._backbone.pixels(on_sheet(picture, self._backbone.max_pixels, self._backbone.max_aspect))
         except ImageError as error:
             raise ImageError(str(error) if source.label in str(error) else f"{source.label}: {error}") from error
 
