@@ -283,7 +283,8 @@ class NodeCollection:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NodeCollection:
         """Models are shared, as they are by all who use them."""
-        points = self._connection.dump(self.name) if self.location == MEMORY else None
+        own = not isinstance(self.location, QdrantClient)
+        points = self._connection.dump(self.name) if own else None
         return _made_again(type(self), self._settings(), points)
 
     def __reduce__(self) -> tuple[Callable[..., NodeCollection], tuple[Any, ...]]:

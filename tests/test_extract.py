@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from fakes import RED, FakeRanker, image_base64
 from llama_index.core.base.response.schema import AsyncStreamingResponse
+from llama_index.core.chat_engine import CondenseQuestionChatEngine
+from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
 from test_chat import StillRetriever
@@ -131,3 +133,14 @@ async def test_streams_may_be_read_from_the_generator() -> None:
     response: Any = await made.asynthesize("rain", [NodeWithScore(node=TextNode(text="Rain."))])
     assert [piece async for piece in response.response_gen] == ["Rain. [1]"]
     assert await made.aget_response("rain", ["Sun.", "Rain."]) == "Rain. [2]"
+
+
+async def test_other_chat_engines_stream_them() -> None:
+    hits = [NodeWithScore(node=TextNode(text="Rain."))]
+    synthesizer = ExtractiveSynthesizer(FakeRanker(), streaming=True)
+    engine = RetrieverQueryEngine(StillRetriever(hits), response_synthesizer=synthesizer)
+    chat = CondenseQuestionChatEngine.from_defaults(query_engine=engine, llm=MockLLM())
+    assert "".join(chat.stream_chat("rain").response_gen) == "Rain. [1]"
+    chat.reset()
+    answer = await chat.astream_chat("rain")
+    assert "".join([piece async for piece in answer.async_response_gen()]) == "Rain. [1]"

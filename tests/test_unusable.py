@@ -113,6 +113,14 @@ def test_a_good_text_beside_it_is_what_a_node_is_ranked_by(case: str, tmp_path: 
         assert found(reranked(hits)) == [("odd", 1.0), ("n1", 0.5), ("n0", 0.0)]
 
 
+def test_a_url_that_does_not_arrive() -> None:
+    far = ImageNode(id_="far", text="apple", image_url="http://127.0.0.1:1/a.png")
+    reranker = RNXRerank(ranker=FakeRanker(), allow_urls=True)
+    with pytest.warns(RuntimeWarning, match="1 of 2 nodes .*did not arrive"):
+        best = reranker.postprocess_nodes([NodeWithScore(node=far), *text_hits("pear")], query_str="apple")
+    assert found(best) == [("far", 1.0), ("n0", 0.0)]
+
+
 def test_min_score_drops_it_and_the_retrieval_score_is_kept_like_that_of_any_node() -> None:
     hits = [NodeWithScore(node=ImageNode(id_="odd", image_path=GONE), score=0.9), *text_hits("apple")]
     with pytest.warns(RuntimeWarning):
