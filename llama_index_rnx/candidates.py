@@ -6,17 +6,21 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 import os
+import re
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlparse
+from typing import Any, TypeVar
+from urllib.parse import unquote, unquote_to_bytes, urlparse
 
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
-from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle
+from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle, TextNode
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from llama_index_rnx.errors import ImageError, RNXError
@@ -30,7 +34,13 @@ MAX_FILE_BYTES = 512 * 2**20  # 89 megapixels without compression take 267 MB, t
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "AVIF", "JPEG2000")
 # Pillow knows forty more, among them EPS, which it hands to Ghostscript.
 DEFAULT_MAX_PIXELS = 1_280 * 28 * 28  # what a vision tower is shown at most; Qwen2-VL's own recommendation
+PROBE_PIXELS = 256 * 256  # of a picture that is opened only to see whether it opens
+PROBES_AT_ONCE = 8
+JPEG_SIDE = 65_500  # the format's limit
+EMPTY = "holds neither text nor image; give it one of them or leave it out."
+_DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
+T = TypeVar("T")
 NOTED_FILES = 100_000
 _noted: dict[str, str] = {}
 
@@ -66,8 +76,9 @@ class ImageSource:
 
     def jpeg(self, max_pixels: int | None = None) -> bytes:
         """The same as the bytes of a JPEG, to be sent or shown elsewhere; colours at full resolution, for small print."""
-        buffer = io.BytesIO()
-        self.load(max_pixels).save(buffer, "JPEG", quality=90, subsampling=0)
+        buffer, picture = io.BytesIO(), self.load(max_pixels)
+        picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
+        picture.save(buffer, "JPEG", quality=90, subsampling=0)
         return buffer.getvalue()
 
 
@@ -84,6 +95,11 @@ class Candidate:
         """`text`, `image` or `both`."""
         return "both" if self.text and self.image else "image" if self.image else "text"
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to rank it by."""
+        return not self.text and self.image is None
+
     @cached_property
     def digest(self) -> str:
         """Names the content (not the id): equal contents share one memory."""
@@ -93,10 +109,16 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What is asked: a text, an image, or both."""
+    """What is asked: a text, an image, or both.
+
+    The dense search alone looks at `dense_texts`, which are embedded in place of the text, and at `dense_vector`, which takes
+    the place of all that would be embedded. BM25 and rankers go on with text and image.
+    """
 
     text: str = ""
     image: ImageSource | None = None
+    dense_texts: tuple[str, ...] = ()
+    dense_vector: tuple[float, ...] | None = None
 
 
 class PageNode(ImageNode):
@@ -119,11 +141,12 @@ class PageNode(ImageNode):
         return io.BytesIO(_page_source(self).jpeg())
 
     def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[BaseContentBlock]:
-        """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only)."""
+        """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only); of a page that is gone the text."""
         blocks: list[BaseContentBlock] = list(self.get_metadata_content_blocks(metadata_mode))
         if self.text:
             blocks.append(TextBlock(text=self.text))
-        blocks.append(ImageBlock(image=self.resolve_image().read(), image_mimetype="image/jpeg"))
+        with suppress(ImageError):
+            blocks.append(ImageBlock(image=self.resolve_image().read(), image_mimetype="image/jpeg"))
         return blocks
 
 
@@ -142,11 +165,51 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
         >>> found.kind, found.text
         ('text', 'title: Bees\\n\\nBees make honey.')
     """
-    image = image_of(node, allow_urls=allow_urls)
-    text = node.get_content(metadata_mode=MetadataMode.EMBED) if _own_text(node).strip() else ""
-    if not text.strip() and image is None:
-        raise RNXError(f"node {node.node_id!r} holds neither text nor image; give it one of them or leave it out.")
-    return Candidate(id=node.node_id, text=clean_text(text), image=image)
+    candidate = Candidate(id=node.node_id, text=_text_of(node), image=image_of(node, allow_urls=allow_urls))
+    if candidate.is_empty:
+        raise RNXError(f"node {node.node_id!r} {EMPTY}")
+    return candidate
+
+
+def usable_part(node: Any, allow_urls: bool = False) -> tuple[Candidate, str]:
+    """What a node of any shape can be ranked by, and in one line why the rest cannot be used ("" where all can).
+
+    It never raises: a node that holds nothing, or is no node, gives an empty candidate. A picture is not opened here.
+
+    Example:
+        >>> from llama_index.core.schema import ImageNode
+        >>> node = ImageNode(id_="a", text="Rust is red.", image_url="http://10.0.0.1/rust.png")
+        >>> candidate, fault = usable_part(node)
+        >>> candidate.kind, fault
+        ('text', "node 'a' has its image at http://10.0.0.1/rust.png: no URL is fetched unless allowed; load it first.")
+    """
+    if not isinstance(node, BaseNode):
+        return Candidate(id=""), f"{type(node).__name__} was got where a node is needed."
+
+    text, text_fault = _attempt(lambda: _text_of(node), node)
+    image, image_fault = _attempt(lambda: image_of(node, allow_urls=allow_urls), node)
+
+    candidate = Candidate(id=str(node.node_id), text=text or "", image=image)
+    fault = text_fault or image_fault
+    if candidate.is_empty and not fault:
+        fault = f"node {candidate.id!r} {EMPTY}"
+    return candidate, fault
+
+
+def unreadable_images(candidates: Sequence[Candidate]) -> dict[str, ImageError]:
+    """Opens every picture once, several side by side; of those that cannot be opened the reason, by the candidate's digest."""
+    pictured = {candidate.digest: candidate.image for candidate in candidates if candidate.image is not None}
+    if not pictured:
+        return {}
+    with ThreadPoolExecutor(min(PROBES_AT_ONCE, len(pictured)), thread_name_prefix="rnx-probe") as workers:
+        errors = workers.map(_fault_of, pictured.values())
+        return {digest: error for digest, error in zip(pictured, errors, strict=True) if error is not None}
+
+
+def without_unreadable_images(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, each without its picture where that cannot be opened."""
+    broken = unreadable_images(candidates)
+    return [replace(one, image=None) if one.digest in broken else one for one in candidates]
 
 
 def clean_text(text: str) -> str:
@@ -159,21 +222,69 @@ def clean_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode().strip()
 
 
-def query_of(bundle: QueryBundle | str | None) -> Query:
+def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
     """A LlamaIndex query as ours.
 
+    Args:
+        dense: take over `custom_embedding_strs` and `embedding`, too, as a retriever does; one of them is enough for a query.
+
     Raises:
-        RNXError: there is neither text nor image in it.
+        RNXError: there is neither text nor image in it, or an embedding is no list of numbers.
     """
     if bundle is None:
         raise RNXError("no query was given; pass query_bundle=QueryBundle(...) or query_str='...'.")
     if isinstance(bundle, str):
         bundle = QueryBundle(bundle)
-    text = clean_text(bundle.query_str or "")
-    image = file_source(bundle.image_path) if bundle.image_path else None
-    if not text and image is None:
+
+    query = Query(
+        text=clean_text(bundle.query_str or ""),
+        image=picture_at(bundle.image_path, label="the query's picture") if bundle.image_path else None,
+        dense_texts=_dense_texts(bundle.custom_embedding_strs) if dense else (),
+        dense_vector=_dense_vector(bundle.embedding) if dense else None,
+    )
+    if not (query.text or query.image or query.dense_texts or query.dense_vector):
         raise RNXError("the query is empty; give it a text, an image, or both.")
-    return Query(text=text, image=image)
+    return query
+
+
+def _dense_texts(texts: Any) -> tuple[str, ...]:
+    """Those of `custom_embedding_strs` that say something."""
+    given = [texts] if isinstance(texts, str) else list(texts or [])
+    strange = next((one for one in given if not isinstance(one, str)), None)
+    if strange is not None:
+        raise RNXError(f"custom_embedding_strs holds {short(repr(strange))}; texts are allowed.")
+    return tuple(text for one in given if (text := clean_text(one)))
+
+
+def _dense_vector(embedding: Any) -> tuple[float, ...] | None:
+    if embedding is None:
+        return None
+    try:
+        vector = tuple(float(number) for number in embedding)
+    except (TypeError, ValueError) as error:
+        raise RNXError(f"the query's embedding is no list of numbers ({short(str(error))}); leave it out.") from error
+    if not all(map(math.isfinite, vector)) or not any(vector):
+        raise RNXError("the query's embedding has a number that is none, or is all zeros; leave it out, or embed again.")
+    return vector
+
+
+def on_sheet(picture: Image.Image, max_pixels: int, max_aspect: int) -> Image.Image:
+    """A picture that is more than `max_aspect` times as long as it is wide, on a sheet of white paper of half that shape.
+
+    Vision towers refuse a ruler line of 600 x 2 pixels. Any other picture is given back as it is.
+    """
+    width, height = picture.size
+    if max(width, height) <= max_aspect * min(width, height):
+        return picture
+
+    shape = max_aspect // 2
+    side = max(shape, int((max_pixels * shape) ** 0.5))  # or the sheet of a thread of a million pixels would have billions
+    line = picture.resize((min(width, side), min(height, side)))
+
+    least = max(line.size) // shape
+    sheet = Image.new("RGB", (max(line.width, least), max(line.height, least)), "white")
+    sheet.paste(line, ((sheet.width - line.width) // 2, (sheet.height - line.height) // 2))
+    return sheet
 
 
 def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
@@ -186,6 +297,26 @@ def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
         resource = node.image_resource
         return _first_source(resource.data, resource.path, resource.url, node.node_id, allow_urls)
     return None
+
+
+def with_inline_image(node: BaseNode) -> BaseNode:
+    """The node as a prompt can show it: with its picture in it, as a JPEG, or as a text where the picture cannot be read.
+
+    LlamaIndex itself would fail over a file that is gone, and ask the network for a URL.
+    """
+    if isinstance(node, PageNode):
+        return node
+    candidate, fault = usable_part(node)
+    (shown,) = without_unreadable_images([candidate])
+    if shown.image is None and not (candidate.image or fault):
+        return node
+
+    fields = {"id_": node.node_id, "text": _own_text(node), "metadata": node.metadata}
+    fields["excluded_llm_metadata_keys"] = node.excluded_llm_metadata_keys
+    if shown.image is None:
+        return TextNode(**fields)
+    picture = base64.b64encode(shown.image.jpeg()).decode()
+    return ImageNode(**fields, image=picture, image_mimetype="image/jpeg")
 
 
 def inline_image(node: BaseNode) -> bytes | None:
@@ -202,6 +333,22 @@ def restore_inline_image(node: BaseNode, data: bytes) -> None:
         node.image = data.decode()
     elif isinstance(node, Node):
         node.image_resource = (node.image_resource or MediaResource()).model_copy(update={"data": data})
+
+
+def picture_at(location: str | Path, label: str) -> ImageSource:
+    """What a string names where a path is expected: a file, or the picture itself as a `data:` URI."""
+    return base64_source(str(location), label) if is_data_uri(location) else file_source(location)
+
+
+def is_data_uri(location: object) -> bool:
+    """Whether this is a picture itself, not the place of one.
+
+    Example:
+        >>> is_data_uri("DATA:image/png;base64,iVBORw0K"), is_data_uri("data/red.png"), is_data_uri("http://host/data:,")
+        (True, False, False)
+    """
+    head = str(location)[:1_000].encode("utf-8", "replace")
+    return _DATA_URI.match(head) is not None
 
 
 def file_source(path: str | Path) -> ImageSource:
@@ -222,10 +369,14 @@ def picture_source(picture: Image.Image, label: str = "picture") -> ImageSource:
 
 
 def base64_source(data: str | bytes, label: str) -> ImageSource:
-    """An image as base64, with or without a `data:` prefix."""
+    """An image as base64, or as a `data:` URI of any spelling (base64 or percent-encoded)."""
     raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
-    raw = raw.split(b",", 1)[-1] if raw.startswith(b"data:") else raw
-    return ImageSource(label=label, digest=hashlib.sha256(raw).hexdigest(), read=lambda: _from_base64(raw, label))
+    body, encoded = _data_of(raw)
+    return ImageSource(
+        label=label,
+        digest=hashlib.sha256(body).hexdigest(),
+        read=lambda: _inline_bytes(body, encoded, label),
+    )
 
 
 def image_pixels(data: bytes, label: str) -> int:
@@ -264,12 +415,15 @@ def _page_source(node: PageNode) -> ImageSource:
 
 
 def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) -> ImageSource | None:
+    name = f"image of node {label!r}"
     if data:
-        return base64_source(data, label=f"image of node {label!r}")
+        return base64_source(data, name)
     if path:
-        return file_source(path)
+        return picture_at(path, name)
     if not url:
         return None
+    if is_data_uri(url):
+        return base64_source(str(url), name)
     if str(url).lower().startswith("file:"):
         return file_source(str(url))
     if not allow_urls:
@@ -295,6 +449,29 @@ def url_source(url: str) -> ImageSource:
 
 def _own_text(node: BaseNode) -> str:
     return node.get_content(metadata_mode=MetadataMode.NONE) or ""
+
+
+def _text_of(node: BaseNode) -> str:
+    """What LlamaIndex would embed; metadata alone is no text."""
+    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if _own_text(node).strip() else ""
+
+
+def _attempt(work: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:
+    """What the work gives, or why it gives nothing. Whoever wrote the node's class chose what it raises."""
+    try:
+        return work(), ""
+    except RNXError as error:
+        return None, str(error)
+    except Exception as error:
+        return None, f"node {node.node_id!r} cannot be read ({type(error).__name__}: {short(str(error))})."
+
+
+def _fault_of(image: ImageSource) -> ImageError | None:
+    try:
+        image.load(PROBE_PIXELS)
+    except ImageError as error:
+        return error
+    return None
 
 
 def _local_path(path: str) -> str:
@@ -331,9 +508,33 @@ def _file_digest(path: Path) -> str:
     return f"{path}|{found.st_size}|{found.st_mtime_ns}"
 
 
+def _data_of(raw: bytes) -> tuple[bytes, bool]:
+    """The data of a `data:` URI, or of anything else all of it; and whether that is base64."""
+    head = _DATA_URI.match(raw)
+    if head is None:
+        return raw, True
+    parameters = [part.strip().lower() for part in head[1].split(b";")]
+    return unquote_to_bytes(raw[head.end() :]), b"base64" in parameters
+
+
+def _inline_bytes(body: bytes, encoded: bool, label: str) -> bytes:
+    size = len(body) * 3 // 4 if encoded else len(body)
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"{short(label)}: has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read.")
+    if not encoded:
+        return body
+    decoded = _from_base64(body, label)
+    if _DATA_URI.match(decoded) is None:
+        return decoded
+    inner, inner_encoded = _data_of(decoded)  # LlamaIndex's MediaResource puts a data: URI into base64 once more
+    return _from_base64(inner, label) if inner_encoded else inner
+
+
 def _from_base64(data: bytes, label: str) -> bytes:
+    letters = b"".join(data.split())  # MIME breaks its lines
+    letters += b"=" * (-len(letters) % 4)  # URIs are often written without them
     try:
-        return base64.b64decode(b"".join(data.split()), validate=True)  # MIME breaks its lines
+        return base64.b64decode(letters, validate=True)
     except binascii.Error as error:
         raise ImageError(f"{short(label)}: is not base64 ({error}).") from error
 

@@ -6,11 +6,13 @@ when the answer fails.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.chat_engine import CondensePlusContextChatEngine
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.llms.llm import LLM
@@ -21,11 +23,11 @@ from llama_index.core.response_synthesizers import BaseSynthesizer, CompactAndRe
 from llama_index.core.schema import NodeWithScore
 
 from llama_index_rnx import bm25
-from llama_index_rnx.candidates import clean_text
+from llama_index_rnx.candidates import clean_text, with_inline_image
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.display import compare
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.extract import ExtractiveSynthesizer
+from llama_index_rnx.extract import ExtractiveSynthesizer, deep_copy
 from llama_index_rnx.hits import Hit
 from llama_index_rnx.llms import EXTRACT, GGUFModel, RankerLLM, load_llm
 from llama_index_rnx.memory import MemoryStore
@@ -38,6 +40,7 @@ from llama_index_rnx.retrieve import RNXRetriever
 MAX_QUESTION = 4_000  # characters
 HISTORY_WORDS = 1_500  # of the conversation that a language model is shown, a quarter of its context at most
 TURNS_BACK = 3  # follow-up questions that are put together
+SOURCES = 5  # that an answer has where no reranker says how many
 NOTHING = "Nothing was found: the index is empty."
 
 CONTEXT_PROMPT = """You answer questions about the user's documents. These are the sources that were found, with their numbers:
@@ -104,6 +107,17 @@ class Failed:
 Event = Found | Said | Failed
 
 
+class _PictureSynthesizer(CompactAndRefine):
+    """Shows the pictures of nodes wherever they are; one that is gone costs itself, not the answer."""
+
+    def synthesize(self, query: Any, nodes: list[NodeWithScore], *more: Any, **options: Any) -> RESPONSE_TYPE:
+        return super().synthesize(query, _with_inline_images(nodes), *more, **options)
+
+    async def asynthesize(self, query: Any, nodes: list[NodeWithScore], *more: Any, **options: Any) -> RESPONSE_TYPE:
+        shown = await asyncio.to_thread(_with_inline_images, nodes)
+        return await super().asynthesize(query, shown, *more, **options)
+
+
 class RNXChatEngine(CondensePlusContextChatEngine):
     """LlamaIndex's engine, with what it lacks: quotes instead of an LLM, pictures, sources that are told first.
 
@@ -113,7 +127,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
     def __init__(
         self,
         retriever: RNXRetriever,
-        reranker: RNXRerank,
+        reranker: RNXRerank | None,
         llm: LLM | None,
         *,
         extractor: Ranker | None = None,
@@ -128,11 +142,15 @@ class RNXChatEngine(CondensePlusContextChatEngine):
             memory=memory,
             context_prompt=CONTEXT_PROMPT,
             context_refine_prompt=REFINE_PROMPT,
-            node_postprocessors=[reranker],
+            node_postprocessors=[reranker] if reranker is not None else [],
         )
         self.reranker, self.quotes, self.multimodal = reranker, llm is None, multimodal
         self._rewrites = condense and llm is not None
         self._extractor, self._store, self._asked = extractor, MemoryStore(), ""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RNXChatEngine:
+        """A conversation that goes on by itself; models are shared."""
+        return deep_copy(self, memo, shared=[self._llm, self._extractor])
 
     @property
     def writer(self) -> str:
@@ -150,7 +168,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         question = _checked(question)
         history = self._memory.get(input=question)
         asked, fault = self._standalone(history, question)
-        section = compare(self._retriever, self.reranker, asked, self.reranker.top_n)
+        section = compare(self._retriever, self.reranker, asked, self.reranker.top_n if self.reranker else SOURCES)
         yield Found(section=section)
         if fault is not None:
             yield Failed(line=fault)
@@ -199,18 +217,17 @@ class RNXChatEngine(CondensePlusContextChatEngine):
 
     def _get_response_synthesizer(self, chat_history: list[ChatMessage], streaming: bool = False) -> BaseSynthesizer:  # type: ignore[override]
         if self.quotes:
-            self._extractor = self._extractor or load_ranker()
             return ExtractiveSynthesizer(self._extractor, self._store, query=self._asked, streaming=streaming)
         if self.multimodal:
             said = "\n".join(f"{message.role.value}: {message.content}" for message in chat_history)
             prompt = PAGES_PROMPT.partial_format(history=said)
-            return CompactAndRefine(llm=self._llm, multimodal=True, chat_content_qa_template=prompt, streaming=streaming)
+            return _PictureSynthesizer(llm=self._llm, multimodal=True, chat_content_qa_template=prompt, streaming=streaming)
         return super()._get_response_synthesizer(chat_history, streaming)
 
 
 def chat_engine(
     retriever: RNXRetriever,
-    reranker: RNXRerank,
+    reranker: RNXRerank | None,
     llm: LLM | None = None,
     *,
     extractor: Ranker | None = None,
@@ -220,6 +237,7 @@ def chat_engine(
     """A conversation of its own; make one for each user.
 
     Args:
+        reranker: None answers from the retriever's order.
         llm: any LlamaIndex LLM; without one the answers are quoted from the sources, which needs no key.
         extractor: the ranker that chooses quotes; by default rnx-mini.
         multimodal: show the LLM the pictures of the sources; by default where it is the ranker itself. It must be a chat model.
@@ -280,6 +298,10 @@ def standalone(before: Sequence[str], question: str, back: int = TURNS_BACK) -> 
 def numbered(hits: Sequence[Hit]) -> list[NodeWithScore]:
     """The nodes with their numbers in the text that a language model is shown, so that it can name them."""
     return [NodeWithScore(node=_numbered(hit), score=hit.score) for hit in hits]
+
+
+def _with_inline_images(hits: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    return [NodeWithScore(node=with_inline_image(hit.node), score=hit.score) for hit in hits]
 
 
 def _numbered(hit: Hit) -> Any:

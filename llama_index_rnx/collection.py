@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -37,7 +38,7 @@ from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.progress import progress_bar
-from llama_index_rnx.qdrant import Location, connect, line_of, urls_of
+from llama_index_rnx.qdrant import MEMORY, Location, client_again, client_options, connect, line_of, urls_of
 from llama_index_rnx.rankers.base import Ranker, recall
 from llama_index_rnx.scheduler import shared
 from llama_index_rnx.storage import Storage
@@ -133,6 +134,11 @@ class NodeCollection:
         allow_urls: fetch the images of nodes that hold a URL only.
         storage: shards, replicas, quantization, gRPC ... of a Qdrant server.
 
+    A copy answers alike. `copy` shares the engine; `deepcopy` and `pickle` make a collection of their own with the same
+    settings: `:memory:` travels with its points, a folder is opened again (by this process as often as you like, by another
+    one when this has closed it), a server is connected to. A `QdrantClient` is shared by a deep copy, and pickled as what it
+    was made with.
+
     Raises:
         RNXError: Qdrant is not there, the folder is in use by another process, or the index was made with another model or
             other settings of `storage`.
@@ -162,6 +168,7 @@ class NodeCollection:
     ) -> None:
         self.location, self.name, self.storage = location, _checked(name), storage or Storage()
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
+        self._ranker_setting, self._memory_path = ranker, memory_path
         own = self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None
         self.ranker: Ranker | None = own if ranker == "auto" else ranker
         self._shared_ranker = shared(self.ranker) if self.ranker is not None else None
@@ -225,6 +232,7 @@ class NodeCollection:
         """
         if not self._is_there():
             return []
+        self._check_length(query)
         prefetch, fusion = self._channels(query, max(k, DEPTH), _condition(filters)), _fusion(self.embedding, query)
         found = self._call(
             lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=_FOR_NODES)
@@ -279,6 +287,37 @@ class NodeCollection:
         self.memories.close()
         self._connection.leave(self)  # one folder may be open twice in a process
 
+    def __copy__(self) -> NodeCollection:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, skipped=[], memories=copy.copy(self.memories))
+        other._connection.join(other)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NodeCollection:
+        """Models are shared, as they are by all who use them."""
+        own = not isinstance(self.location, QdrantClient)
+        points = self._connection.dump(self.name) if own else None
+        return _made_again(type(self), self._settings(), points)
+
+    def __reduce__(self) -> tuple[Callable[..., NodeCollection], tuple[Any, ...]]:
+        settings, options = self._settings(), None
+        if isinstance(self.location, QdrantClient):
+            options = client_options(self.location)
+            del settings["location"]
+        return _made_again, (type(self), settings, self._connection.dump(self.name), options)
+
+    def _settings(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            "location": self.location,
+            "name": self.name,
+            "embedding": self.embedding,
+            "ranker": self._ranker_setting,
+            "memory_path": self._memory_path,
+            "allow_urls": self.allow_urls,
+            "storage": self.storage,
+        }
+
     def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
         for node, stamp in batch:
             try:
@@ -318,6 +357,17 @@ class NodeCollection:
             half = len(entries) // 2
             return self._points(entries[:half]) + self._points(entries[half:])
         return [_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
+
+    def _check_length(self, query: Query) -> None:
+        """Raises RNXError for a vector of the caller's own that is not as long as those of the nodes."""
+        if query.dense_vector is None:
+            return
+        vectors: Any = self._call(lambda client: client.get_collection(self.name)).config.params.vectors
+        if len(query.dense_vector) != vectors[TEXT].size:
+            raise RNXError(
+                f"the query's embedding has {len(query.dense_vector)} numbers, the vectors of this collection have "
+                f"{vectors[TEXT].size}; embed the query by the collection's embedding, or leave it out."
+            )
 
     def _channels(self, query: Query, depth: int, condition: models.Filter | None) -> list[models.Prefetch]:
         dense, params = embed_query(self.embedding, query), self._search_params()
@@ -411,6 +461,21 @@ class NodeCollection:
         for key, kind in wanted.items():
             if key not in there:
                 self._call(partial(_index_field, name=self.name, field=key, kind=models.PayloadSchemaType(kind)))
+
+
+def _made_again(
+    kind: type[NodeCollection],
+    settings: Mapping[str, Any],
+    points: Any,
+    options: Mapping[str, Any] | None = None,
+) -> NodeCollection:
+    """A collection of these settings, with the points of an engine in RAM and the options of a client that was handed in."""
+    location = {} if options is None else {"location": client_again(options)}
+    collection = kind(**{**settings, **location})
+    if points is not None:
+        collection._connection.restore(collection.name, points)
+        collection._check_made()
+    return collection
 
 
 def _write(client: QdrantClient, name: str, points: list[models.PointStruct]) -> None:
@@ -544,7 +609,7 @@ def _checked(name: str) -> str:
 
 
 def _memory_folder(location: Location) -> Path | None:
-    if isinstance(location, QdrantClient) or str(location) == ":memory:":
+    if isinstance(location, QdrantClient) or str(location) == MEMORY:
         return None
     if urls_of(location):
         return user_cache_path("llama-index-rnx") / "memories"

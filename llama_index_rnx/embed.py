@@ -13,7 +13,7 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, file_source
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, picture_at
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.base import recall
@@ -114,9 +114,14 @@ class RNXEmbedding(MultiModalEmbedding):
     async def _aget_image_embedding(self, img_file_path: ImageType) -> list[float]:
         return await asyncio.to_thread(self._get_image_embedding, img_file_path)
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RNXEmbedding:
+        """The same settings; the model is the one of the process."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields})
+
     def __getstate__(self) -> dict[str, Any]:
-        self._ranker = self._shared = None  # loaded again where it is unpickled
-        return super().__getstate__()
+        """The settings without the loaded model: it is loaded again where they arrive."""
+        names = [name for name in type(self).model_fields if name != "callback_manager"]
+        return {"__dict__": {name: getattr(self, name) for name in names}}
 
 
 def fingerprint_of(embedding: MultiModalEmbedding) -> str:
@@ -144,14 +149,31 @@ def embed_candidates(embedding: MultiModalEmbedding, candidates: Sequence[Candid
 
 
 def embed_query(embedding: MultiModalEmbedding, query: Query) -> list[float]:
-    """The query's vector by whichever embedding; of a text and an image the sum, at unit length."""
-    if isinstance(embedding, RNXEmbedding):
+    """The query's vector by whichever embedding; of a text and an image the sum, at unit length.
+
+    Of several `dense_texts` it is their mean, as LlamaIndex takes it; a `dense_vector` is taken as it is.
+    """
+    if query.dense_vector is not None:
+        return list(query.dense_vector)
+    if isinstance(embedding, RNXEmbedding) and not query.dense_texts:
         return embedding.query_vector(query)
-    parts = [embedding.get_query_embedding(query.text)] if query.text else []
+
+    parts = []
+    if query.dense_texts:
+        parts.append(embedding.get_agg_embedding_from_queries(list(query.dense_texts)))
+    elif query.text:
+        parts.append(embedding.get_query_embedding(query.text))
     if query.image is not None:
-        parts.append(embedding.get_image_embedding(_opened(query.image)))
+        parts.append(_image_query_vector(embedding, query.image))
+
     total = np.sum([np.asarray(part) / np.linalg.norm(part) for part in parts], axis=0)
     return [float(x) for x in total / np.linalg.norm(total)]
+
+
+def _image_query_vector(embedding: MultiModalEmbedding, image: ImageSource) -> list[float]:
+    if isinstance(embedding, RNXEmbedding):
+        return embedding.query_vector(Query(image=image))
+    return embedding.get_image_embedding(_opened(image))
 
 
 def _opened(image: ImageSource) -> ImageType:
@@ -164,4 +186,4 @@ def _opened(image: ImageSource) -> ImageType:
 def _source(image: ImageType) -> ImageSource:
     if isinstance(image, io.BytesIO):
         return bytes_source(image.getvalue(), label="image")
-    return file_source(str(image))
+    return picture_at(str(image), label="image")

@@ -21,7 +21,15 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from PIL import Image
 from torch import Tensor
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, candidate_of, picture_source, query_of
+from llama_index_rnx.candidates import (
+    Candidate,
+    ImageSource,
+    Query,
+    picture_source,
+    query_of,
+    usable_part,
+    without_unreadable_images,
+)
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers import Ranker
@@ -105,7 +113,7 @@ def why(
         others: further nodes of the list that are read along. A model that reads each candidate alone needs none: give 0.
 
     Raises:
-        RNXError: a place is not in the list, both are the same, or the query is empty.
+        RNXError: a place is not in the list, both are the same, nothing of a node there can be read, or the query is empty.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -124,8 +132,11 @@ def why(
             f"better={better}, worse={worse} of {count} nodes; two different places from 0 to {count - 1} are allowed."
         )
     rest = [place for place in range(count) if place not in (better, worse)][: max(0, others)]
-    candidates = [candidate_of(nodes[place].node) for place in (better, worse, *rest)]
-    return explain(ranker, query_of(query), candidates, pieces)
+    usable = without_unreadable_images([usable_part(nodes[place].node)[0] for place in (better, worse, *rest)])
+    for place, candidate in zip((better, worse), usable[:2], strict=True):
+        if candidate.is_empty:
+            raise RNXError(f"nothing of the node at place {place} ({candidate.id!r}) can be read; choose another place.")
+    return explain(ranker, query_of(query), [one for one in usable if not one.is_empty], pieces)
 
 
 def explain(ranker: Ranker, query: Query, candidates: Sequence[Candidate], pieces: int = PIECES) -> Explanation:

@@ -6,21 +6,30 @@ its source, or says that the best match is a picture, that nothing answers clear
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import llama_index.core.instrumentation as instrument
-from llama_index.core.base.response.schema import RESPONSE_TYPE, Response, StreamingResponse
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    AsyncStreamingResponse,
+    Response,
+    StreamingResponse,
+)
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.types import TokenAsyncGen, TokenGen
 
 from llama_index_rnx import bm25
-from llama_index_rnx.candidates import Candidate, Query, candidate_of, clean_text
+from llama_index_rnx.candidates import Candidate, Query, clean_text, usable_part
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.executor import in_thread
 from llama_index_rnx.hits import Hit, hits_of
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import Ranker, load_ranker
@@ -39,6 +48,7 @@ PICTURE_CLEAR = (
     0.005  # scores below it: 20 % of 120 captions of Flickr8k dev on their photograph; 90 % of DL19's on any of them
 )
 
+T = TypeVar("T")
 _MARKUP = re.compile(r"^(?:#{1,6}|[-*\u2022\u2013]|\d+[.)])\s+|\*\*|__|`")
 dispatcher = instrument.get_dispatcher(__name__)  # type: ignore[attr-defined]
 
@@ -133,6 +143,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         ranker: chooses the passages; by default rnx-mini.
         store: keeps their memories; by default in RAM.
         query: what is looked for, where it differs from what `synthesize` is given (a follow-up question as it stands).
+        streaming: give a `StreamingResponse`, or from `asynthesize` an `AsyncStreamingResponse`: the same text, in one piece.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -151,6 +162,9 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         super().__init__(llm=MockLLM(), streaming=streaming)  # the base class wants one, and would ask for a key
         self._ranker, self._store, self._asked = ranker, store or MemoryStore(), query
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExtractiveSynthesizer:
+        return deep_copy(self, memo, shared=[self._ranker])
+
     def synthesize(
         self,
         query: str | QueryBundle,
@@ -159,13 +173,10 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
         dispatcher.event(SynthesizeStartEvent(query=query))
-        asked = self._asked or (query if isinstance(query, str) else query.query_str)
-        answer = self._answer(Query(text=clean_text(asked)), hits_of(nodes, nodes))
-        sources = [*nodes, *(additional_source_nodes or [])]
-        metadata = {hit.node.node_id: hit.node.metadata for hit in sources}
-        response: RESPONSE_TYPE = Response(answer, source_nodes=sources, metadata=metadata)
+        answer = self._response(query, nodes, additional_source_nodes)
+        response: RESPONSE_TYPE = answer
         if self._streaming:
-            response = StreamingResponse((part for part in [answer]), source_nodes=sources, metadata=metadata)
+            response = StreamingResponse(_streamed(str(answer)), answer.source_nodes, answer.metadata)
         dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
 
@@ -176,13 +187,26 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
-        return self.synthesize(query, nodes, additional_source_nodes)
+        """The same beside the event loop: the ranker reads on its own threads."""
+        dispatcher.event(SynthesizeStartEvent(query=query))
+        response: RESPONSE_TYPE = await in_thread(partial(self._response, query, nodes, additional_source_nodes))
+        if self._streaming:
+            response = AsyncStreamingResponse(_astreamed(str(response)), response.source_nodes, response.metadata)
+        dispatcher.event(SynthesizeEndEvent(query=query, response=response))
+        return response
 
     def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
-        return "\n\n".join(_marked(quote) for quote in self._quotes(Query(text=clean_text(query_str)), text_chunks))
+        quoted = self._quotes(Query(text=clean_text(query_str)), text_chunks)
+        return "\n\n".join(_marked(quote) for quote in quoted)
 
     async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
-        return self.get_response(query_str, text_chunks)
+        return await in_thread(partial(self.get_response, query_str, text_chunks))
+
+    def _response(self, query: str | QueryBundle, nodes: list[NodeWithScore], more: Sequence[NodeWithScore] | None) -> Response:
+        asked = self._asked or (query if isinstance(query, str) else query.query_str)
+        answer = self._answer(Query(text=clean_text(asked)), hits_of(nodes, nodes))
+        sources = [*nodes, *(more or [])]
+        return Response(answer, sources, {hit.node.node_id: hit.node.metadata for hit in sources})
 
     def _get_prompts(self) -> dict[str, Any]:
         return {}
@@ -196,7 +220,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         found = self._quotes(query, [hit.text for hit in hits])
         clear = bool(found) and found[0].score >= CLEAR
         said = "\n\n".join(map(_marked, found if clear else found[:1]))
-        if not hits[0].text.strip():
+        if not hits[0].text.strip() and hits[0].kind == "image":
             seen = f"The best match is a picture: {hits[0].docid} [1]"
             if clear:
                 return f"{seen}\n\n{said}"
@@ -208,7 +232,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
     def _shows(self, query: Query, hit: Hit) -> bool:
         """Whether a picture is what was asked for, rather than only the best of those at hand."""
         try:
-            memories = recall(self._chooser(), [candidate_of(hit.node)], self._store)
+            memories = recall(self._chooser(), [usable_part(hit.node)[0]], self._store)
         except RNXError:  # a picture that cannot be seen
             return False
         return score_windows(self._chooser(), [(query, memories)])[0][0] >= PICTURE_CLEAR
@@ -222,5 +246,22 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         return quotes(self._chooser(), self._store, query, texts) if query.text else []
 
 
+def deep_copy(original: T, memo: dict[int, Any], shared: Sequence[object]) -> T:
+    """A deep copy that has these objects (models) in common with its original."""
+    memo |= {id(one): one for one in shared}
+    other: T = object.__new__(type(original))
+    memo[id(original)] = other
+    other.__dict__.update(copy.deepcopy(original.__dict__, memo))
+    return other
+
+
 def _marked(quote: Quote) -> str:
     return f"{quote.text} [{quote.source + 1}]"
+
+
+def _streamed(text: str) -> TokenGen:
+    yield text
+
+
+async def _astreamed(text: str) -> TokenAsyncGen:
+    yield text

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, clean_text, file_source
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, clean_text, file_source, is_data_uri, picture_at
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking
 from llama_index_rnx.progress import progress_bar
-from llama_index_rnx.rankers import Ranker, recall
-from llama_index_rnx.rerank import LISTS_AT_ONCE, Windows, rank, rank_many
+from llama_index_rnx.rankers import Ranker
+from llama_index_rnx.rerank import LISTS_AT_ONCE, Windows, rank_many
 from llama_index_rnx.scheduler import shared
 
 
@@ -37,7 +37,7 @@ def read_queries(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for place, row in _rows(path):
         query = _query(place, row, path.parent)
-        rows.append({"qid": _qid(place, row), "query": query.text, "image": query.image.label if query.image else None})
+        rows.append({"qid": _qid(place, row), "query": query.text, "image": _location(row, query.image)})
     _refuse_twice([row["qid"] for row in rows], path)
     return rows
 
@@ -86,7 +86,8 @@ def rank_lists(
     """Yields (qid, [(docid, score), best first]) for every list, with a progress bar.
 
     A few lists are driven at once, so that their windows share forwards. A candidate whose image cannot be read is ordered by
-    its text, or comes last; what was wrong is added to `faults`. A query whose image cannot be read keeps the given order.
+    its text, or comes last with score 0; what was wrong is added to `faults`. A query whose image cannot be read keeps the
+    given order.
     """
     ranker, store = shared(ranker), MemoryStore(memory_path)
     faults = faults if faults is not None else []
@@ -102,38 +103,18 @@ def _ranked(
 ) -> list[list[tuple[str, float]]]:
     try:
         rankings = rank_many(ranker, store, [(one.query, one.candidates) for one in lists], windows=windows)
-    except ImageError:  # rare: only now is every picture looked at alone
-        return [_around_faults(ranker, store, one, windows, faults) for one in lists]
+    except ImageError as error:  # of a query; those of candidates are in the rankings
+        if len(lists) > 1:
+            return [row for one in lists for row in _ranked(ranker, store, [one], windows, faults)]
+        faults.append(f"query {lists[0].qid}: {error}")
+        return [[(candidate.id, -float(place)) for place, candidate in enumerate(lists[0].candidates)]]
+    for one, ranking in zip(lists, rankings, strict=True):
+        faults += [f"candidate {one.candidates[i].id}: {fault}" for i, fault in ranking.faults.items()]
     return [_in_order(one.candidates, ranking) for one, ranking in zip(lists, rankings, strict=True)]
-
-
-def _around_faults(
-    ranker: Ranker, store: MemoryStore, one: CandidateList, windows: Windows, faults: list[str]
-) -> list[tuple[str, float]]:
-    readable = [found for candidate in one.candidates if (found := _readable(ranker, store, candidate, faults))]
-    try:
-        ranked = _in_order(readable, rank(ranker, store, one.query, readable, windows=windows))
-    except ImageError as error:
-        faults.append(f"query {one.qid}: {error}")
-        return [(candidate.id, -float(place)) for place, candidate in enumerate(one.candidates)]
-    kept = {candidate.id for candidate in readable}
-    last = ranked[-1][1] if ranked else 0.0
-    return ranked + [(candidate.id, last) for candidate in one.candidates if candidate.id not in kept]
 
 
 def _in_order(candidates: Sequence[Candidate], ranking: Ranking) -> list[tuple[str, float]]:
     return [(candidates[i].id, score) for i, score in zip(ranking.order, ranking.scores, strict=True)]
-
-
-def _readable(ranker: Ranker, store: MemoryStore, candidate: Candidate, faults: list[str]) -> Candidate | None:
-    if candidate.image is None:
-        return candidate
-    try:
-        recall(ranker, [candidate], store)
-    except ImageError as error:
-        faults.append(f"candidate {candidate.id}: {error}")
-        return replace(candidate, image=None) if candidate.text else None
-    return candidate
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -184,8 +165,17 @@ def _text(place: str, row: dict[str, Any], name: str) -> str:
 def _image(place: str, row: dict[str, Any], folder: Path) -> ImageSource | None:
     value = row.get("image")
     if value is not None and not isinstance(value, str):
-        raise RNXError(f'{place}: "image" is {value!r}; it must be the path of a picture.')
-    return file_source(folder / value) if value else None
+        raise RNXError(f'{place}: "image" is {value!r}; it must be the path of a picture, or a data: URI.')
+    if not value:
+        return None
+    return picture_at(value, label=f"the picture of {place}") if is_data_uri(value) else file_source(folder / value)
+
+
+def _location(row: dict[str, Any], image: ImageSource | None) -> str | None:
+    """What a `QueryBundle` is told: where the picture is, or the picture itself."""
+    if image is None:
+        return None
+    return str(row["image"]) if is_data_uri(row["image"]) else image.label
 
 
 def _candidate(place: str, row: Any, folder: Path) -> Candidate:

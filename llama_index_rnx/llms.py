@@ -28,7 +28,7 @@ from llama_index.core.llms import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
 
-from llama_index_rnx.candidates import ImageSource, bytes_source
+from llama_index_rnx.candidates import ImageSource, base64_source, bytes_source, is_data_uri
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers import Ranker
 from llama_index_rnx.rankers.vlm import VLMRanker
@@ -279,11 +279,20 @@ def _turn(message: ChatMessage) -> Turn:
         if isinstance(block, TextBlock):
             parts.append(block.text)
         elif isinstance(block, ImageBlock):
-            parts.append(bytes_source(block.resolve_image().read(), label="a picture of the conversation"))
+            parts.append(_picture_in(block))
         else:
             raise RNXError(f"the conversation holds a {block.block_type}; texts and pictures are read.")
     role = message.role.value
     return Turn(role=role if role in ("system", "assistant") else "user", parts=parts)  # type: ignore[arg-type]
+
+
+def _picture_in(block: ImageBlock) -> ImageSource:
+    label = "a picture of the conversation"
+    if isinstance(block.image, bytes):  # LlamaIndex keeps them as base64
+        return base64_source(block.image, label)
+    if block.url is not None and is_data_uri(block.url):
+        return base64_source(str(block.url), label)
+    return bytes_source(block.resolve_image().read(), label)
 
 
 def _line(error: Exception) -> str:

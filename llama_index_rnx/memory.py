@@ -86,6 +86,10 @@ class MemoryStore:
             self._blobs = blobs_at(path)
             _open_stores.add(self)
 
+    def __reduce__(self) -> tuple[type[MemoryStore], tuple[str | Path | None]]:
+        """A copy is another store of the same place."""
+        return type(self), (self.path,)
+
     def find(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Memory]:
         """What is remembered of these contents by the ranker with this fingerprint; unknown ones are left out."""
         keys = {_key(fingerprint, digest): digest for digest in digests}

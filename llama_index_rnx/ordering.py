@@ -7,7 +7,7 @@ scores. Whoever drives it (one list, many lists at once) decides how they are re
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Window = tuple[int, ...]
@@ -19,11 +19,13 @@ Reads = Generator[list[Window], Scores, "Ranking"]
 class Ranking:
     """The order of a list.
 
-    order: candidate indices, best first; scores: one for each of them, in that order, never rising with rank.
+    order: candidate indices, best first; scores: one for each of them, in that order, never rising with rank; faults: by
+    candidate index, what of it could not be read, and why.
     """
 
     order: list[int]
     scores: list[float]
+    faults: dict[int, str] = field(default_factory=dict)
 
 
 def sliding(count: int, window: int, stride: int) -> Reads:
@@ -107,6 +109,26 @@ def drive_all(reads: Sequence[Reads], score: Callable[[list[tuple[int, Window]]]
         for (i, _), found in zip(asked, score(asked) if asked else [], strict=True):
             answers[i].append(found)
     return [done[i] for i in range(len(reads))]
+
+
+def with_last(ranking: Ranking, places: Sequence[int], last: Sequence[int]) -> Ranking:
+    """The order of a whole list, of which only some candidates could be ranked. The others follow as they were given.
+
+    Their score is 0, or that of the lowest where a ranker's scores go below it: scores never rise with rank.
+
+    Args:
+        ranking: of the candidates that were ranked; its indices count them alone.
+        places: the index in the whole list of each of them.
+        last: the indices of the others.
+
+    Example:
+        >>> whole = with_last(Ranking(order=[1, 0], scores=[0.9, 0.2]), places=[0, 2], last=[1])
+        >>> whole.order, whole.scores
+        ([2, 0, 1], [0.9, 0.2, 0.0])
+    """
+    lowest = min([0.0, *ranking.scores])
+    order = [places[i] for i in ranking.order] + list(last)
+    return Ranking(order=order, scores=ranking.scores + [lowest] * len(last))
 
 
 def window_starts(count: int, window: int, stride: int) -> list[int]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import os
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -25,6 +26,7 @@ from llama_index_rnx.pickles import plain_points
 from llama_index_rnx.storage import Storage, said
 
 Location = str | Path | QdrantClient | Sequence[str]
+MEMORY = ":memory:"
 PORT = 6333  # of a URL that names none; gRPC is on the port after
 SCHEMES = ("http://", "https://")
 T = TypeVar("T")
@@ -117,6 +119,25 @@ class Connection:
             for client in self._clients:
                 client.close()
 
+    @property
+    def in_ram(self) -> bool:
+        """Whether the points live in this process alone, and end with it."""
+        return getattr(self._clients[0]._client, "location", None) == MEMORY
+
+    def dump(self, name: str) -> Any:
+        """A copy of a collection of an engine in RAM; None where it can be opened again, or does not exist."""
+        if not self.in_ram:
+            return None
+        engine: Any = self._clients[0]._client
+        with self._lock:
+            return copy.deepcopy(engine.collections.get(name))
+
+    def restore(self, name: str, points: Any) -> None:
+        """Puts what `dump` gave into this engine in RAM: the points in their order, so that equal scores stay in order, too."""
+        engine: Any = self._clients[0]._client
+        with self._lock:
+            engine.collections[name] = points
+
     def _refused(self, error: Exception) -> RNXError:
         if _answered(error):
             return RNXError(f"Qdrant at {self.where} refused: {line_of(error)}")
@@ -136,6 +157,34 @@ def connect(location: Location, storage: Storage) -> Connection:
             "or leave them out."
         )
     return connection
+
+
+def client_options(client: QdrantClient) -> dict[str, Any]:
+    """What a client was made with, so that another process can make it again.
+
+    Raises:
+        RNXError: something of it cannot be sent to another process.
+    """
+    options = {name: value for name, value in client.init_options.items() if value is not None}
+    strange = sorted(name for name, value in options.items() if callable(value))
+    if strange:
+        raise RNXError(
+            f"a QdrantClient was handed over that cannot be pickled ({', '.join(strange)} is a function); give the URL of its "
+            "server instead."
+        )
+    return options
+
+
+def client_again(options: Mapping[str, Any]) -> QdrantClient:
+    """The client of these options.
+
+    Raises:
+        RNXError: its folder is in use, here or in another process.
+    """
+    try:
+        return QdrantClient(**options)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise RNXError(f"the QdrantClient of this collection cannot be made again ({line_of(error)}).") from error
 
 
 def urls_of(location: Location) -> list[str]:
@@ -166,8 +215,8 @@ def _connected(location: Location, storage: Storage) -> Connection:
         return Connection([_client(url, storage) for url in urls], ",".join(urls), storage)
     if not str(location).strip():
         raise RNXError("no place was given; an index is a folder, :memory:, or the URL of a Qdrant server.")
-    if str(location) == ":memory:":
-        return Connection([QdrantClient(":memory:", force_disable_check_same_thread=True)], ":memory:", storage)
+    if str(location) == MEMORY:
+        return Connection([QdrantClient(MEMORY, force_disable_check_same_thread=True)], MEMORY, storage)
     return _embedded(Path(str(location)).expanduser().resolve(), storage)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +18,15 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
-from llama_index_rnx.candidates import Candidate, Query, candidate_of, query_of
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.candidates import Candidate, Query, query_of, usable_part
+from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.executor import in_thread
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ordering import Ranking, Window, drive_all, parallel, sliding
+from llama_index_rnx.ordering import Ranking, Window, drive_all, parallel, sliding, with_last
 from llama_index_rnx.rankers import Ranker, load_ranker
-from llama_index_rnx.rankers.base import prompted, prompts_of, recall, score_windows
+from llama_index_rnx.rankers.base import Recalled, prompted, prompts_of, recall_usable, score_windows
 from llama_index_rnx.rankers.batching import give_back
 from llama_index_rnx.scheduler import shared
 
@@ -56,8 +58,12 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     The model is loaded at the first call, once, under a lock. One object serves any number of threads and async callers;
     those that wait are read together (`llama_index_rnx.scheduler`).
 
+    A node is ranked by what can be read of it: by its text where its picture is gone. One with nothing left (a blank text, a
+    broken picture) comes last with score 0, and one `RuntimeWarning` a call says how many there were, and why.
+
     Raises:
-        RNXError: the query is empty, a node holds neither text nor image, an image cannot be read, a model is unknown.
+        RNXError: the query is empty or its picture cannot be read, a model is unknown. What a model or a service raises comes
+            out, too, unless `on_error="keep_order"` gives the retriever's order instead.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -129,11 +135,16 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
             asks: (query, its nodes), one for each list. With `on_error="keep_order"` one bad list costs the others nothing.
         """
         queries = [query_of(bundle) for bundle, _ in asks]
+        parts = [[usable_part(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks]
+
         with ExitStack() as events:
             tell = [events.enter_context(self._event(*ask)) for ask in asks]
-            found = self._rerank([(query, nodes) for query, (_, nodes) in zip(queries, asks, strict=True)])
+            rankings = self._rankings([(query, [one for one, _ in row]) for query, row in zip(queries, parts, strict=True)])
+            found = [self._cut(nodes, ranking) for (_, nodes), ranking in zip(asks, rankings, strict=True)]
             for told, best in zip(tell, found, strict=True):
                 told(best)
+
+        _warn_of_faults([_faults(*pair) for pair in zip(rankings, parts, strict=True)], parts)
         return found
 
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
@@ -163,23 +174,23 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         finally:
             dispatcher.event(ReRankEndEvent(nodes=told))
 
-    def _rerank(self, asks: Sequence[tuple[Query, Sequence[NodeWithScore]]]) -> list[list[NodeWithScore]]:
+    def _rankings(self, lists: Sequence[tuple[Query, Sequence[Candidate]]]) -> list[Ranking | None]:
+        """The order of each list; None where the model failed and the given order is kept."""
         try:
-            rankings = self._rank(
-                [(query, [candidate_of(hit.node, self.allow_urls) for hit in nodes]) for query, nodes in asks]
-            )
+            return list(self._rank(lists))
+        except ImageError:  # of a query: those of candidates cost nobody anything
+            raise
         except Exception:
             if self.on_error == "raise":
                 raise
-            if len(asks) > 1:  # one bad list costs the others nothing
-                return [best for ask in asks for best in self._rerank([ask])]
-            self._failures += 1
-            return [[self._copy(hit, hit.score) for hit in nodes[: self.top_n]] for _, nodes in asks]
-        return [self._cut(nodes, ranking) for (_, nodes), ranking in zip(asks, rankings, strict=True)]
+        if len(lists) > 1:  # one bad list costs the others nothing
+            return [ranking for one in lists for ranking in self._rankings([one])]
+        self._failures += 1
+        return [None]
 
     def _rank(self, lists: Sequence[tuple[Query, Sequence[Candidate]]]) -> list[Ranking]:
-        if not any(candidates for _, candidates in lists):
-            return [Ranking(order=[], scores=[]) for _ in lists]  # an empty list loads no model
+        if all(one.is_empty for _, candidates in lists for one in candidates):  # this loads no model
+            return [_of_nothing(len(candidates)) for _, candidates in lists]
         with self._lock:
             ranker, store = self._open(), self._store()
         return rank_many(ranker, store, lists, self.window, self.stride, self.windows)
@@ -221,12 +232,16 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
             self._memories = MemoryStore(self.memory_path)
         return self._memories
 
-    def _cut(self, nodes: Sequence[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
+    def _cut(self, nodes: Sequence[NodeWithScore], ranking: Ranking | None) -> list[NodeWithScore]:
+        if ranking is None:
+            return [self._copy(hit, hit.score) for hit in nodes[: self.top_n]]
         ranked = zip(ranking.order, ranking.scores, strict=True)
         kept = [(i, score) for i, score in ranked if self.min_score is None or score >= self.min_score]
         return [self._copy(nodes[i], score) for i, score in kept[: self.top_n]]
 
     def _copy(self, hit: NodeWithScore, score: float | None) -> NodeWithScore:
+        if not isinstance(hit.node, BaseNode):
+            return NodeWithScore.model_construct(node=hit.node, score=score)
         if not self.keep_retrieval_score:
             return NodeWithScore(node=hit.node, score=score)
         node = hit.node.model_copy()
@@ -246,6 +261,33 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["__dict__"])  # type: ignore[misc]
+
+
+def _of_nothing(count: int) -> Ranking:
+    """The ranking of candidates that are all empty; their faults are known to whoever made them."""
+    return with_last(Ranking(order=[], scores=[]), [], range(count))
+
+
+def _faults(ranking: Ranking | None, parts: Sequence[tuple[Candidate, str]]) -> dict[int, str]:
+    """By index, what of a node could not be read, and why; nothing of a list that was not ranked."""
+    if ranking is None:
+        return {}
+    own = {i: fault for i, (_, fault) in enumerate(parts) if fault}
+    return dict(sorted((ranking.faults | own).items()))
+
+
+def _warn_of_faults(faults: Sequence[Mapping[int, str]], parts: Sequence[Sequence[tuple[Candidate, str]]]) -> None:
+    """One warning for all lists of a call."""
+    reasons = [reason for row in faults for reason in row.values()]
+    if not reasons:
+        return
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    warnings.warn(
+        f"{len(reasons)} of {sum(map(len, parts))} nodes cannot be read whole; each is ranked by what is left of it, and "
+        f"comes last with score 0 where nothing is: {reasons[0]}{more}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def rank(
@@ -271,7 +313,8 @@ def rank_many(
 ) -> list[Ranking]:
     """The flow itself: candidates -> memories -> windows -> scores -> order. RNXRerank and the command line both call it.
 
-    Windows that can be read now, of all lists, are read together.
+    Windows that can be read now, of all lists, are read together. A candidate is ranked by what can be read of it: without
+    its picture by its text, and with nothing left it comes last, with score 0, and takes no place in a window.
 
     Args:
         store: what is remembered is looked up there, and what is not is remembered now and kept.
@@ -280,7 +323,10 @@ def rank_many(
         windows: how a list longer than a window is read, see `llama_index_rnx.ordering`.
 
     Returns:
-        One `Ranking` for each list: candidate indices, best first, and their scores.
+        One `Ranking` for each list: candidate indices, best first, their scores, and what could not be read.
+
+    Raises:
+        ImageError: the picture of a query cannot be read. Besides, whatever the ranker raises.
 
     Example:
         >>> texts = ("Bees make honey.", "Rust is iron oxide.")
@@ -289,7 +335,9 @@ def rank_many(
         >>> found.order
         [0, 1]
     """
-    memories = [recall(ranker, candidates, store) for _, candidates in lists]
+    recalled = [recall_usable(ranker, candidates, store) for _, candidates in lists]
+    usable = [[i for i, memory in enumerate(one.memories) if memory is not None] for one in recalled]
+    memories = [[memory for memory in one.memories if memory is not None] for one in recalled]
     size = min(window or ranker.window, ranker.window)
     step = min(stride or max(1, size // 2), size)
     plan = {"sliding": sliding, "parallel": parallel}[windows]
@@ -297,4 +345,11 @@ def rank_many(
     def read(asked: Sequence[tuple[int, Window]]) -> list[list[float]]:
         return score_windows(ranker, [(lists[i][0], [memories[i][place] for place in places]) for i, places in asked])
 
-    return drive_all([plan(len(found), size, step) for found in memories], read)
+    ranked = drive_all([plan(len(found), size, step) for found in memories], read)
+    return [_whole(*parts) for parts in zip(ranked, usable, recalled, strict=True)]
+
+
+def _whole(ranked: Ranking, usable: Sequence[int], recalled: Recalled) -> Ranking:
+    """The ranking of all candidates: those of which nothing can be read come last."""
+    unusable = [i for i, memory in enumerate(recalled.memories) if memory is None]
+    return replace(with_last(ranked, usable, unusable), faults=recalled.faults)

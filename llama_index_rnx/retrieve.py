@@ -17,6 +17,9 @@ from llama_index_rnx.errors import RNXError
 class RNXRetriever(BaseRetriever):
     """Dense and BM25 search fused by reciprocal rank; the query may be a text, an image (`QueryBundle.image_path`), or both.
 
+    `QueryBundle.custom_embedding_strs` (of HyDE, for one) and `embedding` change what the dense search looks for: the mean of
+    those texts, or that vector as it is. BM25 goes on with `query_str`, and so does the reranker.
+
     Texts and images come out in one list, best first. Scores are those of the fusion: they order this list and mean nothing
     between queries (`RNXRerank` gives scores that do). How the list is made: `NodeCollection.search`.
 
@@ -26,7 +29,8 @@ class RNXRetriever(BaseRetriever):
         filters: LlamaIndex metadata filters, applied before the search.
 
     Raises:
-        RNXError: `top_k` is below 1, the query is empty, or Qdrant does not answer. ImageError: a query image is none.
+        RNXError: `top_k` is below 1, the query is empty, its `embedding` does not fit the collection's vectors, or Qdrant does
+            not answer. ImageError: a query image is none.
 
     Example:
         >>> from llama_index.core.schema import TextNode
@@ -55,7 +59,7 @@ class RNXRetriever(BaseRetriever):
         self.collection, self.top_k, self.filters = collection, top_k, filters
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self.collection.search(query_of(query_bundle), k=self.top_k, filters=self.filters)
+        return self.collection.search(query_of(query_bundle, dense=True), k=self.top_k, filters=self.filters)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)

@@ -23,8 +23,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from llama_index_rnx.candidates import Candidate
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import RNXError
 from llama_index_rnx.executor import in_thread
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ordering import Ranking
@@ -97,7 +96,7 @@ class Service:
         read = await asyncio.to_thread(read_documents, request, self.limits, self._allow_urls)
         ranking = Ranking(order=[], scores=[])
         if read.candidates:
-            ranking = await self._admitted(lambda: _rank_readable(self.ranker, self._store, read))
+            ranking = await self._admitted(lambda: rank(self.ranker, self._store, read.query, read.candidates))
         self.meter.documents.inc(len(request.listed))
         return _response(request, read, ranking, self.ranker.name)
 
@@ -133,29 +132,6 @@ class Service:
         if at_work == 0:
             return 0.0
         return time.monotonic() - max(moved, getattr(self.ranker, "moved", 0.0))
-
-
-def _rank_readable(ranker: Ranker, store: MemoryStore, read: Reading) -> Ranking:
-    """The ranking without the images that turn out to be damaged: each costs its own document only."""
-    try:
-        return rank(ranker, store, read.query, read.candidates)
-    except ImageError:
-        if read.query.image is not None:
-            read.query.image.load()  # raises what is wrong with the query
-        whole = [_with_whole_image(candidate) for candidate in read.candidates]
-    usable = [index for index, candidate in enumerate(whole) if candidate.text or candidate.image]
-    ranking = rank(ranker, store, read.query, [whole[index] for index in usable])
-    return Ranking(order=[usable[index] for index in ranking.order], scores=ranking.scores)
-
-
-def _with_whole_image(candidate: Candidate) -> Candidate:
-    if candidate.image is None:
-        return candidate
-    try:
-        candidate.image.load()
-    except ImageError:
-        return Candidate(id=candidate.id, text=candidate.text)
-    return candidate
 
 
 def _response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:

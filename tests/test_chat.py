@@ -177,6 +177,26 @@ async def test_the_methods_of_every_chat_engine(collection: NodeCollection) -> N
     assert str(await engine_of(collection, ToldLLM()).achat("what do bees make?")) == "an answer"
 
 
+@pytest.mark.parametrize("reranks", [True, False])
+@pytest.mark.parametrize("llm", [None, ToldLLM()])
+async def test_every_way_of_asking_gives_the_same_answer(collection: NodeCollection, reranks: bool, llm: Any) -> None:
+    def engine() -> RNXChatEngine:
+        reranker = RNXRerank(ranker=FakeRanker(), top_n=3) if reranks else None
+        return chat_engine(RNXRetriever(collection, top_k=4), reranker, llm, extractor=FakeRanker(window=1_000))
+
+    question, asking = "what do bees make?", [engine() for _ in range(4)]
+    answers = [asking[0].chat(question), await asking[1].achat(question)]
+    streamed = [asking[2].stream_chat(question), await asking[3].astream_chat(question)]
+    texts = ["".join(streamed[0].response_gen), "".join([piece async for piece in streamed[1].async_response_gen()])]
+    assert {text.strip() for text in [*map(str, answers), *texts]} == {str(answers[0])}
+    assert "t0" in {hit.node_id for hit in answers[0].source_nodes}
+    for answer in [*answers, *streamed]:
+        assert [hit.node_id for hit in answer.source_nodes] == [hit.node_id for hit in answers[0].source_nodes]
+    for one in asking:
+        assert [str(message.content).strip() for message in one.chat_history] == [question, str(answers[0])]
+    assert "".join(event.text for event in engine().turn(question) if isinstance(event, Said)).startswith(str(answers[0])[:9])
+
+
 @pytest.mark.parametrize(("question", "part"), [(" \n", "is empty"), ("x" * 4_001, "4,001 characters; 4,000 are allowed")])
 def test_questions_that_are_refused(collection: NodeCollection, question: str, part: str) -> None:
     with pytest.raises(RNXError, match=part):

@@ -418,11 +418,14 @@ def test_keep_order_gives_the_order_of_the_retriever_and_counts() -> None:
     assert reranker.postprocess_nodes(hits, query_str="apple")[0] is not hits[0]
 
 
-def test_an_image_that_cannot_be_read_raises_or_keeps_the_order() -> None:
-    hits = [*text_hits("one", "two"), NodeWithScore(node=ImageNode(id_="bad", image="bm8gaW1hZ2U="), score=0.1)]
-    with pytest.raises(RNXError, match=r"bad.*cannot be read as an image"):
-        fake_rerank().postprocess_nodes(hits, query_str="two")
-    assert ids(fake_rerank(on_error="keep_order").postprocess_nodes(hits, query_str="two")) == ["n0", "n1", "bad"]
+@pytest.mark.parametrize("on_error", ["raise", "keep_order"])
+def test_an_image_that_cannot_be_read_comes_last_with_a_warning(on_error: str) -> None:
+    hits = [NodeWithScore(node=ImageNode(id_="bad", image="bm8gaW1hZ2U="), score=0.9), *text_hits("one", "two")]
+    reranker = fake_rerank(on_error=on_error)
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 nodes .*bad.*cannot be read as an image"):
+        best = reranker.postprocess_nodes(hits, query_str="two")
+    assert found(best) == [("n1", 1.0), ("n0", 0.0), ("bad", 0.0)]
+    assert reranker.failures == 0
 
 
 @pytest.mark.parametrize("query", ["", "   ", "\n\t"])
@@ -436,10 +439,11 @@ def test_no_query_is_refused() -> None:
         fake_rerank().postprocess_nodes(text_hits(*FIVE))
 
 
-def test_a_node_with_neither_text_nor_image_is_named() -> None:
-    hits = [*text_hits("one"), NodeWithScore(node=TextNode(id_="hollow", text="  "), score=0.1)]
-    with pytest.raises(RNXError, match=r"hollow.*neither text nor image"):
-        fake_rerank().postprocess_nodes(hits, query_str="one")
+def test_a_node_with_neither_text_nor_image_comes_last_and_is_named() -> None:
+    hits = [NodeWithScore(node=TextNode(id_="hollow", text="  "), score=0.9), *text_hits("one")]
+    with pytest.warns(RuntimeWarning, match=r"1 of 2 nodes .*hollow.*neither text nor image"):
+        best = fake_rerank().postprocess_nodes(hits, query_str="one")
+    assert found(best) == [("n0", 1.0), ("hollow", 0.0)]
 
 
 @pytest.mark.parametrize("model", ["rnx-mimi", "", "some/model", "/nowhere/at/all"])

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 from fakes import RED, FakeRanker, image_base64
+from llama_index.core.base.response.schema import AsyncStreamingResponse
+from llama_index.core.chat_engine import CondenseQuestionChatEngine
+from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
 from test_chat import StillRetriever
@@ -104,3 +107,40 @@ def test_streamed() -> None:
     response: Any = made.synthesize("rain", [NodeWithScore(node=TextNode(text="Rain."))])
     assert list(response.response_gen) == ["Rain. [1]"]
     assert made.get_response("rain", ["Sun.", "Rain."]) == "Rain. [2]"
+
+
+@pytest.mark.parametrize("texts", [["Rain. It falls."], []])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_query_engine_answers_alike_by_every_way(texts: list[str], streaming: bool) -> None:
+    hits = [NodeWithScore(node=TextNode(id_=text, text=text)) for text in texts]
+    synthesizer = ExtractiveSynthesizer(FakeRanker(), streaming=streaming)
+    engine = RetrieverQueryEngine(StillRetriever(hits), response_synthesizer=synthesizer)
+    answer, later = engine.query("rain"), await engine.aquery("rain")
+    expected = ExtractiveSynthesizer(FakeRanker()).synthesize("rain", hits)
+    assert [hit.node_id for hit in later.source_nodes] == [hit.node_id for hit in answer.source_nodes] == texts
+    assert answer.metadata == later.metadata == expected.metadata
+    if streaming:
+        assert isinstance(later, AsyncStreamingResponse)
+        assert [piece async for piece in later.async_response_gen()] == [str(expected)]
+        assert str(await later.get_response()) == str(expected)
+    else:
+        assert str(later) == str(expected)
+    assert str(answer) == str(expected)
+
+
+async def test_streams_may_be_read_from_the_generator() -> None:
+    made = ExtractiveSynthesizer(FakeRanker(), streaming=True)
+    response: Any = await made.asynthesize("rain", [NodeWithScore(node=TextNode(text="Rain."))])
+    assert [piece async for piece in response.response_gen] == ["Rain. [1]"]
+    assert await made.aget_response("rain", ["Sun.", "Rain."]) == "Rain. [2]"
+
+
+async def test_other_chat_engines_stream_them() -> None:
+    hits = [NodeWithScore(node=TextNode(text="Rain."))]
+    synthesizer = ExtractiveSynthesizer(FakeRanker(), streaming=True)
+    engine = RetrieverQueryEngine(StillRetriever(hits), response_synthesizer=synthesizer)
+    chat = CondenseQuestionChatEngine.from_defaults(query_engine=engine, llm=MockLLM())
+    assert "".join(chat.stream_chat("rain").response_gen) == "Rain. [1]"
+    chat.reset()
+    answer = await chat.astream_chat("rain")
+    assert "".join([piece async for piece in answer.async_response_gen()]) == "Rain. [1]"

@@ -93,15 +93,17 @@ def test_warm_scores_are_the_cold_ones(folder: Path, tmp_path: Path) -> None:
     assert order(warm.postprocess_nodes(mixed_nodes(), query_str="what is red?")) == cold
 
 
-def test_a_broken_picture_raises_or_keeps_the_order_and_counts(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_broken_picture_costs_itself_alone(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    hits = [*mixed_nodes(), NodeWithScore(node=ImageNode(id_="bad", image_path=str(tmp_path / "bad.png")), score=0.1)]
-    reranker = RNXRerank(model=str(folders["qwen3_vl"]), device="cpu", on_error="keep_order")
-    kept = reranker.postprocess_nodes(hits, query_str="what is red?")
-    assert order(kept) == order(hits)
-    assert reranker.failures == 1
-    with pytest.raises(RNXError, match=r"bad\.png.*cannot be read as an image"):
-        RNXRerank(model=str(folders["qwen3_vl"]), device="cpu").postprocess_nodes(hits, query_str="what is red?")
+    bad = ImageNode(id_="bad", image_path=str(tmp_path / "bad.png"))
+    captioned = ImageNode(id_="captioned", text="a red card", image_path=str(tmp_path / "bad.png"))
+    ruler = ImageNode(id_="ruler", image=image_base64(RED, size=(600, 2)))
+    reranker = RNXRerank(model=str(folders["qwen3_vl"]), device="cpu", top_n=9)
+    hits = [NodeWithScore(node=node, score=1.0) for node in (bad, captioned, ruler)] + mixed_nodes()
+    with pytest.warns(RuntimeWarning, match=r"2 of 6 nodes .*bad\.png.*cannot be read as an image.*\(and 1 more\)"):
+        found = order(reranker.postprocess_nodes(hits, query_str="what is red?"))
+    without = [NodeWithScore(node=node) for node in (TextNode(id_="captioned", text="a red card"), ruler)]
+    assert found == [*order(reranker.postprocess_nodes([*without, *mixed_nodes()], query_str="what is red?")), ("bad", 0.0)]
 
 
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:

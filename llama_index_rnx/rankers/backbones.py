@@ -65,6 +65,7 @@ class Backbone:
     """
 
     family: ClassVar[str]
+    max_aspect: ClassVar[int] = 200  # of a picture: the processors of all families refuse a longer one
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, max_pixels: int | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -91,7 +92,7 @@ class Backbone:
         """A PIL picture -> patches [P, values] and grid [3]; the slow part on a CPU, made for several threads.
 
         Raises:
-            ImageError: it is more than 200 times as long as it is wide.
+            ImageError: the processor refuses it, as one that is more than `max_aspect` times as long as it is wide.
         """
         try:
             made = self.processor(images=[picture], size=self._size, return_tensors="pt")

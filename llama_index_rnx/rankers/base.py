@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from llama_index_rnx.candidates import Candidate, Query
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.candidates import EMPTY, Candidate, Query, unreadable_images
+from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory, MemoryStore
 
 Ask = tuple[Query, Sequence[Memory]]  # a query and the candidates to be read together
@@ -151,8 +151,70 @@ def checked_scores(ranker: Ranker, scores: Sequence[float]) -> list[float]:
     return [float(score) for score in scores]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """memories: one a candidate, None where nothing of it can be read; faults: by index, what could not be read, and why."""
+
+    memories: list[Memory | None]
+    faults: dict[int, str] = field(default_factory=dict)
+
+
+def recall_usable(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> Recalled:
+    """As `recall`, but a picture that cannot be read costs only itself: its candidate is remembered by its text.
+
+    That memory is kept as one of the text, so the picture is looked for again the next time.
+    """
+    outcomes = _recall_or_error(ranker, [one for one in candidates if not one.is_empty], store)
+    errors = {digest: error for digest, error in outcomes.items() if isinstance(error, ImageError)}
+    memories = {digest: memory for digest, memory in outcomes.items() if not isinstance(memory, ImageError)}
+
+    rest = [replace(one, image=None) if one.digest in errors else one for one in candidates]
+    texts = [one for one in rest if one.text and one.digest not in memories]
+    memories |= zip((one.digest for one in texts), recall(ranker, texts, store), strict=True)
+
+    faults = {
+        i: str(errors.get(one.digest) or f"candidate {one.id!r} {EMPTY}")
+        for i, one in enumerate(candidates)
+        if one.is_empty or one.digest in errors
+    }
+    return Recalled(memories=[memories.get(one.digest) for one in rest], faults=faults)
+
+
+def _recall_or_error(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> dict[str, Memory | ImageError]:
+    """By digest, the memory of each candidate, or why its picture cannot be read.
+
+    Where one fails, every picture that is not remembered is opened once to learn which ones are broken. So the others are
+    prepared twice at most, and a URL that does not answer is waited for twice, however many are broken.
+    """
+    try:
+        return _by_digest(candidates, recall(ranker, candidates, store))
+    except ImageError:
+        known = store.find(ranker.fingerprint, [one.digest for one in candidates])
+    broken = unreadable_images([one for one in candidates if one.digest not in known])
+    return broken | _recall_halves(ranker, [one for one in candidates if one.digest not in broken], store)
+
+
+def _recall_halves(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> dict[str, Memory | ImageError]:
+    """The same for pictures that open and yet do not suit the ranker, which cannot say which of them it means."""
+    try:
+        return _by_digest(candidates, recall(ranker, candidates, store))
+    except ImageError as error:
+        if len(candidates) == 1:
+            return {candidates[0].digest: error}
+    half = len(candidates) // 2
+    return _recall_halves(ranker, candidates[:half], store) | _recall_halves(ranker, candidates[half:], store)
+
+
+def _by_digest(candidates: Sequence[Candidate], memories: Sequence[Memory]) -> dict[str, Memory | ImageError]:
+    return {one.digest: memory for one, memory in zip(candidates, memories, strict=True)}
+
+
 def recall(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> list[Memory]:
-    """The memories of the candidates: those that the store knows, and the others made now and kept."""
+    """The memories of the candidates: those that the store knows, and the others made now and kept.
+
+    Raises:
+        ImageError: a picture cannot be read; `recall_usable` goes on without it.
+    """
     found = store.find(ranker.fingerprint, [candidate.digest for candidate in candidates])
     unknown = {c.digest: c for c in candidates if c.digest not in found}
     missing = list(unknown.values())

@@ -16,6 +16,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
@@ -136,10 +137,21 @@ class RemoteRanker:
     ) -> None:
         self._url, self._model = endpoint(url)
         self._max_pixels, self._max_text_tokens = max_pixels or DEFAULT_MAX_PIXELS, max_text_tokens
-        self._shape, self._batch = DOCUMENTS, WINDOW
+        self._shape, self._batch, self._api_key = DOCUMENTS, WINDOW, api_key
         headers = _key_headers(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, ""))
         self._client = httpx.Client(timeout=TIMEOUT, headers=headers, transport=transport)  # a pool; safe for threads
         weakref.finalize(self, self._client.close)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles have a connection of their own."""
+        again = partial(
+            type(self),
+            self.name,
+            api_key=self._api_key,
+            max_pixels=self._max_pixels,
+            max_text_tokens=self._max_text_tokens,
+        )
+        return again, ()
 
     @property
     def name(self) -> str:

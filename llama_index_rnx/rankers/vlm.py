@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, on_sheet
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.ordering import Window, drive, sliding
@@ -196,6 +196,22 @@ class VLMRanker:
         other.labels, other._answers, other._window = other._chosen_answers(self._asked_window)
         other.label_mass, other._measured, other._said = None, 0, set()
         return other
+
+    def __copy__(self) -> VLMRanker:
+        """The same weights and caches."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, object]) -> VLMRanker:
+        """The model itself: its weights fill the device once."""
+        return self
+
+    def __reduce__(self) -> str:
+        raise RNXError(
+            f"{self._name}: a loaded model of several GB is not pickled; give model={self._name!r} instead of ranker=, and it "
+            "is loaded where it arrives."
+        )
 
     def read_once(self) -> VLMRanker:
         """The same model, which reads a list in the given order only and measures its label mass anew."""
@@ -435,7 +451,8 @@ class VLMRanker:
 
     def _patched(self, source: ImageSource) -> tuple[Tensor, Tensor]:
         try:
-            return self._backbone.pixels(source.load(self._backbone.max_pixels))
+            picture = source.load(self._backbone.max_pixels)
+            return self._backbone.pixels(on_sheet(picture, self._backbone.max_pixels, self._backbone.max_aspect))
         except ImageError as error:
             raise ImageError(str(error) if source.label in str(error) else f"{source.label}: {error}") from error
 
