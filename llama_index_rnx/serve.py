@@ -33,7 +33,7 @@ from llama_index_rnx.scheduler import shared
 from llama_index_rnx.server.connections import GuardedProtocol
 from llama_index_rnx.server.gate import Gate
 from llama_index_rnx.server.limits import RETRY_SOON, Limits, Receive, Refused, Scope, Send
-from llama_index_rnx.server.reading import Reading, read_documents
+from llama_index_rnx.server.reading import Reading, read_documents, shortened
 from llama_index_rnx.server.shapes import (
     MAX_DOCUMENTS,
     RerankRequest,
@@ -136,14 +136,21 @@ class Service:
 
 def _response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:
     """Best first; behind all that was ranked stands what was not, in the order of the request."""
-    ranked = [int(read.candidates[index].id) for index in ranking.order]
-    rest = sorted(set(range(len(request.listed))) - set(ranked))
-    lowest = min([0.0, *ranking.scores[-1:]])  # a service behind this server may score below 0
-    scores = [*ranking.scores, *[lowest] * len(rest)]
-    results = [Result(index=index, relevance_score=score) for index, score in zip([*ranked, *rest], scores, strict=True)]
+    unusable = {index for index in ranking.faults if not read.candidates[index].text}
+    ranked = {
+        int(read.candidates[index].id): score
+        for index, score in zip(ranking.order, ranking.scores, strict=True)
+        if index not in unusable
+    }
+
+    lowest = min([0.0, *ranked.values()])  # a service behind this server may score below 0
+    scores = ranked | {index: lowest for index in range(len(request.listed)) if index not in ranked}
+    results = [Result(index=index, relevance_score=score) for index, score in scores.items()]
+
+    warnings = [*read.warnings, *ranking.faults.values()]
     meta: dict[str, Any] = {"api_version": {"version": "2"}}
-    if read.warnings:
-        meta["warnings"] = read.warnings
+    if warnings:
+        meta["warnings"] = shortened(warnings)
     return RerankResponse(
         id=str(uuid.uuid4()),
         model=model,

@@ -50,7 +50,7 @@ def read_documents(request: RerankRequest, limits: Limits, allow_urls: bool) -> 
         candidate = reader.candidate(index, content)
         if candidate is not None:
             candidates.append(candidate)
-    return Reading(query=query, candidates=candidates, warnings=_shortened(reader.warnings))
+    return Reading(query=query, candidates=candidates, warnings=reader.warnings)
 
 
 @dataclass
@@ -115,7 +115,8 @@ def _content_of_part(part: Part) -> Content:
     return Content(text=part.text or "", image=part.image.strip())
 
 
-def _shortened(warnings: list[str]) -> list[str]:
+def shortened(warnings: list[str]) -> list[str]:
+    """The first of them, and how many more there are."""
     if len(warnings) <= MAX_WARNINGS:
         return warnings
     return [*warnings[:MAX_WARNINGS], f"and {len(warnings) - MAX_WARNINGS} more."]
