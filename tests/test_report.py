@@ -14,7 +14,8 @@ from rich.console import Console
 
 from llama_index_rnx.candidates import base64_source, bytes_source
 from llama_index_rnx.hits import Hit
-from llama_index_rnx.report import Section, clean, excerpt, html_page, movement, print_table, thumbnail
+from llama_index_rnx.report import Section, excerpt, html_page, movement, print_table, thumbnail
+from llama_index_rnx.sanitize import clean
 
 NASTY = '<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "quoted" \u202eback \x00 \ud800'
 
