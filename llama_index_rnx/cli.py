@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import warnings
@@ -18,7 +17,7 @@ import typer
 from llama_index_rnx import index_command
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.help_pages import CONTEXT_SETTINGS, CommandWithPanels
-from llama_index_rnx.streams import CleanRecord, print_html, print_json, print_note, print_text
+from llama_index_rnx.streams import clean_what_python_prints, print_html, print_json, print_note, print_text
 from llama_index_rnx.trec import run_row
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
@@ -259,8 +258,7 @@ def demo(
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     warnings.filterwarnings("ignore", category=UserWarning, module="qdrant_client")
-    warnings.showwarning = lambda message, *_: print_note(f"warning: {message}")
-    logging.setLogRecordFactory(CleanRecord)
+    clean_what_python_prints()
     arguments = sys.argv[1:]
     try:
         code = app(arguments or ["--help"], standalone_mode=False)  # typer turns Ctrl-C into an exit code, 130
@@ -290,12 +288,18 @@ def _fail(message: object) -> None:
 
 
 def _open_index(location: str, name: str) -> NodeCollection:
-    from llama_index_rnx.collection import NodeCollection, holds_index
-
     if not location:
         raise RNXError("no index was given; add --from DIR_OR_URL.")
-    if not location.startswith(("http://", "https://")) and not holds_index(Path(location)):
-        raise RNXError(f"there is no index in {location}; make one with: rnx index PATH --to {location}")
+
+    is_folder = not location.startswith(("http://", "https://"))
+    missing = RNXError(f"there is no index in {location}; make one with: rnx index PATH --to {location}")
+    if is_folder and not Path(location).expanduser().exists():
+        raise missing  # before seconds are spent on imports
+
+    from llama_index_rnx.collection import NodeCollection, holds_index
+
+    if is_folder and not holds_index(Path(location)):
+        raise missing
     source = NodeCollection(location, name=name)
     if len(source) == 0:
         source.close()
@@ -357,8 +361,6 @@ def _one_a_document(hits: Sequence[Hit]) -> list[tuple[str, float]]:
 
 
 def _batch_of(queries: Path | None, run: Path | None, query: str, image: Path | None) -> list[dict[str, Any]]:
-    from llama_index_rnx.lists import read_queries
-
     if queries is None:
         if run is not None:
             raise RNXError("--run needs --queries FILE; a single query prints to the screen.")
@@ -367,6 +369,9 @@ def _batch_of(queries: Path | None, run: Path | None, query: str, image: Path | 
         raise RNXError("--queries takes the place of QUERY and --image; give one or the other.")
     if run is None:
         raise RNXError("--queries needs --run OUT.trec, the file that the TREC run is written to.")
+
+    from llama_index_rnx.lists import read_queries
+
     return read_queries(queries)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
+import warnings
+from types import TracebackType
 from typing import IO, Any
 
 from llama_index_rnx.sanitize import encodable, json_text, lines, one_line
@@ -46,6 +49,13 @@ def is_unicode(encoding: str) -> bool:
     return encoding.lower().startswith("utf")
 
 
+def clean_what_python_prints() -> None:
+    """Let warnings, log records and tracebacks leave clean, too, whoever they come from."""
+    warnings.showwarning = lambda message, *_: print_note(f"warning: {message}")
+    logging.setLogRecordFactory(CleanRecord)
+    sys.excepthook = _print_traceback
+
+
 class CleanRecord(logging.LogRecord):
     """A log record whose message and traceback may hold foreign text."""
 
@@ -56,6 +66,10 @@ class CleanRecord(logging.LogRecord):
 
     def getMessage(self) -> str:  # noqa: N802 (the name is that of `logging`)
         return lines(super().getMessage())
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    _write(sys.stderr, lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _write(stream: IO[str], text: str, errors: str = "replace") -> None:

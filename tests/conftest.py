@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -147,10 +148,11 @@ def rnx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         out, err = capsys.readouterr()
         return Result(code, out, err)
 
-    show = warnings.showwarning
+    show, factory, hook = warnings.showwarning, logging.getLogRecordFactory(), sys.excepthook
     with warnings.catch_warnings():
         yield call
-    warnings.showwarning = show
+    warnings.showwarning, sys.excepthook = show, hook
+    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture(scope="session")
