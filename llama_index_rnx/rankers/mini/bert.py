@@ -117,7 +117,8 @@ class _AddAndNorm(nn.Module):
 
 def _attention_mask(mask: Tensor) -> Tensor | None:
     """[B, T] -> [B, 1, T, T], True where to attend; None where nothing is padded, which is faster."""
-    if not torch.jit.is_tracing() and bool(mask.all()):
+    is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    if not is_tracing and bool(mask.all()):  # a graph must not depend on the values of one example
         return None
     rows, length = mask.shape
     return mask.bool()[:, None, None, :].expand(rows, 1, length, length)
