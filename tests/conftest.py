@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import httpx
+import hypothesis
 import pytest
 import torch
 
@@ -29,6 +31,10 @@ from llama_index_rnx.rankers.mini import MiniRanker
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
+
+# A machine that is busy otherwise draws examples slowly, which says nothing about what is tested.
+hypothesis.settings.register_profile("any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any-machine")
 
 
 class QdrantServer:
@@ -101,6 +107,21 @@ def qdrant_binary() -> Path | None:
     named = os.environ.get("RNX_QDRANT_SERVER")
     found = Path(named) if named else ROOT / ".cache" / "qdrant" / "qdrant"
     return found if found.is_file() else None
+
+
+def chromium() -> str | None:
+    """The browser for the tests of the page; none is downloaded."""
+    return os.environ.get("RNX_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def pytest_report_header() -> list[str]:
+    """Say at the top what this machine lacks, and which command brings it."""
+    missing = {
+        "with a Qdrant server": ("`make qdrant`, or RNX_QDRANT_SERVER=PATH of its binary", qdrant_binary()),
+        "in a browser": ("`apt-get install chromium`, or RNX_CHROMIUM=PATH", chromium()),
+    }
+    lines = [f"left out: tests {kind}; wanted: {remedy}" for kind, (remedy, there) in missing.items() if not there]
+    return lines or ["left out: nothing, a Qdrant server and a browser are there"]
 
 
 @pytest.fixture(scope="session")
