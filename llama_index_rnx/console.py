@@ -13,7 +13,8 @@ from llama_index_rnx.sanitize import encodable, lines
 class SafeConsole(Console):
     """A console that cleans all text which it renders, and shows a `?` for what its encoding lacks.
 
-    rich's own codes for colours and cursor are no text, and stay.
+    rich's own codes for colours and cursor are no text, and stay. It is a safety net: what is cleaned
+    only here was measured with its control characters, so a long line may lose its last ones.
     """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:

@@ -13,6 +13,7 @@ from llama_index_rnx.console import SafeConsole
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import Hit
 from llama_index_rnx.report import Section, movement, print_table, source_of
+from llama_index_rnx.sanitize import lines
 from llama_index_rnx.streams import is_unicode
 
 PROMPT = "> "
@@ -78,7 +79,7 @@ class Terminal:
             case Found(section=section):
                 self._last = section
             case Said(text=text):
-                self._console.print(Text(text), end="")
+                self._console.print(Text(lines(text)), end="")
             case Failed(line=line):
                 self._say(line, "red")
 
@@ -104,7 +105,7 @@ class Terminal:
         self._say("A new conversation.", "dim")
 
     def _say(self, line: str, style: str = "") -> None:
-        self._console.print(Text(line, style))
+        self._console.print(Text(lines(line), style))
 
 
 def run_terminal(engine: RNXChatEngine) -> None:

@@ -7,13 +7,13 @@ from urllib.parse import quote, unquote_to_bytes
 
 from llama_index_rnx.sanitize import has_unsafe
 
-_BREAKS = re.compile(r"[%\s]")  # white space of every script: readers split rows by `str.split`
+_WHITE_SPACE = re.compile(r"\s")  # of every script: readers split rows by `str.split`
 
 
-def field_of(name: str) -> str:
+def field_of(docid: str) -> str:
     """A docid as one field: the UTF-8 bytes of what would end a field or a row are percent-encoded.
 
-    `%` is encoded too, so that `name_of` gives the docid back.
+    `%` is encoded too, so that `docid_of` gives the docid back.
 
     Example:
         >>> field_of("my notes.md#2"), field_of("100 %")
@@ -21,14 +21,14 @@ def field_of(name: str) -> str:
         >>> field_of("a\\u2028b")
         'a%E2%80%A8b'
     """
-    return "".join(_encoded(character) for character in name) if _needs_care(name) else name
+    return _in_one_piece(docid.replace("%", "%25"))
 
 
-def name_of(field: str) -> str:
+def docid_of(field: str) -> str:
     """The docid that `field_of` made this field of.
 
     Example:
-        >>> name_of("a%E2%80%A8b%20100%25")
+        >>> docid_of("a%E2%80%A8b%20100%25")
         'a\\u2028b 100%'
     """
     try:
@@ -39,19 +39,24 @@ def name_of(field: str) -> str:
 
 def run_row(qid: str, docid: str, rank: int, score: float, tag: str) -> str:
     """A row of a run, with its line end; ranks count from 1."""
-    return f"{qid} Q0 {field_of(docid)} {rank} {score:.9f} {tag}\n"
+    return f"{_in_one_piece(qid)} Q0 {field_of(docid)} {rank} {score:.9f} {tag}\n"
 
 
 def judgment_row(qid: str, docid: str, grade: int) -> str:
     """A row of judgments (qrels), with its line end."""
-    return f"{qid} 0 {field_of(docid)} {grade}\n"
+    return f"{_in_one_piece(qid)} 0 {field_of(docid)} {grade}\n"
 
 
-def _needs_care(text: str) -> bool:
-    return _BREAKS.search(text) is not None or has_unsafe(text)
+def _in_one_piece(text: str) -> str:
+    if not _breaks(text):
+        return text
+    return "".join(_escaped(character) if _breaks(character) else character for character in text)
 
 
-def _encoded(character: str) -> str:
-    if _needs_care(character):
-        return quote(character, safe="", errors="surrogatepass")
-    return character
+def _breaks(text: str) -> bool:
+    """Whether it holds white space, or what a terminal or an editor acts on."""
+    return _WHITE_SPACE.search(text) is not None or has_unsafe(text)
+
+
+def _escaped(character: str) -> str:
+    return quote(character, safe="", errors="surrogatepass")

@@ -21,7 +21,7 @@ import torch
 from ir_measures import RR, Measure, R, nDCG
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.trec import judgment_row, name_of, run_row
+from llama_index_rnx.trec import docid_of, judgment_row, run_row
 from training.checkpoint import hashes, record_of
 from training.lists import GradedList
 from training.own_lists import read_own
@@ -135,7 +135,7 @@ def read_run(path: Path) -> Run:
     """
     run: Run = {}
     for row in _rows(path, ir_measures.read_trec_run):
-        run.setdefault(row.query_id, {})[name_of(row.doc_id)] = row.score
+        run.setdefault(row.query_id, {})[docid_of(row.doc_id)] = row.score
     return run
 
 
@@ -143,7 +143,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """A TREC file of judgments; errors as `read_run`."""
     qrels: dict[str, dict[str, int]] = {}
     for row in _rows(path, ir_measures.read_trec_qrels):
-        qrels.setdefault(row.query_id, {})[name_of(row.doc_id)] = max(0, row.relevance)
+        qrels.setdefault(row.query_id, {})[docid_of(row.doc_id)] = max(0, row.relevance)
     return qrels
 
 
