@@ -19,10 +19,11 @@ _CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029"
 _MARKS = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
 _SURROGATES = "\ud800-\udfff"
 
+UNSAFE = _CONTROLS + _MARKS + _SURROGATES  # for a character class of a regular expression
+
 _CONTROL_RUN = re.compile(f"[{_CONTROLS}]+")
 _MARK = re.compile(f"[{_MARKS}]+")
 _HALF_PAIR = re.compile(f"[{_SURROGATES}]")
-_UNSAFE = re.compile(f"[{_CONTROLS}{_MARKS}{_SURROGATES}]")
 _UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f\u2028\u2029{_MARKS}{_SURROGATES}]")
 
 
@@ -61,11 +62,6 @@ def encodable(text: str, encoding: str, errors: str = "replace") -> str:
         'Käse ?'
     """
     return text.encode(encoding, errors).decode(encoding)
-
-
-def has_unsafe(text: str) -> bool:
-    """Whether a text holds anything that `lines` would change, a line's end included."""
-    return _UNSAFE.search(text) is not None
 
 
 def json_text(value: Any, *, ensure_ascii: bool = False) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote_to_bytes
 
-from llama_index_rnx.sanitize import has_unsafe
+from llama_index_rnx.sanitize import UNSAFE
 
-_WHITE_SPACE = re.compile(r"\s")  # of every script: readers split rows by `str.split`
+# White space of every script, by which readers split rows, and what a terminal or an editor acts on.
+_BREAKS = re.compile(rf"[\s{UNSAFE}]+")
 
 
 def field_of(docid: str) -> str:
@@ -48,15 +49,4 @@ def judgment_row(qid: str, docid: str, grade: int) -> str:
 
 
 def _in_one_piece(text: str) -> str:
-    if not _breaks(text):
-        return text
-    return "".join(_escaped(character) if _breaks(character) else character for character in text)
-
-
-def _breaks(text: str) -> bool:
-    """Whether it holds white space, or what a terminal or an editor acts on."""
-    return _WHITE_SPACE.search(text) is not None or has_unsafe(text)
-
-
-def _escaped(character: str) -> str:
-    return quote(character, safe="", errors="surrogatepass")
+    return _BREAKS.sub(lambda run: quote(run[0], safe="", errors="surrogatepass"), text)
