@@ -27,5 +27,5 @@ class CommandWithPanels(TyperCommand):
 
 
 def _panel_of(parameter: Any) -> str:
-    is_argument = parameter.param_type_name == "argument"
-    return parameter.rich_help_panel or ("Arguments" if is_argument else "Options")
+    own = getattr(parameter, "rich_help_panel", None)  # `--help` may be an option of another class
+    return own or ("Arguments" if parameter.param_type_name == "argument" else "Options")
