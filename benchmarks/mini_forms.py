@@ -40,19 +40,6 @@ class Cost:
         return f"{self.wall:.1f} ms ({self.processor:.1f})"
 
 
-class States(nn.Module):
-    """The text tower with a tensor for its only output, as a graph wants it."""
-
-    def __init__(self, bert: nn.Module) -> None:
-        super().__init__()
-        self.bert = bert
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """[B, T], [B, T] -> [B, T, 384]."""
-        found: Tensor = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
-        return found
-
-
 def forms(module: nn.Module, example: tuple[Tensor, ...]) -> Iterator[tuple[str, Forward]]:
     """Every form of a module that this machine has, by name; fp32 in torch is the first."""
     yield "torch fp32", module
@@ -102,7 +89,7 @@ def texts(model: MiniModel, lists: Sequence[GradedList]) -> None:
     parts = [order[start : start + TEXTS_AT_ONCE] for start in range(0, len(order), TEXTS_AT_ONCE)]
     batches = [pad_ids([chunks[place] for place in part]) for part in parts]
     exact: Tensor | None = None
-    for name, forward in forms(States(model.text.bert), batches[0]):
+    for name, forward in forms(model.text.bert, batches[0]):
         states, cost = timed(forward, batches, len(words))
         vectors = torch.empty(len(words), 384)
         for part, found, (_, mask) in zip(parts, states, batches, strict=True):

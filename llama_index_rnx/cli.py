@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from llama_index_rnx import index_command
 from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.help_pages import CONTEXT_SETTINGS, CommandWithPanels
 from llama_index_rnx.shutdown import INTERRUPT_SECONDS, INTERRUPTED, end_within
+from llama_index_rnx.streams import clean_what_python_prints, print_html, print_json, print_note, print_text
+from llama_index_rnx.trec import run_row
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
     from llama_index_rnx.collection import NodeCollection
@@ -25,11 +27,12 @@ if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command
 
 app = typer.Typer(
     help="Multimodal listwise reranking: index texts and images, search them, best first.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes three times as long to show a help page as typer itself
+    context_settings=CONTEXT_SETTINGS,
 )
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+command = app.command(cls=CommandWithPanels)
 
 
 class Format(StrEnum):
@@ -64,10 +67,10 @@ MemoryPath = Annotated[
 TAG = "rnx"
 SERVER_KEY = "RNX_SERVER_KEY"
 LISTS_HELP = 'Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}'
-app.command()(index_command.index)
+command(index_command.index)
 
 
-@app.command()
+@command
 def search(
     query: Annotated[str, typer.Argument(help="What to look for; may be left out with --image or --queries.")] = "",
     from_: From = "",
@@ -96,7 +99,7 @@ def search(
         source.close()
 
 
-@app.command()
+@command
 def rerank(
     lists: Annotated[
         Path, typer.Argument(help='Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}')
@@ -110,7 +113,7 @@ def rerank(
     max_text_tokens: MaxTextTokens = None,
     memory_path: MemoryPath = None,
 ) -> None:
-    """Rerank given lists and write a TREC run; every candidate of every list comes out."""
+    """Rerank given lists and write a TREC run. Every candidate of every list comes out."""
     from llama_index_rnx import load_ranker
     from llama_index_rnx.lists import rank_lists, read_lists
 
@@ -120,11 +123,11 @@ def rerank(
         for qid, ranked in rank_lists(rows, ranker, memory_path, faults, windows.value):
             write(qid, ranked)
     for fault in dict.fromkeys(faults):
-        err.print(f"not seen: {fault}", markup=False)
-    err.print(f"{len(rows)} lists -> {run}", markup=False)
+        print_note(f"not seen: {fault}")
+    print_note(f"{len(rows)} lists -> {run}")
 
 
-@app.command()
+@command
 def serve(
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
@@ -143,7 +146,7 @@ def serve(
     max_text_tokens: MaxTextTokens = None,
     memory_path: MemoryPath = None,
 ) -> None:
-    """Answer POST /rerank in the shape of Cohere and Jina, for texts and images."""
+    """Answer POST /rerank in the shape of Cohere and Jina. It takes texts and images."""
     _refuse_empty_key(api_key)
     from llama_index_rnx import load_ranker
     from llama_index_rnx.memory import MemoryStore
@@ -155,7 +158,7 @@ def serve(
         raise RNXError(f"rnx serve needs {error.name}; install it with: pip install 'llama-index-rnx[serve]'") from error
 
     if api_key is None and not is_loopback(host):
-        err.print(f"warning: without a key anybody who reaches {host} may ask; set {SERVER_KEY} or --api-key.", markup=False)
+        print_note(f"warning: without a key anybody who reaches {host} may ask; set {SERVER_KEY} or --api-key.")
     text = max(Limits.text, 8 * (max_text_tokens or 0))  # characters; tokens are rarely longer
     limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds, text=text)
     ranker = load_ranker(model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens)
@@ -187,7 +190,7 @@ LlmOptions = Annotated[str, typer.Option(help='Options of the language model, as
 Images = Annotated[bool | None, typer.Option(help="Show the language model the pictures, too; it must be able to see.")]
 
 
-@app.command()
+@command
 def chat(
     from_: From = "",
     llm: Llm = "extract",
@@ -198,7 +201,7 @@ def chat(
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
     collection: Name = "rnx",
 ) -> None:
-    """Ask an index in the terminal, with follow-up questions; the sources stand under each answer."""
+    """Ask an index in the terminal, with follow-up questions. The sources stand under each answer."""
     options = _json_object(llm_options)
     source = _open_index(from_, collection)
     try:
@@ -210,7 +213,7 @@ def chat(
         source.close()
 
 
-@app.command()
+@command
 def ui(
     from_: Annotated[
         str, typer.Option("--from", help="The index; a folder that is not there yet becomes one. Default: a temporary one.")
@@ -225,7 +228,7 @@ def ui(
     max_upload: Annotated[int, typer.Option(min=1, help="MiB of one file.")] = 64,
     collection: Name = "rnx",
 ) -> None:
-    """A page in the browser, for this machine only: ask an index, see pages beside the answer, add PDFs and pictures."""
+    """Open a page in the browser, for this machine only. Ask an index, see pages beside the answer, add PDFs and pictures."""
     options = _json_object(llm_options)
     try:
         import llama_index_rnx.ui.app  # noqa: F401
@@ -237,43 +240,43 @@ def ui(
     with open_library(from_, collection, max_upload * 2**20) as (source, library):
         begin = conversations(source, model=model, llm=llm, options=options, images=images, k=k, n=n)
         kept = from_ or "temporary: gone when this ends, --from FOLDER keeps it"
-        run_page(source, library, begin, port, lambda url: err.print(f"{url}  (index: {kept}; Ctrl-C ends)", markup=False))
+        run_page(source, library, begin, port, lambda url: print_note(f"{url}  (index: {kept}; Ctrl-C ends)"))
 
 
-@app.command()
+@command
 def doctor(
     model: Annotated[str, typer.Option(help="A vision-language model: a folder or a hub id.")],
     lists: Annotated[
         Path | None, typer.Option(help="Your own lists, as for `rnx rerank`; default: a few built-in texts.")
     ] = None,
 ) -> None:
-    """Say whether a checkpoint should be read by labels, a whole list at once. Exit code: 0 if so, 1 if not."""
+    """Say whether a checkpoint should be read by labels. These read a whole list at once. Exit code: 0 if so, 1 if not."""
     from llama_index_rnx.checkup import examine, needs_none
 
     reason = needs_none(model)
     found = None if reason else examine(model, lists)
-    print(reason or found)
+    print_text(reason or found)
     raise typer.Exit(0 if found is None or found.usable else 1)
 
 
-@app.command()
+@command
 def calibrate(
     lists: Annotated[Path, typer.Argument(help='Lists as for `rnx rerank`; a candidate may have a "grade", 0: not relevant.')],
     model: Annotated[str, typer.Option(help="A vision-language model that is read by labels: a folder.")],
     to: Annotated[Path | None, typer.Option(help="Write this file instead of the folder's rnx.json.")] = None,
 ) -> None:
-    """Fit what takes the prejudice of slots off scores and, with grades, makes them probabilities; it goes into rnx.json."""
+    """Fit a model's slot bias and, with grades, its probabilities. They go into its rnx.json."""
     from llama_index_rnx.checkup import calibrate as fit_to
 
     calibration, found = fit_to(lists, model, to)
-    print(f"{calibration}\nWith this calibration, on the same lists:\n{found}")
+    print_text(f"{calibration}\nWith this calibration, on the same lists:\n{found}")
 
 
-@app.command()
+@command
 def demo(
     folder: Annotated[Path, typer.Option(help="Where corpus, index and page go.")] = Path("demo"),
 ) -> None:
-    """The main job on a small corpus, from nothing: index, retrieve, rerank, look."""
+    """Run the main job on a small corpus, from nothing. It indexes, retrieves, reranks and shows."""
     from llama_index_rnx.demo import run_demo
 
     run_demo(folder)
@@ -282,16 +285,19 @@ def demo(
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     warnings.filterwarnings("ignore", category=UserWarning, module="qdrant_client")
-    warnings.showwarning = lambda message, *_: err.print(f"warning: {message}", markup=False)
+    clean_what_python_prints()
+    arguments = sys.argv[1:]
     try:
-        code = app(standalone_mode=False)  # typer turns Ctrl-C into an exit code, 130
+        code = app(arguments or ["--help"], standalone_mode=False)  # typer turns Ctrl-C into an exit code, 130
         if code == INTERRUPTED:
             raise KeyboardInterrupt
+        if not arguments:
+            sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
     except RNXError as error:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
-        err.print("stopped; what was written is whole, the same command goes on from there.")
+        print_note("stopped; what was written is whole, the same command goes on from there.")
         end_within(INTERRUPT_SECONDS, INTERRUPTED)  # a thread that computes would be waited for
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -305,17 +311,23 @@ def main() -> None:
 
 
 def _fail(message: object) -> None:
-    err.print(f"error: {message}", markup=False)
+    print_note(f"error: {message}")
     sys.exit(2)
 
 
 def _open_index(location: str, name: str) -> NodeCollection:
-    from llama_index_rnx.collection import NodeCollection, holds_index
-
     if not location:
         raise RNXError("no index was given; add --from DIR_OR_URL.")
-    if not location.startswith(("http://", "https://")) and not holds_index(Path(location)):
-        raise RNXError(f"there is no index in {location}; make one with: rnx index PATH --to {location}")
+
+    is_folder = not location.startswith(("http://", "https://"))
+    missing = RNXError(f"there is no index in {location}; make one with: rnx index PATH --to {location}")
+    if is_folder and not Path(location).expanduser().exists():
+        raise missing  # before seconds are spent on imports
+
+    from llama_index_rnx.collection import NodeCollection, holds_index
+
+    if is_folder and not holds_index(Path(location)):
+        raise missing
     source = NodeCollection(location, name=name)
     if len(source) == 0:
         source.close()
@@ -329,6 +341,7 @@ def _search_one(
     from llama_index.core.schema import QueryBundle
 
     from llama_index_rnx import RNXRerank, RNXRetriever
+    from llama_index_rnx.console import SafeConsole
     from llama_index_rnx.display import compare
     from llama_index_rnx.report import html_page, print_table
 
@@ -336,11 +349,11 @@ def _search_one(
     reranker = RNXRerank(model=model, top_n=n) if model else None
     section = compare(RNXRetriever(source, top_k=k), reranker, bundle, n)
     if format_ is Format.json:
-        print(json.dumps([hit.to_dict() for hit in section.after], ensure_ascii=False, indent=1))
+        print_json([hit.to_dict() for hit in section.after])
     elif format_ is Format.html:
-        print(html_page([section], title=section.query or "Search by picture"))
+        print_html(html_page([section], title=section.query or "Search by picture"))
     else:
-        print_table(section.after, Console(), title=query or str(image))
+        print_table(section.after, SafeConsole(), title=query or str(image))
 
 
 def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: Path, k: int, n: int, model: str | None) -> None:
@@ -361,10 +374,10 @@ def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: P
                 write(row["qid"], _one_a_document(hits)[:n])
             advance(1)
     for line in unseen:
-        err.print(f"left out: {line}", markup=False)
+        print_note(f"left out: {line}")
     if reranker is not None and reranker.failures:
-        err.print(f"{reranker.failures} queries could not be reranked and keep the retriever's order", markup=False)
-    err.print(f"{len(rows)} queries -> {run}", markup=False)
+        print_note(f"{reranker.failures} queries could not be reranked and keep the retriever's order")
+    print_note(f"{len(rows)} queries -> {run}")
 
 
 def _one_a_document(hits: Sequence[Hit]) -> list[tuple[str, float]]:
@@ -376,8 +389,6 @@ def _one_a_document(hits: Sequence[Hit]) -> list[tuple[str, float]]:
 
 
 def _batch_of(queries: Path | None, run: Path | None, query: str, image: Path | None) -> list[dict[str, Any]]:
-    from llama_index_rnx.lists import read_queries
-
     if queries is None:
         if run is not None:
             raise RNXError("--run needs --queries FILE; a single query prints to the screen.")
@@ -386,6 +397,9 @@ def _batch_of(queries: Path | None, run: Path | None, query: str, image: Path | 
         raise RNXError("--queries takes the place of QUERY and --image; give one or the other.")
     if run is None:
         raise RNXError("--queries needs --run OUT.trec, the file that the TREC run is written to.")
+
+    from llama_index_rnx.lists import read_queries
+
     return read_queries(queries)
 
 
@@ -418,18 +432,14 @@ def _trec_file(path: Path) -> Iterator[Any]:
         raise RNXError(f"{path} cannot be written ({error.strerror}); choose another --run.") from error
     try:
         with stream:
-            yield lambda qid, ranked: stream.writelines(_trec_line(qid, *row) for row in enumerate(ranked, start=1))
+            yield lambda qid, ranked: stream.writelines(
+                run_row(qid, docid, rank, score, TAG) for rank, (docid, score) in enumerate(ranked, start=1)
+            )
         if not special:
             part.replace(path)
     finally:
         if not special:
             part.unlink(missing_ok=True)
-
-
-def _trec_line(qid: str, rank: int, scored: tuple[str, float]) -> str:
-    docid, score = scored
-    name = docid.replace("%", "%25").replace(" ", "%20").replace("\t", "%09").replace("\n", "%0A")  # fields end at white space
-    return f"{qid} Q0 {name} {rank} {score:.9f} {TAG}\n"
 
 
 if __name__ == "__main__":

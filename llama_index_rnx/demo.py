@@ -12,6 +12,7 @@ from llama_index.core.schema import QueryBundle
 from rich.console import Console
 
 from llama_index_rnx.collection import NodeCollection
+from llama_index_rnx.console import SafeConsole
 from llama_index_rnx.demo_corpus import CORPUS, PICTURE_QUERY, build_corpus
 from llama_index_rnx.display import compare
 from llama_index_rnx.embed import RNXEmbedding
@@ -62,7 +63,7 @@ def run_demo(
     Raises:
         RNXError: an optional package is missing, or the folder cannot be written.
     """
-    console = console or Console(highlight=False)
+    console = console or SafeConsole(highlight=False)
     _build(folder, console)
     embedding = RNXEmbedding()
     digest = embedding.ranker.fingerprint.split("/")[1]  # a newer model gets an index of its own

@@ -96,12 +96,13 @@ def passages(source: int, text: str) -> Iterator[Quote]:
     """From each sentence on, as many whole ones as `PASSAGE_WORDS` allow, one at least; a heading takes its sentence along."""
     said = [_MARKUP.sub("", " ".join(text[start:end].split())).strip() for start, end in sentences(text)]
     said = [sentence for sentence in said if sentence]
+    lengths, whole = [len(sentence.split()) for sentence in said], [_is_whole(sentence) for sentence in said]
     for first in range(len(said)):
-        last, words = first, len(said[first].split())
-        while last + 1 < len(said) and words + len(said[last + 1].split()) <= PASSAGE_WORDS:
+        last, words = first, lengths[first]
+        while last + 1 < len(said) and words + lengths[last + 1] <= PASSAGE_WORDS:
             last += 1
-            words += len(said[last].split())
-        if last + 1 < len(said) and _is_whole(said[last + 1]) and not any(map(_is_whole, said[first : last + 1])):
+            words += lengths[last]
+        if last + 1 < len(said) and whole[last + 1] and not any(whole[first : last + 1]):
             last += 1
         yield Quote(text=_joined(said[first : last + 1]), source=source, first=first, last=last)
 

@@ -35,7 +35,7 @@ class Hit:
     @property
     def docid(self) -> str:
         """The name in a TREC run: the source, with `#page` where there is one; without a source the node's id."""
-        if self.source is None:
+        if not self.source:
             return self.id
         return self.source if self.page is None else f"{self.source}#{self.page}"
 

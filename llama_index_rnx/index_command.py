@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.shares import Share, device_of, share_of
 from llama_index_rnx.storage import FIELD_KINDS, Storage
+from llama_index_rnx.streams import print_note
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load
     from llama_index_rnx.collection import NodeCollection
     from llama_index_rnx.files import IndexReport
-
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Quantization(StrEnum):
@@ -144,7 +142,7 @@ def _one_writer(target: NodeCollection, paths: list[Path], part: Share, workers:
     from llama_index_rnx.progress import progress_bar
     from llama_index_rnx.workers import Rememberers
 
-    err.print(f"a folder has one writer: {workers} workers read and embed, this process writes", markup=False)
+    print_note(f"a folder has one writer: {workers} workers read and embed, this process writes")
     with progress_bar("indexing", 0, "steps (embedded, written)") as bar:
         crew = Rememberers(workers, str(target.memories.path), device, bar)
         try:
@@ -183,12 +181,11 @@ def _metadata_indexes(asked: list[str]) -> dict[str, str]:
 
 
 def _print_report(report: IndexReport, total: int, to: str) -> None:
-    err.print(
+    print_note(
         f"{report.written} nodes written from {report.files - report.unchanged} new or changed files, "
-        f"{report.unchanged} files unchanged, {report.ignored} of other kinds; {total} nodes in {to}",
-        markup=False,
+        f"{report.unchanged} files unchanged, {report.ignored} of other kinds; {total} nodes in {to}"
     )
     for path in report.missing:
-        err.print(f"gone: {path} (its nodes are kept)", markup=False)
+        print_note(f"gone: {path} (its nodes are kept)")
     for skipped in report.skipped:
-        err.print(f"left out: {skipped.reason}", markup=False)
+        print_note(f"left out: {skipped.reason}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from llama_index_rnx.console import SafeConsole
+from llama_index_rnx.streams import print_json_line
 
 
 class Bar(Protocol):
@@ -48,7 +49,7 @@ class JsonLines:
         self.tell(expect=count)
 
     def tell(self, **fact: object) -> None:
-        print(json.dumps(fact), flush=True)
+        print_json_line(fact)
 
 
 @contextmanager
@@ -56,5 +57,5 @@ def progress_bar(title: str, total: int, unit: str, show: bool | None = None) ->
     """Yields `advance(n)`. Drawn on stderr, and by default only where somebody can see it."""
     visible = sys.stderr.isatty() if show is None else show
     columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), _Rate(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not visible) as progress:
+    with Progress(*columns, console=SafeConsole(stderr=True), disable=not visible) as progress:
         yield _Drawn(progress, progress.add_task(title, total=total), total)

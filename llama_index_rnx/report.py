@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,11 @@ from rich.text import Text
 
 from llama_index_rnx import bm25
 from llama_index_rnx.candidates import ImageSource, image_of
+from llama_index_rnx.console import SafeConsole
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import Hit
+from llama_index_rnx.sanitize import clean, encodable, lines
+from llama_index_rnx.streams import is_unicode
 
 if TYPE_CHECKING:  # it loads models, which nothing here needs
     from llama_index_rnx.explain import Explanation, Piece, Side
@@ -29,6 +34,7 @@ THUMBNAIL, QUERY_PICTURE, EXPLAINED = 300, 420, 900  # longest side in pixels: t
 EXCERPT = 190  # characters of a text on a card
 COLUMNS = 30  # of a terminal, taken by all but the last column of the table
 MAX_TEXT = 8_000  # characters searched for the best excerpt
+MAX_RAW = 8 * MAX_TEXT  # characters looked at before white space is shrunk
 SHADES = 5  # of what speaks for or against a candidate
 
 LEGEND = (
@@ -44,9 +50,6 @@ _ASKING = frozenset(
     your""".split()  # noqa: SIM905
 )
 _WORD = re.compile(r"\w+")
-_ESCAPES = re.compile(r"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*[@-~]?|.?)")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")  # with those that turn text round
-_HEADING = re.compile(r"^#{1,6} +(.*?)[.:]?\s*$", re.MULTILINE)  # of Markdown
 _ARROWS = {"up": "↑", "down": "↓", "same": "="}
 _PLAIN_ARROWS = {"up": "^", "down": "v", "same": "="}
 _COLOURS = {"up": "green", "down": "yellow", "same": "dim"}
@@ -93,7 +96,7 @@ def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | 
 
 def text_of(section: Section, width: int = 100) -> str:
     """The returned hits as `rnx search` prints them, without colours, in lines of so many characters."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
+    console = SafeConsole(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
     with console.capture() as written:
         print_table(section.after, console, section.query or "Find this picture")
     return "\n".join(line.rstrip() for line in written.get().splitlines())
@@ -185,7 +188,7 @@ def thumbnail(image: ImageSource, side: int) -> bytes:
 
 
 def _row(hit: Hit, console: Console, terms: frozenset[int]) -> list[Text]:
-    arrows = _ARROWS if _is_unicode(console) else _PLAIN_ARROWS
+    arrows = _ARROWS if is_unicode(console.encoding) else _PLAIN_ARROWS
     moved, width = movement(hit), max(20, console.width - COLUMNS)
     cell = Text(_middle(_for_console(hit.docid, console), width), "bold")
     text = excerpt(_for_console(_prose(hit.text), console), terms, 2 * width - 6)
@@ -362,34 +365,50 @@ def excerpt(text: str, terms: frozenset[int], length: int) -> str:
     if len(text) <= length:
         return text
     text = text[:MAX_TEXT]
-    found = [(word.start(), term) for word in _WORD.finditer(text) for term in bm25.query_vector(word[0])[0] if term in terms]
+    hits = [(word.start(), term) for word in _WORD.finditer(text) for term in _terms_of(word[0]) & terms]
+    richness = _richness(hits, length * 3 // 4)
 
-    def richness(start: int) -> int:
-        return len({term for place, term in found if start <= place < start + length * 3 // 4})
-
-    most = max((richness(place) for place, _ in found), default=0)
-    best = next((place for place, _ in found if richness(place) >= 0.7 * most), 0)  # the earliest of the good ones
+    # Take the earliest of the good stretches.
+    most = max(richness, default=0)
+    best = next((hits[i][0] for i, terms_there in enumerate(richness) if terms_there >= 0.7 * most), 0)
     start = 0 if best < length // 3 else text.rfind(" ", 0, max(1, best - length // 8)) + 1
     end = text.rfind(" ", start, start + length) if start + length < len(text) else len(text)
     end = end if end > start else start + length  # one word without end
     return f"{'… ' if start else ''}{text[start:end].strip()}{' …' if end < len(text) else ''}"
 
 
-def clean(text: str) -> str:
-    """One line of plain text: terminal escapes, control and turning characters out, white space as single blanks."""
-    text = _CONTROLS.sub(" ", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode()
-    return " ".join(text.split())
+def _richness(hits: Sequence[tuple[int, int]], width: int) -> list[int]:
+    """For each hit (its position and its term), how many terms stand in the `width` characters from there on."""
+    counts: Counter[int] = Counter()
+    richness, end = list[int](), 0
+    for position, term in hits:
+        while end < len(hits) and hits[end][0] < position + width:
+            counts[hits[end][1]] += 1
+            end += 1
+        richness.append(len(counts))
 
-
-def lines(text: str) -> str:
-    """As `clean`, but with its lines and its edges."""
-    plain = _CONTROLS.sub(lambda found: "\n" * found[0].count("\n") or " ", _ESCAPES.sub("", text))
-    return plain.encode("utf-8", "replace").decode()
+        counts[term] -= 1
+        if not counts[term]:
+            del counts[term]
+    return richness
 
 
 def _prose(text: str) -> str:
     """Headings of Markdown as sentences, so that they do not run into the text when it becomes one line."""
-    return _HEADING.sub(lambda found: found[1] if found[1].endswith(("?", "!")) else f"{found[1]}.\n", text)
+    return "\n".join(map(_sentence, text[:MAX_RAW].split("\n")))
+
+
+def _sentence(line: str) -> str:
+    """A line as it is; a heading without its marks, and with a full stop where it has no sign at its end."""
+    words = line.lstrip("#")
+    level = len(line) - len(words)
+    if not 1 <= level <= 6 or not words.startswith(" "):
+        return line
+
+    heading = words.strip()
+    if heading.endswith((".", ":")):
+        heading = heading[:-1]
+    return f"{heading}." if heading and not heading.endswith(("?", "!")) else heading
 
 
 def _terms(query: str) -> frozenset[int]:
@@ -398,11 +417,17 @@ def _terms(query: str) -> frozenset[int]:
     return frozenset(bm25.query_vector(" ".join(words))[0])
 
 
+@lru_cache(maxsize=2_000)
+def _terms_of(word: str) -> frozenset[int]:
+    """A word as BM25 compares it: one term, or none for one that is too frequent to count."""
+    return frozenset(bm25.query_vector(word)[0])
+
+
 def _pieces(text: str, terms: frozenset[int]) -> Iterator[tuple[str, bool]]:
     """The text in pieces, each with whether it is one of the query's words."""
     done = 0
     for word in _WORD.finditer(text):
-        if terms.intersection(bm25.query_vector(word[0])[0]):
+        if terms & _terms_of(word[0]):
             yield text[done : word.start()], False
             yield word[0], True
             done = word.end()
@@ -425,9 +450,4 @@ def _middle(text: str, length: int) -> str:
 
 def _for_console(text: str, console: Console) -> str:
     """Cleaned, and with a ? for what the terminal's encoding cannot show."""
-    text = clean(text)
-    return text if _is_unicode(console) else text.encode(console.encoding, "replace").decode(console.encoding)
-
-
-def _is_unicode(console: Console) -> bool:
-    return console.encoding.lower().startswith("utf")
+    return encodable(clean(text), console.encoding)

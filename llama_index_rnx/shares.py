@@ -50,7 +50,7 @@ def share_of(asked: str | None, environment: Mapping[str, str]) -> Share:
         if not (rank.isdecimal() and world.isdecimal()):
             return Share()
         return Share(number=int(rank) + 1, of=int(world))
-    found = re.fullmatch(r"(\d+)/(\d+)", asked.strip())
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", asked.strip())
     if found is None:
         raise RNXError(f"share {asked!r} was given; i/n is allowed: 2/8 is the second of eight.")
     return Share(number=int(found[1]), of=int(found[2]))

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from rich.console import Console
 from rich.text import Text
 
 from llama_index_rnx.chat import Event, Failed, Found, RNXChatEngine, Said
+from llama_index_rnx.console import SafeConsole
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import Hit
-from llama_index_rnx.report import Section, lines, movement, print_table, source_of
+from llama_index_rnx.report import Section, movement, print_table, source_of
+from llama_index_rnx.sanitize import lines
+from llama_index_rnx.streams import is_unicode
 
 PROMPT = "> "
 HELP = """Ask anything; a follow-up question may point back ("and in winter?").
@@ -27,7 +29,7 @@ WRITTEN = "Answers are written by {name} from the sources below them. /help tell
 class Terminal:
     """One conversation. `read` gives the next line, or raises EOFError at the end."""
 
-    def __init__(self, engine: RNXChatEngine, console: Console, read: Callable[[], str]) -> None:
+    def __init__(self, engine: RNXChatEngine, console: SafeConsole, read: Callable[[], str]) -> None:
         self._engine, self._console, self._read = engine, console, read
         self._last: Section | None = None
         self._commands: dict[str, Callable[[], None]] = {
@@ -88,7 +90,7 @@ class Terminal:
 
     def _place(self, hit: Hit) -> Text:
         arrows = {"up": f"  \u2191 {hit.retrieval_rank}", "down": f"  \u2193 {hit.retrieval_rank}", "same": ""}
-        arrow = arrows[movement(hit)] if self._console.encoding.lower().startswith("utf") else f"  was {hit.retrieval_rank}"
+        arrow = arrows[movement(hit)] if is_unicode(self._console.encoding) else f"  was {hit.retrieval_rank}"
         return Text(f"  {hit.score:.2f}{arrow}", "dim")
 
     def _table(self, title: str, of: Callable[[Section], Sequence[Hit]]) -> None:
@@ -112,4 +114,4 @@ def run_terminal(engine: RNXChatEngine) -> None:
     if typed:
         with suppress(ImportError):
             import readline  # noqa: F401
-    Terminal(engine, Console(highlight=False), lambda: input(PROMPT if typed else "")).run()
+    Terminal(engine, SafeConsole(highlight=False), lambda: input(PROMPT if typed else "")).run()

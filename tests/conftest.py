@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import httpx
+import hypothesis
 import pytest
 import torch
 
@@ -28,6 +31,10 @@ from llama_index_rnx.rankers.mini import MiniRanker
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
+
+# A machine that is busy otherwise draws examples slowly, which says nothing about what is tested.
+hypothesis.settings.register_profile("any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any-machine")
 
 
 class QdrantServer:
@@ -102,6 +109,21 @@ def qdrant_binary() -> Path | None:
     return found if found.is_file() else None
 
 
+def chromium() -> str | None:
+    """The browser for the tests of the page; none is downloaded."""
+    return os.environ.get("RNX_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def pytest_report_header() -> list[str]:
+    """Say at the top what this machine lacks, and which command brings it."""
+    missing = {
+        "with a Qdrant server": ("`make qdrant`, or RNX_QDRANT_SERVER=PATH of its binary", qdrant_binary()),
+        "in a browser": ("`apt-get install chromium`, or RNX_CHROMIUM=PATH", chromium()),
+    }
+    lines = [f"left out: tests {kind}; wanted: {remedy}" for kind, (remedy, there) in missing.items() if not there]
+    return lines or ["left out: nothing, a Qdrant server and a browser are there"]
+
+
 @pytest.fixture(scope="session")
 def qdrant_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
     binary = qdrant_binary()
@@ -147,10 +169,11 @@ def rnx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         out, err = capsys.readouterr()
         return Result(code, out, err)
 
-    show = warnings.showwarning
+    show, factory, hook = warnings.showwarning, logging.getLogRecordFactory(), sys.excepthook
     with warnings.catch_warnings():
         yield call
-    warnings.showwarning = show
+    warnings.showwarning, sys.excepthook = show, hook
+    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture(scope="session")

@@ -63,11 +63,28 @@ def test_only_the_collection_and_its_line_know_qdrant() -> None:
     assert importers("grpc") == {"qdrant.py"}
 
 
-@pytest.mark.parametrize("name", ["ordering.py", "bm25.py", "errors.py", "progress.py"])
-def test_pure_files_know_no_model_and_no_framework(name: str) -> None:
+PURE = {"ordering", "bm25", "errors", "progress", "sanitize", "streams", "console", "trec", "help_pages"}
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_files_know_no_model_no_framework_and_only_one_another(name: str) -> None:
     heavy = {"torch", "transformers", "llama_index", "PIL", "qdrant_client", "tokenizers", "safetensors", "httpx"}
-    assert not {found.split(".")[0] for found in imports(PACKAGE / name)} & heavy
-    assert not {found for found in imports(PACKAGE / name) if found.startswith("llama_index_rnx")}
+    names = imports(PACKAGE / f"{name}.py")
+    assert not {found.split(".")[0] for found in names} & heavy
+    assert {found.split(".")[1] for found in names if found.startswith("llama_index_rnx.")} <= PURE
+
+
+def calls(path: Path) -> set[str]:
+    """The plain names that a file calls."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {function.id for function in functions if isinstance(function, ast.Name)}
+
+
+def test_all_that_goes_to_a_terminal_leaves_by_an_exit_that_cleans_it() -> None:
+    printing = {path.name for path in FILES if calls(path) & {"print", "Console", "echo", "secho"}}
+    assert printing == {"streams.py"}
+    assert importers("click") == set()
 
 
 def test_the_package_never_imports_training_tests_or_benchmarks() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import chromium
 from fakes import RED, image_bytes, pdf_bytes
 from test_chat import ToldLLM
 from test_ui import page
@@ -19,7 +18,7 @@ from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.ui.uploads import Library
 
 playwright = pytest.importorskip("playwright.sync_api", reason="not installed: pip install playwright")
-CHROMIUM = os.environ.get("RNX_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = chromium()
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium, or RNX_CHROMIUM=PATH"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -231,9 +231,20 @@ def test_help(rnx: Rnx) -> None:
         result = rnx(*arguments)
         assert result.code == 0
         assert "Usage" in result.out
+        assert "error" not in result.err
     bare = rnx()
-    assert "Usage" in bare.out + bare.err
+    assert "Usage" in bare.out
+    assert bare.err == ""
+    assert bare.code == 2
     assert "Traceback" not in bare.err
+
+
+def test_options_stand_in_their_panels_and_no_command_is_cut_short(rnx: Rnx) -> None:
+    lines = rnx("index", "--help").out.splitlines()
+    order = [lines.index(title) for title in ("Arguments:", "Options:", "Many processes and machines:", "Qdrant server:")]
+    assert order == sorted(order)
+    assert lines.index("Qdrant server:") < next(i for i, line in enumerate(lines) if "--shards" in line)
+    assert "..." not in rnx("--help").out.split("Commands:")[1]
 
 
 def test_a_picture_deleted_after_indexing_does_not_stop_the_search(rnx: Rnx, tmp_path: Path) -> None:

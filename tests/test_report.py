@@ -8,13 +8,16 @@ from html.parser import HTMLParser
 
 import pytest
 from fakes import image_base64
+from hypothesis import given
+from hypothesis import strategies as st
 from llama_index.core.schema import BaseNode, ImageNode, TextNode
 from PIL import Image
 from rich.console import Console
 
 from llama_index_rnx.candidates import base64_source, bytes_source
 from llama_index_rnx.hits import Hit
-from llama_index_rnx.report import Section, clean, excerpt, html_page, movement, print_table, thumbnail
+from llama_index_rnx.report import Section, _richness, excerpt, excerpt_of, html_page, movement, print_table, thumbnail
+from llama_index_rnx.sanitize import clean
 
 NASTY = '<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "quoted" \u202eback \x00 \ud800'
 
@@ -208,6 +211,32 @@ def test_an_excerpt_is_where_the_words_are() -> None:
     assert excerpt(text, _terms(""), 80).startswith("filler")
     assert len(excerpt("x" * 500, _terms("x"), 80)) <= 84
     assert excerpt("short", _terms("x"), 80) == "short"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("# Oil pressure\nIt is low.", "Oil pressure. It is low."),
+        ("###### Deep \n\nText", "Deep. Text"),
+        ("# Why?\nSo.", "Why? So."),
+        ("# Parts:\n- one", "Parts. - one"),
+        ("# Done. \nText", "Done. Text"),
+        ("Text\n#\n# \nmore", "Text # more"),
+        ("####### seven", "####### seven"),
+        ("#hashtag\n # indented", "#hashtag # indented"),
+    ],
+)
+def test_headings_are_sentences_of_their_own(text: str, shown: str) -> None:
+    assert "".join(piece for piece, _ in excerpt_of(hit(1, text=text), "")) == shown
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3)), max_size=12), st.integers(1, 20))
+def test_richness_counts_the_terms_from_each_hit_on(pairs: list[tuple[int, int]], width: int) -> None:
+    hits = sorted(pairs)
+    expected = [
+        len({term for there, term in hits[index:] if there < position + width}) for index, (position, _) in enumerate(hits)
+    ]
+    assert _richness(hits, width) == expected
 
 
 def test_clean_leaves_one_line_of_plain_text() -> None:

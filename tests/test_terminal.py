@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from fakes import FakeEmbedding, FakeRanker, write_pdf
 from llama_index.core.schema import TextNode
-from rich.console import Console
 from test_chat import ToldLLM
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.chat import chat_engine
+from llama_index_rnx.console import SafeConsole
 from llama_index_rnx.files import index_paths
 from llama_index_rnx.terminal import Terminal
 
@@ -43,7 +43,7 @@ def talk(collection: NodeCollection, *typed: str | type[BaseException], llm: Any
             raise line
         return line
 
-    Terminal(engine, Console(file=stream, width=90, highlight=False), read).run()
+    Terminal(engine, SafeConsole(file=stream, width=90, highlight=False), read).run()
     stream.flush()
     assert next(left, None) is None, "it stopped too early"
     return raw.getvalue().decode(encoding)

@@ -59,7 +59,7 @@ def test_who_says_which_share(asked: str | None, environment: dict[str, str], ex
     assert share_of(asked, environment) == expected
 
 
-@pytest.mark.parametrize("asked", ["", "2", "0/2", "3/2", "a/b", "-1/2", "1/0"])
+@pytest.mark.parametrize("asked", ["", "2", "0/2", "3/2", "a/b", "-1/2", "1/0", "1/" + "9" * 5_000])
 def test_a_share_that_is_none(asked: str) -> None:
     with pytest.raises(RNXError, match="i/n"):
         share_of(asked, {})

@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def state_dict(path: Path) -> dict[str, Tensor]:
-    """The initialisers under `BertModel`'s names; those of a MatMul are anonymous, transposed, and named by their node."""
+    """The initialisers under the encoder's names; those of a MatMul are anonymous, transposed, and named by their node."""
     graph = onnx.load(path).graph
     tensors = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith("onnx::")}

@@ -11,18 +11,17 @@ none. Judgments in TREC's form say the former only. Results are a row of a file,
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import ir_measures
 import torch
 from ir_measures import RR, Measure, R, nDCG
 
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.trec import docid_of, judgment_row, run_row
 from training.checkpoint import hashes, record_of
 from training.lists import GradedList
 from training.own_lists import read_own
@@ -85,17 +84,17 @@ def bootstrap(ours: Values, theirs: Values, samples: int = SAMPLES, seed: int = 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
     """A TREC run file: `qid Q0 docid rank score tag`, ranks from 1."""
-    lines = []
+    rows = []
     for qid, scores in run.items():
         ranked = sorted(scores.items(), key=lambda item: -item[1])
-        lines += [f"{qid} Q0 {_field(docid)} {rank} {score:.6f} {tag}" for rank, (docid, score) in enumerate(ranked, 1)]
-    path.write_text("\n".join(lines) + "\n")
+        rows += [run_row(qid, docid, rank, score, tag) for rank, (docid, score) in enumerate(ranked, 1)]
+    path.write_text("".join(rows), encoding="utf-8")
 
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
     """Judgments as TREC has them: `qid 0 docid grade`."""
-    lines = [f"{qid} 0 {_field(docid)} {grade}" for qid, of in qrels.items() for docid, grade in of.items()]
-    path.write_text("\n".join(lines) + "\n")
+    rows = [judgment_row(qid, docid, grade) for qid, of in qrels.items() for docid, grade in of.items()]
+    path.write_text("".join(rows), encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,7 @@ def read_run(path: Path) -> Run:
     """
     run: Run = {}
     for row in _rows(path, ir_measures.read_trec_run):
-        run.setdefault(row.query_id, {})[unquote(row.doc_id)] = row.score
+        run.setdefault(row.query_id, {})[docid_of(row.doc_id)] = row.score
     return run
 
 
@@ -144,7 +143,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """A TREC file of judgments; errors as `read_run`."""
     qrels: dict[str, dict[str, int]] = {}
     for row in _rows(path, ir_measures.read_trec_qrels):
-        qrels.setdefault(row.query_id, {})[unquote(row.doc_id)] = max(0, row.relevance)
+        qrels.setdefault(row.query_id, {})[docid_of(row.doc_id)] = max(0, row.relevance)
     return qrels
 
 
@@ -155,11 +154,6 @@ def _rows(path: Path, read: Callable[[str], Iterable[Any]]) -> list[Any]:
         return list(read(str(path)))
     except (ValueError, IndexError, TypeError) as error:
         raise RNXError(f"{path} is not a TREC file ({error}); a run has `qid Q0 docid rank score tag` in a row.") from error
-
-
-def _field(docid: str) -> str:
-    """A docid as one field of a TREC row, as `rnx` writes it: fields end at white space."""
-    return re.sub(r"[%\s]", lambda found: f"%{ord(found.group()):02X}", docid)
 
 
 def _whole(grades: Mapping[str, float]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from training.evaluate import qrels_of
+from training.evaluate import qrels_of, write_qrels
 from training.lists import GradedList, distilled, mediqa, rag24, take, trec
 from training.mine_negatives import write_lists
 from training.mixes import dl21_split, insurance_split
@@ -42,15 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in found.sources:
         lists = SOURCES[name]()
         write_lists(found.to / f"{name}.jsonl", lists)
-        write_qrels(found.to / f"{name}.qrels", lists)
+        write_qrels(found.to / f"{name}.qrels", qrels_of(lists))
         print(f"{name}: {len(lists)} lists, {sum(len(of.docids) for of in lists)} candidates", flush=True)
-
-
-def write_qrels(path: Path, lists: Sequence[GradedList]) -> None:
-    """`qid 0 docid grade`, of everything that is judged, also what the lists do not hold."""
-    judged = qrels_of(lists)
-    lines = [f"{qid} 0 {docid} {grade}" for qid, grades in judged.items() for docid, grade in grades.items()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _first(of: GradedList, count: int) -> GradedList:

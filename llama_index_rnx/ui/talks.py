@@ -14,7 +14,8 @@ from typing import Any
 from llama_index_rnx.chat import Event, Failed, Found, RNXChatEngine, Said
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import Hit
-from llama_index_rnx.report import excerpt_of, lines, movement, source_of, with_bars
+from llama_index_rnx.report import excerpt_of, movement, source_of, with_bars
+from llama_index_rnx.sanitize import lines
 
 CONVERSATIONS = 200  # of which the one that was silent longest is forgotten first
 TURNS = 50  # of a conversation, shown again when its page is loaded anew

@@ -24,7 +24,7 @@ from llama_index_rnx.collection import SOURCE, NodeCollection
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.files import SourceFile, index_file, is_complete
 from llama_index_rnx.pdf import count_pages
-from llama_index_rnx.report import clean
+from llama_index_rnx.sanitize import clean
 
 MAX_BYTES = 64 * 2**20
 MAX_PAGES = 2_000  # of a PDF; half an hour of one core

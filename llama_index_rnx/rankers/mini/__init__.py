@@ -25,7 +25,7 @@ from llama_index_rnx.rankers.mini.eyes import Eyes, preprocess
 from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart
 from llama_index_rnx.rankers.mini.reader import QueryStates, Reader, ReaderConfig, Reading, TextMemory, collate
 from llama_index_rnx.rankers.mini.towers import CHUNK_PIECES, MAX_CHUNKS, EncodedText, TextTower
-from llama_index_rnx.rankers.mini.weights import pack_rows, unpack, unpack_rows
+from llama_index_rnx.rankers.mini.weights import WithoutInitialWeights, pack_rows, unpack, unpack_rows
 
 NAME = "rnx-mini"
 WINDOW = 128  # candidates that attend to one another; the reader was trained on lists of up to 100
@@ -391,12 +391,15 @@ def read_mini(folder: Path) -> tuple[MiniModel, dict[str, Any]]:
     """
     config, packed = _read(folder)
     try:
-        model = MiniModel.untrained(folder, ImageConfig(**config["image"]), ReaderConfig(**config["reader"]))
-        model.load_state_dict(unpack(packed))
+        shapes = ImageConfig(**config["image"]), ReaderConfig(**config["reader"])
+        with WithoutInitialWeights():  # to make up random ones takes longer than to read the true ones
+            model = MiniModel.untrained(folder, *shapes)
+        model.load_state_dict(unpack(packed), assign=True)
     except (KeyError, TypeError, RuntimeError) as error:
         raise RNXError(
             f"the weights of {NAME} in {folder} do not fit this version ({error}); install the package again."
         ) from error
+    model.eyes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, config
 
 

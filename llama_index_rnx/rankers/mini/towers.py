@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+
+from llama_index_rnx.rankers.mini.bert import BertEncoder
 
 CHUNK_PIECES = 254  # word pieces a chunk, without [CLS] and [SEP]; gte-small was trained on up to 512
 MAX_CHUNKS = 8  # about 1,500 words; what follows is not read
@@ -43,7 +44,7 @@ class EncodedText:
 
 
 class TextTower(nn.Module):
-    """gte-small as a `BertModel` without its pooler; no prefix is put before queries or texts."""
+    """gte-small, a BERT without its pooler; no prefix is put before queries or texts."""
 
     def __init__(self, tokenizer: Tokenizer, config: TextConfig = TextConfig()) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class TextTower(nn.Module):
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.cls, self.sep = (int(tokenizer.token_to_id(mark) or 0) for mark in ("[CLS]", "[SEP]"))
-        self.bert = BertModel(_bert_config(config), add_pooling_layer=False)
+        self.bert = BertEncoder(**asdict(config))
 
     @classmethod
     def tokenizer_from(cls, folder: Path) -> Tokenizer:
@@ -61,7 +62,7 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: [B, T] -> states [B, T, 384]."""
-        states: Tensor = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        states: Tensor = self.bert(ids, mask)
         return states
 
     def chunk_ids(self, text: str, max_chunks: int = MAX_CHUNKS) -> list[list[int]]:
@@ -84,7 +85,7 @@ class TextTower(nn.Module):
         return [_assemble(of_text, [encoded[t, c] for c in range(len(of_text))]) for t, of_text in enumerate(chunks)]
 
     def _forward_lists(self, lists: list[list[int]]) -> list[Tensor]:
-        ids, mask = pad_ids(lists, device=self.bert.device)
+        ids, mask = pad_ids(lists, device=self.bert.embeddings.word_embeddings.weight.device)
         states = self(ids, mask).float()  # [B, T, 384]
         return [state[: len(pieces)] for state, pieces in zip(states, lists, strict=True)]
 
@@ -108,18 +109,3 @@ def _assemble(ids: list[list[int]], states: list[Tensor]) -> EncodedText:
     chunks = torch.stack([nn.functional.normalize(state.mean(0), dim=0) for state in states])  # [C, 384]
     flat = torch.tensor([piece for chunk in ids for piece in chunk])  # [T]
     return EncodedText(ids=flat, states=torch.cat(states), chunks=chunks)
-
-
-def _bert_config(config: TextConfig) -> BertConfig:
-    found = BertConfig(
-        vocab_size=config.vocabulary,
-        hidden_size=config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        intermediate_size=config.intermediate,
-        max_position_embeddings=config.positions,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    found._attn_implementation = "sdpa"
-    return found

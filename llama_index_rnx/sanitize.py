@@ -1,0 +1,77 @@
+"""Pure: foreign text made safe to show: no escapes, no control characters, no turned text. It knows no terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+# A sequence that a terminal would act on goes as a whole, not only its first character. The title
+# of a window (OSC) ends at the end of its line at the latest: text after it must not vanish.
+_SEQUENCES = re.compile(r"\x1b(?:\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*[@-~]?|.?)")
+
+# C0, DEL and C1 (U+009B is a CSI of its own), and what separates lines and paragraphs.
+_CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029"
+
+# What has no width of its own: it turns the reading direction (Arabic letter mark, embeddings,
+# overrides, isolates), or hides (soft hyphen, zero-width space, word joiner, byte order mark,
+# tags). The joiners U+200C and U+200D stay: Persian, Indic scripts and emoji are spelled with them.
+_MARKS = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+_SURROGATES = "\ud800-\udfff"
+
+UNSAFE = _CONTROLS + _MARKS + _SURROGATES  # for a character class of a regular expression
+
+_CONTROL_RUN = re.compile(f"[{_CONTROLS}]+")
+_MARK = re.compile(f"[{_MARKS}]+")
+_HALF_PAIR = re.compile(f"[{_SURROGATES}]")
+_UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f\u2028\u2029{_MARKS}{_SURROGATES}]")
+
+
+def lines(text: str) -> str:
+    """Plain text with its lines and blanks, without anything that a terminal acts on.
+
+    Example:
+        >>> lines("one \\x1b[31mred\\x1b[0m line\\r\\nand \\u202eanother")
+        'one red line\\nand another'
+    """
+    text = _MARK.sub("", _SEQUENCES.sub("", text))
+    text = _CONTROL_RUN.sub(lambda run: "\n" * run[0].count("\n") or " ", text)
+    return _HALF_PAIR.sub("?", text)
+
+
+def clean(text: str) -> str:
+    """One line of plain text: as `lines`, with white space of any kind as single blanks.
+
+    Example:
+        >>> clean("one\\n\\ttwo \\x07 three")
+        'one two three'
+    """
+    return " ".join(lines(text).split())
+
+
+def one_line(text: str) -> str:
+    """As `lines`, on one line; unlike `clean`, it keeps blanks, so that file names can be copied."""
+    return " ".join(lines(text).splitlines())
+
+
+def encodable(text: str, encoding: str, errors: str = "replace") -> str:
+    """The text as far as an encoding can show it, with a `?` for the rest, or as `errors` says.
+
+    Example:
+        >>> encodable("Käse \\u2192", "latin-1")
+        'Käse ?'
+    """
+    return text.encode(encoding, errors).decode(encoding)
+
+
+def json_text(value: Any, *, ensure_ascii: bool = False) -> str:
+    """JSON over several lines; what a terminal would act on stands in it as `\\uXXXX`.
+
+    Example:
+        >>> print(json_text({"text": "a\\u2028b\\x9bc"}))
+        {
+         "text": "a\\u2028b\\u009bc"
+        }
+    """
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=1)
+    return _UNSAFE_IN_JSON.sub(lambda unsafe: json.dumps(unsafe[0])[1:-1], text)
