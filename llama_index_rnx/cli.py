@@ -282,8 +282,18 @@ def demo(
     run_demo(folder)
 
 
+def program() -> None:
+    """The process `rnx`: as `main`; after Ctrl-C it does not wait long for threads that compute."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            end_within(INTERRUPT_SECONDS, INTERRUPTED)
+        raise
+
+
 def main() -> None:
-    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    """A command line in this process: a user's mistake is one line on stderr and exit code 2."""
     warnings.filterwarnings("ignore", category=UserWarning, module="qdrant_client")
     clean_what_python_prints()
     arguments = sys.argv[1:]
@@ -298,7 +308,6 @@ def main() -> None:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         print_note("stopped; what was written is whole, the same command goes on from there.")
-        end_within(INTERRUPT_SECONDS, INTERRUPTED)  # a thread that computes would be waited for
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -443,4 +452,4 @@ def _trec_file(path: Path) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    main()
+    program()
