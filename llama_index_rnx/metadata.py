@@ -65,6 +65,8 @@ def json_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
             stored |= json_value({key: value})
         except (RNXError, RecursionError) as error:
             raise RNXError(f"metadata {key!r} cannot be stored ({error}); change or remove it.") from error
+    if len(stored) < len(metadata):
+        raise RNXError("two metadata keys are the same text; name them apart.")
     return stored
 
 

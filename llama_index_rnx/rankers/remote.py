@@ -21,6 +21,7 @@ from torch import Tensor
 from llama_index_rnx.candidates import DEFAULT_MAX_PIXELS, Candidate, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
+from llama_index_rnx.proxies import http_options, usable_proxies
 
 WINDOW = 1_000  # documents a request; Cohere and `rnx serve` take as many
 TIMEOUT = httpx.Timeout(120.0, connect=10.0)  # seconds; a 2B model on a busy GPU may take its time
@@ -63,7 +64,10 @@ class RemoteRanker:
         self._max_pixels, self._max_text_tokens = max_pixels or DEFAULT_MAX_PIXELS, max_text_tokens
         key = api_key or os.environ.get(KEY_VARIABLE)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(timeout=TIMEOUT, headers=headers, transport=transport)  # a pool; safe for threads
+        with usable_proxies(self._url):
+            self._client = httpx.Client(  # a pool; safe for threads
+                timeout=TIMEOUT, headers=headers, transport=transport, **http_options(self._url)
+            )
         weakref.finalize(self, self._client.close)
 
     @property
