@@ -48,8 +48,7 @@ def checked_nodes(nodes: Any) -> list[BaseNode]:
             )
         if not isinstance(node, BaseNode):
             raise RNXError(
-                f"nodes[{position}] is a {type(node).__name__}; a LlamaIndex node is needed, "
-                "for a text TextNode(text=...)."
+                f"nodes[{position}] is a {type(node).__name__}; a LlamaIndex node is needed, for a text TextNode(text=...)."
             )
     return found
 
@@ -63,9 +62,7 @@ def checked_hits(nodes: Any) -> list[NodeWithScore]:
     found = _listed(nodes, "nodes", "a list of NodeWithScore is needed, as a retriever gives it")
     for position, hit in enumerate(found):
         if not isinstance(hit, NodeWithScore):
-            raise RNXError(
-                f"nodes[{position}] is a {type(hit).__name__}; a NodeWithScore is needed: NodeWithScore(node=...)."
-            )
+            raise RNXError(f"nodes[{position}] is a {type(hit).__name__}; a NodeWithScore is needed: NodeWithScore(node=...).")
     return found
 
 
@@ -78,9 +75,7 @@ def checked_ids(node_ids: Any) -> list[str]:
     found = _listed(node_ids, "node_ids", "a list of ids is needed, [id] for a single one")
     for position, node_id in enumerate(found):
         if not isinstance(node_id, str):
-            raise RNXError(
-                f"node_ids[{position}] is a {type(node_id).__name__}; the id of a node is a string (node.node_id)."
-            )
+            raise RNXError(f"node_ids[{position}] is a {type(node_id).__name__}; the id of a node is a string (node.node_id).")
     return found
 
 

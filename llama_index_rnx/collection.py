@@ -224,9 +224,9 @@ class NodeCollection:
 
     def delete(self, node_ids: Iterable[str]) -> None:
         """Removes the nodes with these ids; unknown ids are ignored."""
-        ids = [_point_id(node_id) for node_id in checked_ids(node_ids)]
+        ids = checked_ids(node_ids)
         self._check_writable()
-        points = models.PointIdsList(points=ids)
+        points = models.PointIdsList(points=[_point_id(node_id) for node_id in ids])
         if ids and self._is_there():
             self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
 
@@ -377,7 +377,7 @@ class NodeCollection:
         except TooLargeError as error:
             if len(points) == 1:
                 refused.append(str(points[0].id))
-                self._skip(_node_of(points[0].payload).node_id, error)
+                self._skip(_node_of(points[0].payload).node_id, _too_large(points[0], error))
                 return
             half = len(points) // 2
             self._upsert(points[:half], refused)
@@ -517,9 +517,16 @@ def _by_size(points: Sequence[models.PointStruct]) -> Iterator[list[models.Point
 
 def _request_bytes(point: models.PointStruct) -> int:
     """What a point takes in a request: its payload as JSON, and its vectors."""
-    vectors = point.vector.values() if isinstance(point.vector, dict) else []
+    vectors: Iterable[Any] = point.vector.values() if isinstance(point.vector, dict) else []
     numbers = sum(2 * len(one.values) if isinstance(one, models.SparseVector) else len(one) for one in vectors)
     return len(json_text(point.payload).encode()) + FLOAT_BYTES * numbers
+
+
+def _too_large(point: models.PointStruct, error: Exception) -> RNXError:
+    return RNXError(
+        f"it takes {_request_bytes(point):,} bytes, more than the server accepts at once; shorten its text, picture or "
+        f"metadata ({error})."
+    )
 
 
 def _scrolled(
@@ -626,7 +633,8 @@ def _checked(name: str) -> str:
     """An embedded collection is a folder of its name: it must not lead out of the index."""
     if not isinstance(name, str):
         raise RNXError(f"name= got a {_kind(name)}; the name of a collection is a string.")
-    if not name.strip() or name in (".", "..") or len(name.encode()) > 255 or not name.isprintable() or set(name) & set("/\\"):
+    is_path = name in (".", "..") or bool(set(name) & set("/\\"))
+    if not name.strip() or is_path or not name.isprintable() or len(name.encode()) > 255:
         raise RNXError(f"{name!r} is no name of a collection; give one to 255 characters, without slashes.")
     return name
 

@@ -12,8 +12,10 @@ import numpy as np
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
+from pydantic import ValidationError
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, file_source
+from llama_index_rnx.arguments import one_line
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, clean_text, file_source
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.base import recall
@@ -56,6 +58,12 @@ class RNXEmbedding(MultiModalEmbedding):
     _shared: SharedRanker | None = PrivateAttr(default=None)
     _memories: MemoryStore = PrivateAttr(default_factory=MemoryStore)
 
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise RNXError(one_line(error, "RNXEmbedding")) from error
+
     @classmethod
     def class_name(cls) -> str:
         return "RNXEmbedding"
@@ -86,13 +94,13 @@ class RNXEmbedding(MultiModalEmbedding):
         return self._shared.run(self.ranker.query_vector, query)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.query_vector(Query(text=query))
+        return self.query_vector(Query(text=_checked_text(query)))
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        found = self.vectors([Candidate(id="", text=text or " ") for text in texts])
+        found = self.vectors([Candidate(id="", text=_checked_text(text) or " ") for text in texts])
         return [vectors.text or [] for vectors in found]
 
     def _get_image_embedding(self, img_file_path: ImageType) -> list[float]:
@@ -114,6 +122,12 @@ class RNXEmbedding(MultiModalEmbedding):
     def __getstate__(self) -> dict[str, Any]:
         self._ranker = self._shared = None  # loaded again where it is unpickled
         return super().__getstate__()
+
+
+def _checked_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise RNXError(f"a text to embed is {text!r:.100}; a string is needed.")
+    return clean_text(text)
 
 
 def fingerprint_of(embedding: MultiModalEmbedding) -> str:

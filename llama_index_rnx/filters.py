@@ -117,9 +117,7 @@ def _needs_lookup(part: MetadataFilter | MetadataFilters) -> bool:
     return part.operator in _TEXT_OPERATORS
 
 
-def _part(
-    part: MetadataFilter | MetadataFilters, lookup: Lookup, among: models.Filter | None
-) -> models.Filter | None:
+def _part(part: MetadataFilter | MetadataFilters, lookup: Lookup, among: models.Filter | None) -> models.Filter | None:
     if isinstance(part, MetadataFilters):
         return _group(part, lookup, among)
     if part.operator not in _TEXT_OPERATORS:

@@ -56,9 +56,7 @@ def paths(key: str) -> list[str]:
         >>> paths("authors[]")
         ['metadata."authors[]"', 'metadata.authors[]']
     """
-    return [
-        ".".join([ROOT, *(_quoted(step.key) + step.index for step in steps)]) for steps in _readings(key)
-    ]
+    return [".".join([ROOT, *(_quoted(step.key) + step.indices for step in steps)]) for steps in _readings(key)]
 
 
 def fields(key: str) -> list[str]:
@@ -75,7 +73,7 @@ class _Step(NamedTuple):
     """A key, and the indices behind it: `[]` for all items of a list, `[0]` for the first."""
 
     key: str
-    index: str = ""
+    indices: str = ""
 
 
 def _readings(key: str) -> list[list[_Step]]:
@@ -90,7 +88,7 @@ def _readings(key: str) -> list[list[_Step]]:
 
 
 def _field(steps: list[_Step]) -> str:
-    lists = [position for position, step in enumerate(steps) if step.index]
+    lists = [position for position, step in enumerate(steps) if step.indices]
     until = lists[0] + 1 if lists else len(steps)
     return ".".join([ROOT, *(_quoted(step.key) for step in steps[:until])])
 
@@ -101,7 +99,7 @@ def _values(value: Any, steps: list[_Step]) -> list[Any]:
     step, name = steps[0], stored_key(steps[0].key)
     if not isinstance(value, dict) or name not in value:
         return []
-    items = _items(value[name], _INDEX.findall(step.index))
+    items = _items(value[name], _INDEX.findall(step.indices))
     return [found for item in items for found in _values(item, steps[1:])]
 
 

@@ -50,6 +50,7 @@ _GRPC_OPTIONS = {  # its own pauses grow to two minutes: a server that is back w
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.max_reconnect_backoff_ms": 2_000,
 }
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:\d{2,5}")
 _TOO_LARGE = re.compile(r"larger than (allowed|max)|too large|length limit", re.IGNORECASE)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _folders: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
@@ -212,6 +213,12 @@ def _connected(location: Location, storage: Storage) -> Connection:
         raise RNXError("no place was given; an index is a folder, :memory:, or the URL of a Qdrant server.")
     if str(location) == ":memory:":
         return Connection([QdrantClient(":memory:", force_disable_check_same_thread=True)], ":memory:", storage)
+    if "\0" in str(location) or "://" in str(location):
+        raise RNXError(
+            f"{str(location)!r} is no folder; an index is a folder, :memory:, or http://host:6333 of a Qdrant server."
+        )
+    if _HOST_AND_PORT.fullmatch(str(location)) and not Path(str(location)).exists():
+        raise RNXError(f"{location} looks like the address of a server; its URL is http://{location}.")
     return _embedded(Path(str(location)).expanduser().resolve(), storage)
 
 

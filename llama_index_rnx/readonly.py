@@ -43,7 +43,9 @@ def read_index(folder: Path) -> QdrantClient:
     engine = client._client
     assert isinstance(engine, QdrantLocal)
     for name, config in made.items():
-        stored = folder / "collection" / name / STORAGE_FILE_NAME
+        stored = (folder / "collection" / name / STORAGE_FILE_NAME).resolve()
+        if not stored.is_relative_to(folder.resolve()):
+            raise ValueError(f"collection {name!r} lies outside")
         engine.collections[name] = _read_collection(models.CreateCollection(**config), stored)
     return client
 

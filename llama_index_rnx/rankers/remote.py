@@ -152,8 +152,12 @@ def endpoint(url: str) -> tuple[str, str]:
         >>> endpoint("https://api.jina.ai/v1/rerank#jina-reranker-m0")
         ('https://api.jina.ai/v1/rerank', 'jina-reranker-m0')
     """
-    address, model = urldefrag(url)
-    parts = urlsplit(address)
+    try:
+        address, model = urldefrag(url)
+        parts = urlsplit(address)
+        parts.port  # noqa: B018  (raises for a port that cannot be)
+    except ValueError as error:
+        raise RNXError(f"model={url!r}: is no URL ({error}); a service is named like http://localhost:8787.") from error
     if not parts.hostname:
         raise RNXError(f"model={url!r}: has no host; a service is named like http://localhost:8787 or https://host/v1/rerank.")
     return (address if parts.path.strip("/") else address.rstrip("/") + "/rerank"), model
