@@ -738,11 +738,21 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def _equal(one: BaseNode, other: BaseNode) -> bool:
+    """Whether both are stored alike: numpy's 1 is 1."""
+    if one.hash == other.hash:
+        return True
+    try:
+        return bool(_storable(one).hash == _storable(other).hash)
+    except RNXError:  # one of them cannot be stored
+        return False
+
+
 def _distinct(nodes: Sequence[BaseNode]) -> list[BaseNode]:
     """Each node once; two with one id must be equal."""
     seen: dict[str, BaseNode] = {}
     for node in nodes:
         first = seen.setdefault(clean_name(node.node_id), node)
-        if first is not node and first.hash != node.hash:
+        if first is not node and not _equal(first, node):
             raise RNXError(f"two different nodes have the id {node.node_id!r}; give each an id of its own.")
     return list(seen.values())

@@ -25,7 +25,7 @@ from llama_index_rnx.errors import RNXError
 from llama_index_rnx.metadata import json_value
 from llama_index_rnx.paths import fields, paths, values_at
 
-EXACT_INT = 2**53  # Qdrant compares ranges as doubles: larger integers only by value
+EXACT_INT = 2**53 - 1  # Qdrant compares ranges as doubles: larger integers only by value
 NEVER = models.HasIdCondition(has_id=[])  # true of no point
 _BOUNDS = {
     FilterOperator.GT: "gt",

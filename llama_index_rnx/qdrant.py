@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -107,7 +108,8 @@ class Connection:
                 try:
                     found = action(self._clients[server % len(self._clients)])
                 except ValueError as error:
-                    if "closed" not in str(error):  # grpc's word for a client that somebody closed
+                    is_closed = "closed" in str(error)  # grpc's word for a client that somebody closed
+                    if not is_closed and not isinstance(error, JSONDecodeError):
                         raise
                     raise self._refused(error) from error
                 except _TROUBLE as error:
@@ -275,7 +277,7 @@ def _version(client: QdrantClient) -> str | None:
     """The version that a server says it is; None where something in between hides it."""
     try:
         return client.info().version
-    except UnexpectedResponse:
+    except (UnexpectedResponse, JSONDecodeError):
         return None
     except ResponseHandlingException as error:
         if isinstance(error.source, httpx.HTTPError | OSError):  # silence, not an answer of another kind
