@@ -51,7 +51,7 @@ from llama_index_rnx.candidates import (
 )
 from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed_query, fingerprint_of
 from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.filters import TextMatch, qdrant_filter
+from llama_index_rnx.filters import TextMatch, qdrant_filter, with_ids, with_substrings
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.metadata import clean_name, json_metadata, json_text, json_value, original_path
 from llama_index_rnx.paths import ROOT, original_keys, paths, stored_keys
@@ -242,7 +242,7 @@ class NodeCollection:
         Args:
             query: a `Query` of text, image or both; `RNXRetriever` makes one of a LlamaIndex query.
             filters: LlamaIndex's metadata filters, nested ones too; applied before the search. Each text operator reads
-                that field of all nodes which meet the other filters of its group, about a second for 100,000 on a server.
+                that field of all nodes which meet the other filters of its group: seconds for 100,000 on a server.
 
         Returns:
             At most `k` nodes, best first, with the score of the fusion; none if nothing was ever added.
@@ -250,7 +250,7 @@ class NodeCollection:
         query, k = _checked_query(query), checked_count(k, "k")
         if not self._is_there():
             return []
-        condition = qdrant_filter(filters, self._ids_with)
+        condition = qdrant_filter(filters, self._holding)
         prefetch, fusion = self._channels(query, max(k, DEPTH), condition), _fusion(self.embedding, query)
         found = self._call(
             lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=_FOR_NODES)
@@ -383,10 +383,15 @@ class NodeCollection:
             self._upsert(points[:half], refused)
             self._upsert(points[half:], refused)
 
-    def _ids_with(self, match: TextMatch, among: models.Filter | None) -> list[str]:
-        """The ids of the points that hold a text; the field is read page by page."""
+    def _holding(self, match: TextMatch, among: models.Filter | None) -> models.Condition:
+        """A condition that is true of the points which hold a text; to make it the field is read page by page."""
+        if self.embedded and not match.ignore_case:
+            return with_substrings(match, [match.part])
         found = self._scroll(match.fields, among)
-        return [point_id for point_id, payload in found if match.matches(payload.get(ROOT))]
+        matching = ((point_id, metadata) for point_id, payload in found if match.matches(metadata := payload.get(ROOT)))
+        if self.embedded:
+            return with_substrings(match, {match.spelling(metadata) for _, metadata in matching})
+        return with_ids([point_id for point_id, _ in matching])
 
     def _call(self, action: Callable[[QdrantClient], T]) -> T:
         if self._closed:

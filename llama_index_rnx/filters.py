@@ -1,14 +1,14 @@
 """LlamaIndex's metadata filters as Qdrant's. It knows no collection: whoever has one looks up texts for it.
 
 Values are compared as they are stored (`json_value`): 2024, 2024.0 and numpy's 2024 are equal, "2024" and True are not; dates
-are equal when they are the same moment. Qdrant has no search for a part of a text that means the same on every version and
-with every index, so the nodes that hold it are looked up first, and the filter names them.
+are equal when they are the same moment. For a part of a text servers have no condition that means the same on every version
+and with every index, so the points that hold it are looked up first, and the filter names them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -63,25 +63,34 @@ class TextMatch:
         texts = (value for value in values_at(metadata, self.key) if isinstance(value, str))
         return any(part in self._cased(text) for text in texts)
 
+    def spelling(self, metadata: Any) -> str:
+        """The part as the first text that holds it spells it, for metadata that matches."""
+        texts = [value for value in values_at(metadata, self.key) if isinstance(value, str)]
+        text = next(text for text in texts if self._cased(self.part) in self._cased(text))
+        start, length = self._cased(text).index(self._cased(self.part)), len(self._cased(self.part))
+        has_moved = len(self._cased(text)) != len(text)  # some letters become two in lower case
+        return text if has_moved else text[start : start + length]
+
     def _cased(self, text: str) -> str:
         return text.lower() if self.ignore_case else text
 
 
-Lookup = Callable[[TextMatch, models.Filter | None], Sequence[str]]  # ids of the points that match, among those of a filter
+Lookup = Callable[[TextMatch, models.Filter | None], models.Condition]  # true of what matches among the points of a filter
 
 
 def qdrant_filter(filters: MetadataFilters | None, lookup: Lookup) -> models.Filter | None:
     """LlamaIndex's metadata filters as Qdrant's, nested ones too.
 
     Args:
-        lookup: gives the ids of the points whose text matches, among those that meet a filter; called for text operators.
+        lookup: gives a condition that is true of the points whose text matches, at least among those that meet a filter;
+            called for text operators. `with_ids` and `with_substrings` make one.
 
     Raises:
         RNXError: an operator cannot be used with its value, or something else than filters was handed over.
 
     Example:
         >>> year = MetadataFilters(filters=[MetadataFilter(key="year", value=2024)])
-        >>> found = qdrant_filter(year, lookup=lambda match, among: [])
+        >>> found = qdrant_filter(year, lookup=lambda match, among: with_ids([]))
         >>> found.must[0].should[0].key, found.must[0].should[0].range.gte
         ('metadata.year', 2024.0)
     """
@@ -90,6 +99,21 @@ def qdrant_filter(filters: MetadataFilters | None, lookup: Lookup) -> models.Fil
     if not isinstance(filters, MetadataFilters):
         raise RNXError(f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed.")
     return _group(filters, lookup, None)
+
+
+def with_ids(ids: Sequence[str]) -> models.Condition:
+    """True of these points: for a server."""
+    return models.HasIdCondition(has_id=list(ids))
+
+
+def with_substrings(match: TextMatch, spellings: Collection[str]) -> models.Condition:
+    """True where one of the spellings is a part of the text: for the embedded engine, which compares ids one by one."""
+    conditions: list[Any] = [
+        models.FieldCondition(key=place, match=models.MatchSubstring(substring=spelling))
+        for place in paths(match.key)
+        for spelling in sorted(spellings)
+    ]
+    return _any_of(conditions)
 
 
 def _group(filters: MetadataFilters, lookup: Lookup, among: models.Filter | None) -> models.Filter | None:
@@ -123,7 +147,7 @@ def _part(part: MetadataFilter | MetadataFilters, lookup: Lookup, among: models.
     if part.operator not in _TEXT_OPERATORS:
         return _one_line(part, lambda value: _compared(paths(part.key), value, part.operator))
     match = _one_line(part, lambda value: _text_match(part, value))
-    return models.Filter(must=[models.HasIdCondition(has_id=list(lookup(match, among)))])
+    return models.Filter(must=[lookup(match, among)])
 
 
 def _one_line(part: MetadataFilter, convert: Callable[[Any], T]) -> T:
