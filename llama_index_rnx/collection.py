@@ -96,7 +96,7 @@ class Stamp:
     def payload(self) -> dict[str, Any]:
         """The payload fields of a stamp, flat."""
         return {
-            "file": clean_name(self.path),
+            "file": self.path,
             "file_stat": [self.size, self.mtime_ns],
             "file_sha": self.sha256,
             "file_nodes": self.nodes,
@@ -275,14 +275,13 @@ class NodeCollection:
         for payload in self._of_files(paths, sources):
             if "file" not in payload:
                 continue
-            path = original_path(payload["file"])
-            if path in asked or payload["metadata"].get(SOURCE) in named:
-                found[path].append(payload)
+            if payload["file"] in asked or payload["metadata"].get(SOURCE) in named:
+                found[payload["file"]].append(payload)
         return found
 
     def paths(self) -> set[str]:
         """The paths of all indexed files."""
-        return {original_path(payload["file"]) for _, payload in self._scroll(["file"]) if "file" in payload}
+        return {payload["file"] for _, payload in self._scroll(["file"]) if "file" in payload}
 
     def remove_file(self, path: str, except_sha: str | None = None) -> None:
         """Removes the nodes of a file; with `except_sha` only those of its other versions."""
@@ -314,6 +313,7 @@ class NodeCollection:
     def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
         for node, stamp in batch:
             try:
+                _check_path(stamp)
                 storable = _storable(node)
                 entry = _Entry(node=storable, candidate=candidate_of(storable, self.allow_urls), stamp=stamp)
                 entry.payload  # noqa: B018  (made here, so that a node that cannot be stored costs itself only)
@@ -699,6 +699,11 @@ def _point(entry: _Entry, dense: Vectors) -> models.PointStruct:
     return models.PointStruct(id=entry.point_id, vector=vectors, payload=entry.payload)
 
 
+def _check_path(stamp: Stamp | None) -> None:
+    if stamp is not None and clean_name(stamp.path) != stamp.path:
+        raise RNXError(f"{clean_name(stamp.path)}: the name of the file is not UTF-8; rename it.")
+
+
 def _storable(node: BaseNode) -> BaseNode:
     """The node with its metadata as it is stored, so that what is embedded now is what a retrieved node says later."""
     excluded = {name: [clean_name(key) for key in getattr(node, name)] for name in _EXCLUDED}
@@ -731,7 +736,7 @@ def _node_of(payload: Mapping[str, Any] | None) -> BaseNode:
     metadata = original_keys((payload or {}).get("metadata") or {})
     node = _NODE_TYPES[fields["class_name"]].from_dict(fields | {"metadata": metadata})
     if payload and "file" in payload:
-        note_file(original_path(payload["file"]), *payload["file_stat"])
+        note_file(payload["file"], *payload["file_stat"])
     if payload and "image_data" in payload:
         restore_inline_image(node, payload["image_data"].encode())
     return node

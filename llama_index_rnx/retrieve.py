@@ -50,11 +50,11 @@ class RNXRetriever(BaseRetriever):
         filters: MetadataFilters | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
+        top_k = checked_count(top_k, "top_k")
         if not isinstance(collection, NodeCollection):
             raise RNXError(f"collection= got a {type(collection).__name__}; a NodeCollection is needed.")
         if filters is not None and not isinstance(filters, MetadataFilters):
             raise RNXError(f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed.")
-        top_k = checked_count(top_k, "top_k")
         super().__init__(callback_manager=callback_manager)
         self.collection, self.top_k, self.filters = collection, top_k, filters
 
