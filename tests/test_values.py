@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from conftest import QdrantServer
 from fakes import RED, FakeEmbedding, image_base64, write_image
+from httpx import Headers
 from llama_index.core.schema import BaseNode, Document, ImageNode, Node, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import UnexpectedResponse
 from test_collection import PLACES, Place, ids, place_of
 
 from llama_index_rnx import NodeCollection, RNXError, collection
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.collection import Stamp
-from llama_index_rnx.qdrant import TooLargeError
+from llama_index_rnx.qdrant import TooLargeError, _is_too_large
 from llama_index_rnx.storage import Storage
 
 OP, AND, OR, NOT = FilterOperator, FilterCondition.AND, FilterCondition.OR, FilterCondition.NOT
@@ -338,3 +340,16 @@ def test_the_servers_own_limit(qdrant_server: QdrantServer) -> None:
     assert "34,0" in found.skipped[0].reason
     assert "\n" not in found.skipped[0].reason
     found.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (413, b"<html>Request Entity Too Large</html>", True),
+        (400, b'{"status":{"error":"JSON payload (40 bytes) is larger than allowed (limit: 30 bytes)."}}', True),
+        (400, b'{"status":{"error":"Vector dimension error: expected dim: 4, got 3"}}', False),
+    ],
+)
+def test_which_refusals_are_for_size(status: int, body: bytes, expected: bool) -> None:
+    error = UnexpectedResponse(status_code=status, reason_phrase="", content=body, headers=Headers())
+    assert _is_too_large(error) == expected
