@@ -6,6 +6,7 @@ stop the work: what cannot be read counts as unknown, what cannot be written is 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -49,24 +50,30 @@ class Blobs(Protocol):
         ...
 
 
-def blobs_at(path: str | Path) -> Blobs:
+def blobs_at(path: str | Path, read_only: bool = False) -> Blobs:
     """A sqlite file in a folder, or objects at an address with a scheme: `s3://bucket/memories`, `file:///mnt/shared/memories`.
 
     Raises:
         RNXError: no such scheme, or its package is not installed; a file stands where the folder should.
     """
-    return RemoteBlobs(path) if isinstance(path, str) and "://" in path else SqliteBlobs(Path(path))
+    return RemoteBlobs(path) if isinstance(path, str) and "://" in path else SqliteBlobs(Path(path), read_only)
 
 
 class SqliteBlobs:
-    """One file, for processes of one machine: sqlite's locks cannot be relied on over a network."""
+    """One file, for processes of one machine: sqlite's locks cannot be relied on over a network.
 
-    def __init__(self, folder: Path) -> None:
+    read_only: the file is read if it is there, and nothing is written; that is expected, so no warning says it.
+    """
+
+    def __init__(self, folder: Path, read_only: bool = False) -> None:
         self._folder, self._file = folder, folder / FILE_NAME
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._full = False
-        self._open()
+        self._full = read_only
+        if read_only:
+            self._connection = _read_only(self._file)
+        else:
+            self._open()
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         rows = self._select(keys, "key, crc, data")
@@ -162,7 +169,7 @@ class SqliteBlobs:
     def _warn(self, error: Exception) -> None:
         warnings.warn(
             f"the memory store in {self._folder} cannot be written ({error}); new memories are kept in RAM only. "
-            "Free the disk or choose another memory_path to keep them.",
+            f"{_advice(error)} or choose another memory_path to keep them.",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -337,6 +344,11 @@ def _read_only(path: Path) -> sqlite3.Connection | None:
     except sqlite3.Error:
         return None
     return connection
+
+
+def _advice(error: Exception) -> str:
+    forbidden = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return "Make the folder writable" if forbidden or "readonly" in str(error) else "Free the disk"
 
 
 def _is_damage(error: Exception) -> bool:

@@ -235,6 +235,8 @@ def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
         raise RNXError("no query was given; pass query_bundle=QueryBundle(...) or query_str='...'.")
     if isinstance(bundle, str):
         bundle = QueryBundle(bundle)
+    if not isinstance(bundle, QueryBundle) or not isinstance(bundle.query_str, str | None):
+        raise RNXError(f"the query is {bundle!r:.100}; a string or a QueryBundle(query_str) is needed.")
 
     query = Query(
         text=clean_text(bundle.query_str or ""),

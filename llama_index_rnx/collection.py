@@ -1,4 +1,8 @@
-"""Nodes in Qdrant: create, upsert, search, payload <-> node. It knows no addresses and no faults: those are in qdrant.py."""
+"""Nodes in Qdrant: create, upsert, search, payload <-> node.
+
+It knows no addresses and no faults (qdrant.py), no values and keys of metadata (metadata.py, paths.py) and no filter
+operators (filters.py).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,13 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import (
     BaseNode,
@@ -28,17 +33,40 @@ from llama_index.core.schema import (
     NodeWithScore,
     TextNode,
 )
-from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import MetadataFilters
 from platformdirs import user_cache_path
 from qdrant_client import QdrantClient, models
 
 from llama_index_rnx import bm25
-from llama_index_rnx.candidates import Candidate, PageNode, Query, candidate_of, inline_image, note_file, restore_inline_image
+from llama_index_rnx.arguments import checked_count, checked_ids, checked_nodes
+from llama_index_rnx.candidates import (
+    Candidate,
+    ImageSource,
+    PageNode,
+    Query,
+    candidate_of,
+    clean_text,
+    inline_image,
+    note_file,
+    restore_inline_image,
+)
 from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed_query, fingerprint_of
 from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.filters import TextMatch, qdrant_filter, with_ids, with_substrings
 from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.metadata import clean_name, json_metadata, json_text, json_value, original_path
+from llama_index_rnx.paths import ROOT, original_keys, paths, stored_keys
 from llama_index_rnx.progress import progress_bar
-from llama_index_rnx.qdrant import MEMORY, Location, client_again, client_options, connect, line_of, urls_of
+from llama_index_rnx.qdrant import (
+    MEMORY,
+    Location,
+    TooLargeError,
+    client_again,
+    client_options,
+    connect,
+    line_of,
+    urls_of,
+)
 from llama_index_rnx.rankers.base import Ranker, recall
 from llama_index_rnx.scheduler import shared
 from llama_index_rnx.storage import Storage
@@ -49,15 +77,19 @@ RRF_K = 60  # Cormack et al. 2009
 PICTURE_FLOOR = 0.75  # by rank alone, the best picture stands among the first 25 texts: a reranker shall see some pictures
 DEPTH = 50  # what each source gives to the fusion at least: ranks agree where lists are long enough to overlap
 SCROLL = 1_000
-REQUEST_BYTES = 16 * 2**20
+EMBEDDED_SCROLL = 100_000  # the embedded engine goes through all points for each page
+REQUEST_BYTES = 16 * 2**20  # a server takes 32 MiB at once, some gateways less: then parts are halved
+FLOAT_BYTES = 25  # of a vector's number as JSON, at most
 LAYOUT = 1  # of the payload; an index of another layout is refused
 _NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
 _NODE_TYPES: dict[str, type[BaseNode]] = {
     kind.class_name(): kind for kind in (TextNode, ImageNode, Node, Document, ImageDocument, IndexNode, PageNode)
 }
 SOURCE = "source"  # in the metadata of nodes that came from files: their file's name
-_PAYLOAD_INDEXES = dict.fromkeys(("file", "file_sha", "kind", f"metadata.{SOURCE}"), "keyword")  # filtered by in here
+_PAYLOAD_INDEXES = dict.fromkeys(("file", "file_sha", "kind", f"{ROOT}.{SOURCE}"), "keyword")  # filtered by in here
 _VALUES_A_FILTER = 500
+_EXCLUDED = ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")  # fields of a node that name metadata keys
+_PATHS = ("image_path", "pdf_path")  # fields of a node that name a file
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -102,22 +134,28 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A node on its way into Qdrant."""
+    """A node on its way into Qdrant, its metadata as it is stored."""
 
     node: BaseNode
     candidate: Candidate
     stamp: Stamp | None
 
     @cached_property
+    def point_id(self) -> str:
+        return _point_id(self.node.node_id)
+
+    @cached_property
     def payload(self) -> dict[str, Any]:
         """What is stored: the node as JSON, its metadata apart (for filters), an inline image apart (for size)."""
-        fields = _node_fields(self.node)
-        metadata = fields.pop("metadata")
-        payload: dict[str, Any] = {"node": _json(fields), "metadata": metadata, "kind": self.candidate.kind}
+        payload: dict[str, Any] = {
+            "node": json_text(_node_fields(self.node)),
+            "metadata": stored_keys(self.node.metadata),
+            "kind": self.candidate.kind,
+        }
         inline = inline_image(self.node)
         if inline is not None:
-            payload["image_data"] = inline.decode()
-        payload["digest"] = hashlib.sha256(f"{self.candidate.digest}\n{_json(payload)}".encode()).hexdigest()
+            payload["image_data"] = inline.decode("utf-8", "replace")
+        payload["digest"] = hashlib.sha256(f"{self.candidate.digest}\n{json_text(payload)}".encode()).hexdigest()
         return payload | (self.stamp.payload() if self.stamp else {})
 
 
@@ -166,6 +204,7 @@ class NodeCollection:
         allow_urls: bool = False,
         storage: Storage | None = None,
     ) -> None:
+        _check_options(embedding, ranker, memory_path, storage)
         self.location, self.name, self.storage = location, _checked(name), storage or Storage()
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
         self._ranker_setting, self._memory_path = ranker, memory_path
@@ -175,43 +214,48 @@ class NodeCollection:
         self.allow_urls = allow_urls
         self.skipped: list[Skipped] = []
         self._connection = connect(location, self.storage)
-        self._call, self._where = self._connection.ask, self._connection.where
-        self.memories = MemoryStore(memory_path if memory_path is not None else _memory_folder(location))
+        self._where, self._closed = self._connection.where, False
         self._exists = self._prepared = self._quantized = False
+        self._connection.refuse_old_server()
+        self.memories = self._open_memories(memory_path)
         self._check_made()
         self._connection.join(self)
 
-    def add(self, nodes: Sequence[BaseNode], show_progress: bool | None = None) -> int:
+    def add(self, nodes: Iterable[BaseNode], show_progress: bool | None = None) -> int:
         """Writes the nodes that are new or changed; returns how many. Idempotent by node id.
 
         A node that cannot be used (neither text nor image, an image that cannot be read) is left out, logged, and listed
         in `skipped`; all others are written.
 
         Raises:
-            RNXError: two nodes with one id have different contents, or Qdrant does not answer.
+            RNXError: `nodes` is no list of nodes, two nodes with one id have different contents, Qdrant does not answer, or
+                the index is read-only.
         """
-        distinct = _distinct(nodes)
+        distinct = _distinct(checked_nodes(nodes))
         with progress_bar("indexing", len(distinct), "nodes", show_progress) as advance:
             return self.write(((node, None) for node in distinct), advance)
 
     def write(self, stamped: Iterable[tuple[BaseNode, Stamp | None]], advance: Callable[[int], None]) -> int:
         """As `add`, for a stream of nodes with the files that they came from; `advance(n)` is told the progress."""
+        self._check_writable()
         self.skipped = []
         self._create()
-        written = 0
+        written, refused = 0, list[str]()
         with _behind(0 if self.embedded else self.storage.batches_in_flight) as submit:
             for batch in _batches(stamped, BATCH):
                 points = self._points(self._changed(list(self._entries(batch))))
                 for part in _by_size(points):
-                    submit(partial(self._call, partial(_write, name=self.name, points=part)))
+                    submit(partial(self._upsert, part, refused))
                 written += len(points)
                 advance(len(batch))
-        return written
+        return written - len(refused)
 
-    def delete(self, node_ids: Sequence[str]) -> None:
+    def delete(self, node_ids: Iterable[str]) -> None:
         """Removes the nodes with these ids; unknown ids are ignored."""
-        points = models.PointIdsList(points=[_point_id(node_id) for node_id in node_ids])
-        if node_ids and self._is_there():
+        ids = checked_ids(node_ids)
+        self._check_writable()
+        points = models.PointIdsList(points=[_point_id(node_id) for node_id in ids])
+        if ids and self._is_there():
             self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
 
     def search(self, query: Query, k: int = 100, filters: MetadataFilters | None = None) -> list[NodeWithScore]:
@@ -225,26 +269,29 @@ class NodeCollection:
 
         Args:
             query: a `Query` of text, image or both; `RNXRetriever` makes one of a LlamaIndex query.
-            filters: LlamaIndex's metadata filters, nested ones too; applied before the search.
+            filters: LlamaIndex's metadata filters, nested ones too; applied before the search. Each text operator reads
+                that field of all nodes which meet the other filters of its group: seconds for 100,000 on a server.
 
         Returns:
             At most `k` nodes, best first, with the score of the fusion; none if nothing was ever added.
         """
+        query, k = _checked_query(query), checked_count(k, "k")
         if not self._is_there():
             return []
         self._check_length(query)
-        prefetch, fusion = self._channels(query, max(k, DEPTH), _condition(filters)), _fusion(self.embedding, query)
+        condition = qdrant_filter(filters, self._holding)
+        prefetch, fusion = self._channels(query, max(k, DEPTH), condition), _fusion(self.embedding, query)
         found = self._call(
             lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=_FOR_NODES)
         )
         points = sorted(found.points, key=lambda point: (-point.score, str(point.id)))  # a server orders ties by chance
         return [NodeWithScore(node=_node_of(point.payload), score=float(point.score)) for point in points]
 
-    def get(self, node_ids: Sequence[str]) -> list[BaseNode]:
+    def get(self, node_ids: Iterable[str]) -> list[BaseNode]:
         """The nodes with these ids, in this order; unknown ids are left out."""
+        ids = [_point_id(node_id) for node_id in checked_ids(node_ids)]
         if not self._is_there():
             return []
-        ids = [_point_id(node_id) for node_id in node_ids]
         points = self._call(lambda client: client.retrieve(self.name, ids=ids, with_payload=_FOR_NODES))
         nodes = {str(point.id): _node_of(point.payload) for point in points}
         return [nodes[point_id] for point_id in ids if point_id in nodes]
@@ -253,9 +300,11 @@ class NodeCollection:
         """By file path, what is known of each node of these files, and of those whose nodes have one of these sources:
         the fields of its `Stamp`, and its metadata."""
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        asked, named = set(paths), set(sources)
+        asked, named = set(paths), {clean_name(source) for source in sources}
         for payload in self._of_files(paths, sources):
-            if payload.get("file") in asked or ("file" in payload and payload["metadata"].get(SOURCE) in named):
+            if "file" not in payload:
+                continue
+            if payload["file"] in asked or payload["metadata"].get(SOURCE) in named:
                 found[payload["file"]].append(payload)
         return found
 
@@ -265,7 +314,9 @@ class NodeCollection:
 
     def remove_file(self, path: str, except_sha: str | None = None) -> None:
         """Removes the nodes of a file; with `except_sha` only those of its other versions."""
-        condition = models.Filter(must=[models.FieldCondition(key="file", match=models.MatchValue(value=path))])
+        self._check_writable()
+        same_path = models.FieldCondition(key="file", match=models.MatchValue(value=clean_name(path)))
+        condition = models.Filter(must=[same_path])
         if except_sha is not None:
             same = models.FieldCondition(key="file_sha", match=models.MatchValue(value=except_sha))
             condition.must_not = [same]
@@ -284,6 +335,7 @@ class NodeCollection:
 
     def close(self) -> None:
         """Lets go of Qdrant and of the memory store; an embedded index is then free for other processes."""
+        self._closed = True
         self.memories.close()
         self._connection.leave(self)  # one folder may be open twice in a process
 
@@ -321,7 +373,9 @@ class NodeCollection:
     def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
         for node, stamp in batch:
             try:
-                entry = _Entry(node=node, candidate=candidate_of(node, self.allow_urls), stamp=stamp)
+                _check_path(stamp)
+                storable = _storable(node)
+                entry = _Entry(node=storable, candidate=candidate_of(storable, self.allow_urls), stamp=stamp)
                 entry.payload  # noqa: B018  (made here, so that a node that cannot be stored costs itself only)
             except RNXError as error:
                 self._skip(node.node_id, error)
@@ -330,7 +384,7 @@ class NodeCollection:
 
     def _changed(self, entries: list[_Entry]) -> list[_Entry]:
         """Those that are not there yet, or there with another content; of equal ids the last."""
-        ids = {_point_id(entry.node.node_id): entry for entry in entries}
+        ids = {entry.point_id: entry for entry in entries}
         known = self._call(
             lambda client: client.retrieve(self.name, ids=list(ids), with_payload=["digest", "file_stat", "file_reader"])
         )
@@ -384,8 +438,52 @@ class NodeCollection:
             channels.append(models.Prefetch(prefetch=[pictures], query=_RRF, limit=depth))
         return channels
 
+    def _upsert(self, points: list[models.PointStruct], refused: list[str]) -> None:
+        """Writes the points; what a server finds too large is halved until the large node stands alone, and is left out.
+
+        refused: gets the ids of the points that were left out; several threads write.
+        """
+        try:
+            self._call(partial(_write, name=self.name, points=points))
+        except TooLargeError as error:
+            if len(points) == 1:
+                refused.append(str(points[0].id))
+                self._skip(_node_of(points[0].payload).node_id, _too_large(points[0], error))
+                return
+            half = len(points) // 2
+            self._upsert(points[:half], refused)
+            self._upsert(points[half:], refused)
+
+    def _holding(self, match: TextMatch, among: models.Filter | None) -> models.Condition:
+        """A condition that is true of the points which hold a text; to make it the field is read page by page."""
+        if self.embedded and not match.ignore_case:
+            return with_substrings(match, [match.part])
+        found = self._scroll(match.fields, among)
+        matching = ((point_id, metadata) for point_id, payload in found if match.matches(metadata := payload.get(ROOT)))
+        if self.embedded:
+            return with_substrings(match, {match.spelling(metadata) for _, metadata in matching})
+        return with_ids([point_id for point_id, _ in matching])
+
+    def _call(self, action: Callable[[QdrantClient], T]) -> T:
+        if self._closed:
+            raise RNXError(f"the collection {self.name!r} at {self._where} was closed; open it again by NodeCollection(...).")
+        return self._connection.ask(action)
+
+    def _check_writable(self) -> None:
+        if self._connection.read_only:
+            raise RNXError(
+                f"the index in {self._where} is read-only and can only be searched; make the folder writable, or index into "
+                "another one."
+            )
+
+    def _open_memories(self, memory_path: str | Path | None) -> MemoryStore:
+        """A read-only index has read-only memories beside it; what else is remembered stays in RAM."""
+        if memory_path is not None:
+            return MemoryStore(memory_path)
+        return MemoryStore(_memory_folder(self.location), read_only=self._connection.read_only)
+
     def _skip(self, node_id: str, error: Exception) -> None:
-        self.skipped.append(Skipped(id=node_id, reason=str(error)))
+        self.skipped.append(Skipped(id=clean_name(node_id), reason=clean_name(str(error))))
         log.warning("node %r is left out: %s", node_id, error)
 
     def _of_files(self, paths: Collection[str], sources: Collection[str]) -> Iterable[dict[str, Any]]:
@@ -394,8 +492,8 @@ class NodeCollection:
         if self.embedded:
             return [payload for _, payload in self._scroll(fields)]
         found: dict[str, dict[str, Any]] = {}
-        for key, values in (("file", paths), (f"metadata.{SOURCE}", sources)):
-            for part in _batches(values, _VALUES_A_FILTER):
+        for key, values in (("file", paths), (f"{ROOT}.{SOURCE}", sources)):
+            for part in _batches(map(clean_name, values), _VALUES_A_FILTER):
                 among = models.FieldCondition(key=key, match=models.MatchAny(any=part))
                 found.update(self._scroll(fields, models.Filter(must=[among])))
         return found.values()
@@ -403,8 +501,9 @@ class NodeCollection:
     def _scroll(self, fields: list[str], condition: models.Filter | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         """Point id and these fields of the payload, of all points or of those that meet the condition."""
         offset: Any = None
+        page = EMBEDDED_SCROLL if self.embedded else SCROLL
         while self._is_there():
-            points, offset = self._call(partial(_scrolled, self.name, fields, condition, offset))
+            points, offset = self._call(partial(_scrolled, self.name, fields, condition, offset, page))
             yield from ((str(point.id), point.payload or {}) for point in points)
             if offset is None:
                 return
@@ -450,13 +549,23 @@ class NodeCollection:
             except ValueError:  # RNXError from a server
                 if not self._is_there():
                     raise
+            else:
+                self._check_metadata()
             self._check_made()
         if not self._prepared and not self.embedded:  # the embedded engine has no payload indexes and warns
             self._index_payload()
         self._prepared = True
 
+    def _check_metadata(self) -> None:
+        """Of a server that hides its version: one that is too old keeps no metadata, and the collection goes again."""
+        config = self._call(lambda client: client.get_collection(self.name)).config
+        if not config.metadata:
+            self._call(lambda client: client.delete_collection(self.name))
+            raise RNXError(f"Qdrant at {self._where} keeps no metadata of collections; Qdrant 1.16 or newer is needed.")
+
     def _index_payload(self) -> None:
-        wanted = _PAYLOAD_INDEXES | {f"metadata.{name}": kind for name, kind in self.storage.metadata_indexes.items()}
+        asked = self.storage.metadata_indexes.items()
+        wanted = _PAYLOAD_INDEXES | {path: kind for name, kind in asked for path in paths(name)}
         there = self._call(lambda client: client.get_collection(self.name)).payload_schema
         for key, kind in wanted.items():
             if key not in there:
@@ -487,8 +596,7 @@ def _by_size(points: Sequence[models.PointStruct]) -> Iterator[list[models.Point
     part: list[models.PointStruct] = []
     size = 0
     for point in points:
-        payload = point.payload or {}
-        own = len(payload["node"]) + len(payload.get("image_data", ""))
+        own = _request_bytes(point)
         if part and size + own > REQUEST_BYTES:
             yield part
             part, size = [], 0
@@ -498,10 +606,24 @@ def _by_size(points: Sequence[models.PointStruct]) -> Iterator[list[models.Point
         yield part
 
 
+def _request_bytes(point: models.PointStruct) -> int:
+    """What a point takes in a request: its payload as JSON, and its vectors."""
+    vectors: Iterable[Any] = point.vector.values() if isinstance(point.vector, dict) else []
+    numbers = sum(2 * len(one.values) if isinstance(one, models.SparseVector) else len(one) for one in vectors)
+    return len(json_text(point.payload).encode()) + FLOAT_BYTES * numbers
+
+
+def _too_large(point: models.PointStruct, error: Exception) -> RNXError:
+    return RNXError(
+        f"it takes {_request_bytes(point):,} bytes, more than the server accepts at once; shorten its text, picture or "
+        f"metadata ({error})."
+    )
+
+
 def _scrolled(
-    name: str, fields: list[str], condition: models.Filter | None, offset: Any, client: QdrantClient
+    name: str, fields: list[str], condition: models.Filter | None, offset: Any, page: int, client: QdrantClient
 ) -> tuple[list[models.Record], Any]:
-    return client.scroll(name, scroll_filter=condition, limit=SCROLL, offset=offset, with_payload=fields)
+    return client.scroll(name, scroll_filter=condition, limit=page, offset=offset, with_payload=fields)
 
 
 def _index_field(client: QdrantClient, name: str, field: str, kind: models.PayloadSchemaType) -> None:
@@ -562,9 +684,6 @@ def _made_with(config: models.CollectionConfig) -> dict[str, Any]:
     }
 
 
-_NEVER = models.HasIdCondition(has_id=[])  # true of no point
-
-
 _RRF = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
 
 
@@ -603,9 +722,39 @@ def holds_index(folder: Path) -> bool:
 
 def _checked(name: str) -> str:
     """An embedded collection is a folder of its name: it must not lead out of the index."""
-    if not name.strip() or name in (".", "..") or len(name.encode()) > 255 or not name.isprintable() or set(name) & set("/\\"):
+    if not isinstance(name, str):
+        raise RNXError(f"name= got a {_kind(name)}; the name of a collection is a string.")
+    is_path = name in (".", "..") or bool(set(name) & set("/\\"))
+    if not name.strip() or is_path or not name.isprintable() or len(name.encode()) > 255:
         raise RNXError(f"{name!r} is no name of a collection; give one to 255 characters, without slashes.")
     return name
+
+
+def _check_options(embedding: Any, ranker: Any, memory_path: Any, storage: Any) -> None:
+    if embedding is not None and not isinstance(embedding, BaseEmbedding):
+        raise RNXError(f"embedding= got a {_kind(embedding)}; a LlamaIndex MultiModalEmbedding is needed.")
+    if ranker is not None and ranker != "auto" and (isinstance(ranker, type) or not isinstance(ranker, Ranker)):
+        raise RNXError(f"ranker= got a {_kind(ranker)}; a Ranker (load_ranker(...)), 'auto' or None is needed.")
+    if memory_path is not None and not isinstance(memory_path, str | Path):
+        raise RNXError(f"memory_path= got a {_kind(memory_path)}; a folder or an address is needed.")
+    if storage is not None and not isinstance(storage, Storage):
+        raise RNXError(f"storage= got a {_kind(storage)}; Storage(...) is needed.")
+
+
+def _kind(value: Any) -> str:
+    return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def _checked_query(query: Any) -> Query:
+    """The query, its text as an index can hold it."""
+    if not isinstance(query, Query):
+        raise RNXError(f"query= got a {_kind(query)}; Query(text=..., image=...) is needed; RNXRetriever takes strings.")
+    if not isinstance(query.text, str) or not (query.image is None or isinstance(query.image, ImageSource)):
+        raise RNXError("the query's text must be a string, its image one of file_source(path) or bytes_source(data).")
+    text = clean_text(query.text)
+    if not (text or query.image or query.dense_texts or query.dense_vector):
+        raise RNXError("the query is empty; give it a text, an image, or both.")
+    return replace(query, text=text)
 
 
 def _memory_folder(location: Location) -> Path | None:
@@ -621,7 +770,7 @@ def _dimensions(embedding: MultiModalEmbedding) -> int:
 
 
 def _point_id(node_id: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE, node_id))
+    return str(uuid.uuid5(_NAMESPACE, clean_name(node_id)))
 
 
 def _point(entry: _Entry, dense: Vectors) -> models.PointStruct:
@@ -633,31 +782,50 @@ def _point(entry: _Entry, dense: Vectors) -> models.PointStruct:
             vectors[SPARSE] = models.SparseVector(indices=indices, values=values)
     if dense.image is not None:
         vectors[IMAGE] = dense.image
-    return models.PointStruct(id=_point_id(entry.node.node_id), vector=vectors, payload=entry.payload)
+    return models.PointStruct(id=entry.point_id, vector=vectors, payload=entry.payload)
+
+
+def _check_path(stamp: Stamp | None) -> None:
+    if stamp is not None and clean_name(stamp.path) != stamp.path:
+        raise RNXError(f"{clean_name(stamp.path)}: the name of the file is not UTF-8; rename it.")
+
+
+def _storable(node: BaseNode) -> BaseNode:
+    """The node with its metadata as it is stored, so that what is embedded now is what a retrieved node says later."""
+    excluded = {name: [clean_name(key) for key in getattr(node, name)] for name in _EXCLUDED}
+    return node.model_copy(update={"metadata": json_metadata(node.metadata), **excluded})
 
 
 def _node_fields(node: BaseNode) -> dict[str, Any]:
+    """The node as JSON, without its metadata and its inline image."""
     try:
-        fields: dict[str, Any] = json.loads(node.model_dump_json(exclude={"embedding", "image"}))
-    except (ValueError, TypeError) as error:
+        dumped = node.model_dump(mode="json", exclude={"embedding", "image", "metadata"}, fallback=json_value)
+        fields: dict[str, Any] = json_value(_with_clean_texts(dumped))
+    except (ValueError, TypeError, RecursionError) as error:
         raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({line_of(error)}); mend text or metadata.") from error
     if fields.get("class_name") not in _NODE_TYPES:
         fields["class_name"] = next(k.class_name() for k in (ImageNode, TextNode, Node) if isinstance(node, k))
     return fields
 
 
+def _with_clean_texts(fields: dict[str, Any]) -> dict[str, Any]:
+    """In a text half a surrogate pair becomes a question mark, as in what is embedded; elsewhere its escape."""
+    for owner in (fields, *(fields.get(name) or {} for name in ("text_resource", "image_resource"))):
+        if isinstance(owner.get("text"), str):
+            owner["text"] = owner["text"].encode("utf-8", "replace").decode()
+    return fields
+
+
 def _node_of(payload: Mapping[str, Any] | None) -> BaseNode:
     fields = json.loads((payload or {})["node"])
-    node = _NODE_TYPES[fields["class_name"]].from_dict(fields | {"metadata": (payload or {}).get("metadata") or {}})
+    fields |= {name: original_path(fields[name]) for name in _PATHS if isinstance(fields.get(name), str)}
+    metadata = original_keys((payload or {}).get("metadata") or {})
+    node = _NODE_TYPES[fields["class_name"]].from_dict(fields | {"metadata": metadata})
     if payload and "file" in payload:
         note_file(payload["file"], *payload["file_stat"])
     if payload and "image_data" in payload:
         restore_inline_image(node, payload["image_data"].encode())
     return node
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -666,65 +834,21 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def _equal(one: BaseNode, other: BaseNode) -> bool:
+    """Whether both are stored alike: numpy's 1 is 1."""
+    if one.hash == other.hash:
+        return True
+    try:
+        return bool(_storable(one).hash == _storable(other).hash)
+    except RNXError:  # one of them cannot be stored
+        return False
+
+
 def _distinct(nodes: Sequence[BaseNode]) -> list[BaseNode]:
     """Each node once; two with one id must be equal."""
     seen: dict[str, BaseNode] = {}
     for node in nodes:
-        first = seen.setdefault(node.node_id, node)
-        if first is not node and first.hash != node.hash:
+        first = seen.setdefault(clean_name(node.node_id), node)
+        if first is not node and not _equal(first, node):
             raise RNXError(f"two different nodes have the id {node.node_id!r}; give each an id of its own.")
     return list(seen.values())
-
-
-def _condition(filters: MetadataFilters | None) -> models.Filter | None:
-    """LlamaIndex's metadata filters as Qdrant's, nested ones too."""
-    if filters is None or not filters.filters:
-        return None
-    found = (_condition(part) if isinstance(part, MetadataFilters) else _field(part) for part in filters.filters)
-    parts: list[Any] = [part for part in found if part is not None]
-    if filters.condition == FilterCondition.OR:
-        return models.Filter(should=parts)
-    if filters.condition == FilterCondition.NOT:
-        return models.Filter(must_not=parts)
-    return models.Filter(must=parts)
-
-
-def _field(one: MetadataFilter) -> models.Filter:
-    try:
-        return _operated(f"metadata.{one.key}", one.value, one.operator)
-    except ValueError as error:  # pydantic's, of many lines
-        raise RNXError(f"metadata filter {one.key!r}: {one.operator.value!r} cannot be used with {one.value!r}.") from error
-
-
-def _operated(key: str, value: Any, op: FilterOperator) -> models.Filter:
-    ranges = {FilterOperator.GT: "gt", FilterOperator.GTE: "gte", FilterOperator.LT: "lt", FilterOperator.LTE: "lte"}
-    if op in ranges:
-        return models.Filter(must=[models.FieldCondition(key=key, range=_range({ranges[op]: value}))])
-    if op == FilterOperator.IS_EMPTY:
-        return models.Filter(must=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
-    if op in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE):
-        return models.Filter(must=[models.FieldCondition(key=key, match=models.MatchText(text=str(value)))])
-    if op == FilterOperator.ALL:
-        return models.Filter(must=[_equals(key, item) for item in _listed(value)])
-    matches: list[Any] = [_equals(key, item) for item in _listed(value)]
-    if op in (FilterOperator.NE, FilterOperator.NIN):
-        return models.Filter(must_not=matches)
-    if op in (FilterOperator.EQ, FilterOperator.CONTAINS, FilterOperator.IN, FilterOperator.ANY):
-        return models.Filter(should=matches) if matches else models.Filter(must=[_NEVER])
-    raise ValueError(f"operator {op.value!r} is not supported")
-
-
-def _range(bounds: dict[str, Any]) -> models.Range | models.DatetimeRange:
-    """Numbers, or dates as ISO text."""
-    dates = any(isinstance(bound, str) for bound in bounds.values())
-    return models.DatetimeRange(**bounds) if dates else models.Range(**bounds)
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list) else [value]
-
-
-def _equals(key: str, value: Any) -> Any:
-    if isinstance(value, float):
-        return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
-    return models.FieldCondition(key=key, match=models.MatchValue(value=value))

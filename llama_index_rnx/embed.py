@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
+from pydantic import ValidationError
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, picture_at
+from llama_index_rnx.arguments import one_line
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, clean_text, picture_at
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.executor import in_thread
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.base import recall
 from llama_index_rnx.rankers.mini import MiniRanker, load_mini
@@ -56,6 +59,12 @@ class RNXEmbedding(MultiModalEmbedding):
     _shared: SharedRanker | None = PrivateAttr(default=None)
     _memories: MemoryStore = PrivateAttr(default_factory=MemoryStore)
 
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise RNXError(one_line(error, "RNXEmbedding")) from error
+
     @classmethod
     def class_name(cls) -> str:
         return "RNXEmbedding"
@@ -89,13 +98,13 @@ class RNXEmbedding(MultiModalEmbedding):
         return self._shared
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.query_vector(Query(text=query))
+        return self.query_vector(Query(text=_checked_text(query)))
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        found = self.vectors([Candidate(id="", text=text or " ") for text in texts])
+        found = self.vectors([Candidate(id="", text=_checked_text(text) or " ") for text in texts])
         return [vectors.text or [] for vectors in found]
 
     def _get_image_embedding(self, img_file_path: ImageType) -> list[float]:
@@ -106,13 +115,13 @@ class RNXEmbedding(MultiModalEmbedding):
         return [vectors.image or [] for vectors in found]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        return await in_thread(partial(self._get_query_embedding, query))
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await asyncio.to_thread(self._get_text_embedding, text)
+        return await in_thread(partial(self._get_text_embedding, text))
 
     async def _aget_image_embedding(self, img_file_path: ImageType) -> list[float]:
-        return await asyncio.to_thread(self._get_image_embedding, img_file_path)
+        return await in_thread(partial(self._get_image_embedding, img_file_path))
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RNXEmbedding:
         """The same settings; the model is the one of the process."""
@@ -122,6 +131,12 @@ class RNXEmbedding(MultiModalEmbedding):
         """The settings without the loaded model: it is loaded again where they arrive."""
         names = [name for name in type(self).model_fields if name != "callback_manager"]
         return {"__dict__": {name: getattr(self, name) for name in names}}
+
+
+def _checked_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise RNXError(f"a text to embed is {text!r:.100}; a string is needed.")
+    return clean_text(text)
 
 
 def fingerprint_of(embedding: MultiModalEmbedding) -> str:

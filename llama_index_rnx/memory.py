@@ -67,6 +67,7 @@ class MemoryStore:
             `file:///mnt/shared/memories`, `s3://bucket/memories` and what else fsspec knows, set up by its own settings
             (`FSSPEC_S3_...`, `~/.config/fsspec`). `None` keeps nothing, and also reads the stores that are open in this
             process: so a reranker finds what a collection prepared when it indexed.
+        read_only: what is in the folder is read, what is new stays in RAM.
 
     Example:
         >>> import torch
@@ -79,16 +80,16 @@ class MemoryStore:
         {}
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | Path | None = None, read_only: bool = False) -> None:
+        self.path, self.read_only = path, read_only
         self._blobs: Blobs | None = None
         if path is not None:
-            self._blobs = blobs_at(path)
+            self._blobs = blobs_at(path, read_only)
             _open_stores.add(self)
 
-    def __reduce__(self) -> tuple[type[MemoryStore], tuple[str | Path | None]]:
+    def __reduce__(self) -> tuple[type[MemoryStore], tuple[str | Path | None, bool]]:
         """A copy is another store of the same place."""
-        return type(self), (self.path,)
+        return type(self), (self.path, self.read_only)
 
     def find(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Memory]:
         """What is remembered of these contents by the ranker with this fingerprint; unknown ones are left out."""

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import atexit
 import copy
+import errno
 import os
+import re
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
 import httpx
-from qdrant_client import QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.pickles import plain_points
+from llama_index_rnx.proxies import http_options, is_loopback, usable_proxies
+from llama_index_rnx.readonly import is_read_only, read_index
 from llama_index_rnx.storage import Storage, said
 
 Location = str | Path | QdrantClient | Sequence[str]
 MEMORY = ":memory:"
 PORT = 6333  # of a URL that names none; gRPC is on the port after
 SCHEMES = ("http://", "https://")
+OLDEST = (1, 16)  # the first that keeps metadata of collections
 T = TypeVar("T")
 
 _TROUBLE = (ApiException, httpx.HTTPError, ConnectionError, ResourceExhaustedResponse, grpc.RpcError)
@@ -47,6 +53,9 @@ _GRPC_OPTIONS = {  # its own pauses grow to two minutes: a server that is back w
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.max_reconnect_backoff_ms": 2_000,
 }
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:\d{2,5}")
+_TOO_LARGE = re.compile(r"larger than (allowed|max)|too large|length limit", re.IGNORECASE)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _folders: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
 _locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref.WeakKeyDictionary()
 _own: weakref.WeakSet[QdrantClient] = weakref.WeakSet()
@@ -59,14 +68,25 @@ def _close_own() -> None:
         client.close()
 
 
+class TooLargeError(RNXError):
+    """A server, or a gateway before it, does not take a request of that size."""
+
+
 class Connection:
     """One engine: embedded, or the servers of one cluster, of which the one that answered last is asked first.
 
-    where: its place, for messages. embedded: whether Qdrant runs in this process.
+    where: its place, for messages. embedded: whether Qdrant runs in this process. read_only: whether nothing can be written.
     """
 
-    def __init__(self, clients: Sequence[QdrantClient], where: str, storage: Storage, owned: bool = True) -> None:
-        self.where = where
+    def __init__(
+        self,
+        clients: Sequence[QdrantClient],
+        where: str,
+        storage: Storage,
+        owned: bool = True,
+        read_only: bool = False,
+    ) -> None:
+        self.where, self.read_only = where, read_only
         self._clients, self._storage, self._owned = list(clients), storage, owned
         _own.update(clients if owned else ())
         self._first = 0
@@ -89,6 +109,11 @@ class Connection:
             for server in range(self._first, self._first + len(self._clients)):
                 try:
                     found = action(self._clients[server % len(self._clients)])
+                except ValueError as error:
+                    is_closed = "closed" in str(error)  # grpc's word for a client that somebody closed
+                    if not is_closed and not isinstance(error, JSONDecodeError):
+                        raise
+                    raise self._refused(error) from error
                 except _TROUBLE as error:
                     if not _may_pass(error, len(self._clients)):
                         raise self._refused(error) from error
@@ -102,11 +127,24 @@ class Connection:
         try:
             with self._lock:
                 return action(self._clients[0])
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
+            advice = "make the folder writable" if _is_forbidden(error) else "make room on the disk, or mend it"
             raise RNXError(
-                f"the index in {self.where} cannot be written or read ({line_of(error)}); make room on the disk, or mend it, "
-                "and run the same again: what was written is whole."
+                f"the index in {self.where} cannot be written or read ({line_of(error)}); {advice}, and run the same again: "
+                "what was written is whole."
             ) from error
+        except RuntimeError as error:
+            if "closed" not in str(error):
+                raise
+            raise RNXError(f"the Qdrant client of {self.where} was closed; make a new one.") from error
+
+    def refuse_old_server(self) -> None:
+        """Raises RNXError for a server that is too old; one that does not say its version is taken as new enough."""
+        version = None if self.embedded else self.ask(_version)
+        numbers = re.match(r"v?(\d+)\.(\d+)", version or "")
+        if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
+            needed = ".".join(map(str, OLDEST))
+            raise RNXError(f"Qdrant at {self.where} is {version}; {needed} or newer is needed: update the server.")
 
     def join(self, user: object) -> None:
         """Counts a user: the last to leave closes an engine that was opened here."""
@@ -139,6 +177,8 @@ class Connection:
             engine.collections[name] = points
 
     def _refused(self, error: Exception) -> RNXError:
+        if _is_too_large(error):
+            return TooLargeError(f"Qdrant at {self.where} takes no request of that size: {line_of(error)}")
         if _answered(error):
             return RNXError(f"Qdrant at {self.where} refused: {line_of(error)}")
         return RNXError(f"Qdrant at {self.where} does not answer ({line_of(error)}); start it, or check the address.")
@@ -191,6 +231,13 @@ def urls_of(location: Location) -> list[str]:
     """The servers that a location names, several parted by commas or as a list; none for a folder."""
     if isinstance(location, Path | QdrantClient):
         return []
+    if isinstance(location, AsyncQdrantClient):
+        raise RNXError("location= got an AsyncQdrantClient; a QdrantClient is needed, async methods use it from a thread.")
+    if not isinstance(location, str) and not _is_list_of_texts(location):
+        raise RNXError(
+            f"location= got {_short(location)}; a folder, ':memory:', the URL of a Qdrant server (or a list of them) or a "
+            "QdrantClient is needed."
+        )
     parts = location.split(",") if isinstance(location, str) and location.startswith(SCHEMES) else location
     if isinstance(parts, str):
         return []
@@ -217,6 +264,12 @@ def _connected(location: Location, storage: Storage) -> Connection:
         raise RNXError("no place was given; an index is a folder, :memory:, or the URL of a Qdrant server.")
     if str(location) == MEMORY:
         return Connection([QdrantClient(MEMORY, force_disable_check_same_thread=True)], MEMORY, storage)
+    if "\0" in str(location) or "://" in str(location):
+        raise RNXError(
+            f"{str(location)!r} is no folder; an index is a folder, :memory:, or http://host:6333 of a Qdrant server."
+        )
+    if _HOST_AND_PORT.fullmatch(str(location)) and not Path(str(location)).exists():
+        raise RNXError(f"{location} looks like the address of a server; its URL is http://{location}.")
     return _embedded(Path(str(location)).expanduser().resolve(), storage)
 
 
@@ -225,15 +278,18 @@ def _client(url: str, storage: Storage) -> QdrantClient:
         port = urlsplit(url).port or PORT
     except ValueError as error:
         raise RNXError(f"{url} is no address of a server ({error}); http://host:6333 is one.") from error
-    return QdrantClient(
-        url=url,
-        timeout=storage.timeout,
-        check_compatibility=False,
-        prefer_grpc=storage.grpc,
-        grpc_port=port + 1,
-        grpc_options=dict(_GRPC_OPTIONS),
-        api_key=os.environ.get("QDRANT_API_KEY"),
-    )
+    direct = {"grpc.enable_http_proxy": 0} if is_loopback(url) else {}
+    with usable_proxies(url):
+        return QdrantClient(
+            url=url,
+            timeout=storage.timeout,
+            check_compatibility=False,
+            prefer_grpc=storage.grpc,
+            grpc_port=port + 1,
+            grpc_options={**_GRPC_OPTIONS, **direct},
+            api_key=os.environ.get("QDRANT_API_KEY"),
+            **http_options(url),
+        )
 
 
 def _embedded(folder: Path, storage: Storage) -> Connection:
@@ -245,20 +301,62 @@ def _embedded(folder: Path, storage: Storage) -> Connection:
         raise RNXError(f"{folder} is a file; an index is a folder, :memory:, or the URL of a Qdrant server.")
     if storage.given:  # before an empty index is made
         raise RNXError(f"{said(storage.given)} was given for {folder}; only a Qdrant server has such settings: give its URL.")
+    read_only = is_read_only(folder)
     try:
-        with plain_points():
-            client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+        client = read_index(folder) if read_only else _opened(folder)
     except RuntimeError as error:
         raise RNXError(
             f"the index in {folder} is in use by another process; wait for it, or run a Qdrant server and give its URL."
         ) from error
     except (OSError, sqlite3.Error, ValueError, TypeError, LookupError, AttributeError) as error:  # of a damaged file
+        advice = "make the folder readable and writable" if _is_forbidden(error) else "make room on a full disk"
         raise RNXError(
-            f"the index in {folder} cannot be opened ({line_of(error)}); make room on a full disk, or index again into a new "
-            "folder."
+            f"the index in {folder} cannot be opened ({line_of(error)}); {advice}, or index again into a new folder."
         ) from error
-    connection = _folders[str(folder)] = Connection([client], str(folder), storage)
+    connection = _folders[str(folder)] = Connection([client], str(folder), storage, read_only=read_only)
     return connection
+
+
+def _opened(folder: Path) -> QdrantClient:
+    with plain_points():
+        return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+
+
+def _version(client: QdrantClient) -> str | None:
+    """The version that a server says it is; None where something in between hides it."""
+    try:
+        return client.info().version
+    except (UnexpectedResponse, JSONDecodeError):
+        return None
+    except ResponseHandlingException as error:
+        if isinstance(error.source, httpx.HTTPError | OSError):  # silence, not an answer of another kind
+            raise
+        return None
+    except grpc.RpcError as error:
+        if not _answered(error):
+            raise
+        return None
+
+
+def _is_list_of_texts(location: Any) -> bool:
+    return isinstance(location, list | tuple | set | frozenset) and all(isinstance(part, str) for part in location)
+
+
+def _short(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.80}"
+
+
+def _is_forbidden(error: Exception) -> bool:
+    """Whether a file may not be written, as opposed to a disk that is full or a file that is damaged."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _READ_ONLY or "readonly" in str(error)
+
+
+def _is_too_large(error: Exception) -> bool:
+    if isinstance(error, UnexpectedResponse) and error.status_code == 413:
+        return True
+    may_say_so = isinstance(error, UnexpectedResponse) or (isinstance(error, grpc.Call) and _answered(error))
+    return may_say_so and _TOO_LARGE.search(line_of(error)) is not None
 
 
 def _may_pass(error: BaseException, servers: int) -> bool:

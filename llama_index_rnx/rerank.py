@@ -19,7 +19,9 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from pydantic import ValidationError
 
+from llama_index_rnx.arguments import checked_hits, one_line
 from llama_index_rnx.candidates import Candidate, Query, query_of, usable_part
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.executor import in_thread
@@ -108,7 +110,10 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         if isinstance(options.get("memory_path"), Path):
             options["memory_path"] = str(options["memory_path"])
         settings: dict[str, Any] = {"model": ranker.name if ranker is not None else model, "top_n": top_n, **options}
-        super().__init__(**settings)
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise RNXError(one_line(error, "RNXRerank")) from error
         self._lock = threading.RLock()
 
     @classmethod
@@ -148,7 +153,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         return found
 
     def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
-        return self.postprocess_many([(query_bundle, nodes)])[0]
+        return self.postprocess_many([(query_bundle, checked_hits(nodes))])[0]
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None

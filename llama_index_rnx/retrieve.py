@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.retrievers import BaseRetriever
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import MetadataFilters
 
+from llama_index_rnx.arguments import checked_count
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.executor import in_thread
 
 
 class RNXRetriever(BaseRetriever):
@@ -53,13 +55,26 @@ class RNXRetriever(BaseRetriever):
         filters: MetadataFilters | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        if top_k < 1:
-            raise RNXError(f"top_k={top_k} was given; it must be 1 or more.")
+        top_k = checked_count(top_k, "top_k")
+        if not isinstance(collection, NodeCollection):
+            raise RNXError(f"collection= got a {type(collection).__name__}; a NodeCollection is needed.")
+        if filters is not None and not isinstance(filters, MetadataFilters):
+            raise RNXError(f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed.")
         super().__init__(callback_manager=callback_manager)
         self.collection, self.top_k, self.filters = collection, top_k, filters
+
+    def retrieve(self, str_or_query_bundle: QueryType) -> list[NodeWithScore]:
+        """The nearest nodes, see the class; a query that is none is refused before LlamaIndex's observers see it."""
+        query_of(str_or_query_bundle, dense=True)
+        return super().retrieve(str_or_query_bundle)
+
+    async def aretrieve(self, str_or_query_bundle: QueryType) -> list[NodeWithScore]:
+        """As `retrieve`, while others go on."""
+        query_of(str_or_query_bundle, dense=True)
+        return await super().aretrieve(str_or_query_bundle)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self.collection.search(query_of(query_bundle, dense=True), k=self.top_k, filters=self.filters)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._retrieve, query_bundle)
+        return await in_thread(partial(self._retrieve, query_bundle))

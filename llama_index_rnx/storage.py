@@ -28,7 +28,8 @@ class Storage:
         quantization: `"int8"` keeps each dense vector a second time, a byte a dimension, in RAM; a search takes
             `oversampling` times as many by these and orders them by the full vectors.
         metadata_indexes: metadata fields that filters use, and what they hold: `{"year": "integer"}`. Filters work without
-            too, but slowly in a large collection.
+            too, but slowly in a large collection. An index of integers knows whole numbers only: `"float"` for a field that
+            also holds 2024.0 or 0.5.
         oversampling: see quantization.
         grpc: gRPC instead of REST, on the port after the URL's (6333 -> 6334).
         timeout: seconds for one request.
@@ -57,7 +58,12 @@ class Storage:
         counts = ("shards", "replication_factor", "write_consistency_factor", "timeout", "batches_in_flight")
         for name, least in [*((name, 1) for name in counts), ("retries", 0), ("oversampling", 1.0)]:
             value = getattr(self, name)
-            if value is not None and value < least:
+            whole = isinstance(least, int)
+            if value is None and name in _OF_THE_COLLECTION:
+                continue
+            if not isinstance(value, int if whole else int | float) or isinstance(value, bool):
+                raise RNXError(f"{name}={value!r} was given; a {'whole ' if whole else ''}number is needed.")
+            if not value >= least:  # NaN, too
                 raise RNXError(f"{name}={value} was given; {least} or more is allowed.")
         if (self.write_consistency_factor or 1) > (self.replication_factor or self.write_consistency_factor or 1):
             raise RNXError(
@@ -66,7 +72,11 @@ class Storage:
             )
         if self.quantization not in (None, "int8"):
             raise RNXError(f"quantization={self.quantization!r} was given; 'int8' or None is allowed.")
+        if not isinstance(self.metadata_indexes, Mapping):
+            raise RNXError(f"metadata_indexes={self.metadata_indexes!r:.100} was given; {{'year': 'integer'}} is one.")
         for name, kind in self.metadata_indexes.items():
+            if not isinstance(name, str):
+                raise RNXError(f"metadata_indexes: the key {name!r:.100} was given; the keys of metadata are strings.")
             if kind not in FIELD_KINDS:
                 raise RNXError(f"metadata_indexes: {name!r} got {kind!r}; allowed are {', '.join(FIELD_KINDS)}.")
 

@@ -52,14 +52,21 @@ def test_only_candidates_opens_images_and_pdfs() -> None:
     assert importers("PIL") <= allowed, "a type or a drawing at most; nothing else may touch pictures"
 
 
+def test_values_paths_and_filters_know_no_collection() -> None:
+    allowed = {"metadata.py": {"errors"}, "paths.py": {"metadata"}, "filters.py": {"errors", "metadata", "paths"}}
+    for name, rooms in allowed.items():
+        ours = {found.split(".")[1] for found in imports(PACKAGE / name) if found.startswith("llama_index_rnx.")}
+        assert ours == rooms, name
+
+
 def test_who_reaches_into_the_network() -> None:
-    assert importers("httpx") == {"fetch.py", "rankers/remote.py", "qdrant.py"}
+    assert importers("httpx") == {"fetch.py", "rankers/remote.py", "qdrant.py", "proxies.py"}
     servers = {"serve.py", "server/connections.py", "shutdown.py", "ui/__init__.py", "ui/app.py"}
     assert importers("fastapi", "uvicorn", "prometheus_client") == servers
 
 
 def test_only_the_collection_and_its_line_know_qdrant() -> None:
-    assert importers("qdrant_client") == {"collection.py", "qdrant.py", "pickles.py"}
+    assert importers("qdrant_client") == {"collection.py", "filters.py", "qdrant.py", "pickles.py", "readonly.py"}
     assert importers("grpc") == {"qdrant.py"}
 
 

@@ -23,7 +23,6 @@ from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
-from pydantic import ValidationError
 
 import llama_index_rnx
 from llama_index_rnx import NodeCollection, Ranker, RNXEmbedding, RNXError, RNXRerank, RNXRetriever, load_ranker
@@ -361,7 +360,7 @@ def test_a_reranker_with_the_real_model_in_it_is_pickled_without_the_weights(min
 
 def test_unknown_options_are_refused() -> None:
     for options in ({"topn": 3}, {"models": "x"}, {"keep_score": True}):
-        with pytest.raises(ValidationError, match="Extra inputs"):
+        with pytest.raises(RNXError, match="Extra inputs"):
             RNXRerank(**options)  # type: ignore[arg-type]
 
 

@@ -41,6 +41,9 @@ def load_ranker(
     Raises:
         RNXError: the model is unknown, cannot be read, or has no such option.
     """
+    if not isinstance(model, str | Path):
+        raise RNXError(f"model={model!r:.100} was given; a name as {MINI!r}, a folder, a hub id or a URL is needed.")
+    model = str(model)
     options |= {"adapter": adapter} if adapter is not None else {}
     if model == MINI or holds_mini(Path(model)):
         if options:

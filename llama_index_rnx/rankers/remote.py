@@ -27,6 +27,7 @@ from torch import Tensor
 from llama_index_rnx.candidates import DEFAULT_MAX_PIXELS, Candidate, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
+from llama_index_rnx.proxies import http_options, usable_proxies
 
 WINDOW = 1_000  # documents a request; Cohere and `rnx serve` take as many
 TIMEOUT = httpx.Timeout(120.0, connect=10.0)  # seconds; a 2B model on a busy GPU may take its time
@@ -139,7 +140,10 @@ class RemoteRanker:
         self._max_pixels, self._max_text_tokens = max_pixels or DEFAULT_MAX_PIXELS, max_text_tokens
         self._shape, self._batch, self._api_key = DOCUMENTS, WINDOW, api_key
         headers = _key_headers(api_key if api_key is not None else os.environ.get(KEY_VARIABLE, ""))
-        self._client = httpx.Client(timeout=TIMEOUT, headers=headers, transport=transport)  # a pool; safe for threads
+        with usable_proxies(self._url):
+            self._client = httpx.Client(  # a pool; safe for threads
+                timeout=TIMEOUT, headers=headers, transport=transport, **http_options(self._url)
+            )
         weakref.finalize(self, self._client.close)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -281,8 +285,12 @@ def endpoint(url: str) -> tuple[str, str]:
         >>> endpoint("https://api.jina.ai/v1/rerank#jina-reranker-m0")
         ('https://api.jina.ai/v1/rerank', 'jina-reranker-m0')
     """
-    address, model = urldefrag(url)
-    parts = urlsplit(address)
+    try:
+        address, model = urldefrag(url)
+        parts = urlsplit(address)
+        parts.port  # noqa: B018  (raises for a port that cannot be)
+    except ValueError as error:
+        raise RNXError(f"model={url!r}: is no URL ({error}); a service is named like http://localhost:8787.") from error
     if not parts.hostname:
         raise RNXError(f"model={url!r}: has no host; a service is named like http://localhost:8787 or https://host/v1/rerank.")
     return (address if parts.path.strip("/") else address.rstrip("/") + "/rerank"), model
