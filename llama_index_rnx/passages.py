@@ -21,7 +21,7 @@ CHUNK_PIECES, OVERLAP_PIECES = 240, 26  # the same, for a text that is measured 
 MOST_LETTERS = 4_000  # of a passage in words; English has 900, lists of links up to 3,800
 LONGEST_WORD = 1_000  # characters without a blank; links with all their parameters reach 800
 LONGEST_STEP = 60  # characters that are never parted while a passage is put together
-WINDOW, MARGIN = 65_536, 4_096  # characters whose sentences are looked for at once; see `_sentences`
+WINDOW, MARGIN = 32_768, 2_048  # characters whose sentences are looked for at once; see `_sentences`
 
 # Scripts that put no blanks between words: a model reads about one word piece for each letter.
 _UNSPACED = (
