@@ -24,9 +24,7 @@ LONGEST_STEP = 60  # characters that are never parted while a passage is put tog
 WINDOW, MARGIN = 32_768, 2_048  # characters whose sentences are looked for at once; see `_sentences`
 
 # Scripts that put no blanks between words: a model reads about one word piece for each letter.
-_UNSPACED = (
-    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
-)
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 _UNSPACED_LETTER = regex.compile(f"[{_UNSPACED}]")
 _PIECE = regex.compile(rf"[{_UNSPACED}]|[\w--[{_UNSPACED}]]{{1,6}}|[^\w\s]", regex.V1)
 _WORD_UNIT = regex.compile(r"[^ ,.;。？！]+")  # what SentenceSplitter would cut into single letters
@@ -143,9 +141,9 @@ def _steps(text: str) -> Iterator[str]:
 def _cut(text: str, start: int) -> int:
     """Where to part a long sentence: after punctuation or a blank, or at least not within a letter."""
     end = start + LONGEST_STEP
-    pauses = [match.end() for match in _PAUSE.finditer(text, start + LONGEST_STEP // 2, end)]
+    pauses: list[int] = [match.end() for match in _PAUSE.finditer(text, start + LONGEST_STEP // 2, end)]
     if pauses:
         return pauses[-1]
 
-    letters = [match.start() for match in _LETTER.finditer(text, start, end + 1)]
+    letters: list[int] = [match.start() for match in _LETTER.finditer(text, start, end + 1)]
     return letters[-1] if letters[-1] > start else end

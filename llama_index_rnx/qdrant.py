@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -22,11 +22,13 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.pickles import plain_points
+from llama_index_rnx.private import made_private, make_file, make_folder
 from llama_index_rnx.storage import Storage, said
 
 Location = str | Path | QdrantClient | Sequence[str]
 PORT = 6333  # of a URL that names none; gRPC is on the port after
 SCHEMES = ("http://", "https://")
+OWN_FILES = ("meta.json", "collection", "collection/*", "collection/*/*")  # that embedded Qdrant makes in a folder
 T = TypeVar("T")
 
 _TROUBLE = (ApiException, httpx.HTTPError, ConnectionError, ResourceExhaustedResponse, grpc.RpcError)
@@ -105,6 +107,18 @@ class Connection:
                 f"the index in {self.where} cannot be written or read ({line_of(error)}); make room on the disk, or mend it, "
                 "and run the same again: what was written is whole."
             ) from error
+
+    def create(self, name: str, settings: dict[str, Any]) -> None:
+        """Makes a collection; of a folder, for its owner alone."""
+
+        def action(client: QdrantClient) -> None:
+            client.create_collection(name, **settings)
+
+        if not self.embedded or self.where == ":memory:":
+            self.ask(action)
+            return
+        with made_private(Path(self.where), OWN_FILES):
+            self.ask(action)
 
     def join(self, user: object) -> None:
         """Counts a user: the last to leave closes an engine that was opened here."""
@@ -197,7 +211,9 @@ def _embedded(folder: Path, storage: Storage) -> Connection:
     if storage.given:  # before an empty index is made
         raise RNXError(f"{said(storage.given)} was given for {folder}; only a Qdrant server has such settings: give its URL.")
     try:
-        with plain_points():
+        make_folder(folder)
+        make_file(folder / ".lock")
+        with plain_points(), made_private(folder, OWN_FILES):
             client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
     except RuntimeError as error:
         raise RNXError(
