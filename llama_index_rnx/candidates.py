@@ -10,6 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -415,8 +416,20 @@ def _decoded(found: bytes | Path, max_pixels: int | None) -> Image.Image:
         work = picture.width * picture.height if drafted else width * height
 
         with _PIXELS.take(work):
-            _load(picture)
-            return _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
+            if work <= LARGE_PIXELS:
+                return _loaded(picture, max_pixels)
+            # Each thread keeps what it allocated and freed, 350 MB of a large picture. A thread that is
+            # new takes over the memory of the one before it.
+            with ThreadPoolExecutor(max_workers=1) as alone:
+                return alone.submit(_loaded, picture, max_pixels).result()
+
+
+def _loaded(picture: Image.Image, max_pixels: int | None) -> Image.Image:
+    try:
+        _load(picture)
+        return _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
+    finally:
+        picture.close()  # lets go of its pixels before the next one is decoded
 
 
 def _true_size(picture: Image.Image) -> tuple[int, int]:
