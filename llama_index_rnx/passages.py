@@ -27,7 +27,7 @@ WINDOW, MARGIN = 32_768, 2_048  # characters whose sentences are looked for at o
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 _UNSPACED_LETTER = regex.compile(f"[{_UNSPACED}]")
 _PIECE = regex.compile(rf"[{_UNSPACED}]|[\w--[{_UNSPACED}]]{{1,6}}|[^\w\s]", regex.V1)
-_WORD_UNIT = regex.compile(r"[^ ,.;。？！]+")  # what SentenceSplitter would cut into single letters
+_WORD_UNIT = regex.compile(r"[^ ,.;\u3002\uff1f\uff01]+")  # what SentenceSplitter would cut into single letters
 _SENTENCE_END = regex.compile(
     r"""(?: [.!?]+ [\p{Pe}\p{Pf}"']* (?=\s)                      # 3.14 and a.b.c are no ends
           | [\p{Sentence_Terminal}--[.!?]]+ [\p{Pe}\p{Pf}"']*    # those of other scripts need no blank
@@ -46,7 +46,7 @@ def passages(text: str) -> list[str]:
     Example:
         >>> passages("Bees make honey. They live in hives.")
         ['Bees make honey. They live in hives.']
-        >>> [len(passage) for passage in passages("蜜蜂住在蜂巢里，它们酿造蜂蜜。" * 30)]
+        >>> [len(passage) for passage in passages("蜜蜂住在蜂巢里。它们酿造蜂蜜。" * 30)]
         [240, 225]
     """
     if _has_words(text):
