@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import stat
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -23,7 +24,6 @@ import pypdfium2 as pdfium
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
 from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from PIL.IcoImagePlugin import IcoImageFile
 
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.fetch import FetchError, fetch
@@ -44,6 +44,15 @@ SHADES_16 = 65_535.0
 NOTED_FILES = 100_000
 _noted: dict[str, str] = {}
 _PDFIUM = threading.RLock()  # PDFium is not thread-safe: one document at a time in a process
+
+_FAULTS = (  # of Pillow, for a file that is damaged or no picture
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    ImageCms.PyCMSError,
+    OSError,
+    ValueError,
+    SyntaxError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +80,7 @@ class ImageSource:
             return _decoded(found, max_pixels)
         except ImageError:
             raise
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        except _FAULTS as error:
             raise ImageError(
                 f"{short(self.label)}: cannot be read as an image ({_reason(error)}); replace or remove it."
             ) from error
@@ -403,11 +412,17 @@ def _decoded(found: bytes | Path, max_pixels: int | None) -> Image.Image:
     """The picture in a file or its bytes, as `ImageSource.load` gives it."""
     if not found:
         raise ValueError("0 bytes")
-    stream = found if isinstance(found, Path) else io.BytesIO(found)
+    with found.open("rb") if isinstance(found, Path) else io.BytesIO(found) as stream:
+        for width, height in _sizes_in_icon(stream):  # Pillow decodes an icon while it opens it
+            _refuse_large(width, height)
+        stream.seek(0)
+        return _opened(stream, max_pixels)
+
+
+def _opened(stream: BinaryIO, max_pixels: int | None) -> Image.Image:
     with Image.open(stream, formats=FORMATS) as picture:
-        width, height = _true_size(picture)
-        if width * height > MAX_SOURCE_PIXELS:
-            raise ValueError(f"{width} x {height} pixels, at most {MAX_SOURCE_PIXELS:,} are read")
+        width, height = picture.size
+        _refuse_large(width, height)
 
         if max_pixels:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough
             side = int((max_pixels * max(picture.size) / min(picture.size)) ** 0.5) + 1
@@ -432,12 +447,21 @@ def _loaded(picture: Image.Image, max_pixels: int | None) -> Image.Image:
         picture.close()  # lets go of its pixels before the next one is decoded
 
 
-def _true_size(picture: Image.Image) -> tuple[int, int]:
-    """Of an icon the size of the picture in it; the icon says only what it should be."""
-    if isinstance(picture, IcoImageFile):
-        found: tuple[int, int] = picture.ico.getimage(picture.size).size
-        return found
-    return picture.size
+def _refuse_large(width: int, height: int) -> None:
+    if width * height > MAX_SOURCE_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, at most {MAX_SOURCE_PIXELS:,} are read")
+
+
+def _sizes_in_icon(stream: BinaryIO) -> Iterator[tuple[int, int]]:
+    """The true sizes of the pictures in an icon: its own list may say anything. None of other formats."""
+    mark, count = struct.unpack("<4sH", stream.read(6).ljust(6, b"\xff"))
+    entries = stream.read(16 * count) if mark == b"\0\0\1\0" else b""
+    for start in range(0, len(entries) - 15, 16):
+        stream.seek(struct.unpack_from("<I", entries, start + 12)[0])
+        head = stream.read(24).ljust(24, b"\0")
+        is_png = head.startswith(b"\x89PNG")
+        width, height = struct.unpack_from(">II", head, 16) if is_png else struct.unpack_from("<ii", head, 4)
+        yield abs(width), abs(height)
 
 
 def _load(picture: Image.Image) -> None:
