@@ -24,6 +24,7 @@ import pypdfium2 as pdfium
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
 from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.fetch import FetchError, fetch
@@ -427,8 +428,9 @@ def _opened(stream: BinaryIO, max_pixels: int | None) -> Image.Image:
         if max_pixels:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough
             side = int((max_pixels * max(picture.size) / min(picture.size)) ** 0.5) + 1
             picture.draft("RGB", (min(side, width), min(side, height)))
-        drafted = not picture.info.get("progressive")  # a progressive one is held whole meanwhile
-        work = picture.width * picture.height if drafted else width * height
+        work = picture.width * picture.height
+        if picture.info.get("progressive"):  # it is held whole meanwhile
+            work = width * height
 
         with _PIXELS.take(work):
             if work <= LARGE_PIXELS:
@@ -439,7 +441,7 @@ def _opened(stream: BinaryIO, max_pixels: int | None) -> Image.Image:
                 return alone.submit(_loaded, picture, max_pixels).result()
 
 
-def _loaded(picture: Image.Image, max_pixels: int | None) -> Image.Image:
+def _loaded(picture: ImageFile, max_pixels: int | None) -> Image.Image:
     try:
         _load(picture)
         return _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
@@ -464,9 +466,9 @@ def _sizes_in_icon(stream: BinaryIO) -> Iterator[tuple[int, int]]:
         yield abs(width), abs(height)
 
 
-def _load(picture: Image.Image) -> None:
+def _load(picture: ImageFile) -> None:
     """Decodes. The colour that counts as transparent is brought to the 8 bits that Pillow leaves of 16."""
-    deep = bool(picture.tile) and ";16" in str(picture.tile[0].args) if hasattr(picture, "tile") else False
+    deep = any(";16" in str(part.args) for part in picture.tile)
     picture.load()
     key = picture.info.get("transparency")
     if deep and isinstance(key, tuple):
