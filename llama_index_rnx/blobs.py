@@ -15,10 +15,12 @@ import warnings
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.private import make_file, make_folder
 
 FILE_NAME = "memories.sqlite"
 PATIENCE = 30.0  # seconds for one reading or writing of a remote place
@@ -110,7 +112,8 @@ class SqliteBlobs:
     def _open(self) -> None:
         """A new file in place of a damaged one; a file that cannot be written is read at least."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
+            make_file(self._file)
             self._connection = _opened(self._file)
         except (FileExistsError, NotADirectoryError) as error:
             raise RNXError(
@@ -194,7 +197,8 @@ class RemoteBlobs:
                 "else fsspec and its packages (s3fs, gcsfs, adlfs) know are allowed."
             ) from error
         self._address = address
-        self._put = _put_files if isinstance(self._system, LocalFileSystem) else self._put_objects
+        local = isinstance(self._system, LocalFileSystem)
+        self._put = partial(_put_files, Path(self._root)) if local else self._put_objects
         self._there: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
         self._rests_until = {"read": 0.0, "written": 0.0}
@@ -299,14 +303,21 @@ def checksum(key: bytes, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(key))
 
 
-def _put_files(framed: Mapping[str, bytes]) -> None:
-    """Under another name first: who reads meanwhile sees the whole file or none."""
+def _put_files(root: Path, framed: Mapping[str, bytes]) -> None:
+    """Under another name first: who reads meanwhile sees the whole file or none.
+
+    A new folder is its owner's alone. One that is there belongs to those who may enter it: so far
+    they may also read, and write, what is put into it.
+    """
+    make_folder(root)
+    allowed = root.stat().st_mode
     for path, data in framed.items():
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(mode=allowed & 0o777, exist_ok=True)
         part = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
-            part.write_bytes(data)
+            with open(part, "wb", opener=lambda name, flags: os.open(name, flags, allowed & 0o666)) as stream:
+                stream.write(data)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)

@@ -10,18 +10,22 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, unquote_to_bytes, urlparse
 
+import numpy as np
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
 from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle, TextNode
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.fetch import FetchError, fetch
@@ -38,11 +42,24 @@ PROBE_PIXELS = 256 * 256  # of a picture that is opened only to see whether it o
 PROBES_AT_ONCE = 8
 JPEG_SIDE = 65_500  # the format's limit
 EMPTY = "holds neither text nor image; give it one of them or leave it out."
+LARGE_PIXELS = 16_000_000  # from here on a picture is first averaged down, before its colours are looked at
+BAND_PIXELS = 1_000_000  # whose colours are converted at once: a copy of a large picture takes 350 MB
+ORIENTATION = 0x0112  # of EXIF
+SHADES_16 = 65_535.0
 _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
 T = TypeVar("T")
 NOTED_FILES = 100_000
 _noted: dict[str, str] = {}
+
+_FAULTS = (  # of Pillow, for a file that is damaged or no picture
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    ImageCms.PyCMSError,
+    OSError,
+    ValueError,
+    SyntaxError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +72,7 @@ class ImageSource:
 
     label: str
     digest: str
-    read: Callable[[], bytes | Image.Image] = field(repr=False, compare=False)
+    read: Callable[[], bytes | Path | Image.Image] = field(repr=False, compare=False)
 
     def load(self, max_pixels: int | None = None) -> Image.Image:
         """The picture as RGB, upright, shrunk to `max_pixels` at most.
@@ -65,11 +82,12 @@ class ImageSource:
         """
         try:
             found = self.read()
-            picture = found if isinstance(found, Image.Image) else _decode(found, max_pixels)
-            return _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
+            if isinstance(found, Image.Image):
+                return _shrunk(found, max_pixels or DEFAULT_MAX_PIXELS)
+            return _decoded(found, max_pixels)
         except ImageError:
             raise
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        except _FAULTS as error:
             raise ImageError(
                 f"{short(self.label)}: cannot be read as an image ({_reason(error)}); replace or remove it."
             ) from error
@@ -356,7 +374,7 @@ def is_data_uri(location: object) -> bool:
 def file_source(path: str | Path) -> ImageSource:
     """An image file. It may be missing: that shows when it is loaded."""
     path = Path(_local_path(str(path)))
-    return ImageSource(label=str(path), digest=_file_digest(path), read=lambda: _file_bytes(path))
+    return ImageSource(label=str(path), digest=_file_digest(path), read=lambda: _checked_file(path))
 
 
 def bytes_source(data: bytes, label: str) -> ImageSource:
@@ -492,14 +510,16 @@ def note_file(path: str, size: int, mtime_ns: int) -> None:
         _noted.pop(next(iter(_noted)), None)
 
 
-def _file_bytes(path: Path) -> bytes:
-    """Of a file only: a device or a pipe (/dev/zero) would never end."""
+def _checked_file(path: Path) -> Path:
+    """A file only: a device or a pipe (/dev/zero) would never end. Its bytes are read while it is decoded."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is no file")
     if found.st_size > MAX_FILE_BYTES:
         raise ValueError(f"{found.st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
-    return path.read_bytes()
+    if not found.st_size:
+        raise ValueError("0 bytes")
+    return path
 
 
 def _file_digest(path: Path) -> str:
@@ -541,35 +561,181 @@ def _from_base64(data: bytes, label: str) -> bytes:
         raise ImageError(f"{short(label)}: is not base64 ({error}).") from error
 
 
-def _decode(data: bytes, max_pixels: int | None) -> Image.Image:
-    if not data:
+class _Budget:
+    """So much is at work in all threads together; whoever waits first is served first."""
+
+    def __init__(self, whole: int) -> None:
+        self._whole = self._free = whole
+        self._next = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, amount: int) -> Iterator[None]:
+        """Waits until the amount is free; what is more than the whole counts as the whole."""
+        amount = min(amount, self._whole)
+        with self._next, self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify()
+
+
+_PIXELS = _Budget(MAX_SOURCE_PIXELS)  # 4 to 8 bytes each
+
+
+def _decoded(found: bytes | Path, max_pixels: int | None) -> Image.Image:
+    """The picture in a file or its bytes, as `ImageSource.load` gives it."""
+    if not found:
         raise ValueError("0 bytes")
-    picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    pixels = picture.width * picture.height
-    if pixels > MAX_SOURCE_PIXELS:
-        raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MAX_SOURCE_PIXELS:,} are read")
-    if max_pixels:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough
-        side = int((max_pixels * max(picture.size) / min(picture.size)) ** 0.5) + 1
-        picture.draft("RGB", (min(side, picture.width), min(side, picture.height)))
+    with found.open("rb") if isinstance(found, Path) else io.BytesIO(found) as stream:
+        for width, height in _sizes_in_icon(stream):  # Pillow decodes an icon while it opens it
+            _refuse_large(width, height)
+        stream.seek(0)
+        return _opened(stream, max_pixels)
+
+
+def _opened(stream: BinaryIO, max_pixels: int | None) -> Image.Image:
+    with Image.open(stream, formats=FORMATS) as picture:
+        width, height = picture.size
+        _refuse_large(width, height)
+
+        if max_pixels:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough
+            side = int((max_pixels * max(picture.size) / min(picture.size)) ** 0.5) + 1
+            picture.draft("RGB", (min(side, width), min(side, height)))
+        work = picture.width * picture.height
+        if picture.info.get("progressive"):  # it is held whole meanwhile
+            work = width * height
+
+        with _PIXELS.take(work):
+            if work <= LARGE_PIXELS:
+                return _loaded(picture, max_pixels)
+            # Each thread keeps what it allocated and freed, 350 MB of a large picture. A thread that is
+            # new takes over the memory of the one before it.
+            with ThreadPoolExecutor(max_workers=1) as alone:
+                return alone.submit(_loaded, picture, max_pixels).result()
+
+
+def _loaded(picture: ImageFile, max_pixels: int | None) -> Image.Image:
+    try:
+        _load(picture)
+        return _shrunk(picture, max_pixels or DEFAULT_MAX_PIXELS)
+    finally:
+        picture.close()  # lets go of its pixels before the next one is decoded
+
+
+def _refuse_large(width: int, height: int) -> None:
+    if width * height > MAX_SOURCE_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, at most {MAX_SOURCE_PIXELS:,} are read")
+
+
+def _sizes_in_icon(stream: BinaryIO) -> Iterator[tuple[int, int]]:
+    """The true sizes of the pictures in an icon: its own list may say anything. None of other formats."""
+    mark, count = struct.unpack("<4sH", stream.read(6).ljust(6, b"\xff"))
+    entries = stream.read(16 * count) if mark == b"\0\0\1\0" else b""
+    for start in range(0, len(entries) - 15, 16):
+        stream.seek(struct.unpack_from("<I", entries, start + 12)[0])
+        head = stream.read(24).ljust(24, b"\0")
+        is_png = head.startswith(b"\x89PNG")
+        width, height = struct.unpack_from(">II", head, 16) if is_png else struct.unpack_from("<ii", head, 4)
+        yield abs(width), abs(height)
+
+
+def _load(picture: ImageFile) -> None:
+    """Decodes. The colour that counts as transparent is brought to the 8 bits that Pillow leaves of 16."""
+    deep = any(";16" in str(part.args) for part in picture.tile)
     picture.load()
-    return picture
+    key = picture.info.get("transparency")
+    if deep and isinstance(key, tuple):
+        picture.info["transparency"] = tuple(shade >> 8 for shade in key)
 
 
 def _shrunk(picture: Image.Image, max_pixels: int) -> Image.Image:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # Pillow would cut the shades above 255 off instead of scaling them
-        picture = picture.point(lambda shade: shade * (1 / 257)).convert("L")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        opaque = Image.new("RGB", picture.size, "white")  # a drawing without ground is drawn on paper, not on black
-        opaque.paste(picture.convert("RGBA"), mask=picture.convert("RGBA").getchannel("A"))
-        picture = opaque
-    picture = picture.convert("RGB")
+    """As RGB on white paper, upright, of at most so many pixels."""
+    picture = _upright(_on_paper(picture, max_pixels), picture.getexif().get(ORIENTATION, 1))
     ratio = (max_pixels / (picture.width * picture.height)) ** 0.5
     if ratio >= 1:
         return picture
     width = max(1, int(picture.width * ratio))
     height = max(1, min(int(picture.height * ratio), max_pixels // width))  # of a thread, one side cannot shrink
     return picture.resize((min(width, max_pixels // height), height), Image.Resampling.BICUBIC)
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    picture.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(picture)
+
+
+def _on_paper(picture: Image.Image, max_pixels: int) -> Image.Image:
+    """As RGB, band by band: no second copy of a large picture is made. A very large one is averaged down."""
+    width, height = picture.size
+    factor = 1
+    if width * height > LARGE_PIXELS:  # to twice the final width and height, or more
+        factor = max(1, int((width * height / max_pixels) ** 0.5 / 2))
+    across, down = min(factor, width), min(factor, height)
+    paper = Image.new("RGB", (-(-width // across), -(-height // down)))
+    shades = _shades(picture)
+    rows = max(1, BAND_PIXELS // (width * down)) * down
+    for top in range(0, height, rows):
+        band = _as_rgb(picture.crop((0, top, width, min(height, top + rows))), shades)
+        paper.paste(band.reduce((across, down)), (0, top // down))
+    return paper
+
+
+def _as_rgb(part: Image.Image, shades: tuple[float, float] | None) -> Image.Image:
+    if shades is not None:
+        return _in_8_bits(part, shades)
+    if part.mode == "LAB":  # Pillow leaves this one to its colour profiles
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(part, lab, rgb, outputMode="RGB") or part
+    if not part.has_transparency_data:
+        return part.convert("RGB")
+    seen = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
+    opaque = Image.new("RGB", seen.size, "white")  # a drawing without ground is drawn on paper, not on black
+    opaque.paste(seen, mask=seen.getchannel("A"))
+    return opaque
+
+
+def _shades(picture: Image.Image) -> tuple[float, float] | None:
+    """What is black and what is white, where a shade has more than 8 bits; None of all other pictures."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        return 0.0, SHADES_16
+    if picture.mode not in ("I", "F"):
+        return None
+
+    low, high = _extent(picture)
+    if low >= 0 and picture.mode == "I" and high <= SHADES_16:
+        return 0.0, 255.0 if high <= 255 else SHADES_16
+    if low >= 0 and picture.mode == "F" and (high <= 1 or 16 < high <= 255):
+        return 0.0, 1.0 if high <= 1 else 255.0
+    return low, high
+
+
+def _extent(picture: Image.Image) -> tuple[float, float]:
+    """The least and the largest shade that is a number; (0, 0) if none is."""
+    low, high = np.inf, -np.inf
+    rows = max(1, BAND_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        band = np.asarray(picture.crop((0, top, picture.width, min(picture.height, top + rows))))
+        numbers = band[np.isfinite(band)]
+        if numbers.size:
+            low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
+    return (low, high) if low <= high else (0.0, 0.0)
+
+
+def _in_8_bits(part: Image.Image, shades: tuple[float, float]) -> Image.Image:
+    low, high = shades
+    values = np.asarray(part).astype(np.float64)
+    numbers = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    scaled = (numbers - low) / ((high - low) or 1.0) * 255.0
+    grey = np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+    key = part.info.get("transparency")
+    if isinstance(key, int):
+        grey[values == key] = 255  # paper
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _reason(error: Exception) -> str:

@@ -545,7 +545,7 @@ class NodeCollection:
         if not self._is_there():
             settings = _settings(self.storage, _dimensions(self.embedding), fingerprint_of(self.embedding))
             try:
-                self._call(lambda client: client.create_collection(self.name, **settings))
+                self._connection.create(self.name, settings)
             except ValueError:  # RNXError from a server
                 if not self._is_there():
                     raise

@@ -19,7 +19,42 @@ import httpx
 MAX_BYTES = 32 * 2**20
 MAX_REDIRECTS = 3
 SECONDS = 30.0
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # carries any IPv4 address, private ones too
+
+# Who may not be fetched from, and why. IANA's registries of special addresses, and what clouds answer
+# on to their own machines. The three widest rows leave of IPv6 what is given out, 2000::/3.
+_SPECIAL = {
+    "0.0.0.0/8": "this machine",
+    "10.0.0.0/8": "a private network",
+    "100.64.0.0/10": "a provider's own network; 100.100.100.200 is Alibaba's metadata",
+    "127.0.0.0/8": "this machine",
+    "161.26.0.0/16": "IBM Cloud's own services",
+    "166.8.0.0/14": "IBM Cloud's own services",
+    "168.63.129.16/32": "Azure's own services",
+    "169.254.0.0/16": "the same wire; 169.254.169.254 is a cloud's metadata",
+    "172.16.0.0/12": "a private network",
+    "192.0.0.0/24": "protocols; 192.0.0.192 is Oracle's metadata",
+    "192.0.2.0/24": "documentation",
+    "192.31.196.0/24": "the nearest name server for private addresses",
+    "192.52.193.0/24": "the nearest relay for multicast",
+    "192.88.99.0/24": "the nearest relay for 6to4",
+    "192.168.0.0/16": "a private network",
+    "192.175.48.0/24": "the nearest name server for private addresses",
+    "198.18.0.0/15": "measurements between networks",
+    "198.51.100.0/24": "documentation",
+    "203.0.113.0/24": "documentation",
+    "224.0.0.0/4": "multicast",
+    "240.0.0.0/4": "never given out; 255.255.255.255 is everybody on the wire",
+    "::/3": "this machine, IPv4 inside IPv6 (::a.b.c.d, NAT64), nothing that is given out",
+    "4000::/2": "routing inside a network (5f00::/16), nothing that is given out",
+    "8000::/1": "private (fc00::/7, fec0::/10), the same wire (fe80::/10), multicast (ff00::/8)",
+    "2001::/23": "protocols; Teredo (2001::/32) carries any IPv4 address",
+    "2001:db8::/32": "documentation",
+    "2002::/16": "6to4 carries any IPv4 address",
+    "2620:4f:8000::/48": "the nearest name server for private addresses",
+    "3ffe::/16": "a test network that was given back",
+    "3fff::/20": "documentation",
+}
+_NETWORKS = [(ipaddress.ip_network(network), reason) for network, reason in _SPECIAL.items()]
 
 
 class FetchError(ValueError):
@@ -55,8 +90,9 @@ def public_address(host: str, port: int) -> str:
     except (OSError, UnicodeError) as error:
         raise FetchError(f"the host {host!r} is not known") from error
     for address in found:
-        if not is_public(address):
-            raise FetchError(f"{host!r} is at {address}, which is no public address")
+        reason = special(address)
+        if reason is not None:
+            raise FetchError(f"{host!r} is at {address}, which is no public address ({reason})")
     return found[0]
 
 
@@ -67,11 +103,20 @@ def is_public(address: str) -> bool:
         >>> is_public("8.8.8.8"), is_public("10.0.0.1"), is_public("::ffff:127.0.0.1"), is_public("169.254.169.254")
         (True, False, False, False)
     """
+    return special(address) is None
+
+
+def special(address: str) -> str | None:
+    """What an IP address is for, if it is none of the open internet.
+
+    Example:
+        >>> special("fec0::1")
+        'private (fc00::/7, fec0::/10), the same wire (fe80::/10), multicast (ff00::/8)'
+    """
     parsed = ipaddress.ip_address(address.split("%")[0])
-    inside = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
-    if inside is not None:
-        parsed = inside
-    return parsed.is_global and not parsed.is_multicast and not (parsed.version == 6 and parsed in _NAT64)
+    mapped = getattr(parsed, "ipv4_mapped", None)  # ::ffff:a.b.c.d is how a socket shows IPv4
+    judged = parsed if mapped is None else mapped
+    return next((reason for network, reason in _NETWORKS if judged in network), None)
 
 
 def _request(client: httpx.Client, url: str) -> httpx.Request:

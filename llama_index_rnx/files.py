@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, ImageNode, TextNode
 
 from llama_index_rnx.candidates import PageNode
 from llama_index_rnx.collection import SOURCE, NodeCollection, Skipped, Stamp
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import PAGE
+from llama_index_rnx.passages import passages
 from llama_index_rnx.pdf import READER, count_pages, read_pages
 from llama_index_rnx.progress import Bar, progress_bar
 from llama_index_rnx.shares import Share
@@ -26,7 +27,6 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 TEXTS = frozenset({".txt", ".md", ".markdown"})
 PDF = ".pdf"
 ALLOWED = PICTURES | TEXTS | {PDF}
-CHUNK_WORDS, OVERLAP_WORDS = 180, 20  # of a text file: about one chunk of the text tower (254 word pieces)
 MAX_TEXT_BYTES = 64 * 2**20
 FILES_AT_ONCE = 4_096  # looked up in the index, stamped and written before the next: of the rest only names are held
 Known = dict[str, list[dict[str, Any]]]  # by path, what the index holds of a file
@@ -41,18 +41,41 @@ class SourceFile:
     docid: str
 
 
+@dataclass(kw_only=True)
+class Survey:
+    """What lies below the named paths: files of known kinds, how many others, links that were not followed."""
+
+    files: list[SourceFile] = field(default_factory=list)
+    ignored: int = 0
+    outside: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A path below one that was named, and its name relative to that."""
+
+    path: Path
+    docid: str
+
+
 Prepare = Callable[[Sequence[SourceFile], int], None]
 
 
 @dataclass(kw_only=True)
 class IndexReport:
-    """What a run did: nodes written, files that had not changed, files and nodes left out (with the reason)."""
+    """What a run did: nodes written, files that had not changed, files and nodes left out (with the reason).
+
+    outside: links that lead out of the named folders and were not followed. outside_kept: files that were
+    indexed through such links before, and that stay in the index as they are.
+    """
 
     written: int = 0
     files: int = 0
     unchanged: int = 0
     ignored: int = 0
     missing: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    outside_kept: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -63,6 +86,7 @@ def index_paths(
     share: Share | None = None,
     bar: Bar | None = None,
     prepare: Prepare | None = None,
+    follow_links: bool = False,
 ) -> IndexReport:
     """Indexes files and folders; what is there already and did not change is left alone.
 
@@ -74,27 +98,35 @@ def index_paths(
         bar: is told the progress instead of a drawn one.
         prepare: is called with the files of each part that are new or changed and the number of their nodes, before they
             are written.
+        follow_links: follow links that lead out of the named paths, too; those that stay inside always are.
 
     Raises:
         RNXError: a path does not exist, or there is no file of a known kind in any of them.
     """
-    files, ignored = discover(paths)
-    part_of = share or Share()
-    own = [named for found, named in zip(files, _named_apart(files), strict=True) if part_of.takes(found.docid)]
-    report = IndexReport(files=len(own), ignored=ignored)
+    found, part_of = survey(paths, follow_links), share or Share()
+    named_apart = zip(found.files, _named_apart(found.files), strict=True)
+    own = [named for source, named in named_apart if part_of.takes(source.docid)]
+    report = IndexReport(files=len(own), ignored=found.ignored, outside=found.outside)
     with progress_bar("indexing", 0, "nodes", show_progress if bar is None else False) as drawn:
         for start in range(0, len(own), FILES_AT_ONCE):
             _index_part(collection, own[start : start + FILES_AT_ONCE], report, bar or drawn, prepare)
     if part_of == Share():
-        report.missing = vanished(collection, paths)
+        look_back(collection, paths, report)
     return report
 
 
-def vanished(collection: NodeCollection, paths: Sequence[Path]) -> list[str]:
-    """Indexed files below the named paths that are no longer there; their nodes are kept until somebody says otherwise."""
-    roots = [path.resolve() for path in paths]
-    gone = (Path(path) for path in collection.paths() if not Path(path).exists())
-    return sorted(str(path) for path in gone if any(path.is_relative_to(root) for root in roots))
+def look_back(collection: NodeCollection, paths: Sequence[Path], report: IndexReport) -> None:
+    """Notes the indexed files that this run could not see: those that are gone, those behind links that it did not follow.
+
+    Their nodes are kept until somebody says otherwise.
+    """
+    roots, beyond = [_real(path) for path in paths], [_real(Path(link)) for link in report.outside]
+    for path in sorted(collection.paths()):
+        if _is_inside(Path(path), roots):
+            if not os.path.exists(path):
+                report.missing.append(path)
+        elif _is_inside(Path(path), beyond):
+            report.outside_kept.append(path)
 
 
 def index_file(collection: NodeCollection, source: SourceFile, advance: Callable[[int, int], None]) -> IndexReport:
@@ -116,24 +148,40 @@ def index_file(collection: NodeCollection, source: SourceFile, advance: Callable
     return report
 
 
-def discover(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
+def discover(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[SourceFile], int]:
     """The files of known kinds below the paths, in a fixed order, and how many others there were; hidden ones are passed by."""
-    found: dict[Path, SourceFile] = {}
-    ignored = 0
-    for root in paths:
-        if not root.exists():
-            raise RNXError(f"{root} does not exist; give files or folders with {_kinds()}.")
-        for path in _walk(root) if root.is_dir() else [root]:
-            if path.suffix.lower() not in ALLOWED:
-                ignored += 1
-                continue
-            absolute = Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
-            docid = path.relative_to(root).as_posix() if root.is_dir() else path.name
-            found.setdefault(absolute, SourceFile(path=absolute, docid=docid))
-    if not found:
-        names = ", ".join(str(path) for path in paths)
-        raise RNXError(f"no file to index in {names} ({ignored} of other kinds); known are {_kinds()}.")
-    return list(found.values()), ignored
+    found = survey(paths, follow_links)
+    return found.files, found.ignored
+
+
+def survey(paths: Sequence[Path], follow_links: bool = False) -> Survey:
+    """Looks through the named paths: each real folder once, each real file once, by its plain name where it has one.
+
+    A link is followed if it leads to something below the named paths, or always with `follow_links`.
+
+    Raises:
+        RNXError: a path does not exist, or there is no file of a known kind in any of them.
+    """
+    for path in paths:
+        if not os.path.exists(path):
+            raise RNXError(f"{path} does not exist; give files or folders with {_kinds()}.")
+
+    found, roots = Survey(), [_real(path) for path in paths]
+    files, walked, links = dict[Path, SourceFile](), set[Path](), deque[_Entry]()
+    for path in paths:
+        named = _Entry(path=path, docid="" if os.path.isdir(path) else path.name)
+        links.extend(_take_in(named, files, walked, found))
+    while links:
+        link = links.popleft()
+        if not follow_links and _leads_out(link.path, roots):
+            found.outside.append(str(link.path))
+        else:
+            links.extend(_take_in(link, files, walked, found))
+
+    found.files = list(files.values())
+    if not found.files:
+        raise _nothing(paths, found)
+    return found
 
 
 def nodes_of(source: SourceFile) -> Iterator[BaseNode]:
@@ -268,11 +316,10 @@ def _pages(source: SourceFile) -> Iterator[BaseNode]:
 
 
 def _passages(source: SourceFile) -> Iterator[BaseNode]:
-    splitter = SentenceSplitter(chunk_size=CHUNK_WORDS, chunk_overlap=OVERLAP_WORDS, tokenizer=str.split)
-    passages = [passage for passage in splitter.split_text(_read_text(source.path)) if passage.strip()]
-    if not passages:
+    found = passages(_read_text(source.path))
+    if not found:
         raise RNXError(f"{source.path}: holds no text (white space only); remove or fill it.")
-    for number, passage in enumerate(passages, start=1):
+    for number, passage in enumerate(found, start=1):
         yield TextNode(
             id_=source.docid if number == 1 else f"{source.docid}@{number}",
             text=passage,
@@ -295,10 +342,80 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+def _take_in(entry: _Entry, files: dict[Path, SourceFile], walked: set[Path], found: Survey) -> list[_Entry]:
+    """Takes in a file, or all plain files below a folder; the links in it are for later, when all plain names are known."""
+    plain, links = _walk(entry, walked) if os.path.isdir(entry.path) else ([entry], [])
+    found.ignored += sum(not _add(files, one) for one in plain)
+    return links
+
+
+def _walk(start: _Entry, walked: set[Path]) -> tuple[list[_Entry], list[_Entry]]:
+    """The files and folders below a folder that are no links, and the links; what was walked through before is left out."""
+    plain, links = list[_Entry](), list[_Entry]()
+    for folder, folders, names in os.walk(start.path):
+        real = _real(Path(folder))
+        if real in walked:
+            folders.clear()
+            continue
+        walked.add(real)
+        below = Path(start.docid) / Path(folder).relative_to(start.path)
+        shown = [name for name in sorted(names) + sorted(folders) if not name.startswith(".")]
+        linked = {name for name in shown if _is_link(Path(folder) / name)}
+        folders[:] = sorted(name for name in folders if name in shown and name not in linked)
+        for name in shown:
+            entry = _Entry(path=Path(folder) / name, docid=(below / name).as_posix())
+            if name in linked:
+                links.append(entry)
+            elif name not in folders:
+                plain.append(entry)
+    return plain, links
+
+
+def _add(files: dict[Path, SourceFile], entry: _Entry) -> bool:
+    """Takes a file in, unless it is there by another name; whether it is one of a known kind.
+
+    A device, a pipe or a socket is none: to read it might never end. A link to nothing is taken in, so
+    that it is listed with the reason.
+    """
+    real = _real(entry.path)
+    if real.suffix.lower() in ALLOWED:
+        path = real
+    elif entry.path.suffix.lower() in ALLOWED:  # a store of contents knows no suffixes, its links have them
+        path = _real(entry.path.parent) / entry.path.name
+    else:
+        return False
+    if not os.path.isfile(real) and os.path.exists(real):
+        return False
+    files.setdefault(real, SourceFile(path=path, docid=entry.docid))
+    return True
+
+
+def _leads_out(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether a link leads to a folder, or a file of a known kind, that is not below the named paths."""
+    real = _real(path)
+    if _is_inside(real, roots):
+        return False
+    readable = {path.suffix.lower(), real.suffix.lower()} & ALLOWED
+    return os.path.isdir(real) or (bool(readable) and os.path.isfile(real))
+
+
+def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _is_link(path: Path) -> bool:
+    """Also a junction of Windows, which Python knows from 3.12 on."""
+    return os.path.islink(path) or (hasattr(path, "is_junction") and path.is_junction())
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
+
+
+def _nothing(paths: Sequence[Path], found: Survey) -> RNXError:
+    names = ", ".join(str(path) for path in paths)
+    links = f", {len(found.outside)} links that lead out: --follow-links follows them" if found.outside else ""
+    return RNXError(f"no file to index in {names} ({found.ignored} of other kinds{links}); known are {_kinds()}.")
 
 
 def _named_apart(files: Sequence[SourceFile]) -> list[SourceFile]:

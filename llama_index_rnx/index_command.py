@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,8 +36,18 @@ class Shown(StrEnum):
     json = "json"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be indexed."""
+
+    paths: list[Path]
+    share: Share
+    follow_links: bool
+
+
 SERVER = "Qdrant server"
 WORK = "Many processes and machines"
+SHOWN_LINKS = 3  # of those that were not followed
 
 
 def index(
@@ -45,6 +56,9 @@ def index(
         str, typer.Option("--to", help="Where the index goes: a folder, or the URL of a Qdrant server (several: a,b,c).")
     ],
     collection: Annotated[str, typer.Option("--collection", help="Name of the Qdrant collection.")] = "rnx",
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow links that lead out of the folders, too.")
+    ] = False,
     memory_path: Annotated[
         str | None,
         typer.Option(help="Where memories are kept: a folder, or an address (file://, s3:// ...) for many machines."),
@@ -93,26 +107,27 @@ def index(
         batches_in_flight=batches_in_flight,
     )
     part, own_device = share_of(share, os.environ), device_of(device, os.environ)
-    with _opened(paths, to, collection, storage, memory_path, own_device) as target:
+    work = Work(paths=paths, share=part, follow_links=follow_links)
+    with _opened(work, to, collection, storage, memory_path, own_device) as target:
         if progress is Shown.json:
-            _tell(target, paths, part)
+            _tell(target, work)
         elif workers == 1:
-            _print_report(_alone(target, paths, part), len(target), to)
+            _print_report(_alone(target, work), len(target), to)
         elif target.embedded:
-            _print_report(_one_writer(target, paths, part, workers, own_device), len(target), to)
+            _print_report(_one_writer(target, work, workers, own_device), len(target), to)
         else:
-            _print_report(_in_shares(target, paths, part, workers, sys.argv[2:]), len(target), to)
+            _print_report(_in_shares(target, work, workers, sys.argv[2:]), len(target), to)
 
 
 @contextmanager
 def _opened(
-    paths: list[Path], to: str, name: str, storage: Storage, memory_path: str | None, device: str | None
+    work: Work, to: str, name: str, storage: Storage, memory_path: str | None, device: str | None
 ) -> Iterator[NodeCollection]:
     from llama_index_rnx.collection import NodeCollection
     from llama_index_rnx.embed import RNXEmbedding
-    from llama_index_rnx.files import discover
+    from llama_index_rnx.files import survey
 
-    discover(paths)  # a wrong path shows before an empty index is made
+    survey(work.paths, work.follow_links)  # a wrong path shows before an empty index is made
     embedding = RNXEmbedding(device=device)
     target = NodeCollection(to, name=name, embedding=embedding, memory_path=memory_path, storage=storage)
     try:
@@ -121,22 +136,23 @@ def _opened(
         target.close()
 
 
-def _alone(target: NodeCollection, paths: list[Path], part: Share) -> IndexReport:
+def _alone(target: NodeCollection, work: Work) -> IndexReport:
     from llama_index_rnx.files import index_paths
 
-    return index_paths(target, paths, share=part)
+    return index_paths(target, work.paths, share=work.share, follow_links=work.follow_links)
 
 
-def _tell(target: NodeCollection, paths: list[Path], part: Share) -> None:
+def _tell(target: NodeCollection, work: Work) -> None:
     from llama_index_rnx.files import index_paths
     from llama_index_rnx.progress import JsonLines
     from llama_index_rnx.workers import tell_report
 
     lines = JsonLines()
-    tell_report(index_paths(target, paths, share=part, bar=lines), lines)
+    report = index_paths(target, work.paths, share=work.share, bar=lines, follow_links=work.follow_links)
+    tell_report(report, lines)
 
 
-def _one_writer(target: NodeCollection, paths: list[Path], part: Share, workers: int, device: str | None) -> IndexReport:
+def _one_writer(target: NodeCollection, work: Work, workers: int, device: str | None) -> IndexReport:
     """A folder has one writer: the others make the memories that it needs, which is nearly all of the work."""
     from llama_index_rnx.files import index_paths
     from llama_index_rnx.progress import progress_bar
@@ -146,19 +162,27 @@ def _one_writer(target: NodeCollection, paths: list[Path], part: Share, workers:
     with progress_bar("indexing", 0, "steps (embedded, written)") as bar:
         crew = Rememberers(workers, str(target.memories.path), device, bar)
         try:
-            return index_paths(target, paths, share=part, bar=bar, prepare=crew.prepare)
+            return index_paths(
+                target,
+                work.paths,
+                share=work.share,
+                bar=bar,
+                prepare=crew.prepare,
+                follow_links=work.follow_links,
+            )
         finally:
             crew.close()
 
 
-def _in_shares(target: NodeCollection, paths: list[Path], part: Share, workers: int, arguments: list[str]) -> IndexReport:
-    from llama_index_rnx.files import vanished
+def _in_shares(target: NodeCollection, work: Work, workers: int, arguments: list[str]) -> IndexReport:
+    from llama_index_rnx.files import look_back
     from llama_index_rnx.progress import progress_bar
     from llama_index_rnx.workers import index_in_shares
 
     with progress_bar("indexing", 0, "nodes") as bar:
-        report = index_in_shares(_without(arguments, "--workers", "--share", "--progress"), workers, part, bar)
-    report.missing = vanished(target, paths) if part == Share() else []
+        report = index_in_shares(_without(arguments, "--workers", "--share", "--progress"), workers, work.share, bar)
+    if work.share == Share():
+        look_back(target, work.paths, report)
     return report
 
 
@@ -189,3 +213,17 @@ def _print_report(report: IndexReport, total: int, to: str) -> None:
         print_note(f"gone: {path} (its nodes are kept)")
     for skipped in report.skipped:
         print_note(f"left out: {skipped.reason}")
+    _print_links(report)
+
+
+def _print_links(report: IndexReport) -> None:
+    if not report.outside:
+        return
+    count, first = len(report.outside), ", ".join(report.outside[:SHOWN_LINKS])
+    more = ", ..." if count > SHOWN_LINKS else ""
+    print_note(
+        f"not followed: {count} {'link leads' if count == 1 else 'links lead'} out of the folders "
+        f"({first}{more}); followed with --follow-links"
+    )
+    if report.outside_kept:
+        print_note(f"kept as they are: {len(report.outside_kept)} files that were indexed through them before")

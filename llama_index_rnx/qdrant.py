@@ -26,6 +26,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.pickles import plain_points
+from llama_index_rnx.private import made_private, make_file, make_folder
 from llama_index_rnx.proxies import http_options, is_loopback, usable_proxies
 from llama_index_rnx.readonly import is_read_only, read_index
 from llama_index_rnx.storage import Storage, said
@@ -35,6 +36,7 @@ MEMORY = ":memory:"
 PORT = 6333  # of a URL that names none; gRPC is on the port after
 SCHEMES = ("http://", "https://")
 OLDEST = (1, 16)  # the first that keeps metadata of collections
+OWN_FILES = ("meta.json", "collection", "collection/*", "collection/*/*")  # that embedded Qdrant makes in a folder
 T = TypeVar("T")
 
 _TROUBLE = (ApiException, httpx.HTTPError, ConnectionError, ResourceExhaustedResponse, grpc.RpcError)
@@ -145,6 +147,18 @@ class Connection:
         if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
             needed = ".".join(map(str, OLDEST))
             raise RNXError(f"Qdrant at {self.where} is {version}; {needed} or newer is needed: update the server.")
+
+    def create(self, name: str, settings: dict[str, Any]) -> None:
+        """Makes a collection; of a folder, for its owner alone."""
+
+        def action(client: QdrantClient) -> None:
+            client.create_collection(name, **settings)
+
+        if not self.embedded or self.where == ":memory:":
+            self.ask(action)
+            return
+        with made_private(Path(self.where), OWN_FILES):
+            self.ask(action)
 
     def join(self, user: object) -> None:
         """Counts a user: the last to leave closes an engine that was opened here."""
@@ -318,7 +332,9 @@ def _embedded(folder: Path, storage: Storage) -> Connection:
 
 
 def _opened(folder: Path) -> QdrantClient:
-    with plain_points():
+    make_folder(folder)
+    make_file(folder / ".lock")
+    with plain_points(), made_private(folder, OWN_FILES):
         return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
 
 

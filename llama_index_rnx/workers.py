@@ -223,6 +223,7 @@ def _sum(reports: Sequence[IndexReport]) -> IndexReport:
         files=sum(one.files for one in reports),
         unchanged=sum(one.unchanged for one in reports),
         ignored=max((one.ignored for one in reports), default=0),  # each walked through all
+        outside=reports[0].outside if reports else [],
         skipped=[skipped for one in reports for skipped in one.skipped],
     )
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
+import subprocess
+import sys
+import threading
+import time
 import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import BLUE, GREEN, RED, colour_of, image_base64, image_bytes, png_bomb, write_image, write_pdf
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from llama_index.core.schema import ImageDocument, ImageNode, MediaResource, Node, QueryBundle, TextNode
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
+from llama_index_rnx import candidates
 from llama_index_rnx.candidates import (
     DEFAULT_MAX_PIXELS,
     Candidate,
@@ -183,6 +192,219 @@ def test_sixteen_bit_grey_keeps_its_shades() -> None:
     assert left < 30
     assert abs(middle - 30_000 / 257) < 12
     assert right > 190
+
+
+WIDE, HIGH = 40, 10
+RAMP = np.tile(np.arange(WIDE) * 255 // (WIDE - 1), (HIGH, 1))  # [HIGH, WIDE], 0 to 255
+DEEP = {
+    "png": lambda: deep_png(RAMP * 257),
+    "png with alpha": lambda: deep_png(np.dstack([RAMP * 257, np.full_like(RAMP, 65_535)])),
+    "png in colours": lambda: deep_png(np.dstack([RAMP * 257] * 3)),
+    "png in colours with alpha": lambda: deep_png(np.dstack([*[RAMP * 257] * 3, np.full_like(RAMP, 65_535)])),
+    "tiff I;16": lambda: encoded(Image.fromarray((RAMP * 257).astype("<u2")), "TIFF"),
+    "tiff I": lambda: encoded(Image.fromarray((RAMP * 257).astype("i4")), "TIFF"),
+    "tiff I of 8 bits": lambda: encoded(Image.fromarray(RAMP.astype("i4")), "TIFF"),
+    "tiff I below zero": lambda: encoded(Image.fromarray((RAMP * 1_000 - 90_000).astype("i4")), "TIFF"),
+    "tiff F to 1": lambda: encoded(Image.fromarray((RAMP / 255).astype("f4")), "TIFF"),
+    "tiff F to 255": lambda: encoded(Image.fromarray(RAMP.astype("f4")), "TIFF"),
+    "tiff F of metres": lambda: encoded(Image.fromarray((RAMP * 7.5 - 300).astype("f4")), "TIFF"),
+    "pgm of 10 bits": lambda: b"P5 %d %d 1023\n" % (WIDE, HIGH) + (RAMP * 1023 // 255).astype(">u2").tobytes(),
+    "jpeg 2000": lambda: encoded(Image.fromarray((RAMP * 257).astype("<u2")), "JPEG2000"),
+}
+IN_MEMORY = {
+    "I;16B": lambda: Image.frombytes("I;16B", (WIDE, HIGH), (RAMP * 257).astype(">u2").tobytes()),
+    "I;16L": lambda: Image.frombytes("I;16L", (WIDE, HIGH), (RAMP * 257).astype("<u2").tobytes()),
+    "I": lambda: Image.fromarray(RAMP.astype("u1")).convert("I"),
+    "F": lambda: Image.fromarray(RAMP.astype("u1")).convert("F"),
+    "HSV": lambda: Image.fromarray(RAMP.astype("u1")).convert("RGB").convert("HSV"),
+    "La": lambda: Image.fromarray(RAMP.astype("u1")).convert("LA").convert("La"),
+    "RGBa": lambda: Image.fromarray(RAMP.astype("u1")).convert("RGBA").convert("RGBa"),
+}
+
+
+def deep_png(values: np.ndarray, transparent: bytes = b"") -> bytes:
+    """A PNG of 16 bits a channel, [H, W] or [H, W, channels], which Pillow itself does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[1 if values.ndim == 2 else values.shape[2]]
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    key = chunk(b"tRNS", transparent) if transparent else b""
+    parts = chunk(b"IHDR", head) + key + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def is_the_ramp(picture: Image.Image) -> bool:
+    return picture.mode == "RGB" and bool(np.abs(np.asarray(picture).astype(int) - RAMP[..., None]).max() <= 1)
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_pictures_of_more_than_8_bits_look_as_they_are(name: str) -> None:
+    assert is_the_ramp(load(DEEP[name]()))
+    shown = Image.open(io.BytesIO(bytes_source(DEEP[name](), label=name).jpeg()))  # thumbnails go the same way
+    assert [shown.convert("L").getpixel((x, 5)) > 127 for x in (4, 35)] == [False, True]
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_open_pictures_of_every_mode_look_as_they_are(name: str) -> None:
+    picture = IN_MEMORY[name]()
+    assert picture.mode == name
+    assert is_the_ramp(picture_source(picture).load())
+
+
+@pytest.mark.parametrize("shade", [0, 255, 3_000])
+def test_dark_16_bit_pictures_are_not_brightened(shade: int) -> None:
+    assert load(deep_png(np.full((5, 5), shade))).getpixel((2, 2)) == (round(shade / 257),) * 3
+    assert load(b"P5 5 5 65535\n" + struct.pack(">H", shade) * 25).getpixel((2, 2)) == (round(shade / 257),) * 3
+
+
+def test_shades_that_are_no_numbers() -> None:
+    values = (RAMP / 255).astype("f4")
+    values[0], values[1], values[2] = np.nan, np.inf, -np.inf
+    seen = np.asarray(picture_source(Image.fromarray(values)).load())[..., 0]
+    assert (seen[0] == 0).all()
+    assert (seen[1] == 255).all()
+    assert (seen[2] == 0).all()
+    assert np.abs(seen[3:].astype(int) - RAMP[3:]).max() <= 1
+    for value in (np.nan, np.inf, 7.0, 0.0):
+        picture_source(Image.fromarray(np.full((4, 4), value, "f4"))).load()
+    over = (RAMP / 250).astype("f4")  # a little above 1 is not nearly black of 255
+    assert np.asarray(picture_source(Image.fromarray(over)).load()).max() == 255
+
+
+def test_a_transparent_shade_of_16_bits_is_paper() -> None:
+    ground, ink = 0x1234, 0x4000
+    grey = np.full((6, 6), ground)
+    grey[2] = ink
+    seen = load(deep_png(grey, struct.pack(">H", ground)))
+    assert (seen.getpixel((0, 0)), seen.getpixel((0, 2))) == ((255,) * 3, (round(ink / 257),) * 3)
+    seen = load(deep_png(np.dstack([grey] * 3), struct.pack(">HHH", ground, ground, ground)))
+    assert (seen.getpixel((0, 0)), seen.getpixel((0, 2))) == ((255,) * 3, (ink >> 8,) * 3)
+
+
+def test_colours_by_lightness() -> None:
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    picture = ImageCms.profileToProfile(Image.new("RGB", (8, 8), RED), rgb, lab, outputMode="LAB")
+    assert near(load(encoded(picture, "TIFF")).getpixel((4, 4)), RED, by=6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_every_way_to_hold_a_camera(name: str, orientation: int) -> None:
+    picture = Image.new("RGB", (40, 20), RED)
+    picture.paste(BLUE, (0, 0, 10, 20))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture, name, exif=exif)
+    with Image.open(io.BytesIO(data)) as raw:
+        wanted = ImageOps.exif_transpose(raw).convert("RGB")
+    seen = load(data)
+    assert seen.size == wanted.size
+    for x, y in ((2, 2), (seen.width - 3, 2), (2, seen.height - 3)):
+        assert near(seen.getpixel((x, y)), wanted.getpixel((x, y)), by=5)
+
+
+# --- large pictures
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F"])
+def test_bands_and_averages_change_nothing_to_see(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = Image.fromarray(RAMP.astype("u1")).resize((403, 301))
+    picture = Image.fromarray(np.asarray(grey).astype("u2") * 257) if mode == "I;16" else grey.convert(mode)
+    whole = np.asarray(picture_source(picture).load(2_000)).astype(int)
+    monkeypatch.setattr(candidates, "BAND_PIXELS", 3_000)
+    assert (np.asarray(picture_source(picture).load(2_000)).astype(int) == whole).all()
+    monkeypatch.setattr(candidates, "LARGE_PIXELS", 10_000)
+    averaged = np.asarray(picture_source(picture).load(2_000)).astype(int)
+    assert averaged.shape == whole.shape
+    assert np.abs(averaged - whole).mean() < 4
+
+
+@pytest.mark.parametrize("size", [(1, 5_000), (5_000, 1), (3, 4_000), (997, 13)])
+def test_large_threads_of_pictures(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "BAND_PIXELS", 100)
+    monkeypatch.setattr(candidates, "LARGE_PIXELS", 1_000)
+    for max_pixels in (1, 10, 500):
+        seen = load(image_bytes(RED, size), max_pixels)
+        assert seen.width * seen.height <= max_pixels
+        assert colour_of(seen) == "red"
+
+
+def test_so_many_pixels_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of 88 megapixels took 4.6 GB. Here the budget is of 1,000 pixels, and pictures have 400 or 900."""
+    most = at_work = 0
+    lock, real = threading.Lock(), candidates._load
+
+    def load_slowly(picture: Image.Image) -> None:
+        nonlocal most, at_work
+        with lock:
+            at_work += picture.width * picture.height
+            most = max(most, at_work)
+        time.sleep(0.01)
+        real(picture)
+        with lock:
+            at_work -= picture.width * picture.height
+
+    monkeypatch.setattr(candidates, "_PIXELS", candidates._Budget(1_000))
+    monkeypatch.setattr(candidates, "LARGE_PIXELS", 500)
+    monkeypatch.setattr(candidates, "_load", load_slowly)
+    paths = [write_image(tmp_path / f"{i}.png", size=(20, 45 if i % 3 == 0 else 20)) for i in range(12)]
+    with ThreadPoolExecutor(8) as pool:
+        seen = list(pool.map(lambda path: file_source(path).load(), paths))
+    assert {picture.size for picture in seen} == {(20, 45), (20, 20)}
+    assert 400 < most <= 1_000
+
+
+def test_a_broken_picture_gives_its_share_of_the_budget_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "_PIXELS", candidates._Budget(100))
+    monkeypatch.setattr(candidates, "LARGE_PIXELS", 50)
+    torn = encoded(Image.effect_noise((80, 80), 90).convert("RGB"))
+    for _ in range(3):
+        with pytest.raises(ImageError, match="cannot be read"):
+            load(torn[: len(torn) // 2])
+    assert load(image_bytes(RED)).size == (24, 16)  # more than the whole budget: it waits for all of it, not for ever
+
+
+MEASURE = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+import llama_index_rnx.candidates as candidates
+from llama_index_rnx.candidates import file_source
+candidates._PIXELS = candidates._Budget(21_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda path: file_source(path).load(512 * 512), sys.argv[1:]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in kB on Linux")
+def test_four_large_pictures_take_the_room_of_two(tmp_path: Path) -> None:
+    """By 20 megapixels, 80 MB as RGBA: four at once with their copies took 1 GB."""
+    path = tmp_path / "large.png"
+    Image.new("RGBA", (5_000, 4_000), 0).save(path, compress_level=1)
+    run = subprocess.run([sys.executable, "-c", MEASURE, *[str(path)] * 4], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 300
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp"])
+def test_an_icon_may_not_hide_a_bomb(kind: str) -> None:
+    bomb = png_bomb(12_000) if kind == "png" else struct.pack("<IiiHH", 40, 12_000, 12_000, 1, 32) + bytes(100)
+    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(bomb), 22) + bomb
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(ImageError, match="12000 x 12000"):
+            load(icon)
+
+
+@pytest.mark.parametrize("name", ["TIFF", "AVIF", "JPEG2000", "GIF", "WEBP", "BMP", "PPM", "TGA"])
+def test_what_is_too_large_is_refused_before_it_is_decoded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "MAX_SOURCE_PIXELS", 1_000)
+    monkeypatch.setattr(candidates, "_load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match="64 x 32 pixels"):
+        load(image_bytes(RED, (64, 32), name))
 
 
 def test_animated_webp_shows_its_first_frame() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable
 
@@ -9,22 +10,45 @@ import httpx
 import pytest
 
 from llama_index_rnx import fetch as module
-from llama_index_rnx.fetch import FetchError, fetch, is_public
+from llama_index_rnx.fetch import FetchError, fetch, is_public, special
 
 PRIVATE = [
-    "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-    "::1", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1",
+    "127.0.0.1", "127.255.255.254", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "0.0.0.0", "0.1.2.3",
+    "100.64.0.1", "100.127.255.255", "169.254.1.1", "192.0.2.1", "198.51.100.1", "203.0.113.1", "192.88.99.1",
+    "192.31.196.1", "192.52.193.1", "192.175.48.1", "198.18.0.1", "198.19.255.255", "224.0.0.1", "239.1.1.1", "240.0.0.1",
+    "255.255.255.255",
+]  # fmt: skip
+METADATA = ["169.254.169.254", "192.0.0.192", "168.63.129.16", "100.100.100.200", "161.26.0.10", "166.9.1.1", "fd00:ec2::254"]
+PRIVATE_6 = [
+    "::", "::1", "fe80::1", "fe80::1%eth0", "febf::1", "fec0::1", "feff::1", "fc00::1", "fd00::1", "ff02::1", "ff0e::1",
+    "::10.0.0.1", "::8.8.8.8", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::ffff:0:10.0.0.1", "::ffff:0:8.8.8.8",
+    "64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1", "64:ff9b:1:ffff::a00:1", "100::1", "100:0:0:1::1", "5f00::1",
+    "4000::1", "8000::1", "1fff::1", "2001::1", "2001:0:7f00:1::", "2001:2::1", "2001:10::1", "2001:20::1", "2001:30::1",
+    "2001:db8::1", "2002:7f00:1::", "2002:808:808::1", "2620:4f:8000::1", "3ffe::1", "3fff::1", "3fff:fff::1",
+]  # fmt: skip
+PUBLIC = [
+    "1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.1", "93.184.216.34", "100.63.255.255", "100.128.0.1", "168.63.129.15",
+    "168.63.129.17", "172.15.255.255", "172.32.0.1", "192.0.1.1", "192.167.0.1", "198.17.255.255", "198.20.0.1",
+    "223.255.255.255", "::ffff:8.8.8.8", "2000::1", "2001:200::1", "2001:4860:4860::8888", "2003::1",
+    "2606:2800:220:1:248:1893:25c8:1946", "2a00:1450::1", "3fff:1000::1",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("address", PRIVATE)
+@pytest.mark.parametrize("address", [*PRIVATE, *METADATA, *PRIVATE_6])
 def test_private_addresses(address: str) -> None:
     assert not is_public(address)
+    assert special(address)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
+@pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses(address: str) -> None:
     assert is_public(address)
+
+
+def test_of_ipv6_nothing_is_public_but_what_is_given_out() -> None:
+    for block in range(2**8):
+        address = str(ipaddress.IPv6Address(block << 120 | 0x1234))
+        assert is_public(address) == (0x20 <= block <= 0x3F), address
 
 
 @pytest.fixture
@@ -71,7 +95,7 @@ def test_one_private_address_among_several_is_enough_to_refuse(names: dict[str, 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://169.254.169.254/latest/meta-data", "http://0.0.0.0:6333/"])
 def test_a_private_address_is_refused(url: str, names: dict[str, list[str]]) -> None:
-    with pytest.raises(FetchError, match="no public address"):
+    with pytest.raises(FetchError, match=r"no public address \(.*\)"):
         fetch(url)
 
 

@@ -24,6 +24,7 @@ from llama_index_rnx.collection import SOURCE, NodeCollection
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.files import SourceFile, index_file, is_complete
 from llama_index_rnx.pdf import count_pages
+from llama_index_rnx.private import make_folder, opener, write_text
 from llama_index_rnx.sanitize import clean
 
 MAX_BYTES = 64 * 2**20
@@ -74,7 +75,7 @@ class Library:
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closed = threading.Event()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._find()
         self._thread = threading.Thread(target=self._index_all, name="rnx indexing", daemon=True)
         self._thread.start()
@@ -108,7 +109,7 @@ class Library:
                 part.unlink()
                 return known, True
             named = known.name if known else free_name(_suffixed(name, suffix), self._is_taken)
-            self.folder.joinpath(f"{sha}.json").write_text(json.dumps({"name": named}), encoding="utf-8")
+            write_text(self.folder / f"{sha}.json", json.dumps({"name": named}))
             part.replace(self.folder / f"{sha}{suffix}")
             entry = self._entries[sha] = Entry(key=sha, name=named, state="waiting")
         self._work.put(sha)
@@ -211,7 +212,7 @@ class Upload:
         self._path = library.folder / f"{uuid.uuid4().hex}.part"
 
     def __enter__(self) -> Self:
-        self._stream = self._path.open("xb")
+        self._stream = open(self._path, "xb", opener=opener)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
