@@ -190,6 +190,7 @@ def test_a_retriever(copied: Copier) -> None:
     assert other.top_k == 1
 
 
+@pytest.mark.usefixtures("own_loop")
 @each_copier
 def test_a_query_engine(copied: Copier) -> None:
     retriever, reranker = RNXRetriever(filled()), RNXRerank(ranker=PlainRanker(), top_n=2)
@@ -202,6 +203,7 @@ def test_a_query_engine(copied: Copier) -> None:
         assert [hit.node_id for hit in answer.source_nodes] == [hit.node_id for hit in expected.source_nodes]
 
 
+@pytest.mark.usefixtures("own_loop")
 @each_copier
 def test_a_conversation(copied: Copier) -> None:
     engine = chat_engine(RNXRetriever(filled()), RNXRerank(ranker=PlainRanker(), top_n=2), extractor=PlainRanker())

@@ -71,8 +71,15 @@ def graded(of: GradedList, scores: Tensor, share: float = 1.0, weights: Sequence
 
 
 def scored_by(teacher: Ranker, store: MemoryStore, query: Query, candidates: Sequence[Candidate]) -> Tensor:
-    """A teacher's scores in the order of the candidates, [N]; what does not fit one window is read in sliding ones."""
+    """A teacher's scores in the order of the candidates, [N]; what does not fit one window is read in sliding ones.
+
+    Raises:
+        RNXError: a candidate cannot be read; as last with score 0 it would be a grade that nobody gave.
+    """
     ranking = rank(teacher, store, query, candidates)
+    if ranking.faults:
+        raise RNXError(f"a list has a candidate with no text or image to grade: {next(iter(ranking.faults.values()))}")
+
     found = torch.zeros(len(candidates))
     found[torch.tensor(ranking.order, dtype=torch.long)] = torch.tensor(ranking.scores)
     return found
