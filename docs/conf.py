@@ -63,7 +63,7 @@ python_maximum_signature_line_length = 100
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!llama_index_rnx\b).*"),  # other packages' names would need their sites
-    (r"py:class", r"llama_index_rnx\.(\w+\.(T|Found)|rankers\.mini\.MiniModel|rankers\.(backbones|checkpoints)\.\w+)"),
+    (r"py:class", r"llama_index_rnx\.(\w+\.(T|Result)|rankers\.mini\.MiniModel|rankers\.(backbones|checkpoints)\.\w+)"),
 ]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
