@@ -45,7 +45,7 @@ class SharedRanker:
 
     Candidates are remembered in parts of a few. A caller has no more parts in the queue than there are threads, so several
     callers take turns, a scoring never waits for more than one part, and who leaves (a cancelled task, a closed connection)
-    costs the rest of one part.
+    costs the rest of one part. How many make a part is eight, or what the ranker says (`remember_at_once`).
 
     A ranker that gains nothing by reading windows together may say how many threads can work side by side (`readers`). For
     rnx-mini on a CPU that is one a core: read one after the other, eight callers had .42 of the throughput of

@@ -50,7 +50,8 @@ PAIRS = 10_000  # candidates of a pointwise call: each is read alone, so one cal
 TEXT_TOKENS = 512
 QUERIES_KEPT = 64
 AHEAD = 32  # pictures as patches, waiting for the tower; one of 512 tokens is 10 MB
-PATCHES_AT_ONCE = {"cuda": 65_536, "mps": 16_384, "cpu": 8_192}  # of the vision tower; a 512-token picture has 2,048
+PATCHES_AT_ONCE = {"cuda": 65_536, "mps": 16_384, "cpu": 8_192}  # of the vision tower
+PATCHES_A_PICTURE = 2_048  # of 512 tokens
 PLACES_AT_ONCE = {"cuda": 65_536, "mps": 16_384, "cpu": 8_192}  # of the language model, padding counted
 NEAR_BYTES = {"cuda": 2 * 2**30, "mps": 2**30}  # of pictures that stay on the device between windows and calls
 ENOUGH_MASS = 0.5  # the share of probability on the labels below which the prompt is not understood
@@ -137,6 +138,11 @@ class VLMRanker:
     def window(self) -> int:
         """How many candidates are read at once; smaller after a window did not fit into memory."""
         return self._window
+
+    @property
+    def remember_at_once(self) -> int:
+        """How many candidates are remembered before other callers have their turn: enough to fill the vision tower."""
+        return max(1, self._patches // PATCHES_A_PICTURE)
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
         """One memory a candidate. Pictures are opened and cut into patches by threads, beside the vision tower's work.
