@@ -312,14 +312,13 @@ class NodeCollection:
         """The paths of all indexed files."""
         return {payload["file"] for _, payload in self._scroll(["file"]) if "file" in payload}
 
-    def remove_file(self, path: str, except_sha: str | None = None) -> None:
-        """Removes the nodes of a file; with `except_sha` only those of its other versions."""
+    def remove_file(self, path: str, except_stamp: Stamp | None = None) -> None:
+        """Removes the nodes of a file; with `except_stamp` only those of its other versions."""
         self._check_writable()
         same_path = models.FieldCondition(key="file", match=models.MatchValue(value=clean_name(path)))
         condition = models.Filter(must=[same_path])
-        if except_sha is not None:
-            same = models.FieldCondition(key="file_sha", match=models.MatchValue(value=except_sha))
-            condition.must_not = [same]
+        if except_stamp is not None:
+            condition.must_not = [_with_stamp(except_stamp)]
         selector = models.FilterSelector(filter=condition)
         self._call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
 
@@ -617,6 +616,14 @@ def _too_large(point: models.PointStruct, error: Exception) -> RNXError:
     return RNXError(
         f"it takes {_request_bytes(point):,} bytes, more than the server accepts at once; shorten its text, picture or "
         f"metadata ({error})."
+    )
+
+
+def _with_stamp(stamp: Stamp) -> models.Filter:
+    """The nodes that were read off this content by this reader."""
+    fields = {"file_sha": stamp.sha256} | ({"file_reader": stamp.reader} if stamp.reader else {})
+    return models.Filter(
+        must=[models.FieldCondition(key=key, match=models.MatchValue(value=value)) for key, value in fields.items()]
     )
 
 
