@@ -205,6 +205,16 @@ def nodes_of(source: SourceFile) -> Iterator[BaseNode]:
         yield from _passages(source)
 
 
+def file_of(node_id: str) -> str:
+    """The docid of the file that a node came from: without its page, or which passage it is.
+
+    Example:
+        >>> file_of("manual.pdf#12"), file_of("notes.md@3"), file_of("notes.md")
+        ('manual.pdf', 'notes.md', 'notes.md')
+    """
+    return re.sub(r"[#@]\d+$", "", node_id)
+
+
 def stamp_of(source: SourceFile, nodes: int) -> Stamp:
     """The state of a file now."""
     found = source.path.stat()
@@ -262,7 +272,7 @@ def _remove_old_versions(
     report: IndexReport,
 ) -> None:
     """What a changed file gave before goes once all that it gives now is there; if a part failed, it stays."""
-    failed = {re.split(r"[#@](?=\d+$)", skipped.id)[0] for skipped in report.skipped}
+    failed = {file_of(skipped.id) for skipped in report.skipped}
     for source, stamp in work:
         before = known.get(str(source.path), [])
         is_changed = any(one["file_sha"] != stamp.sha256 for one in before)
@@ -422,7 +432,10 @@ def _is_link(path: Path) -> bool:
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
+    try:
+        return Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
+    except OSError:  # a link that may not be read, as some of /proc
+        return Path(os.path.abspath(path))
 
 
 def _nothing(paths: Sequence[Path], found: Survey) -> RNXError:
