@@ -233,10 +233,15 @@ class NodeCollection:
         """
         distinct = _distinct(checked_nodes(nodes))
         with progress_bar("indexing", len(distinct), "nodes", show_progress) as advance:
-            return self.write(((node, None) for node in distinct), advance)
+            written = self.write(((node, None) for node in distinct), advance)
+        _warn_of(self.skipped)
+        return written
 
     def write(self, stamped: Iterable[tuple[BaseNode, Stamp | None]], advance: Callable[[int], None]) -> int:
-        """As `add`, for a stream of nodes with the files that they came from; `advance(n)` is told the progress."""
+        """As `add`, for a stream of nodes with the files that they came from; `advance(n)` is told the progress.
+
+        What is left out is listed in `skipped` and not logged: the caller tells of it by the names of the files.
+        """
         self._check_writable()
         self.skipped = []
         self._create()
@@ -312,14 +317,13 @@ class NodeCollection:
         """The paths of all indexed files."""
         return {payload["file"] for _, payload in self._scroll(["file"]) if "file" in payload}
 
-    def remove_file(self, path: str, except_sha: str | None = None) -> None:
-        """Removes the nodes of a file; with `except_sha` only those of its other versions."""
+    def remove_file(self, path: str, except_stamp: Stamp | None = None) -> None:
+        """Removes the nodes of a file; with `except_stamp` only those of its other versions."""
         self._check_writable()
         same_path = models.FieldCondition(key="file", match=models.MatchValue(value=clean_name(path)))
         condition = models.Filter(must=[same_path])
-        if except_sha is not None:
-            same = models.FieldCondition(key="file_sha", match=models.MatchValue(value=except_sha))
-            condition.must_not = [same]
+        if except_stamp is not None:
+            condition.must_not = [_with_stamp(except_stamp)]
         selector = models.FilterSelector(filter=condition)
         self._call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
 
@@ -484,7 +488,6 @@ class NodeCollection:
 
     def _skip(self, node_id: str, error: Exception) -> None:
         self.skipped.append(Skipped(id=clean_name(node_id), reason=clean_name(str(error))))
-        log.warning("node %r is left out: %s", node_id, error)
 
     def _of_files(self, paths: Collection[str], sources: Collection[str]) -> Iterable[dict[str, Any]]:
         """A server finds these nodes by its payload indexes; the embedded engine, that has none, gives all."""
@@ -617,6 +620,21 @@ def _too_large(point: models.PointStruct, error: Exception) -> RNXError:
     return RNXError(
         f"it takes {_request_bytes(point):,} bytes, more than the server accepts at once; shorten its text, picture or "
         f"metadata ({error})."
+    )
+
+
+def _warn_of(skipped: Sequence[Skipped]) -> None:
+    """One line for a call, however many nodes it left out."""
+    if skipped:
+        others = f" (and {len(skipped) - 1:,} others, listed in `skipped`)" if len(skipped) > 1 else ""
+        log.warning("node %r is left out: %s%s", skipped[0].id, skipped[0].reason, others)
+
+
+def _with_stamp(stamp: Stamp) -> models.Filter:
+    """The nodes that were read off this content by this reader."""
+    fields = {"file_sha": stamp.sha256} | ({"file_reader": stamp.reader} if stamp.reader else {})
+    return models.Filter(
+        must=[models.FieldCondition(key=key, match=models.MatchValue(value=value)) for key, value in fields.items()]
     )
 
 

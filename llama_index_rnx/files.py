@@ -18,7 +18,7 @@ from llama_index_rnx.candidates import PageNode
 from llama_index_rnx.collection import SOURCE, NodeCollection, Skipped, Stamp
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.hits import PAGE
-from llama_index_rnx.passages import passages
+from llama_index_rnx.passages import CUTTER, is_cut_by_words, passages
 from llama_index_rnx.pdf import READER, count_pages, read_pages
 from llama_index_rnx.progress import Bar, progress_bar
 from llama_index_rnx.shares import Share
@@ -205,6 +205,16 @@ def nodes_of(source: SourceFile) -> Iterator[BaseNode]:
         yield from _passages(source)
 
 
+def file_of(node_id: str) -> str:
+    """The docid of the file that a node came from: without its page, or which passage it is.
+
+    Example:
+        >>> file_of("manual.pdf#12"), file_of("notes.md@3"), file_of("notes.md")
+        ('manual.pdf', 'notes.md', 'notes.md')
+    """
+    return re.sub(r"[#@]\d+$", "", node_id)
+
+
 def stamp_of(source: SourceFile, nodes: int) -> Stamp:
     """The state of a file now."""
     found = source.path.stat()
@@ -222,7 +232,10 @@ def stamp_of(source: SourceFile, nodes: int) -> Stamp:
 
 def reader_of(source: SourceFile) -> int:
     """The version of what reads files of this kind; 0 where it never changed what a file gives."""
-    return READER if source.path.suffix.lower() == PDF else 0
+    suffix = source.path.suffix.lower()
+    if suffix == PDF:
+        return READER
+    return 0 if suffix in PICTURES else CUTTER
 
 
 def _index_part(
@@ -259,11 +272,13 @@ def _remove_old_versions(
     report: IndexReport,
 ) -> None:
     """What a changed file gave before goes once all that it gives now is there; if a part failed, it stays."""
-    failed = {re.split(r"[#@](?=\d+$)", skipped.id)[0] for skipped in report.skipped}
+    failed = {file_of(skipped.id) for skipped in report.skipped}
     for source, stamp in work:
-        versions = {one["file_sha"] for one in known.get(str(source.path), [])}
-        if versions - {stamp.sha256} and source.docid not in failed:
-            collection.remove_file(str(source.path), except_sha=stamp.sha256)
+        before = known.get(str(source.path), [])
+        is_changed = any(one["file_sha"] != stamp.sha256 for one in before)
+        gave_more = len(before) > stamp.nodes  # the same content, which was cut otherwise
+        if (is_changed or gave_more) and source.docid not in failed:
+            collection.remove_file(str(source.path), except_stamp=stamp)
 
 
 def _changed(files: Sequence[SourceFile], known: Known, report: IndexReport) -> Iterator[tuple[SourceFile, Stamp]]:
@@ -286,10 +301,18 @@ def is_complete(source: SourceFile, nodes: Sequence[dict[str, Any]]) -> bool:
     shas = {one["file_sha"] for one in nodes}
     if len(shas) != 1 or len(nodes) < nodes[0]["file_nodes"]:
         return False
-    if any(one.get("file_reader", 0) != reader_of(source) for one in nodes):
-        return False
     found = source.path.stat()
-    return bool([found.st_size, found.st_mtime_ns] == nodes[0]["file_stat"])
+    if [found.st_size, found.st_mtime_ns] != nodes[0]["file_stat"]:
+        return False
+    return all(_reads_alike(source, reader) for reader in {one.get("file_reader", 0) for one in nodes})
+
+
+def _reads_alike(source: SourceFile, reader: int) -> bool:
+    """Whether that version of what reads the file gave what it gives now."""
+    if reader == reader_of(source):
+        return True
+    is_text = source.path.suffix.lower() not in PICTURES | {PDF}
+    return is_text and reader == 0 and is_cut_by_words(_read_text(source.path))
 
 
 def _count(source: SourceFile) -> int:
@@ -409,7 +432,10 @@ def _is_link(path: Path) -> bool:
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
+    try:
+        return Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
+    except OSError:  # a link that may not be read, as some of /proc
+        return Path(os.path.abspath(path))
 
 
 def _nothing(paths: Sequence[Path], found: Survey) -> RNXError:

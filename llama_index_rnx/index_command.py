@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +19,7 @@ from llama_index_rnx.storage import FIELD_KINDS, Storage
 from llama_index_rnx.streams import print_note
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load
-    from llama_index_rnx.collection import NodeCollection
+    from llama_index_rnx.collection import NodeCollection, Skipped
     from llama_index_rnx.files import IndexReport
 
 
@@ -48,6 +48,7 @@ class Work:
 SERVER = "Qdrant server"
 WORK = "Many processes and machines"
 SHOWN_LINKS = 3  # of those that were not followed
+SHOWN_PARTS = 3  # of one file, of those that were left out
 
 
 def index(
@@ -211,9 +212,23 @@ def _print_report(report: IndexReport, total: int, to: str) -> None:
     )
     for path in report.missing:
         print_note(f"gone: {path} (its nodes are kept)")
-    for skipped in report.skipped:
-        print_note(f"left out: {skipped.reason}")
+    for line in _left_out(report.skipped):
+        print_note(f"left out: {line}")
     _print_links(report)
+
+
+def _left_out(skipped: Sequence[Skipped]) -> Iterator[str]:
+    """The reasons; of one file a few and how many more, for it may say that it has 20,000 pages."""
+    from llama_index_rnx.files import file_of
+
+    by_file: dict[str, list[Skipped]] = {}
+    for one in skipped:
+        by_file.setdefault(file_of(one.id), []).append(one)
+
+    for file, parts in by_file.items():
+        yield from (part.reason for part in parts[:SHOWN_PARTS])
+        if len(parts) > SHOWN_PARTS:
+            yield f"{file}: {len(parts) - SHOWN_PARTS:,} more of its pages or passages"
 
 
 def _print_links(report: IndexReport) -> None:

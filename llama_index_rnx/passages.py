@@ -16,6 +16,7 @@ import regex
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer
 
+CUTTER = 1  # the version of where texts are cut; raise it with them, and indexes are renewed
 CHUNK_WORDS, OVERLAP_WORDS = 180, 20  # about one chunk of the text tower (254 word pieces)
 CHUNK_PIECES, OVERLAP_PIECES = 240, 26  # the same, for a text that is measured in word pieces
 MOST_LETTERS = 4_000  # of a passage in words; English has 900, lists of links up to 3,800
@@ -50,12 +51,26 @@ def passages(text: str) -> list[str]:
         >>> [len(passage) for passage in passages("蜜蜂住在蜂巢里。它们酿造蜂蜜。" * 30)]
         [240, 232]
     """
-    if _has_words(text):
-        found = _by_words().split_text(text)
-        if all(_is_readable(passage) for passage in found):
-            return found
+    found = _word_passages(text)
+    return _by_pieces().split_text(text) if found is None else found
 
-    return _by_pieces().split_text(text)
+
+def is_cut_by_words(text: str) -> bool:
+    """Whether words decide where a text is cut; before `CUTTER` was counted they always did."""
+    is_plain = not _UNSPACED_LETTER.search(text) and _longest_word(text) * CHUNK_WORDS <= MOST_LETTERS
+    if is_plain and _has_words(text):  # most texts: known without cutting them
+        return True
+
+    return _word_passages(text) is not None
+
+
+def _word_passages(text: str) -> list[str] | None:
+    """The passages by words, or None where a model could not read them whole."""
+    if not _has_words(text):
+        return None
+
+    found = _by_words().split_text(text)
+    return found if all(_is_readable(passage) for passage in found) else None
 
 
 def _by_words() -> SentenceSplitter:
@@ -78,10 +93,14 @@ def _by_pieces() -> SentenceSplitter:
 
 def _has_words(text: str) -> bool:
     """Whether `SentenceSplitter` finds places enough to cut at; it would go on to single letters."""
-    if max(map(len, text.split()), default=0) > LONGEST_WORD:
+    if _longest_word(text) > LONGEST_WORD:
         return False
 
     return all(len(unit[0].split()) <= CHUNK_WORDS for unit in _WORD_UNIT.finditer(text))
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
 
 
 def _is_readable(passage: str) -> bool:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import FakeEmbedding
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer
+from llama_index.core.schema import TextNode
 
 import llama_index_rnx
-from llama_index_rnx import NodeCollection
+from llama_index_rnx import NodeCollection, files
 from llama_index_rnx import passages as module
-from llama_index_rnx.files import index_paths
-from llama_index_rnx.passages import CHUNK_PIECES, passages
+from llama_index_rnx.files import SourceFile, index_paths, stamp_of
+from llama_index_rnx.passages import CHUNK_PIECES, is_cut_by_words, passages
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.rankers.mini.towers import CHUNK_PIECES as CHUNK
 
@@ -204,3 +206,51 @@ def test_a_file_without_blanks_becomes_many_nodes(tmp_path: Path) -> None:
     assert collection.get(["a.txt@2"])[0].get_content() == passages(CHINESE * 100)[1]
     assert collection.get(["b.txt@2"])[0].get_content() == as_ever(LONG)[1]
     collection.close()
+
+
+# --- indexes of before
+
+
+def index_as_before(collection: NodeCollection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the package did when it knew words alone, and counted no versions of how it cuts."""
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "passages", as_ever)
+        patched.setattr(files, "reader_of", lambda source: 0)
+        index_paths(collection, [docs])
+
+
+def test_an_index_of_before_is_cut_anew_where_that_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"a.txt": LONG, "b.txt": UNSPACED["chinese"], "c.md": NO_WORDS["base64"]}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    collection = NodeCollection(":memory:", embedding=FakeEmbedding())
+    index_as_before(collection, tmp_path, monkeypatch)
+
+    report = index_paths(collection, [tmp_path])
+    assert (report.files, report.unchanged) == (3, 1)
+    expected = sum(len(passages(path.read_text(encoding="utf-8"))) for path in tmp_path.glob("*.*"))
+    assert len(collection) == expected
+    assert index_paths(collection, [tmp_path]).unchanged == 3
+    collection.close()
+
+
+def test_what_is_cut_into_fewer_passages_than_before_leaves_none_behind(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(UNSPACED["chinese"], encoding="utf-8")
+    found = passages(UNSPACED["chinese"])
+    collection = NodeCollection(":memory:", embedding=FakeEmbedding())
+    source = SourceFile(path=path, docid="a.txt")
+    old = replace(stamp_of(source, len(found) + 5), reader=0)
+    ids = ["a.txt", *(f"a.txt@{number}" for number in range(2, len(found) + 6))]
+    nodes = [TextNode(id_=name, text=f"old {name}", metadata={"source": "a.txt"}) for name in ids]
+    collection.write([(node, old) for node in nodes], lambda _: None)
+    assert len(collection) == len(found) + 5
+
+    index_paths(collection, [tmp_path])
+    assert len(collection) == len(found)
+    assert [node.get_content() for node in collection.get(["a.txt", "a.txt@2"])] == found[:2]
+    collection.close()
+
+
+@pytest.mark.parametrize("text", [*UNSPACED.values(), *NO_WORDS.values(), LONG, "", " ", "x" * 900 + " " + LONG])
+def test_whether_words_decide_is_known_without_cutting(text: str) -> None:
+    assert is_cut_by_words(text) == (module._word_passages(text) is not None)

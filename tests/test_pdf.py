@@ -104,6 +104,8 @@ def test_a_word_broken_at_the_end_of_a_line_is_whole(tmp_path: Path) -> None:
         ("Jean\x02Pierre", "Jean-Pierre"),
         ("INTER\x02NATIONAL", "INTERNATIONAL"),
         ("Pr\u00fcf\x02verfahren", "Pr\u00fcfverfahren"),
+        ("state\x02of-the-art and state\x02of\x02the\x02art", "state-of-the-art and state-of-the-art"),
+        ("the \ufb01\x02nal", "the \ufb01nal"),
         ("end-to\x02end and day-to\x02day", "end-to-end and day-to-day"),
         ("built\x02in self\x02test", "built-in self-test"),
         ("pre\x02and post-war", "pre- and post-war"),
@@ -278,6 +280,36 @@ def test_a_file_that_claims_a_million_pages_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"/Count 1 ", b"/Count 1000000 "))
     with pytest.raises(RNXError, match="1,000,000 pages; at most 20,000"):
         count_pages(path)
+
+
+def test_many_pages_that_cannot_be_loaded_are_one_line_each_where_they_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rnx: Any
+) -> None:
+    (tmp_path / "docs").mkdir()
+    path = write_pdf(tmp_path / "docs" / "a.pdf", ["one"])
+    path.write_bytes(path.read_bytes().replace(b"/Count 1 ", b"/Count 12 "))
+    with caplog.at_level(logging.WARNING):
+        assert [page.text for page in read_pages(path)] == ["one", *[""] * 11]
+    assert [message.endswith(", 10 other pages likewise.") for message in caplog.messages] == [True]
+
+    caplog.clear()
+    result = rnx("index", path.parent, "--to", tmp_path / "idx")
+    assert len(caplog.messages) == 1
+    left_out = [line for line in result.err.splitlines() if line.startswith("left out: ")]
+    assert ["a.pdf#2" in left_out[0], len(left_out), left_out[-1]] == [
+        True,
+        4,
+        "left out: a.pdf: 8 more of its pages or passages",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+def test_a_pipe_is_no_pdf(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pdf")
+    with pytest.raises(RNXError, match="it is no file"):
+        count_pages(tmp_path / "a.pdf")
+    with pytest.raises(ImageError, match="it is no file"):
+        draw_page(tmp_path / "a.pdf", 0)
 
 
 # --- what never ends

@@ -89,12 +89,16 @@ def read_pages(path: str | Path, limits: Limits | None = None) -> list[PageText]
         RNXError: as `count_pages`.
     """
     pages: list[PageText] = []
+    faults: dict[int, str] = {}
     room = MAX_CHARACTERS
     for index in range(count_pages(path, limits)):
-        pages.append(_page_text(path, index, limits) if room > 0 else NO_TEXT)
+        try:
+            pages.append(_page_text(path, index, limits) if room > 0 else NO_TEXT)
+        except UnreadableError as error:
+            pages.append(NO_TEXT)
+            faults[index + 1] = str(error)
         room -= len(pages[-1].text)
-    if room <= 0:
-        log.warning("%s: text beyond %d characters is not read.", path, MAX_CHARACTERS)
+    _warn(path, faults, has_more=room <= 0)
 
     texts = clean_pages([page.text for page in pages])
     return [replace(page, text=text) for page, text in zip(pages, texts, strict=True)]
@@ -116,12 +120,18 @@ def draw_page(path: str | Path, index: int, pixels: int = PAGE_PIXELS, limits: L
 
 def _page_text(path: str | Path, index: int, limits: Limits | None) -> PageText:
     """The text layer of a page as PDFium gives it."""
-    try:
-        header, _ = _ask("text", path, index, limits)
-    except UnreadableError as error:
-        log.warning("%s#%d: the page is taken to have no text (%s).", path, index + 1, error)
-        return NO_TEXT
+    header, _ = _ask("text", path, index, limits)
     return PageText(text=str(header["text"]), has_fields=bool(header["fields"]))
+
+
+def _warn(path: str | Path, faults: Mapping[int, str], has_more: bool) -> None:
+    """One line for all pages without text: a file of 300 bytes may have 20,000 of them."""
+    if faults:
+        number, fault = next(iter(faults.items()))
+        others = f", {len(faults) - 1:,} other pages likewise" if len(faults) > 1 else ""
+        log.warning("%s#%d: the page is taken to have no text (%s)%s.", path, number, fault, others)
+    if has_more:
+        log.warning("%s: text beyond %d characters is not read.", path, MAX_CHARACTERS)
 
 
 def _ask(task: str, path: str | Path, page: int, limits: Limits | None, **more: int) -> tuple[dict[str, Any], bytes]:

@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import signal
+import stat
 import sys
 import threading
 import time
@@ -116,6 +117,8 @@ class Reader:
 
     def _open(self, path: str) -> None:
         found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
+            raise ValueError("it is no file")
         state = (path, found.st_ino, found.st_size, found.st_mtime_ns)
         if state == self._state:
             return

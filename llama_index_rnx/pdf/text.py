@@ -33,6 +33,7 @@ _BREAK = re.compile(
 _LAST_WORD = re.compile(r"[^\W_]+\Z")
 _FIRST_WORD = re.compile(r"[^\W_]+")
 _WORD = re.compile(r"[^\W_]+(?:[-\u2010\u2011][^\W_]+)*")
+_HYPHENATED = re.compile(r"[-\u2010\u2011\x02\ufffe]\s*\w")
 _HYPHEN = re.compile(r"[-\u2010\u2011]")
 _ADDRESS = re.compile(r"://|www\.|[@\\_=]|\w\.[a-z]")
 
@@ -114,7 +115,8 @@ def _joint(before: str, mark: str, after: str, words: DocumentWords) -> str:
 
     behind_hyphen = before[: left.start()].endswith(("-", "\u2010"))
     halves = Halves(left[0], right[0], is_compound=behind_hyphen or mark == "\xad")
-    if words.are_one(halves):
+    is_linked = right[0].casefold() in _LINKS and bool(_HYPHENATED.match(after, right.end()))
+    if not is_linked and words.are_one(halves):  # "state-of-the-art"
         return ""
     is_suspended = right[0] in _CONJUNCTIONS and after[right.end() : right.end() + 1].isspace()
     return "- " if is_suspended else "-"
@@ -147,7 +149,7 @@ class DocumentWords:
         """Whether the halves are one word without a hyphen."""
         left, right = halves.left, halves.right
         first, second = left.casefold(), right.casefold()
-        if left[-1].isdigit() or right[0].isdigit() or len(left) == 1:
+        if left[-1].isdigit() or right[0].isdigit() or len(first) == 1:  # \ufb01 is two letters
             return False
         if halves.is_compound and first in _LINKS:
             return False
