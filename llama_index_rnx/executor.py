@@ -24,8 +24,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from llama_index_rnx.errors import RNXError
-
 # StopIteration in a future makes asyncio wait for ever, a CancelledError says that the caller had left.
 MISREAD = (StopIteration, CancelledError, asyncio.CancelledError)
 ENDS_THE_LOOP = (SystemExit, KeyboardInterrupt)
@@ -250,12 +248,12 @@ def _settle(tasks: Sequence[Task]) -> None:
 
 
 def _plainly(work: Callable[[], Result], misread: tuple[type[BaseException], ...] = MISREAD) -> Result:
-    """What the work gives. What it raises of kinds that would mean something else to the caller becomes an RNXError."""
+    """What the work gives. What it raises of kinds that would mean something else to the caller becomes a RuntimeError."""
     try:
         return work()
     except misread as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())
-        raise RNXError(f"a model or a service gave no answer, it raised {reason}.") from error
+        raise RuntimeError(f"a model or a service gave no answer, it raised {reason}.") from error
 
 
 def _pool(threads: int, mark: object) -> ThreadPoolExecutor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_index_rnx.server.bodies import Budget, Inflater, too_large
 from llama_index_rnx.server.hosts import is_loopback, is_same_origin, names_this_machine
-from llama_index_rnx.server.limits import Limits, Receive, Refused, Scope, Send
+from llama_index_rnx.server.limits import Limits, Receive, Refused, Scope, Send, stopping
 
 OPEN_PATH = "/health"  # answers without a key: a load balancer has none
 KEY_HEADERS = ("api-key", "x-api-key")
@@ -77,6 +77,8 @@ class Gate:
                 await self._read(receive, inflater, body)
         except TimeoutError as error:
             raise Refused(408, "the request did not arrive in time.") from error
+        except asyncio.CancelledError as error:
+            raise stopping() from error
         finally:
             self._receiving -= 1
 
