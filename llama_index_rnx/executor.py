@@ -50,6 +50,10 @@ class Caller:
         if future is not None:
             future.cancel()
 
+    @property
+    def has_left(self) -> bool:
+        return self._left.is_set()
+
     def result(self, future: Future[Result]) -> Result:
         """Wait for a future.
 
@@ -282,6 +286,13 @@ def wait_for(future: Future[Result]) -> Result:
     """
     caller = _caller.get()
     return caller.result(future) if caller is not None else future.result()
+
+
+def check_caller() -> None:
+    """Raises CallerLeftError when nobody waits any more for what this thread does."""
+    caller = _caller.get()
+    if caller is not None and caller.has_left:
+        raise CallerLeftError
 
 
 async def in_thread(work: Callable[[], Result], ended: Callable[[], None] | None = None) -> Result:

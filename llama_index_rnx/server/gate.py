@@ -44,8 +44,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
 
-        # A trailing slash means the same, without a redirect to whatever host the request names.
-        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        # A slash too many, at the end or between, means the same: it comes from joining a base URL and a path. There is no
+        # redirect, as that would lead to whatever host the request names.
+        scope = {**scope, "path": "/" + "/".join(filter(None, scope["path"].split("/")))}
         body = _Body(self._budget)
         try:
             await self._enter(scope, receive, body)
