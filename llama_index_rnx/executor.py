@@ -19,11 +19,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
 
+# StopIteration in a future makes asyncio wait for ever, a CancelledError says that the caller had left.
+MISREAD = (StopIteration, CancelledError, asyncio.CancelledError)
+ENDS_THE_LOOP = (SystemExit, KeyboardInterrupt)
 CALLERS = 64  # threads for async callers; they wait, and compute nothing
 Result = TypeVar("Result")
 Batch = Callable[[Sequence[Any]], Sequence[Any]]
@@ -47,6 +50,10 @@ class Caller:
         if future is not None:
             future.cancel()
 
+    @property
+    def has_left(self) -> bool:
+        return self._left.is_set()
+
     def result(self, future: Future[Result]) -> Result:
         """Wait for a future.
 
@@ -69,6 +76,7 @@ class Caller:
 
 
 _caller: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
+_inside: contextvars.ContextVar[object] = contextvars.ContextVar("inside", default=None)  # whose pool is at work here
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,11 +96,16 @@ class Task:
 
 @dataclass(kw_only=True)
 class _Process:
-    """What belongs to one process: a fork has none of its parent's threads, so it begins anew."""
+    """What belongs to one process: a fork has none of its parent's threads, so it begins anew.
+
+    Attributes:
+        mark: what `_inside` holds in the threads of the pool.
+    """
 
     pid: int
     pool: ThreadPoolExecutor
     queues: tuple[deque[Task], ...]
+    mark: object
     lock: threading.Lock = field(default_factory=threading.Lock)
     unfinished: set[Future[Any]] = field(default_factory=set)
     turn: int = 0
@@ -140,16 +153,20 @@ class ModelExecutor:
         process = self._here()
         task = Task(batch=batch, argument=argument, weight=weight)
 
-        with process.lock:
-            if not process.unfinished:
-                process.moved = time.monotonic()
-            process.unfinished.add(task.future)
-            process.queues[queue].append(task)
-        task.future.add_done_callback(lambda future: self._finish(process, future))
+        # Work that asks its own model would wait for the thread that it keeps busy.
+        if _inside.get() is process.mark:
+            _settle([task])
+            return task.future
 
+        task.future.add_done_callback(lambda future: self._finish(process, future))
         try:
+            with process.lock:
+                if not process.unfinished:
+                    process.moved = time.monotonic()
+                process.unfinished.add(task.future)
+                process.queues[queue].append(task)
             process.pool.submit(self._work, process)
-        except RuntimeError:  # the interpreter ends: no job will come for this task
+        except BaseException:  # the interpreter ends, no thread can be had, Ctrl-C: perhaps no job comes for this task
             task.future.cancel()
             raise
         return task.future
@@ -173,8 +190,13 @@ class ModelExecutor:
 
         with _beginning:
             if self._process is process:
-                queues = tuple(deque[Task]() for _ in range(self._queues))
-                self._process = _Process(pid=os.getpid(), pool=_pool(self.threads), queues=queues)
+                mark = object()
+                self._process = _Process(
+                    pid=os.getpid(),
+                    pool=_pool(self.threads, mark),
+                    queues=tuple(deque[Task]() for _ in range(self._queues)),
+                    mark=mark,
+                )
         return self._here()
 
     def _finish(self, process: _Process, future: Future[Any]) -> None:
@@ -217,22 +239,30 @@ class ModelExecutor:
 def _settle(tasks: Sequence[Task]) -> None:
     """Call the function once for all tasks; if that fails, once for each, so that one's fault is not another's."""
     try:
-        results = tasks[0].batch([task.argument for task in tasks])
+        results = _plainly(partial(tasks[0].batch, [task.argument for task in tasks]))
         for task, result in zip(tasks, results, strict=True):
             task.future.set_result(result)
     except BaseException as error:
         waiting = [task for task in tasks if not task.future.done()]
-        if len(tasks) == 1 or not isinstance(error, Exception):
-            for task in waiting:
+        for task in waiting:
+            if len(tasks) == 1:
                 task.future.set_exception(error)
-        else:
-            for task in waiting:
+            else:
                 _settle([task])
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _plainly(work: Callable[[], Result], misread: tuple[type[BaseException], ...] = MISREAD) -> Result:
+    """What the work gives. What it raises of kinds that would mean something else to the caller becomes a RuntimeError."""
+    try:
+        return work()
+    except misread as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise RuntimeError(f"a model or a service gave no answer, it raised {reason}.") from error
+
+
+def _pool(threads: int, mark: object) -> ThreadPoolExecutor:
     """A pool whose threads share out OpenMP's; all are started here, as torch's setting counts for later threads as well."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="rnx-model")
+    pool = ThreadPoolExecutor(threads, "rnx-model", initializer=_inside.set, initargs=(mark,))
     if threads > 1:
         usual, started = torch.get_num_threads(), threading.Barrier(threads)
         share = max(1, usual // threads)
@@ -258,6 +288,13 @@ def wait_for(future: Future[Result]) -> Result:
     return caller.result(future) if caller is not None else future.result()
 
 
+def check_caller() -> None:
+    """Raises CallerLeftError when nobody waits any more for what this thread does."""
+    caller = _caller.get()
+    if caller is not None and caller.has_left:
+        raise CallerLeftError
+
+
 async def in_thread(work: Callable[[], Result], ended: Callable[[], None] | None = None) -> Result:
     """Run blocking work beside the event loop; `ended` is called, from any thread, when nothing of it is left.
 
@@ -265,7 +302,13 @@ async def in_thread(work: Callable[[], Result], ended: Callable[[], None] | None
     """
     caller, context = Caller(), contextvars.copy_context()
     context.run(_caller.set, caller)
-    future = _callers(os.getpid()).submit(context.run, work)
+    try:
+        future = _callers(os.getpid()).submit(context.run, _plainly, work, (*MISREAD, *ENDS_THE_LOOP))
+    except BaseException:  # no thread can be had
+        caller.leave()
+        if ended is not None:
+            ended()
+        raise
     if ended is not None:
         future.add_done_callback(lambda _: ended())
 

@@ -208,16 +208,19 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
 
     def _loaded(self) -> Ranker:
         if self._ranker is None:
-            found = self.ranker or load_ranker(
-                self.model,
-                adapter=self.adapter,
-                device=self.device,
-                dtype=self.dtype,
-                max_pixels=self.max_pixels,
-                max_text_tokens=self.max_text_tokens,
-            )
-            self._ranker = prompted(found, self.prompts)
+            ranker = self.ranker if self.ranker is not None else self._load()
+            self._ranker = prompted(ranker, self.prompts)
         return self._ranker
+
+    def _load(self) -> Ranker:
+        return load_ranker(
+            self.model,
+            adapter=self.adapter,
+            device=self.device,
+            dtype=self.dtype,
+            max_pixels=self.max_pixels,
+            max_text_tokens=self.max_text_tokens,
+        )
 
     def _get_prompts(self) -> PromptDictType:
         """The templates of the model's prompt, by name: `list_prompt` (`{candidates}`, `{query}`) and `candidate_prompt`

@@ -24,6 +24,7 @@ from llama_index_rnx.rankers.base import (
     BatchRanker,
     PlanningRanker,
     Ranker,
+    as_many,
     checked_scores,
     score_windows,
 )
@@ -116,9 +117,8 @@ class SharedRanker:
         if len(order) > self._part:
             order.sort(key=lengths.__getitem__)
 
-        parts = list(_parts(order, lengths, self._part))
-
-        works = [partial(self._ranker.remember, [candidates[i] for i in part]) for part in parts]
+        parts = _parts(order, lengths, self._part)
+        works = [partial(self._remember_part, [candidates[i] for i in part]) for part in parts]
         memories = dict(zip(order, chain.from_iterable(self._each(REMEMBERING, works)), strict=True))
         return [memories[i] for i in range(len(candidates))]
 
@@ -142,7 +142,7 @@ class SharedRanker:
 
         plan = self.run(ranker.plan, *asks[0])
         results = self._each(SCORING, plan.parts)
-        return [checked_scores(ranker, self.run(plan.finish, results))]
+        return [checked_scores(ranker, self.run(plan.finish, results), len(asks[0][1]))]
 
     def _score_calls(self, calls: Sequence[Sequence[Ask]]) -> list[list[list[float]]]:
         """The scores of several callers' windows, read together."""
@@ -151,6 +151,9 @@ class SharedRanker:
 
     def _scores(self, asks: Sequence[Ask]) -> list[list[float]]:
         return score_windows(self._ranker, asks)
+
+    def _remember_part(self, candidates: Sequence[Candidate]) -> list[Memory]:
+        return as_many(self._ranker, self._ranker.remember(candidates), len(candidates), "memories")
 
     def _each(self, queue: int, works: Iterable[Callable[[], Any]]) -> list[Any]:
         """What each work gives; at most as many at a time as there are threads, so that other callers come between."""

@@ -32,7 +32,7 @@ from llama_index_rnx.rerank import rank
 from llama_index_rnx.scheduler import shared
 from llama_index_rnx.server.connections import GuardedProtocol
 from llama_index_rnx.server.gate import Gate
-from llama_index_rnx.server.limits import RETRY_SOON, Limits, Receive, Refused, Scope, Send
+from llama_index_rnx.server.limits import RETRY_SOON, Limits, Receive, Refused, Scope, Send, stopping
 from llama_index_rnx.server.reading import Reading, read_documents, shortened
 from llama_index_rnx.server.shapes import (
     MAX_DOCUMENTS,
@@ -110,23 +110,33 @@ class Service:
     async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
         self.refuse_when_full()
         self._count(+1)
+        limit = asyncio.timeout(self.limits.seconds)
         try:
-            async with asyncio.timeout(self.limits.seconds):
-                return await in_thread(work, ended=lambda: self._count(-1))  # of a cancelled one when its thread is free
+            async with limit:
+                # A cancelled request ends when its thread is free.
+                ranking = await in_thread(work, ended=lambda: self._count(-1))
         except TimeoutError as error:
+            if not limit.expired():  # it is the ranker's own
+                raise
             message = f"no ranking within {self.limits.seconds:g} seconds; send fewer documents."
             raise Refused(503, message, RETRY_SOON) from error
+        self._moved = time.monotonic()
+        return ranking
 
     def _count(self, change: int) -> None:
         """Note that a request begins or ends; called from any thread."""
         with self._lock:
-            if change < 0 or self._at_work == 0:
+            if self._at_work == 0:
                 self._moved = time.monotonic()
             self._at_work += change
             self.meter.at_work.set(self._at_work)
 
     def stalled_seconds(self) -> float:
-        """For how long no request ended and the model finished nothing, although requests are at work; 0.0 when none is."""
+        """For how long no request was answered and the model finished nothing, although requests are at work.
+
+        Requests that were given up count as no answer: under steady traffic some end all the time. It is 0.0 when none is
+        at work.
+        """
         with self._lock:
             at_work, moved = self._at_work, self._moved
         if at_work == 0:
@@ -319,6 +329,8 @@ async def _while_connected(request: Request, answer: Coroutine[Any, Any, RerankR
         if not work.done():
             raise Refused(499, "the caller is gone.")
         return work.result()
+    except asyncio.CancelledError as error:
+        raise stopping() from error
     finally:
         work.cancel()
         gone.cancel()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 TERMINATED = 143
-INTERRUPT_SECONDS = 4.0  # from Ctrl-C to the end of the process
+INTERRUPT_SECONDS = 3.0  # from Ctrl-C to the end of the process; where all cores are busy it is a second more
 TERMINATE_SECONDS = 30.0  # from SIGTERM to the end, for what is at work
 _CANCEL_SECONDS = 1  # uvicorn's part of INTERRUPT_SECONDS: then requests at work are cancelled
 

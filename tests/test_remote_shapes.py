@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -179,3 +180,37 @@ def test_a_blank_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     scores(RemoteRanker("http://host:1", api_key=" k ", transport=httpx.MockTransport(handle)), texts("a"))
     assert "authorization" not in headers[0]
     assert headers[1]["authorization"] == "Bearer k"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(200, stream=httpx.ByteStream(b"not zipped"), headers={"content-encoding": "gzip"}),
+        httpx.Response(200, content=b"[" * 100_000 + b"]" * 100_000),
+    ],
+    ids=["damaged gzip", "deep"],
+)
+def test_an_answer_that_cannot_be_read_is_one_line(response: httpx.Response) -> None:
+    ranker, _ = ranker_of(lambda _: response)
+    with pytest.raises(RNXError, match="is this a /rerank endpoint") as caught:
+        scores(ranker, texts("a"))
+    assert "\n" not in str(caught.value)
+
+
+def test_half_of_a_surrogate_pair_in_a_query_is_sent_as_a_question_mark() -> None:
+    ranker, seen = ranker_of(tei)
+    assert scores(ranker, texts("a"), Query(text="ru\ud800st")) == [0.001]
+    assert seen[-1]["query"] == "ru?st"
+
+
+async def test_a_busy_service_is_not_asked_again_for_a_caller_who_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llama_index_rnx.rankers.remote._pause", lambda *_: 0.2)
+    ranker, seen = ranker_of(lambda _: httpx.Response(503))
+    nodes = [NodeWithScore(node=TextNode(text="a"))]
+    call = RNXRerank(ranker=ranker).apostprocess_nodes(nodes, query_str="q")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(call, 0.1)
+    await asyncio.sleep(0.5)
+    assert len(seen) <= 1

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 from unittest.mock import patch
@@ -502,3 +502,146 @@ def test_parts_keep_their_places_whatever_their_length() -> None:
     assert SharedRanker(inner).remember(asked) == [candidate.id for candidate in asked]
     assert sorted(inner.parts)[-1] == "8"
     assert inner.parts.count("1") >= 2, "a long text is a part of its own"
+
+
+class Faulty:
+    """Its verbs, or one of them, give something else than they should."""
+
+    name, window = "faulty", 20
+
+    def __init__(self, verb: str, answer: Callable[[list[Any]], Any]) -> None:
+        self._verb, self._answer = verb, answer
+        self.fingerprint = f"faulty/{id(self)}"
+
+    def remember(self, candidates: Sequence[Candidate]) -> Any:
+        memories = [{"length": torch.tensor(len(candidate.text))} for candidate in candidates]
+        return self._answer(memories) if self._verb == "remember" else memories
+
+    def score(self, query: Query, memories: Sequence[Any]) -> Any:
+        scores = [float(memory["length"]) for memory in memories]
+        return self._answer(scores) if self._verb == "score" else scores
+
+
+class FaultyBatch(Faulty):
+    def score_many(self, asks: Sequence[tuple[Query, Sequence[Any]]]) -> Any:
+        scores = [self.score(*ask) for ask in asks]
+        return self._answer(scores) if self._verb == "score_many" else scores
+
+
+def some_nodes() -> list[NodeWithScore]:
+    return [NodeWithScore(node=TextNode(text="x" * length)) for length in (1, 3, 2)]
+
+
+def raising(error: BaseException) -> Callable[[list[Any]], Any]:
+    def answer(_: list[Any]) -> Any:
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration(), CancelledError(), asyncio.CancelledError(), SystemExit(3), KeyboardInterrupt()], ids=repr
+)
+@pytest.mark.parametrize("verb", ["remember", "score"])
+async def test_no_kind_of_exception_hangs_an_async_caller_or_ends_its_loop(verb: str, error: BaseException) -> None:
+    reranker = RNXRerank(ranker=Faulty(verb, raising(error)))
+    with pytest.raises(RuntimeError, match=type(error).__name__):
+        await asyncio.wait_for(reranker.apostprocess_nodes(some_nodes(), query_str="q"), 10)
+
+
+async def test_an_exception_of_any_kind_is_a_failure_of_the_model() -> None:
+    keeping = RNXRerank(ranker=Faulty("score", raising(StopIteration())), on_error="keep_order")
+    assert len(await asyncio.wait_for(keeping.apostprocess_nodes(some_nodes(), query_str="q"), 10)) == 3
+    assert keeping.failures == 1
+
+
+def test_one_callers_system_exit_is_not_another_s() -> None:
+    class Exiting(GatedRanker):
+        def score_many(self, asks: Sequence[tuple[Query, Sequence[Any]]]) -> list[list[float]]:
+            try:
+                return super().score_many(asks)
+            except RNXError:
+                raise SystemExit(3) from None
+
+    inner = Exiting()
+    with ThreadPoolExecutor(8) as pool:
+        shared, _ = busy(inner, pool)
+        good, bad = queue(shared, pool, "b", "bad")
+        inner.gate.release(9)
+        assert good.result() == [98.0] * 2
+        with pytest.raises(SystemExit):
+            bad.result()
+
+
+@pytest.mark.parametrize("make", [lambda results: (each for each in results), tuple, iter], ids=["generator", "tuple", "iter"])
+@pytest.mark.parametrize("verb", ["remember", "score", "score_many"])
+def test_a_ranker_may_give_anything_that_can_be_listed(verb: str, make: Callable[[list[Any]], Any]) -> None:
+    hits = RNXRerank(ranker=FaultyBatch(verb, make)).postprocess_nodes(some_nodes(), query_str="q")
+    assert [hit.score for hit in hits] == [3.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda results: results[1:], r"gave \d \D+ where \d are needed"),
+        (lambda results: results + results[:1], r"gave \d \D+ where \d are needed"),
+        (lambda results: None, r"gave NoneType in place of \d"),
+        (lambda results: [None] * len(results), "no mapping|no number|NoneType"),
+        (lambda results: ["a"] * len(results), "no mapping|no number|where 3 are needed"),
+    ],
+    ids=["few", "many", "none", "nones", "texts"],
+)
+@pytest.mark.parametrize("verb", ["remember", "score", "score_many"])
+async def test_what_is_no_answer_is_told_in_one_line(verb: str, answer: Callable[[list[Any]], Any], message: str) -> None:
+    reranker = RNXRerank(ranker=FaultyBatch(verb, answer))
+    with pytest.raises(RNXError, match=message) as caught:
+        await asyncio.wait_for(reranker.apostprocess_nodes(some_nodes(), query_str="q"), 10)
+    assert "\n" not in str(caught.value)
+
+
+class Inward(Threads):
+    """Asks the shared ranker that it is in, once for each thing it is asked."""
+
+    def __init__(self, readers: int, is_async: bool) -> None:
+        super().__init__()
+        self.readers, self._is_async = readers, is_async
+
+    def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+        if query.text != "outer":
+            return [0.5] * len(memories)
+        inner = Query(text="inner")
+        if self._is_async:
+            return asyncio.run(in_thread(lambda: shared(self).score(inner, memories)))
+        return shared(self).score(inner, memories)
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_ranker_may_ask_itself(readers: int, is_async: bool) -> None:
+    ranker = shared(Inward(readers, is_async))
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(ranker.score, Query(text="outer"), [{}]) for _ in range(8)]
+        assert [call.result(timeout=10) for call in calls] == [[0.5]] * 8
+
+
+def test_what_never_reached_a_thread_is_not_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, or no thread to be had, between the queue and the pool: the next call is answered all the same."""
+    ranker = shared(Threads())
+    assert isinstance(ranker, SharedRanker)
+    assert ranker.score(TEXTS["a"], [{}]) == [0.0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ranker._executor._process.pool, "submit", lambda *_: raising(KeyboardInterrupt())([]))
+        with pytest.raises(KeyboardInterrupt):
+            ranker.score(TEXTS["a"], [{}])
+    assert ranker.unfinished == 0
+    assert ranker.score(TEXTS["a"], [{}]) == [0.0]
+
+
+def test_a_ready_ranker_that_counts_as_false_is_a_ranker() -> None:
+    class Empty(Faulty):
+        def __len__(self) -> int:
+            return 0
+
+    hits = RNXRerank(ranker=Empty("", list)).postprocess_nodes(some_nodes(), query_str="q")
+    assert [hit.score for hit in hits] == [3.0, 2.0, 1.0]

@@ -219,6 +219,7 @@ def test_text_embeddings_inference(client: TestClient) -> None:
         "/api/v2/rerank",
         "/rerank/",
         "/v1/rerank/",
+        "/v1//rerank/",
         "/reranking//",
     ],
 )

@@ -87,6 +87,25 @@ def test_health_says_when_nothing_moves_and_when_it_moves_again() -> None:
         assert ask(url).status_code == 200
 
 
+def test_a_server_is_stalled_although_requests_that_are_given_up_come_and_go() -> None:
+    ranker = GatedRanker()
+    with serving(ranker, limits=Limits(at_once=4, seconds=0.3)) as url:
+        stuck = [ask(url).status_code for _ in range(3)]
+        assert stuck == [503] * 3
+        assert [(ask(url).status_code, health(url).status_code) for _ in range(2)] == [(503, 503)] * 2
+        ranker.gate.set()
+        eventually(200, url)
+
+
+def test_a_timeout_of_the_ranker_is_not_the_servers() -> None:
+    class Late(GatedRanker):
+        def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+            raise TimeoutError("the model's own")
+
+    with serving(Late()) as url:
+        assert ask(url).status_code == 500
+
+
 def test_an_idle_server_is_never_stalled() -> None:
     with serving(GatedRanker(), limits=Limits(seconds=0.1)) as url:
         time.sleep(0.3)
@@ -134,6 +153,8 @@ def test_ctrl_c_ends_a_server_within_five_seconds_whatever_is_at_work() -> None:
         for call in calls:
             error = call.exception()
             assert isinstance(error, httpx.TransportError) or call.result().status_code >= 500
+        assert process.stdout is not None
+        assert "Exception in ASGI application" not in process.stdout.read()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are a matter of Unix")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
 
 from llama_index_rnx.candidates import EMPTY, Candidate, Query, unreadable_images
 from llama_index_rnx.errors import ImageError, RNXError
@@ -134,21 +136,57 @@ def score_windows(ranker: Ranker, asks: Sequence[Ask]) -> list[list[float]]:
     """The scores of several windows: together where the ranker can, otherwise one by one.
 
     Raises:
-        RNXError: a score is no number.
+        RNXError: a score is no number, or there are not as many as memories.
     """
     windows = ranker.score_many(asks) if isinstance(ranker, BatchRanker) else [ranker.score(*ask) for ask in asks]
-    return [checked_scores(ranker, scores) for scores in windows]
+    windows = as_many(ranker, windows, len(asks), "windows of scores")
+    return [checked_scores(ranker, scores, len(memories)) for scores, (_, memories) in zip(windows, asks, strict=True)]
 
 
-def checked_scores(ranker: Ranker, scores: Sequence[float]) -> list[float]:
+def checked_scores(ranker: Ranker, scores: Iterable[float], count: int) -> list[float]:
     """The scores as Python floats.
 
     Raises:
-        RNXError: one of them is no number.
+        RNXError: one of them is no number, or there are not so many.
     """
-    if not all(math.isfinite(score) for score in scores):
+    scores = as_many(ranker, scores, count, "scores")
+    if not all(_is_finite(score) for score in scores):
         raise RNXError(f"{ranker.name} gave a score that is no number; try dtype='float32', or another checkpoint.")
     return [float(score) for score in scores]
+
+
+def checked_memories(ranker: Ranker, memories: Iterable[Memory], count: int) -> list[Memory]:
+    """The memories as a list.
+
+    Raises:
+        RNXError: one of them is none, or there are not so many.
+    """
+    memories = as_many(ranker, memories, count, "memories")
+    for memory in memories:
+        if not isinstance(memory, Mapping) or not all(isinstance(each, Tensor) for each in memory.values()):
+            raise RNXError(f"{ranker.name} gave a memory that is no mapping of names to tensors.")
+    return memories
+
+
+def as_many(ranker: Ranker, results: Any, count: int, what: str) -> list[Any]:
+    """What a ranker gave for so many things, be it a list or a generator, as a list.
+
+    Raises:
+        RNXError: there are more or fewer, or it is nothing of the kind.
+    """
+    if not isinstance(results, Iterable):
+        raise RNXError(f"{ranker.name} gave {type(results).__name__} in place of {count} {what}.")
+    listed = list(results)
+    if len(listed) != count:
+        raise RNXError(f"{ranker.name} gave {len(listed)} {what} where {count} are needed.")
+    return listed
+
+
+def _is_finite(score: Any) -> bool:
+    try:
+        return math.isfinite(score)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +258,8 @@ def recall(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) 
     missing = list(unknown.values())
     for start in range(0, len(missing), REMEMBER_AT_ONCE):
         part = missing[start : start + REMEMBER_AT_ONCE]
-        made = {c.digest: memory for c, memory in zip(part, ranker.remember(part), strict=True)}
+        memories = checked_memories(ranker, ranker.remember(part), len(part))
+        made = {c.digest: memory for c, memory in zip(part, memories, strict=True)}
         store.keep(ranker.fingerprint, made)
         found.update(made)
     return [found[candidate.digest] for candidate in candidates]

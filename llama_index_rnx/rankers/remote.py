@@ -26,6 +26,7 @@ from torch import Tensor
 
 from llama_index_rnx.candidates import DEFAULT_MAX_PIXELS, Candidate, Query
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.executor import check_caller
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.proxies import http_options, usable_proxies
 
@@ -243,7 +244,7 @@ class RemoteRanker:
         return found
 
     def _query_part(self, query: Query) -> Part:
-        text = {"text": query.text} if query.text else {}
+        text = {"text": query.text.encode("utf-8", "replace").decode()} if query.text else {}
         if query.image is None:
             return text
         return {**text, "image": _data_uri(query.image.jpeg(self._max_pixels))}
@@ -251,8 +252,12 @@ class RemoteRanker:
     def _answer(self, body: Mapping[str, Any]) -> Any:
         """The service's JSON, after as many tries as it takes within `TRIES`."""
         for tried in range(1, TRIES + 1):
+            check_caller()
             try:
                 answer = self._client.post(self._url, json=body)
+            except httpx.DecodingError as error:
+                message = f"{self.name}: the answer is damaged ({_reason(error)}); is this a /rerank endpoint?"
+                raise RNXError(message) from error
             except httpx.TransportError as error:
                 if tried == TRIES:
                     raise RNXError(f"{self.name}: no answer in {TRIES} tries ({_reason(error)}); is it running?") from error
@@ -272,7 +277,7 @@ class RemoteRanker:
             raise _ServiceRefusedError(message, answer.status_code, answer.text)
         try:
             return answer.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RNXError(f"{self.name}: answered no JSON: {_excerpt(answer.text)}; is this a /rerank endpoint?") from error
 
 

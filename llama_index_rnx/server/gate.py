@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_index_rnx.server.bodies import Budget, Inflater, too_large
 from llama_index_rnx.server.hosts import is_loopback, is_same_origin, names_this_machine
-from llama_index_rnx.server.limits import Limits, Receive, Refused, Scope, Send
+from llama_index_rnx.server.limits import Limits, Receive, Refused, Scope, Send, stopping
 
 OPEN_PATH = "/health"  # answers without a key: a load balancer has none
 KEY_HEADERS = ("api-key", "x-api-key")
@@ -44,8 +44,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
 
-        # A trailing slash means the same, without a redirect to whatever host the request names.
-        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        # A slash too many, at the end or between, means the same: it comes from joining a base URL and a path. There is no
+        # redirect, as that would lead to whatever host the request names.
+        scope = {**scope, "path": "/" + "/".join(filter(None, scope["path"].split("/")))}
         body = _Body(self._budget)
         try:
             await self._enter(scope, receive, body)
@@ -77,6 +78,8 @@ class Gate:
                 await self._read(receive, inflater, body)
         except TimeoutError as error:
             raise Refused(408, "the request did not arrive in time.") from error
+        except asyncio.CancelledError as error:
+            raise stopping() from error
         finally:
             self._receiving -= 1
 

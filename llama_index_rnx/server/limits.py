@@ -49,3 +49,8 @@ class Refused(Exception):  # noqa: N818
         # Cohere's clients show `message`, those of Jina and FastAPI `detail`.
         body = {"message": self.message, "detail": self.message}
         return JSONResponse(body, status_code=self.status, headers=self.headers)
+
+
+def stopping() -> Refused:
+    """The answer to a request that is cancelled, which uvicorn does when the server has to end."""
+    return Refused(503, "the server is stopping; try again in a moment.", RETRY_SOON)
