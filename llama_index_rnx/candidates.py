@@ -12,7 +12,7 @@ import re
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Metadata
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import ImageError, RNXError, shown
 from llama_index_rnx.fetch import FetchError, fetch
 from llama_index_rnx.pdf import draw_page
 
@@ -137,6 +137,11 @@ class Query:
     image: ImageSource | None = None
     dense_texts: tuple[str, ...] = ()
     dense_vector: tuple[float, ...] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to look for."""
+        return not (self.text or self.image or self.dense_texts or self.dense_vector)
 
 
 class PageNode(ImageNode):
@@ -254,29 +259,51 @@ def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
     if isinstance(bundle, str):
         bundle = QueryBundle(bundle)
     if not isinstance(bundle, QueryBundle) or not isinstance(bundle.query_str, str | None):
-        raise RNXError(f"the query is {bundle!r:.100}; a string or a QueryBundle(query_str) is needed.")
+        raise RNXError(f"the query is {shown(bundle)}; a string or a QueryBundle(query_str) is needed.")
 
     query = Query(
         text=clean_text(bundle.query_str or ""),
-        image=picture_at(bundle.image_path, label="the query's picture") if bundle.image_path else None,
-        dense_texts=_dense_texts(bundle.custom_embedding_strs) if dense else (),
-        dense_vector=_dense_vector(bundle.embedding) if dense else None,
+        image=_picture_of_query(bundle.image_path),
+        dense_texts=dense_texts_of(bundle.custom_embedding_strs) if dense else (),
+        dense_vector=dense_vector_of(bundle.embedding) if dense else None,
     )
-    if not (query.text or query.image or query.dense_texts or query.dense_vector):
+    if query.is_empty:
         raise RNXError("the query is empty; give it a text, an image, or both.")
     return query
 
 
-def _dense_texts(texts: Any) -> tuple[str, ...]:
-    """Those of `custom_embedding_strs` that say something."""
-    given = [texts] if isinstance(texts, str) else list(texts or [])
-    strange = next((one for one in given if not isinstance(one, str)), None)
-    if strange is not None:
-        raise RNXError(f"custom_embedding_strs holds {short(repr(strange))}; texts are allowed.")
-    return tuple(text for one in given if (text := clean_text(one)))
+def _picture_of_query(location: Any) -> ImageSource | None:
+    if location is None or (isinstance(location, str) and not location):
+        return None
+    if not isinstance(location, str | Path):
+        raise RNXError(f"the query's image_path is {shown(location)}; a path or a data: URI is needed.")
+    return picture_at(location, label="the query's picture")
 
 
-def _dense_vector(embedding: Any) -> tuple[float, ...] | None:
+def dense_texts_of(texts: Any) -> tuple[str, ...]:
+    """Those of `custom_embedding_strs` that say something.
+
+    Raises:
+        RNXError: one of them is no string, or they are no list.
+    """
+    if texts is None:
+        return ()
+    if not isinstance(texts, Iterable):
+        raise RNXError(f"custom_embedding_strs={shown(texts)} was given; a list of texts is needed.")
+
+    strings = [texts] if isinstance(texts, str) else list(texts)
+    for text in strings:
+        if not isinstance(text, str):
+            raise RNXError(f"custom_embedding_strs holds {shown(text)}; texts are allowed.")
+    return tuple(cleaned for text in strings if (cleaned := clean_text(text)))
+
+
+def dense_vector_of(embedding: Any) -> tuple[float, ...] | None:
+    """The numbers of a query's `embedding`.
+
+    Raises:
+        RNXError: it is no list of numbers, or none that a search can use.
+    """
     if embedding is None:
         return None
     try:

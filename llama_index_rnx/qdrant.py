@@ -24,7 +24,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.pickles import plain_points
 from llama_index_rnx.private import made_private, make_file, make_folder
 from llama_index_rnx.proxies import http_options, is_loopback, usable_proxies
@@ -359,7 +359,7 @@ def _is_list_of_texts(location: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    return f"{type(value).__name__} {value!r:.80}"
+    return f"{type(value).__name__} {shown(value)}"
 
 
 def _is_forbidden(error: Exception) -> bool:
