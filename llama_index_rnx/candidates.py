@@ -12,6 +12,7 @@ import re
 import stat
 import struct
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -46,6 +47,7 @@ LARGE_PIXELS = 16_000_000  # from here on a picture is first averaged down, befo
 BAND_PIXELS = 1_000_000  # whose colours are converted at once: a copy of a large picture takes 350 MB
 ORIENTATION = 0x0112  # of EXIF
 SHADES_16 = 65_535.0
+_INVISIBLE = ("Cc", "Cf")  # controls and format marks, by Unicode's categories
 _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -180,7 +182,7 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
     bytes, a path, or a page of a PDF; a URL only with `allow_urls`, and then of a public address.
 
     Raises:
-        RNXError: the node holds neither text nor image.
+        RNXError: the node holds neither text nor image, or something in it cannot be used.
 
     Example:
         >>> from llama_index.core.schema import TextNode
@@ -188,9 +190,9 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
         >>> found.kind, found.text
         ('text', 'title: Bees\\n\\nBees make honey.')
     """
-    candidate = Candidate(id=node.node_id, text=_text_of(node), image=image_of(node, allow_urls=allow_urls))
-    if candidate.is_empty:
-        raise RNXError(f"node {node.node_id!r} {EMPTY}")
+    candidate, fault = usable_part(node, allow_urls)
+    if fault:
+        raise RNXError(fault)
     return candidate
 
 
@@ -238,11 +240,20 @@ def without_unreadable_images(candidates: Sequence[Candidate]) -> list[Candidate
 def clean_text(text: str) -> str:
     """Without white space around it and without halves of surrogate pairs, which no tokenizer takes.
 
+    A text in which nothing can be seen (a byte order mark, zero-width spaces, NUL bytes) is as good as none.
+
     Example:
         >>> clean_text(" half a pair: \\ud800 ")
         'half a pair: ?'
+        >>> clean_text("\\ufeff \\u200b \\0")
+        ''
     """
-    return text.encode("utf-8", "replace").decode().strip()
+    cleaned = text.encode("utf-8", "replace").decode().strip()
+    return cleaned if any(map(_is_visible, cleaned)) else ""
+
+
+def _is_visible(letter: str) -> bool:
+    return not letter.isspace() and unicodedata.category(letter) not in _INVISIBLE
 
 
 def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
@@ -500,7 +511,7 @@ def _own_text(node: BaseNode) -> str:
 
 def _text_of(node: BaseNode) -> str:
     """What LlamaIndex would embed; metadata alone is no text."""
-    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if _own_text(node).strip() else ""
+    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if clean_text(_own_text(node)) else ""
 
 
 def _attempt(work: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:

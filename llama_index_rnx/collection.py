@@ -812,8 +812,18 @@ def _node_fields(node: BaseNode) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({line_of(error)}); mend text or metadata.") from error
     if fields.get("class_name") not in _NODE_TYPES:
-        fields["class_name"] = next(k.class_name() for k in (ImageNode, TextNode, Node) if isinstance(node, k))
+        fields["class_name"] = _stored_kind(node)
     return fields
+
+
+def _stored_kind(node: BaseNode) -> str:
+    """As what a node of the user's own class comes back."""
+    for kind in (ImageNode, TextNode, Node):
+        if isinstance(node, kind):
+            return kind.class_name()
+    raise RNXError(
+        f"node {node.node_id!r} is a {type(node).__name__}, which is no kind of TextNode, ImageNode or Node; make it one."
+    )
 
 
 def _with_clean_texts(fields: dict[str, Any]) -> dict[str, Any]:
