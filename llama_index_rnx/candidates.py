@@ -48,6 +48,7 @@ BAND_PIXELS = 1_000_000  # whose colours are converted at once: a copy of a larg
 ORIENTATION = 0x0112  # of EXIF
 SHADES_16 = 65_535.0
 _INVISIBLE = ("Cc", "Cf")  # controls and format marks, by Unicode's categories
+_FROM_URL_LETTERS = bytes.maketrans(b"-_", b"+/")  # base64 as it is written in URLs and by some APIs
 _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -591,7 +592,7 @@ def _inline_bytes(body: bytes, encoded: bool, label: str) -> bytes:
 
 
 def _from_base64(data: bytes, label: str) -> bytes:
-    letters = b"".join(data.split())  # MIME breaks its lines
+    letters = b"".join(data.split()).translate(_FROM_URL_LETTERS)  # MIME breaks its lines
     letters += b"=" * (-len(letters) % 4)  # URIs are often written without them
     try:
         return base64.b64decode(letters, validate=True)

@@ -284,7 +284,21 @@ def _connected(location: Location, storage: Storage) -> Connection:
         )
     if _HOST_AND_PORT.fullmatch(str(location)) and not Path(str(location)).exists():
         raise RNXError(f"{location} looks like the address of a server; its URL is http://{location}.")
-    return _embedded(Path(str(location)).expanduser().resolve(), storage)
+    return _embedded(_folder_of(str(location)), storage)
+
+
+def _folder_of(location: str) -> Path:
+    try:
+        folder = Path(location).expanduser().resolve()
+        folder.lstat()  # here the system says that a name is too long
+    except FileNotFoundError:
+        return folder
+    except (OSError, ValueError, RuntimeError) as error:  # half a surrogate pair, or ~ of nobody
+        raise RNXError(
+            f"{shown(location)} can be no folder ({line_of(error)}); an index is a folder, :memory:, or http://host:6333 "
+            "of a Qdrant server."
+        ) from error
+    return folder
 
 
 def _client(url: str, storage: Storage) -> QdrantClient:

@@ -110,9 +110,27 @@ def test_a_retriever_takes_a_collection(wrong: Any) -> None:
     refused(lambda: RNXRetriever(wrong), "NodeCollection")
 
 
+FOLDERS = ["x" * 5_000, "x/" * 5_000, "half \ud800", "~nobody-of-that-name/index"]  # that no system can have
+
+
 @pytest.mark.parametrize(
     "location",
-    [None, 5, b"x", {}, [], [5], object(), "ftp://a", "http://", "http://[::1", "http://a:99999", "a\0b", "localhost:6333"],
+    [
+        None,
+        5,
+        b"x",
+        {},
+        [],
+        [5],
+        object(),
+        "ftp://a",
+        "http://",
+        "http://[::1",
+        "http://a:99999",
+        "a\0b",
+        "localhost:6333",
+        *FOLDERS,
+    ],
 )
 def test_a_location_is_a_folder_a_url_or_a_client(location: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
