@@ -358,6 +358,7 @@ def test_arrays_are_lists_of_texts_and_of_numbers(collection: NodeCollection) ->
         assert len(collection.search(query)) == 1
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves the connection of its memory open
 @pytest.mark.parametrize(
     "message", [None, 5, "", " ", b"iron", ["iron"], QueryBundle("iron"), Lines()], ids=lambda one: type(one).__name__
 )

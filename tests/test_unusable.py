@@ -94,8 +94,9 @@ def test_a_node_with_nothing_left_comes_last_with_score_0(case: str, on_error: s
     good = text_hits("a red apple", "nothing here", "red")
     with pytest.warns(RuntimeWarning, match="1 of 4 nodes") as warned:
         best = reranked([odd, *good], on_error=on_error)
-    assert len(warned) == 1
-    assert "\n" not in str(warned[0].message)
+    ours = [one for one in warned if one.category is RuntimeWarning]  # others: of what is collected meanwhile
+    assert len(ours) == 1
+    assert "\n" not in str(ours[0].message)
     assert found(best) == [*found(reranked(good)), ("odd", 0.0)]
     assert best[-1] is not odd
     assert best[-1].node is odd.node
