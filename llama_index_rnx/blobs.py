@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.private import make_file, make_folder
 
 FILE_NAME = "memories.sqlite"
@@ -126,6 +126,10 @@ class SqliteBlobs:
             self._connection = _read_only(self._file)
             self._full = True
             self._warn(error)
+        except ValueError as error:  # of a path with a zero byte, or with half a surrogate pair
+            raise RNXError(
+                f"memory_path {shown(str(self._folder))} is no path ({error}); name a folder or an address."
+            ) from error
 
     def _select(self, keys: Sequence[bytes], columns: str) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = []

@@ -12,7 +12,8 @@ import re
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Metadata
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import ImageError, RNXError, shown
 from llama_index_rnx.fetch import FetchError, fetch
 from llama_index_rnx.pdf import draw_page
 
@@ -46,6 +47,8 @@ LARGE_PIXELS = 16_000_000  # from here on a picture is first averaged down, befo
 BAND_PIXELS = 1_000_000  # whose colours are converted at once: a copy of a large picture takes 350 MB
 ORIENTATION = 0x0112  # of EXIF
 SHADES_16 = 65_535.0
+_INVISIBLE = ("Cc", "Cf")  # controls and format marks, by Unicode's categories
+_FROM_URL_LETTERS = bytes.maketrans(b"-_", b"+/")  # base64 as it is written in URLs and by some APIs
 _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -138,6 +141,11 @@ class Query:
     dense_texts: tuple[str, ...] = ()
     dense_vector: tuple[float, ...] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to look for."""
+        return not (self.text or self.image or self.dense_texts or self.dense_vector)
+
 
 class PageNode(ImageNode):
     """One page of a PDF: its text layer as text, its image rendered when somebody looks at it.
@@ -175,7 +183,7 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
     bytes, a path, or a page of a PDF; a URL only with `allow_urls`, and then of a public address.
 
     Raises:
-        RNXError: the node holds neither text nor image.
+        RNXError: the node holds neither text nor image, or something in it cannot be used.
 
     Example:
         >>> from llama_index.core.schema import TextNode
@@ -183,9 +191,9 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
         >>> found.kind, found.text
         ('text', 'title: Bees\\n\\nBees make honey.')
     """
-    candidate = Candidate(id=node.node_id, text=_text_of(node), image=image_of(node, allow_urls=allow_urls))
-    if candidate.is_empty:
-        raise RNXError(f"node {node.node_id!r} {EMPTY}")
+    candidate, fault = usable_part(node, allow_urls)
+    if fault:
+        raise RNXError(fault)
     return candidate
 
 
@@ -233,11 +241,20 @@ def without_unreadable_images(candidates: Sequence[Candidate]) -> list[Candidate
 def clean_text(text: str) -> str:
     """Without white space around it and without halves of surrogate pairs, which no tokenizer takes.
 
+    A text in which nothing can be seen (a byte order mark, zero-width spaces, NUL bytes) is as good as none.
+
     Example:
         >>> clean_text(" half a pair: \\ud800 ")
         'half a pair: ?'
+        >>> clean_text("\\ufeff \\u200b \\0")
+        ''
     """
-    return text.encode("utf-8", "replace").decode().strip()
+    cleaned = text.encode("utf-8", "replace").decode().strip()
+    return cleaned if any(map(_is_visible, cleaned)) else ""
+
+
+def _is_visible(letter: str) -> bool:
+    return not letter.isspace() and unicodedata.category(letter) not in _INVISIBLE
 
 
 def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
@@ -254,29 +271,51 @@ def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
     if isinstance(bundle, str):
         bundle = QueryBundle(bundle)
     if not isinstance(bundle, QueryBundle) or not isinstance(bundle.query_str, str | None):
-        raise RNXError(f"the query is {bundle!r:.100}; a string or a QueryBundle(query_str) is needed.")
+        raise RNXError(f"the query is {shown(bundle)}; a string or a QueryBundle(query_str) is needed.")
 
     query = Query(
         text=clean_text(bundle.query_str or ""),
-        image=picture_at(bundle.image_path, label="the query's picture") if bundle.image_path else None,
-        dense_texts=_dense_texts(bundle.custom_embedding_strs) if dense else (),
-        dense_vector=_dense_vector(bundle.embedding) if dense else None,
+        image=_picture_of_query(bundle.image_path),
+        dense_texts=dense_texts_of(bundle.custom_embedding_strs) if dense else (),
+        dense_vector=dense_vector_of(bundle.embedding) if dense else None,
     )
-    if not (query.text or query.image or query.dense_texts or query.dense_vector):
+    if query.is_empty:
         raise RNXError("the query is empty; give it a text, an image, or both.")
     return query
 
 
-def _dense_texts(texts: Any) -> tuple[str, ...]:
-    """Those of `custom_embedding_strs` that say something."""
-    given = [texts] if isinstance(texts, str) else list(texts or [])
-    strange = next((one for one in given if not isinstance(one, str)), None)
-    if strange is not None:
-        raise RNXError(f"custom_embedding_strs holds {short(repr(strange))}; texts are allowed.")
-    return tuple(text for one in given if (text := clean_text(one)))
+def _picture_of_query(location: Any) -> ImageSource | None:
+    if location is None or (isinstance(location, str) and not location):
+        return None
+    if not isinstance(location, str | Path):
+        raise RNXError(f"the query's image_path is {shown(location)}; a path or a data: URI is needed.")
+    return picture_at(location, label="the query's picture")
 
 
-def _dense_vector(embedding: Any) -> tuple[float, ...] | None:
+def dense_texts_of(texts: Any) -> tuple[str, ...]:
+    """Those of `custom_embedding_strs` that say something.
+
+    Raises:
+        RNXError: one of them is no string, or they are no list.
+    """
+    if texts is None:
+        return ()
+    if not isinstance(texts, Iterable):
+        raise RNXError(f"custom_embedding_strs={shown(texts)} was given; a list of texts is needed.")
+
+    strings = [texts] if isinstance(texts, str) else list(texts)
+    for text in strings:
+        if not isinstance(text, str):
+            raise RNXError(f"custom_embedding_strs holds {shown(text)}; texts are allowed.")
+    return tuple(cleaned for text in strings if (cleaned := clean_text(text)))
+
+
+def dense_vector_of(embedding: Any) -> tuple[float, ...] | None:
+    """The numbers of a query's `embedding`.
+
+    Raises:
+        RNXError: it is no list of numbers, or none that a search can use.
+    """
     if embedding is None:
         return None
     try:
@@ -473,7 +512,7 @@ def _own_text(node: BaseNode) -> str:
 
 def _text_of(node: BaseNode) -> str:
     """What LlamaIndex would embed; metadata alone is no text."""
-    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if _own_text(node).strip() else ""
+    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if clean_text(_own_text(node)) else ""
 
 
 def _attempt(work: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:
@@ -553,7 +592,7 @@ def _inline_bytes(body: bytes, encoded: bool, label: str) -> bytes:
 
 
 def _from_base64(data: bytes, label: str) -> bytes:
-    letters = b"".join(data.split())  # MIME breaks its lines
+    letters = b"".join(data.split()).translate(_FROM_URL_LETTERS)  # MIME breaks its lines
     letters += b"=" * (-len(letters) % 4)  # URIs are often written without them
     try:
         return base64.b64decode(letters, validate=True)

@@ -18,15 +18,17 @@ from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.llms.llm import LLM
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import RichPromptTemplate
 from llama_index.core.response_synthesizers import BaseSynthesizer, CompactAndRefine
+from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore
 
 from llama_index_rnx import bm25
 from llama_index_rnx.candidates import clean_text, with_inline_image
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.display import compare
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.extract import ExtractiveSynthesizer, deep_copy
 from llama_index_rnx.hits import Hit
 from llama_index_rnx.llms import EXTRACT, GGUFModel, RankerLLM, load_llm
@@ -202,6 +204,13 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         except Exception as error:  # as above: the sources can be found without a language model
             return standalone(_questions(history), question), _fault(self._llm, error)
 
+    def _run_c3(self, message: str, *more: Any, **options: Any) -> Any:
+        """Retrieve and rerank for `chat` and `stream_chat`."""
+        return super()._run_c3(_checked_message(message), *more, **options)
+
+    async def _arun_c3(self, message: str, *more: Any, **options: Any) -> Any:
+        return await super()._arun_c3(_checked_message(message), *more, **options)
+
     def _condense_question(self, chat_history: list[ChatMessage], latest_message: str) -> str:
         if self._rewrites:
             self._asked = super()._condense_question(chat_history, latest_message).strip() or latest_message
@@ -254,6 +263,11 @@ def chat_engine(
         >>> str(engine.chat("What do bees make?"))
         'Bees make honey from nectar. [1]'
     """
+    kinds = {"retriever": (retriever, BaseRetriever), "reranker": (reranker, BaseNodePostprocessor), "llm": (llm, LLM)}
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind) and (value is not None or name == "retriever"):
+            raise RNXError(f"{name}={shown(value)} was given; a {kind.__name__} is needed.")
+
     sees = isinstance(llm, RankerLLM) if multimodal is None else multimodal
     rewrites = not isinstance(llm, GGUFModel) if condense is None else condense
     return RNXChatEngine(retriever, reranker, llm, extractor=extractor, multimodal=sees, condense=rewrites)
@@ -320,10 +334,17 @@ def _questions(history: Sequence[ChatMessage]) -> list[str]:
     return [message.content or "" for message in history if message.role == MessageRole.USER]
 
 
-def _checked(question: str) -> str:
-    question = clean_text(question)
-    if not question:
+def _checked_message(message: Any) -> str:
+    """The message as it came, if it asks something."""
+    if not isinstance(message, str):
+        raise RNXError(f"the question is {shown(message)}; a string is needed.")
+    if not clean_text(message):
         raise RNXError("the question is empty; ask something.")
+    return message
+
+
+def _checked(question: str) -> str:
+    question = clean_text(_checked_message(question))
     if len(question) > MAX_QUESTION:
         raise RNXError(f"the question has {len(question):,} characters; {MAX_QUESTION:,} are allowed.")
     return question

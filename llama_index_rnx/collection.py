@@ -46,12 +46,14 @@ from llama_index_rnx.candidates import (
     Query,
     candidate_of,
     clean_text,
+    dense_texts_of,
+    dense_vector_of,
     inline_image,
     note_file,
     restore_inline_image,
 )
 from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed_query, fingerprint_of
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import ImageError, RNXError, shown
 from llama_index_rnx.filters import TextMatch, qdrant_filter, with_ids, with_substrings
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.metadata import clean_name, json_metadata, json_text, json_value, original_path
@@ -744,14 +746,15 @@ def _checked(name: str) -> str:
         raise RNXError(f"name= got a {_kind(name)}; the name of a collection is a string.")
     is_path = name in (".", "..") or bool(set(name) & set("/\\"))
     if not name.strip() or is_path or not name.isprintable() or len(name.encode()) > 255:
-        raise RNXError(f"{name!r} is no name of a collection; give one to 255 characters, without slashes.")
+        raise RNXError(f"{shown(name)} is no name of a collection; give one to 255 characters, without slashes.")
     return name
 
 
 def _check_options(embedding: Any, ranker: Any, memory_path: Any, storage: Any) -> None:
     if embedding is not None and not isinstance(embedding, BaseEmbedding):
         raise RNXError(f"embedding= got a {_kind(embedding)}; a LlamaIndex MultiModalEmbedding is needed.")
-    if ranker is not None and ranker != "auto" and (isinstance(ranker, type) or not isinstance(ranker, Ranker)):
+    is_auto = ranker is None or (isinstance(ranker, str) and ranker == "auto")
+    if not is_auto and (isinstance(ranker, type) or not isinstance(ranker, Ranker)):
         raise RNXError(f"ranker= got a {_kind(ranker)}; a Ranker (load_ranker(...)), 'auto' or None is needed.")
     if memory_path is not None and not isinstance(memory_path, str | Path):
         raise RNXError(f"memory_path= got a {_kind(memory_path)}; a folder or an address is needed.")
@@ -769,10 +772,15 @@ def _checked_query(query: Any) -> Query:
         raise RNXError(f"query= got a {_kind(query)}; Query(text=..., image=...) is needed; RNXRetriever takes strings.")
     if not isinstance(query.text, str) or not (query.image is None or isinstance(query.image, ImageSource)):
         raise RNXError("the query's text must be a string, its image one of file_source(path) or bytes_source(data).")
-    text = clean_text(query.text)
-    if not (text or query.image or query.dense_texts or query.dense_vector):
+    cleaned = replace(
+        query,
+        text=clean_text(query.text),
+        dense_texts=dense_texts_of(query.dense_texts),
+        dense_vector=dense_vector_of(query.dense_vector),
+    )
+    if cleaned.is_empty:
         raise RNXError("the query is empty; give it a text, an image, or both.")
-    return replace(query, text=text)
+    return cleaned
 
 
 def _memory_folder(location: Location) -> Path | None:
@@ -822,8 +830,18 @@ def _node_fields(node: BaseNode) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({line_of(error)}); mend text or metadata.") from error
     if fields.get("class_name") not in _NODE_TYPES:
-        fields["class_name"] = next(k.class_name() for k in (ImageNode, TextNode, Node) if isinstance(node, k))
+        fields["class_name"] = _stored_kind(node)
     return fields
+
+
+def _stored_kind(node: BaseNode) -> str:
+    """As what a node of the user's own class comes back."""
+    for kind in (ImageNode, TextNode, Node):
+        if isinstance(node, kind):
+            return kind.class_name()
+    raise RNXError(
+        f"node {node.node_id!r} is a {type(node).__name__}, which is no kind of TextNode, ImageNode or Node; make it one."
+    )
 
 
 def _with_clean_texts(fields: dict[str, Any]) -> dict[str, Any]:

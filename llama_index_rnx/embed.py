@@ -14,9 +14,9 @@ from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 from pydantic import ValidationError
 
-from llama_index_rnx.arguments import one_line
+from llama_index_rnx.arguments import checked_callbacks, checked_pictures, checked_texts, one_line
 from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, clean_text, picture_at
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.executor import in_thread
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.base import recall
@@ -60,6 +60,7 @@ class RNXEmbedding(MultiModalEmbedding):
     _memories: MemoryStore = PrivateAttr(default_factory=MemoryStore)
 
     def __init__(self, **settings: Any) -> None:
+        settings["callback_manager"] = checked_callbacks(settings.get("callback_manager"))
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -74,7 +75,7 @@ class RNXEmbedding(MultiModalEmbedding):
         """The ranker whose towers embed; loaded once for the process."""
         if self._ranker is None:
             if self.model_name != "rnx-mini":
-                raise RNXError(f"RNXEmbedding has no model {self.model_name!r}; 'rnx-mini' is the one there is.")
+                raise RNXError(f"RNXEmbedding has no model {shown(self.model_name)}; 'rnx-mini' is the one there is.")
             self._ranker = load_mini(device=self.device, dtype=self.dtype)
         return self._ranker
 
@@ -92,13 +93,37 @@ class RNXEmbedding(MultiModalEmbedding):
         """The query in the common space; of a text and an image the sum, at unit length."""
         return self._shared_ranker().run(self.ranker.query_vector, query)
 
+    def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **options: Any) -> list[list[float]]:
+        """One vector a text; a single text in place of a list is refused, or each of its letters would be one."""
+        return super().get_text_embedding_batch(checked_texts(texts, "texts"), show_progress, **options)
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **options: Any
+    ) -> list[list[float]]:
+        """As `get_text_embedding_batch`, while others go on."""
+        return await super().aget_text_embedding_batch(checked_texts(texts, "texts"), show_progress, **options)
+
+    def get_agg_embedding_from_queries(self, queries: list[str], *more: Any) -> list[float]:
+        """One vector for several questions, by default the mean of theirs."""
+        return super().get_agg_embedding_from_queries(checked_texts(queries, "queries"), *more)
+
+    def get_image_embedding_batch(self, img_file_paths: list[ImageType], show_progress: bool = False) -> list[list[float]]:
+        """One vector a picture; a single one in place of a list is refused."""
+        return super().get_image_embedding_batch(checked_pictures(img_file_paths), show_progress)
+
+    async def aget_image_embedding_batch(
+        self, img_file_paths: list[ImageType], show_progress: bool = False
+    ) -> list[list[float]]:
+        """As `get_image_embedding_batch`, while others go on."""
+        return await super().aget_image_embedding_batch(checked_pictures(img_file_paths), show_progress)
+
     def _shared_ranker(self) -> SharedRanker:
         if self._shared is None:
             self._shared = SharedRanker.of(self.ranker)
         return self._shared
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.query_vector(Query(text=_checked_text(query)))
+        return self.query_vector(Query(text=_checked_text(query) or " "))  # LlamaIndex embeds a blank query, too
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
@@ -135,7 +160,7 @@ class RNXEmbedding(MultiModalEmbedding):
 
 def _checked_text(text: Any) -> str:
     if not isinstance(text, str):
-        raise RNXError(f"a text to embed is {text!r:.100}; a string is needed.")
+        raise RNXError(f"a text to embed is {shown(text)}; a string is needed.")
     return clean_text(text)
 
 

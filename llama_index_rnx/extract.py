@@ -27,8 +27,9 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
 from llama_index_rnx import bm25
+from llama_index_rnx.arguments import checked_hits, checked_texts
 from llama_index_rnx.candidates import Candidate, Query, clean_text, usable_part
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.executor import in_thread
 from llama_index_rnx.hits import Hit, hits_of
 from llama_index_rnx.memory import MemoryStore
@@ -73,7 +74,7 @@ def quotes(ranker: Ranker, store: MemoryStore, query: Query, texts: Sequence[str
 
     The ranker reads all that are considered as one list, as it reads nodes.
     """
-    found = thinned(query.text, [quote for source, text in enumerate(texts) for quote in passages(source, text)])
+    found = thinned(query.text, [quote for source, text in enumerate(texts) for quote in passages(source, clean_text(text))])
     found = found[: ranker.window]
     if not found:
         return []
@@ -173,8 +174,10 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
+        nodes = checked_hits(nodes)
+        asked = self._asked or _question_of(query)
         dispatcher.event(SynthesizeStartEvent(query=query))
-        answer = self._response(query, nodes, additional_source_nodes)
+        answer = self._response(asked, nodes, additional_source_nodes)
         response: RESPONSE_TYPE = answer
         if self._streaming:
             response = StreamingResponse(_streamed(str(answer)), answer.source_nodes, answer.metadata)
@@ -189,23 +192,25 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
         """The same beside the event loop: the ranker reads on its own threads."""
+        nodes = checked_hits(nodes)
+        asked = self._asked or _question_of(query)
         dispatcher.event(SynthesizeStartEvent(query=query))
-        response: RESPONSE_TYPE = await in_thread(partial(self._response, query, nodes, additional_source_nodes))
+        response: RESPONSE_TYPE = await in_thread(partial(self._response, asked, nodes, additional_source_nodes))
         if self._streaming:
             response = AsyncStreamingResponse(_astreamed(str(response)), response.source_nodes, response.metadata)
         dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
 
     def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
-        quoted = self._quotes(Query(text=clean_text(query_str)), text_chunks)
+        question, texts = _question_of(query_str), checked_texts(text_chunks, "text_chunks")
+        quoted = self._quotes(Query(text=clean_text(question)), texts)
         return "\n\n".join(_marked(quote) for quote in quoted)
 
     async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
         return await in_thread(partial(self.get_response, query_str, text_chunks))
 
-    def _response(self, query: str | QueryBundle, nodes: list[NodeWithScore], more: Sequence[NodeWithScore] | None) -> Response:
-        asked = self._asked or (query if isinstance(query, str) else query.query_str)
-        answer = self._answer(Query(text=clean_text(asked)), hits_of(nodes, nodes))
+    def _response(self, question: str, nodes: list[NodeWithScore], more: Sequence[NodeWithScore] | None) -> Response:
+        answer = self._answer(Query(text=clean_text(question)), hits_of(nodes, nodes))
         sources = [*nodes, *(more or [])]
         return Response(answer, sources, {hit.node.node_id: hit.node.metadata for hit in sources})
 
@@ -254,6 +259,13 @@ def deep_copy(original: T, memo: dict[int, Any], shared: Sequence[object]) -> T:
     memo[id(original)] = other
     other.__dict__.update(copy.deepcopy(original.__dict__, memo))
     return other
+
+
+def _question_of(query: Any) -> str:
+    text = query.query_str if isinstance(query, QueryBundle) else query
+    if not isinstance(text, str):
+        raise RNXError(f"the query is {shown(query)}; a string or a QueryBundle(query_str) is needed.")
+    return text
 
 
 def _marked(quote: Quote) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from llama_index.core.vector_stores.types import (
@@ -21,7 +21,7 @@ from llama_index.core.vector_stores.types import (
 )
 from qdrant_client import models
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.metadata import json_value
 from llama_index_rnx.paths import fields, paths, values_at
 
@@ -155,7 +155,7 @@ def _one_line(part: MetadataFilter, convert: Callable[[Any], T]) -> T:
         return convert(json_value(part.value))
     except ValueError as error:
         raise RNXError(
-            f"metadata filter {part.key!r}: {part.operator.value!r} cannot be used with {part.value!r} ({error})."
+            f"metadata filter {shown(part.key)}: {part.operator.value!r} cannot be used with {shown(part.value)} ({error})."
         ) from error
 
 
@@ -250,6 +250,7 @@ def _moment(text: str) -> datetime | None:
     time = (match["time"] or "00:00").split(".")[0]
     fraction = (match["fraction"] or "")[: len(".123456")]
     try:
-        return datetime.fromisoformat(f"{match['day']}T{time}{fraction.ljust(7, '0') if fraction else ''}{zone}")
-    except ValueError:  # the 31st of February
+        moment = datetime.fromisoformat(f"{match['day']}T{time}{fraction.ljust(7, '0') if fraction else ''}{zone}")
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # the 31st of February, or an hour before the year 1
         return None

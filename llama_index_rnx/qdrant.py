@@ -24,7 +24,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.pickles import plain_points
 from llama_index_rnx.private import made_private, make_file, make_folder
 from llama_index_rnx.proxies import http_options, is_loopback, usable_proxies
@@ -284,7 +284,21 @@ def _connected(location: Location, storage: Storage) -> Connection:
         )
     if _HOST_AND_PORT.fullmatch(str(location)) and not Path(str(location)).exists():
         raise RNXError(f"{location} looks like the address of a server; its URL is http://{location}.")
-    return _embedded(Path(str(location)).expanduser().resolve(), storage)
+    return _embedded(_folder_of(str(location)), storage)
+
+
+def _folder_of(location: str) -> Path:
+    try:
+        folder = Path(location).expanduser().resolve()
+        folder.lstat()  # here the system says that a name is too long
+    except FileNotFoundError:
+        return folder
+    except (OSError, ValueError, RuntimeError) as error:  # half a surrogate pair, or ~ of nobody
+        raise RNXError(
+            f"{shown(location)} can be no folder ({line_of(error)}); an index is a folder, :memory:, or http://host:6333 "
+            "of a Qdrant server."
+        ) from error
+    return folder
 
 
 def _client(url: str, storage: Storage) -> QdrantClient:
@@ -359,7 +373,7 @@ def _is_list_of_texts(location: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    return f"{type(value).__name__} {value!r:.80}"
+    return f"{type(value).__name__} {shown(value)}"
 
 
 def _is_forbidden(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from pydantic import ValidationError
 
-from llama_index_rnx.arguments import checked_hits, one_line
+from llama_index_rnx.arguments import checked_asks, checked_callbacks, checked_hits, one_line
 from llama_index_rnx.candidates import Candidate, Query, query_of, usable_part
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.executor import in_thread
@@ -107,6 +107,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         ranker = options.get("ranker")
         if ranker is not None and not isinstance(ranker, Ranker):
             raise RNXError(f"ranker= got {type(ranker).__name__}; it needs name, fingerprint, window, remember and score.")
+        options["callback_manager"] = checked_callbacks(options.get("callback_manager"))
         if isinstance(options.get("memory_path"), Path):
             options["memory_path"] = str(options["memory_path"])
         settings: dict[str, Any] = {"model": ranker.name if ranker is not None else model, "top_n": top_n, **options}
@@ -139,6 +140,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         Args:
             asks: (query, its nodes), one for each list. With `on_error="keep_order"` one bad list costs the others nothing.
         """
+        asks = checked_asks(asks)
         queries = [query_of(bundle) for bundle, _ in asks]
         parts = [[usable_part(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks]
 

@@ -9,7 +9,7 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from llama_index_rnx.arguments import checked_count
+from llama_index_rnx.arguments import checked_callbacks, checked_count
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError
@@ -60,7 +60,7 @@ class RNXRetriever(BaseRetriever):
             raise RNXError(f"collection= got a {type(collection).__name__}; a NodeCollection is needed.")
         if filters is not None and not isinstance(filters, MetadataFilters):
             raise RNXError(f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed.")
-        super().__init__(callback_manager=callback_manager)
+        super().__init__(callback_manager=checked_callbacks(callback_manager))
         self.collection, self.top_k, self.filters = collection, top_k, filters
 
     def retrieve(self, str_or_query_bundle: QueryType) -> list[NodeWithScore]:

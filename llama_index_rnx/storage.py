@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 
 FIELD_KINDS = ("keyword", "integer", "float", "bool", "datetime")
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts: doubled from the first to the longest
@@ -62,23 +62,23 @@ class Storage:
             if value is None and name in _OF_THE_COLLECTION:
                 continue
             if not isinstance(value, int if whole else int | float) or isinstance(value, bool):
-                raise RNXError(f"{name}={value!r} was given; a {'whole ' if whole else ''}number is needed.")
+                raise RNXError(f"{name}={shown(value)} was given; a {'whole ' if whole else ''}number is needed.")
             if not value >= least:  # NaN, too
-                raise RNXError(f"{name}={value} was given; {least} or more is allowed.")
+                raise RNXError(f"{name}={shown(value)} was given; {least} or more is allowed.")
         if (self.write_consistency_factor or 1) > (self.replication_factor or self.write_consistency_factor or 1):
             raise RNXError(
                 f"write_consistency_factor={self.write_consistency_factor} was given with "
                 f"replication_factor={self.replication_factor}; no more nodes can have written than have a copy."
             )
-        if self.quantization not in (None, "int8"):
-            raise RNXError(f"quantization={self.quantization!r} was given; 'int8' or None is allowed.")
+        if self.quantization is not None and not (isinstance(self.quantization, str) and self.quantization == "int8"):
+            raise RNXError(f"quantization={shown(self.quantization)} was given; 'int8' or None is allowed.")
         if not isinstance(self.metadata_indexes, Mapping):
-            raise RNXError(f"metadata_indexes={self.metadata_indexes!r:.100} was given; {{'year': 'integer'}} is one.")
+            raise RNXError(f"metadata_indexes={shown(self.metadata_indexes)} was given; {{'year': 'integer'}} is one.")
         for name, kind in self.metadata_indexes.items():
             if not isinstance(name, str):
-                raise RNXError(f"metadata_indexes: the key {name!r:.100} was given; the keys of metadata are strings.")
-            if kind not in FIELD_KINDS:
-                raise RNXError(f"metadata_indexes: {name!r} got {kind!r}; allowed are {', '.join(FIELD_KINDS)}.")
+                raise RNXError(f"metadata_indexes: the key {shown(name)} was given; the keys of metadata are strings.")
+            if not isinstance(kind, str) or kind not in FIELD_KINDS:
+                raise RNXError(f"metadata_indexes: {shown(name)} got {shown(kind)}; allowed are {', '.join(FIELD_KINDS)}.")
 
     @property
     def made_with(self) -> dict[str, Any]:

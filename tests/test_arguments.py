@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fakes import FakeEmbedding, FakeRanker, text_hits
 from llama_index.core.schema import Document, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter
@@ -15,6 +18,8 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from llama_index_rnx import NodeCollection, RNXEmbedding, RNXError, RNXRerank, RNXRetriever, load_ranker
 from llama_index_rnx.candidates import Query
+from llama_index_rnx.chat import chat_engine
+from llama_index_rnx.extract import ExtractiveSynthesizer
 from llama_index_rnx.storage import Storage
 
 NODE = TextNode(id_="a", text="iron rusts")
@@ -37,6 +42,13 @@ def refused(work: Callable[[], Any], needed: str | None = None) -> None:
     with pytest.raises(RNXError, match=needed) as caught:
         work()
     assert "\n" not in str(caught.value)
+
+
+def short_line(work: Callable[[], Any]) -> None:
+    refused(work)
+    with pytest.raises(RNXError) as caught:
+        work()
+    assert len(str(caught.value)) < 2_000
 
 
 @pytest.mark.parametrize(
@@ -98,9 +110,27 @@ def test_a_retriever_takes_a_collection(wrong: Any) -> None:
     refused(lambda: RNXRetriever(wrong), "NodeCollection")
 
 
+FOLDERS = ["x" * 5_000, "x/" * 5_000, "half \ud800", "~nobody-of-that-name/index"]  # that no system can have
+
+
 @pytest.mark.parametrize(
     "location",
-    [None, 5, b"x", {}, [], [5], object(), "ftp://a", "http://", "http://[::1", "http://a:99999", "a\0b", "localhost:6333"],
+    [
+        None,
+        5,
+        b"x",
+        {},
+        [],
+        [5],
+        object(),
+        "ftp://a",
+        "http://",
+        "http://[::1",
+        "http://a:99999",
+        "a\0b",
+        "localhost:6333",
+        *FOLDERS,
+    ],
 )
 def test_a_location_is_a_folder_a_url_or_a_client(location: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -214,3 +244,162 @@ def test_the_name_of_a_ranker(model: Any) -> None:
 )
 def test_settings_of_a_storage(options: dict[str, Any]) -> None:
     refused(lambda: Storage(**options), next(iter(options)))
+
+
+# --- odd values: each is one short line, whatever the value says of itself
+
+
+class Lines:
+    """As an array or a data frame: its `repr` has many lines."""
+
+    def __repr__(self) -> str:
+        return "first\n    second " + "x" * 100_000
+
+
+class Silent:
+    def __repr__(self) -> str:
+        raise RuntimeError("this has no repr")
+
+
+ODD: dict[str, Any] = {
+    "digits": 10**5_000,
+    "bytes": b"x",
+    "mixed": ["a", None],
+    "mapping": {"a": 1},
+    "array": np.ones((2, 2)),
+    "lines": Lines(),
+    "silent": Silent(),
+}
+
+
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD)
+def test_no_value_makes_more_than_one_short_line(collection: NodeCollection, value: Any) -> None:
+    retriever, reranker = RNXRetriever(collection), RNXRerank(ranker=FakeRanker())
+    works: list[Callable[[], Any]] = [
+        lambda: RNXRetriever(value),
+        lambda: RNXRetriever(collection, callback_manager=value),
+        lambda: retriever.retrieve(value),
+        lambda: retriever.retrieve(QueryBundle("iron", image_path=value)),
+        lambda: collection.search(value),
+        lambda: open_(storage=value),
+        lambda: open_(ranker=value),
+        lambda: Storage(quantization=value),
+        lambda: Storage(metadata_indexes={"year": value}),
+        lambda: reranker.postprocess_many(value),
+        lambda: reranker.postprocess_many([value]),
+        lambda: reranker.postprocess_many([(QueryBundle("iron"), value)]),
+        lambda: RNXRerank(windows=value),
+        lambda: RNXRerank(callback_manager=value),
+        lambda: RNXEmbedding(callback_manager=value),
+        lambda: RNXEmbedding().get_query_embedding(value),
+        lambda: RNXEmbedding().get_text_embedding_batch([value]),
+        lambda: ExtractiveSynthesizer().synthesize(value, []),
+        lambda: ExtractiveSynthesizer().synthesize("iron", [value]),
+        lambda: ExtractiveSynthesizer().get_response("iron", [value]),
+        lambda: chat_engine(value, None),
+        lambda: chat_engine(retriever, value),
+        lambda: chat_engine(retriever, None, value),
+    ]
+    for work in works:
+        short_line(work)
+
+
+@pytest.mark.parametrize(
+    "value", [None, 5, object(), Lines(), Silent(), TextNode(text="a")], ids=lambda one: type(one).__name__
+)
+def test_no_list_is_a_list(value: Any) -> None:
+    embedding = RNXEmbedding()
+    works: list[Callable[[], Any]] = [
+        lambda: embedding.get_text_embedding_batch(value),
+        lambda: embedding.get_image_embedding_batch(value),
+        lambda: embedding.get_agg_embedding_from_queries(value),
+        lambda: RNXRerank(ranker=FakeRanker()).postprocess_many(value),
+        lambda: ExtractiveSynthesizer().synthesize("iron", value),
+        lambda: ExtractiveSynthesizer().get_response("iron", value),
+    ]
+    for work in works:
+        short_line(work)
+
+
+async def test_a_text_in_place_of_a_list_is_no_list_of_letters() -> None:
+    embedding = RNXEmbedding()
+    refused(lambda: embedding.get_text_embedding_batch("iron"), "list of texts")  # type: ignore[arg-type]
+    refused(lambda: embedding.get_agg_embedding_from_queries("iron"), "list of texts")  # type: ignore[arg-type]
+    refused(lambda: embedding.get_image_embedding_batch("a.png"), "list of pictures")  # type: ignore[arg-type]
+    refused(lambda: embedding.get_image_embedding_batch(BytesIO(b"x")), "list of pictures")  # type: ignore[arg-type]
+    with pytest.raises(RNXError, match="list of texts"):
+        await embedding.aget_text_embedding_batch("iron")  # type: ignore[arg-type]
+    with pytest.raises(RNXError, match="list of pictures"):
+        await embedding.aget_image_embedding_batch("a.png")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "texts", [5, 1.5, object(), [None], ["iron", None], [["iron"]], Silent()], ids=lambda one: type(one).__name__
+)
+def test_texts_to_embed_in_place_of_the_question(collection: NodeCollection, texts: Any) -> None:
+    bundle = QueryBundle("iron", custom_embedding_strs=texts)
+    refused(lambda: RNXRetriever(collection).retrieve(bundle), "custom_embedding_strs")
+    refused(lambda: collection.search(Query(text="iron", dense_texts=texts)), "custom_embedding_strs")
+
+
+@pytest.mark.parametrize(
+    "vector", [5, object(), "iron", ["a"], [float("nan")], [0.0], Silent()], ids=lambda one: type(one).__name__
+)
+def test_a_vector_in_place_of_the_question(collection: NodeCollection, vector: Any) -> None:
+    refused(lambda: collection.search(Query(text="iron", dense_vector=vector)), "embedding")
+
+
+def test_arrays_are_lists_of_texts_and_of_numbers(collection: NodeCollection) -> None:
+    size = len(FakeEmbedding().get_query_embedding("iron"))
+    for query in (
+        Query(dense_texts=np.array(["iron", "rust"])),  # type: ignore[arg-type]
+        Query(dense_vector=np.ones(size)),  # type: ignore[arg-type]
+    ):
+        assert len(collection.search(query)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves the connection of its memory open
+@pytest.mark.parametrize(
+    "message", [None, 5, "", " ", b"iron", ["iron"], QueryBundle("iron"), Lines()], ids=lambda one: type(one).__name__
+)
+async def test_a_conversation_takes_a_text(collection: NodeCollection, message: Any) -> None:
+    engine = chat_engine(RNXRetriever(collection), None, extractor=FakeRanker())
+    for work in (engine.chat, engine.stream_chat, lambda text: list(engine.turn(text))):
+        refused(lambda work=work: work(message), "question")
+    for later in (engine.achat, engine.astream_chat):
+        with pytest.raises(RNXError, match="question"):
+            await later(message)
+    assert engine.chat_history == []
+
+
+def test_no_callback_manager_is_an_empty_one(collection: NodeCollection) -> None:
+    """LlamaIndex's own classes take None, too."""
+    reranker = RNXRerank(ranker=FakeRanker(), callback_manager=None)
+    assert len(reranker.postprocess_nodes(text_hits("a"), query_str="iron")) == 1
+    assert len(RNXRetriever(collection, callback_manager=None).retrieve("iron")) == 1
+
+
+@pytest.mark.parametrize("path", ["a\0b", "half \ud800"], ids=ascii)
+def test_a_memory_path_that_is_none(path: str) -> None:
+    refused(lambda: open_(memory_path=path), "memory_path")
+
+
+@pytest.mark.parametrize("device", [1.5, object(), "x" * 10_000], ids=["number", "object", "long"])
+def test_a_device_is_a_name(device: Any) -> None:
+    short_line(lambda: load_ranker("rnx-mini", device=device))
+    short_line(lambda: load_ranker("rnx-mini", dtype=device))
+
+
+def test_torchs_own_names_of_devices_and_types() -> None:
+    assert load_ranker("rnx-mini", device=torch.device("cpu"), dtype=torch.float32).name == "rnx-mini"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "x/" * 3_000, "a\0b"], ids=["long", "deep", "zero"])
+def test_the_name_of_a_model_that_no_folder_can_have(name: str) -> None:
+    short_line(lambda: load_ranker(name))
+
+
+def test_a_message_is_one_line_and_no_longer_than_a_screen() -> None:
+    assert str(RNXError("one\n    two\r\nthree  four")) == "one two three  four"
+    assert len(str(RNXError("x" * 1_000_000))) <= 2_000
+    assert str(pickle.loads(pickle.dumps(RNXError("one\ntwo")))) == "one two"

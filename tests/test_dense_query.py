@@ -122,3 +122,9 @@ async def test_hyde_from_end_to_end(retriever: RNXRetriever) -> None:
     )
     engine = TransformQueryEngine(reranked, HyDEQueryTransform(llm=TellingLLM()))
     assert [hit.node_id for hit in engine.query("oxide").source_nodes] == ["rust"]  # the reranker reads the question
+
+
+def test_a_blank_question_has_a_vector_as_a_blank_text_has() -> None:
+    """LlamaIndex's own embeddings take it, and some of its parts ask for it."""
+    embedding = RNXEmbedding()
+    assert len(embedding.get_query_embedding("")) == len(embedding.get_text_embedding(""))

@@ -144,3 +144,11 @@ async def test_other_chat_engines_stream_them() -> None:
     chat.reset()
     answer = await chat.astream_chat("rain")
     assert "".join([piece async for piece in answer.async_response_gen()]) == "Rain. [1]"
+
+
+def test_halves_of_surrogate_pairs_are_quoted_as_question_marks(mini: Any) -> None:
+    synthesizer = ExtractiveSynthesizer(mini)
+    nodes = [NodeWithScore(node=TextNode(text="Bees \ud83d make honey from nectar."))]
+    said = str(synthesizer.synthesize("What do bees make? \ud83d", nodes))
+    assert said == "Bees ? make honey from nectar. [1]"
+    assert synthesizer.get_response("What do bees make?", ["Bees \ud83d make honey from nectar."]) == said

@@ -6,6 +6,7 @@ import base64
 import json
 import socket
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -16,6 +17,7 @@ from fakes import BLUE, GREEN, RED, FakeEmbedding, FakeRanker, colour_of, image_
 from llama_index.core.base.llms.types import ImageBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.schema import BaseNode, ImageDocument, ImageNode, MediaResource, Node, NodeWithScore, QueryBundle
+from PIL import Image
 from pydantic import AnyUrl
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
@@ -68,6 +70,18 @@ def test_every_spelling_in_every_place(spelling: str, place: str, allow_urls: bo
     image = candidate_of(PLACES[place](uri), allow_urls).image
     assert image is not None
     assert colour_of(image.load()) == "green"
+
+
+def test_base64_in_the_letters_of_urls() -> None:
+    picture = Image.new("RGB", (4, 4), (0xBE, 0xEF, 0xFB))  # four times "+" a pixel, as base64 of a BMP
+    picture.paste("white", (0, 0, 2, 4))  # four times "/"
+    buffer = BytesIO()
+    picture.save(buffer, "BMP")
+    usual = base64.b64encode(buffer.getvalue()).decode()
+    in_urls = base64.urlsafe_b64encode(buffer.getvalue()).decode()
+    assert {"+", "/"} <= set(usual)
+    for data in (in_urls, f"data:image/bmp;base64,{in_urls.rstrip('=')}"):
+        assert base64_source(data, "a").load().tobytes() == picture.tobytes()
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,8 @@ TRUNCATED = image_base64(RED, size=(64, 64))[:80]
 HOLLOW: dict[str, Callable[[Path], Any]] = {
     "blank text": lambda _: TextNode(id_="odd", text=" \n\t"),
     "empty text": lambda _: TextNode(id_="odd", text=""),
+    "text of nothing to see": lambda _: TextNode(id_="odd", text="\ufeff \u200b\u00ad\0\x01 \u00a0"),
+    "template without a field": lambda _: TextNode(id_="odd", text="apple", metadata={"a": 1}, metadata_template="{nope}"),
     "metadata alone": lambda _: TextNode(id_="odd", text="", metadata={"title": "Head"}),
     "empty node": lambda _: Node(id_="odd"),
     "no text at all": lambda _: TextNode.model_construct(id_="odd", text=None),
@@ -93,8 +94,9 @@ def test_a_node_with_nothing_left_comes_last_with_score_0(case: str, on_error: s
     good = text_hits("a red apple", "nothing here", "red")
     with pytest.warns(RuntimeWarning, match="1 of 4 nodes") as warned:
         best = reranked([odd, *good], on_error=on_error)
-    assert len(warned) == 1
-    assert "\n" not in str(warned[0].message)
+    ours = [one for one in warned if one.category is RuntimeWarning]  # others: of what is collected meanwhile
+    assert len(ours) == 1
+    assert "\n" not in str(ours[0].message)
     assert found(best) == [*found(reranked(good)), ("odd", 0.0)]
     assert best[-1] is not odd
     assert best[-1].node is odd.node
@@ -281,15 +283,16 @@ def test_a_lost_picture_is_looked_for_again(tmp_path: Path) -> None:
 
 
 def test_odd_texts_and_the_shipped_model(mini: MiniRanker) -> None:
-    texts = ["\u200b", "\ufeff", "\x00", "\u00ad", "\u2028", "\U000e0001", "\ud800", "...", "\u0301"]
+    invisible = ["\u200b", "\ufeff", "\x00", "\u00ad", "\u2028", "\U000e0001"]
+    texts = [*invisible, "\ud800", "...", "\u0301", "\ue000"]
     hits = [*text_hits("Bees make honey."), *(NodeWithScore(node=TextNode(id_=repr(text), text=text)) for text in texts)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with pytest.warns(RuntimeWarning, match=f"{len(invisible)} of {len(hits)} nodes"):
         best = found(reranked(hits, "what do bees make?", ranker=mini))
     assert best[0][0] == "n0"
     assert sorted(name for name, _ in best) == sorted(hit.node_id for hit in hits)
-    alone = found(reranked([hit for hit in hits if hit.node_id != repr("\u2028")], "what do bees make?", ranker=mini))
-    assert [row for row in best if row[0] != repr("\u2028")] == alone
+    assert best[-len(invisible) :] == [(repr(text), 0.0) for text in invisible]
+    alone = found(reranked([hit for hit in hits if hit.node_id not in map(repr, invisible)], "what do bees make?", ranker=mini))
+    assert best[: -len(invisible)] == alone
 
 
 def test_a_file_deleted_after_indexing(tmp_path: Path) -> None:
@@ -334,12 +337,43 @@ def test_a_collection_goes_on_leaving_such_nodes_out(tmp_path: Path) -> None:
     from fakes import FakeEmbedding
 
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
-    nodes = [HOLLOW[case](tmp_path) for case in ("blank text", "gone", "truncated")]
+    cases = [case for case, make in HOLLOW.items() if isinstance(make(tmp_path), BaseNode)]
+    nodes = [HOLLOW[case](tmp_path) for case in cases if case not in ("no text at all", "picture of another type")]
     for i, node in enumerate(nodes):
         node.id_ = str(i)
     lost = ImageNode(id_="lost", text="apple", image_path=GONE)
     assert collection.add([*nodes, lost, TextNode(id_="good", text="apple")]) == 1
-    assert {skipped.id for skipped in collection.skipped} == {"0", "1", "2", "lost"}
+    assert {skipped.id for skipped in collection.skipped} == {"lost", *(node.node_id for node in nodes)}
+    assert all("\n" not in skipped.reason for skipped in collection.skipped)
+    collection.close()
+
+
+def test_a_node_of_no_known_kind_is_left_out() -> None:
+    from fakes import FakeEmbedding
+
+    class Strange(BaseNode):
+        """Not even a `Node`."""
+
+        @classmethod
+        def get_type(cls) -> str:
+            return "strange"
+
+        def get_content(self, metadata_mode: Any = None) -> str:
+            return "apple"
+
+        def get_content_blocks(self, metadata_mode: Any = None) -> list[Any]:
+            return []
+
+        def set_content(self, value: Any) -> None:
+            """There is nothing to set."""
+
+        @property
+        def hash(self) -> str:
+            return "strange"
+
+    collection = NodeCollection(":memory:", embedding=FakeEmbedding())
+    assert collection.add([Strange(id_="strange"), TextNode(id_="good", text="apple")]) == 1
+    assert "Strange, which is no kind of TextNode" in collection.skipped[0].reason
     collection.close()
 
 

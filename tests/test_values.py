@@ -100,6 +100,7 @@ FILTERS: list[tuple[str, Any, FilterOperator, str]] = [
     ("v", dt.datetime(2024, 1, 1, tzinfo=dt.UTC), OP.EQ, "def"),
     ("v", dt.date(2024, 1, 2), OP.EQ, "k"),
     ("v", "2024-02-31", OP.EQ, "l"),
+    ("v", "0001-01-01T00:00:00+05:00", OP.EQ, ""),  # no moment of Python's: it lies before the year 1
     ("v", ["2024-01-01T00:00:00Z", 2024, "2024"], OP.IN, "abcdef"),
     ("v", {1}, OP.ANY, "hi"),
     ("v", np.array([1.0, 2024.0]), OP.IN, "abhi"),
@@ -288,7 +289,8 @@ def test_values_by_grpc_as_by_rest(qdrant_server: QdrantServer, grpc: bool) -> N
     for _ in range(22):
         deep = [deep]
     odd = {"file name": "x", "v1.2": "y", "half \ud800": 10**30}
-    found.add([node("a", year=2024, deep=deep, **odd), node("b", year=2024.0)])
+    found.add([node("a", year=2024, deep=deep, **odd), node("b", year=2024.0), node("c", day="0001-01-01T00:00:00+05:00")])
+    assert search(found, rule("day", "0001-01-01T00:00:00+05:00")) == "c"
     assert search(found, rule("year", 2024)) == "ab"
     assert search(found, rule("file name", "x")) == search(found, rule("v1.2", "y")) == "a"
     assert search(found, rule("file name", "X", OP.TEXT_MATCH_INSENSITIVE)) == "a"

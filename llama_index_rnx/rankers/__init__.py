@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.rankers.base import BatchRanker, Ranker, recall
 from llama_index_rnx.rankers.checkpoints import may_be_one
 from llama_index_rnx.rankers.loading import load_vlm
@@ -42,8 +42,10 @@ def load_ranker(
         RNXError: the model is unknown, cannot be read, or has no such option.
     """
     if not isinstance(model, str | Path):
-        raise RNXError(f"model={model!r:.100} was given; a name as {MINI!r}, a folder, a hub id or a URL is needed.")
+        raise RNXError(f"model={shown(model)} was given; a name as {MINI!r}, a folder, a hub id or a URL is needed.")
     model = str(model)
+    device = None if device is None else str(device)  # a torch.device says "cuda:0"
+    dtype = None if dtype is None else str(dtype).removeprefix("torch.")
     options |= {"adapter": adapter} if adapter is not None else {}
     if model == MINI or holds_mini(Path(model)):
         if options:
@@ -55,7 +57,7 @@ def load_ranker(
     if may_be_one(model):
         common = {"device": device, "dtype": dtype, "max_pixels": max_pixels, "max_text_tokens": max_text_tokens}
         return _vlm(model, common | options)
-    raise RNXError(f"unknown model {model!r}: no such folder, and no hub id (owner/name); {MINI!r} is the embedded one.")
+    raise RNXError(f"unknown model {shown(model)}: no such folder, and no hub id (owner/name); {MINI!r} is the embedded one.")
 
 
 def _remote(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ class Placement:
 
 def may_be_one(model: str) -> bool:
     """Whether a name can be that of a checkpoint: a folder that exists, or `owner/name` of a hub."""
-    return bool(model) and (Path(model).is_dir() or HUB_ID.fullmatch(model) is not None)
+    return bool(model) and (os.path.isdir(model) or HUB_ID.fullmatch(model) is not None)
 
 
 def find(model: str, adapter: str | None = None, revision: str | None = None) -> Source:
