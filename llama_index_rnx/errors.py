@@ -14,8 +14,8 @@ class RNXError(ValueError):
         'array([[1], [2]]) was given.'
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(_one_line(message))
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_one_line(str(message)))
 
 
 class ImageError(RNXError):
