@@ -193,7 +193,9 @@ class Pool:
 
     def _idle_for(self, document: str) -> Child | None:
         """The idle process that has this document open, or another one."""
-        self._idle = [child for child in self._idle if child.lives]
+        for child in [child for child in self._idle if not child.lives]:
+            self._idle.remove(child)
+            child.kill()  # it is dead already: this closes the pipes to it
         if not self._idle:
             return None
         best = max(self._idle, key=lambda child: child.document == document)
