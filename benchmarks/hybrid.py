@@ -32,15 +32,12 @@ from torch import Tensor
 
 from llama_index_rnx import RNXEmbedding, RNXRerank, load_ranker
 from llama_index_rnx.candidates import Candidate, Query
+from llama_index_rnx.console import progress_bar
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.progress import progress_bar
-from llama_index_rnx.rankers import Ranker
-from llama_index_rnx.rankers.base import Ask
-from llama_index_rnx.rankers.calibration import Calibration
-from llama_index_rnx.rankers.doctor import diagnose, fit, kendall_tau
-from llama_index_rnx.rankers.vlm import VLMRanker
+from llama_index_rnx.rankers.vlm import VLMRanker, diagnose, fit, kendall_tau
+from llama_index_rnx.ranking import Ask, Calibration, Ranker
+from training.data import GradedList, data_folder, rows, take, trec
 from training.evaluate import NDCG10, Run, Values, bootstrap, evaluate, first_run, mean, qrels_of, run_of
-from training.lists import GradedList, data_folder, rows, take, trec
 
 TEXT_TOKENS = 70
 BIAS_LISTS = 12  # of DL22, each shuffled four times: 48 reads a slot

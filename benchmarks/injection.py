@@ -30,11 +30,10 @@ import torch
 
 from llama_index_rnx import load_ranker
 from llama_index_rnx.candidates import Candidate, Query
-from llama_index_rnx.rankers import Ranker
-from llama_index_rnx.rankers.base import prompted
-from llama_index_rnx.rankers.prompt import CANDIDATE_TEMPLATE, LIST_TEMPLATE, PAIR_TEMPLATE
+from llama_index_rnx.rankers.vlm import CANDIDATE_TEMPLATE, LIST_TEMPLATE, PAIR_TEMPLATE
+from llama_index_rnx.ranking import Ranker, prompted
+from training.data import GradedList, rag24
 from training.evaluate import bootstrap
-from training.lists import GradedList, rag24
 
 WORDS = 45  # of a candidate before the sentence: with it some 80 tokens
 TEXTS = {

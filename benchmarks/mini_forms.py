@@ -18,12 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_rnx.candidates import file_source
-from llama_index_rnx.rankers.mini import IMAGE_PIXELS, MiniModel, model_folder, read_mini
-from llama_index_rnx.rankers.mini.eyes import preprocess
-from llama_index_rnx.rankers.mini.towers import pad_ids, pool
+from llama_index_rnx.rankers.mini import IMAGE_PIXELS, MiniModel, model_folder, pad_ids, pool, preprocess, read_mini
+from training.data import GradedList, data_folder, rag24
 from training.evaluate import evaluate, mean, qrels_of, run_of
-from training.images import pairs
-from training.lists import GradedList, data_folder, rag24
+from training.features import pairs
 
 TEXTS_AT_ONCE, PIECES, PICTURES_AT_ONCE = 16, 254, 8
 Forward = Callable[..., Tensor]

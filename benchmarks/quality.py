@@ -24,12 +24,12 @@ from typing import Any
 from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, QueryBundle, TextNode
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
-from llama_index_rnx.demo_corpus import build_corpus
-from llama_index_rnx.files import SourceFile, index_paths, nodes_of
-from llama_index_rnx.progress import progress_bar
+from llama_index_rnx.console import progress_bar
+from llama_index_rnx.demo import build_corpus
+from llama_index_rnx.ingestion import SourceFile, index_paths, nodes_of
 from llama_index_rnx.rerank import Windows
+from training.data import data_folder, rows, trec
 from training.evaluate import NDCG10, Run, bootstrap, evaluate, mean
-from training.lists import data_folder, rows, trec
 
 FLICKR_K = 20
 Ranks = list[int | None]  # of the first right answer, from 1; None where it was not found

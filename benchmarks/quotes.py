@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama_index_rnx import bm25, load_ranker
+from llama_index_rnx import load_ranker
 from llama_index_rnx.candidates import Query
-from llama_index_rnx.extract import ANSWER_WORDS, CLEAR, quotes
+from llama_index_rnx.chat import ANSWER_WORDS, CLEAR, quotes
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.pdf import read_pages
-from llama_index_rnx.sentences import sentences
-from training.lists import data_folder, rows
+from llama_index_rnx.text import bm25, sentences
+from training.data import data_folder, rows
 
 OTHER = 20  # the page of the question that stands so many places further serves as a wrong one
 

@@ -20,9 +20,8 @@ from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from llama_index_rnx.candidates import Candidate, Query
-from llama_index_rnx.ordering import drive, sliding
-from llama_index_rnx.rankers.backbones import Backbone
-from llama_index_rnx.rankers.prompt import PairPrompt
+from llama_index_rnx.rankers.vlm import Backbone, PairPrompt
+from llama_index_rnx.ranking import drive, sliding
 
 WINDOW, STRIDE = 20, 10
 WRITTEN = 6  # tokens that a generated list spends on a candidate: "[", "1", "2", "]", " >", " "

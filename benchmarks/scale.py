@@ -34,13 +34,15 @@ from qdrant_client import QdrantClient, models
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save
 
-from llama_index_rnx import NodeCollection, RNXEmbedding, Storage, bm25
+from llama_index_rnx import NodeCollection, RNXEmbedding, Storage
 from llama_index_rnx.candidates import Query, candidate_of
-from llama_index_rnx.collection import TEXT, _Entry, _settings
-from llama_index_rnx.files import SourceFile, nodes_of
+from llama_index_rnx.collection import TEXT
+from llama_index_rnx.collection.collection import _Entry, _settings
+from llama_index_rnx.ingestion import SourceFile, nodes_of
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.base import recall
-from training.lists import data_folder, rows, trec
+from llama_index_rnx.ranking import recall
+from llama_index_rnx.text import bm25
+from training.data import data_folder, rows, trec
 
 DIMENSIONS, WRITTEN, ASKED = 768, 2_000, 100
 HELD_OUT = 500

@@ -32,10 +32,17 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VL
 from benchmarks.rivals import PAD, WINDOW, cross_encoder, generated_list, one_at_a_time, predicted
 from llama_index_rnx.candidates import Candidate, Query, picture_source
 from llama_index_rnx.memory import RAM, MemoryStore
-from llama_index_rnx.rankers.backbones import Backbone, Qwen2VL
-from llama_index_rnx.rankers.checkpoints import DTYPES, place_of
-from llama_index_rnx.rankers.tiny import MERGES, SPECIAL, tiny_tokenizer
-from llama_index_rnx.rankers.vlm import Readout, VLMRanker
+from llama_index_rnx.rankers.vlm import (
+    DTYPES,
+    MERGES,
+    SPECIAL,
+    Backbone,
+    Qwen2VL,
+    Readout,
+    VLMRanker,
+    place_of,
+    tiny_tokenizer,
+)
 from llama_index_rnx.rerank import Windows, rank
 
 TILE = 28  # pixels of a visual token's side

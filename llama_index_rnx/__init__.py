@@ -4,14 +4,16 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from llama_index_rnx import moved
+
 if TYPE_CHECKING:
-    from llama_index_rnx.collection import NodeCollection
+    from llama_index_rnx.collection import NodeCollection, Storage
     from llama_index_rnx.embed import RNXEmbedding
     from llama_index_rnx.errors import RNXError
-    from llama_index_rnx.rankers import Ranker, load_ranker
+    from llama_index_rnx.rankers import load_ranker
+    from llama_index_rnx.ranking import Ranker
     from llama_index_rnx.rerank import RNXRerank
     from llama_index_rnx.retrieve import RNXRetriever
-    from llama_index_rnx.storage import Storage
 
 __all__ = ["NodeCollection", "RNXEmbedding", "RNXError", "RNXRerank", "RNXRetriever", "Ranker", "Storage", "load_ranker"]
 __version__ = "0.1.0"
@@ -25,10 +27,12 @@ _MODULES = {
     "RNXRerank": "rerank",
     "RNXRetriever": "retrieve",
     "Ranker": "rankers",
-    "Storage": "storage",
+    "Storage": "collection",
     "load_ranker": "rankers",
 }
 
+
+moved.install()
 
 if not TYPE_CHECKING:  # A type checker that saw this would accept every name.
 

@@ -21,16 +21,28 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from pydantic import ValidationError
 
-from llama_index_rnx.arguments import checked_asks, checked_callbacks, checked_hits, one_line
 from llama_index_rnx.candidates import Candidate, Query, query_of, usable_part
 from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.executor import in_thread
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ordering import Ranking, Window, drive_all, parallel, sliding, with_last
-from llama_index_rnx.rankers import Ranker, load_ranker
-from llama_index_rnx.rankers.base import Recalled, prompted, prompts_of, recall_usable, score_windows
-from llama_index_rnx.rankers.batching import give_back
-from llama_index_rnx.scheduler import shared
+from llama_index_rnx.rankers import load_ranker
+from llama_index_rnx.ranking import (
+    Ranker,
+    Ranking,
+    Recalled,
+    Window,
+    drive_all,
+    give_back,
+    in_thread,
+    parallel,
+    prompted,
+    prompts_of,
+    recall_usable,
+    score_windows,
+    shared,
+    sliding,
+    with_last,
+)
+from llama_index_rnx.validation import checked_asks, checked_callbacks, checked_hits, one_line
 
 Windows = Literal["sliding", "parallel"]
 LISTS_AT_ONCE = 8  # lists of a batch: enough windows for a GPU, and few enough memories (a hundred pictures: 160 MB)
@@ -58,7 +70,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     It is called as every LlamaIndex postprocessor: by an engine (`node_postprocessors=[...]`), or
     `postprocess_nodes(nodes, query_bundle=...)`, `postprocess_nodes(nodes, query_str=...)` and their `apostprocess_nodes`.
     The model is loaded at the first call, once, under a lock. One object serves any number of threads and async callers;
-    those that wait are read together (`llama_index_rnx.scheduler`).
+    those that wait are read together (`llama_index_rnx.ranking.scheduler`).
 
     A node is ranked by what can be read of it: by its text where its picture is gone. One with nothing left (a blank text, a
     broken picture) comes last with score 0, and one `RuntimeWarning` a call says how many there were, and why.
@@ -330,7 +342,7 @@ def rank_many(
         store: what is remembered is looked up there, and what is not is remembered now and kept.
         lists: (query, candidates) of each.
         window, stride: at most the ranker's own window; by default that, and half of it.
-        windows: how a list longer than a window is read, see `llama_index_rnx.ordering`.
+        windows: how a list longer than a window is read, see `llama_index_rnx.ranking.windows`.
 
     Returns:
         One `Ranking` for each list: candidate indices, best first, their scores, and what could not be read.

@@ -9,11 +9,11 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from llama_index_rnx.arguments import checked_callbacks, checked_count
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.executor import in_thread
+from llama_index_rnx.ranking import in_thread
+from llama_index_rnx.validation import checked_callbacks, checked_count
 
 
 class RNXRetriever(BaseRetriever):

@@ -22,9 +22,9 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import QueryBundle
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
-from llama_index_rnx.demo_corpus import PICTURE_QUERY, build_corpus
-from llama_index_rnx.display import compare
-from llama_index_rnx.files import index_paths
+from llama_index_rnx.demo import PICTURE_QUERY, build_corpus
+from llama_index_rnx.ingestion import index_paths
+from llama_index_rnx.results import compare
 
 # %% [markdown]
 # ## Something to search

@@ -20,11 +20,9 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from PIL import Image, ImageOps
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever, load_ranker
-from llama_index_rnx.demo_corpus import QUESTIONS, build_corpus
-from llama_index_rnx.display import compare
-from llama_index_rnx.explain import why
-from llama_index_rnx.files import discover, index_paths, nodes_of
-from llama_index_rnx.hits import search
+from llama_index_rnx.demo import QUESTIONS, build_corpus
+from llama_index_rnx.ingestion import discover, index_paths, nodes_of
+from llama_index_rnx.results import compare, search, why
 
 # %% [markdown]
 # ## From files to pages

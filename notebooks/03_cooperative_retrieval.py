@@ -23,10 +23,9 @@ from statistics import median
 import matplotlib.pyplot as plt
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
-from llama_index_rnx.demo_corpus import QUESTIONS, build_corpus
-from llama_index_rnx.display import compare
-from llama_index_rnx.files import index_paths
-from llama_index_rnx.hits import hits_of
+from llama_index_rnx.demo import QUESTIONS, build_corpus
+from llama_index_rnx.ingestion import index_paths
+from llama_index_rnx.results import compare, hits_of
 
 # %config InlineBackend.figure_formats = ["svg"]
 plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}

@@ -23,12 +23,11 @@ import torch
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.candidates import Candidate, Query
-from llama_index_rnx.demo_corpus import QUESTIONS, build_corpus
-from llama_index_rnx.files import index_paths
-from llama_index_rnx.hits import hits_of
-from llama_index_rnx.ordering import drive, parallel, sliding
-from llama_index_rnx.rankers.calibration import Calibration
-from llama_index_rnx.rankers.doctor import kendall_tau
+from llama_index_rnx.demo import QUESTIONS, build_corpus
+from llama_index_rnx.ingestion import index_paths
+from llama_index_rnx.rankers.vlm import kendall_tau
+from llama_index_rnx.ranking import Calibration, drive, parallel, sliding
+from llama_index_rnx.results import hits_of
 
 # %config InlineBackend.figure_formats = ["svg"]
 plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}

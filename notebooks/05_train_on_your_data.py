@@ -22,12 +22,12 @@ import torch
 from IPython.display import SVG
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
-from llama_index_rnx.demo_corpus import QUESTIONS, build_corpus
-from llama_index_rnx.files import index_paths
+from llama_index_rnx.demo import QUESTIONS, build_corpus
+from llama_index_rnx.ingestion import index_paths
 from training import make_lists, train_ranker
 from training.curriculum import SMOKE, run
-from training.generated_material import GeneratedMaterial
 from training.progress import draw, rows_of, table
+from training.stages import GeneratedMaterial
 
 torch.set_num_threads(1)  # small matrices: more threads wait for each other
 work = Path("work")

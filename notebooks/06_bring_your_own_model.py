@@ -20,11 +20,11 @@ from llama_index.core.schema import QueryBundle
 from PIL import Image
 
 from llama_index_rnx import NodeCollection, Ranker, RNXError, RNXRerank, RNXRetriever, load_ranker
-from llama_index_rnx.demo_corpus import build_corpus
-from llama_index_rnx.display import compare
-from llama_index_rnx.files import index_paths
-from llama_index_rnx.rankers.tiny import save_tiny
-from llama_index_rnx.serve import serving
+from llama_index_rnx.demo import build_corpus
+from llama_index_rnx.ingestion import index_paths
+from llama_index_rnx.rankers.vlm import save_tiny
+from llama_index_rnx.results import compare
+from llama_index_rnx.server import serving
 
 work = Path("work")
 build_corpus(work)
@@ -119,7 +119,7 @@ print(f"\nIt warns: {said[0].message}")
 # never trained for it.
 
 # %%
-from llama_index_rnx.checkup import examine
+from llama_index_rnx.batch import examine
 
 warnings.simplefilter("ignore", RuntimeWarning)  # it was said above
 print(examine(str(model)))  # on the command line: rnx doctor --model PATH

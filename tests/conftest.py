@@ -25,7 +25,8 @@ import hypothesis
 import pytest
 import torch
 
-from llama_index_rnx import NodeCollection, cli
+from llama_index_rnx import NodeCollection
+from llama_index_rnx.cli import entry_point as cli
 from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.mini import MiniRanker
 
@@ -179,7 +180,8 @@ def rnx(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny random checkpoint of each vision-language family, by family; for reading only."""
-    from llama_index_rnx.rankers.tiny import FAMILIES, save_tiny
+    from llama_index_rnx.rankers.vlm import save_tiny
+    from llama_index_rnx.rankers.vlm.tiny import FAMILIES
 
     return {family: save_tiny(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
 

@@ -35,9 +35,7 @@ from transformers import (
 )
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.backbones import Row
-from llama_index_rnx.rankers.checkpoints import find, load_backbone
-from llama_index_rnx.rankers.recipes import Recipe
+from llama_index_rnx.rankers.vlm import Recipe, Row, find, load_backbone
 
 SEED = 0  # of the vision tower
 EMBEDDING, COARSE = "output.weight", "token_embd.weight"  # the same matrix in Q6_K and in Q4_K; Qwen2-VL-2B ties the two

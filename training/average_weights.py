@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.checkpoint import below
+from training.engine import below
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:

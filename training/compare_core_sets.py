@@ -20,22 +20,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.mini import MiniModel
-from llama_index_rnx.rankers.mini.image import ImageConfig
-from llama_index_rnx.rankers.mini.reader import ReaderConfig, list_bm25
-from training import mixes
-from training.checkpoint import hashes, record_of
+from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ReaderConfig, list_bm25
 from training.coreset import core_set, worth
 from training.curriculum import READER
+from training.data import GradedList, data_folder, files_read, mediqa, rag24
+from training.engine import Lists, Stage, Trainer, hashes, ndcg, record_of
 from training.evaluate import Values, bootstrap, mean
-from training.learner import Stage
-from training.lists import GradedList, data_folder, files_read, mediqa, rag24
+from training.features import PictureCache, TokenCache
+from training.learners import MiniLearner, begin_reader, candidate_batch
 from training.mine_negatives import remined
-from training.mini import MiniLearner, begin_reader, candidate_batch
-from training.picture_cache import PictureCache
 from training.progress import add_row, rows_of, today
-from training.token_cache import TokenCache
-from training.trainer import Lists, Trainer, ndcg
+from training.stages import mixtures as mixes
 
 SOURCES = ("rag24", "dl21", "dl22", "mediqa", "scifact", "insuranceqa")
 INSURANCE = 1_000  # lists of 4,000, by chance

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llama_index_rnx.rankers.mini.towers import TextTower
+from llama_index_rnx.rankers.mini import TextTower
 
 SHA256 = "398a29991324e0b383afa13375d681ced3079c83e097fb1ebd9290d7498523b3"  # thenlper/gte-small as Xenova exported it; MIT
 

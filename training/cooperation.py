@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini.image import TransformerLayer
+from llama_index_rnx.rankers.mini import TransformerLayer
 from training.losses import hard_triplet, infonce
 from training.train_heads import rows_of
 from training.train_retriever import Source, chunks, owners, sources

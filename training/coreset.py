@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from llama_index_rnx.batch import CandidateList, read_lists
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.embed import RNXEmbedding
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.lists import CandidateList, read_lists
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers import Ranker, load_ranker
+from llama_index_rnx.rankers import load_ranker
+from llama_index_rnx.ranking import Ranker
 from training.teachers import ensemble, grades_of_row, load_teacher, read_rows, remember_all, scored_by, soft_grades
 
 

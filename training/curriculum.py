@@ -24,16 +24,11 @@ from ir_measures import Measure
 from torch import Tensor
 
 from llama_index_rnx.errors import RNXError
-from training import checkpoint
-from training.checkpoint import Record, record_of
-from training.development_material import PICTURES, DevelopmentMaterial, Sources, caption_teacher
+from training.data import GradedList, kept_lists
+from training.engine import Learner, Lists, Record, Stage, Trainer, checkpoint, record_of, run_lists, train
 from training.evaluate import MEASURES, NDCG10, Values, bootstrap, evaluate, first_run, mean, qrels_of
-from training.generated_material import GeneratedMaterial
-from training.learner import Learner, Stage
-from training.lists import GradedList, kept_lists
-from training.mixes import WEIGHTS
 from training.progress import add_row, chain_of, rows_of, today, write_history
-from training.trainer import Lists, Trainer, run_lists, train
+from training.stages import PICTURES, WEIGHTS, DevelopmentMaterial, GeneratedMaterial, Sources, caption_teacher
 
 ENDED = "weights.safetensors"  # what a stage leaves when it ended
 READER = ("reader.base", "reader.compress", "reader.joint", "reader.list")

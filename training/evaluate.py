@@ -20,11 +20,10 @@ import ir_measures
 import torch
 from ir_measures import RR, Measure, R, nDCG
 
+from llama_index_rnx.batch import docid_of, judgment_row, run_row
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.trec import docid_of, judgment_row, run_row
-from training.checkpoint import hashes, record_of
-from training.lists import GradedList
-from training.own_lists import read_own
+from training.data import GradedList, read_own
+from training.engine import hashes, record_of
 from training.progress import add_row, today
 
 Run = dict[str, dict[str, float]]  # qid -> docid -> score

@@ -23,10 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import CAPTION_SHARE
-from llama_index_rnx.rankers.mini.eyes import Eyes, ImageTower
-from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart, ImageVectors
-from training.images import fold
+from llama_index_rnx.rankers.mini import (
+    CAPTION_SHARE,
+    CaptionVectors,
+    Eyes,
+    ImageConfig,
+    ImagePart,
+    ImageTower,
+    ImageVectors,
+)
+from training.features import fold
 from training.train_retriever import Model, Settings, Source, captions_of, chunks, late_matrix, owners, recalls, sources
 
 LIST = 20

@@ -18,10 +18,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from llama_index_rnx.rankers.mini import MiniModel
-from llama_index_rnx.rankers.mini.image import ImageConfig
-from llama_index_rnx.rankers.mini.reader import ReaderConfig
-from llama_index_rnx.rankers.mini.weights import pack
+from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ReaderConfig, pack
 
 INT8 = ("text.", "eyes.", "image.more.")  # the rest keeps fp16; int8 rows cost the image vectors nothing measurable (LOG)
 LIMIT = 64 * 2**20

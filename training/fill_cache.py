@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from llama_index_rnx.rankers.mini.towers import TextTower
-from training.lists import (
+from llama_index_rnx.rankers.mini import TextTower
+from training.data import (
     GradedList,
     distilled,
     insuranceqa,
@@ -25,8 +25,8 @@ from training.lists import (
     scifact_corpus,
     trec,
 )
-from training.mixes import PAIRS, insurance_split
-from training.token_cache import TokenCache, idf
+from training.features import TokenCache, idf
+from training.stages import PAIRS, insurance_split
 
 
 def texts_of(lists: Iterable[GradedList]) -> list[str]:

@@ -20,9 +20,9 @@ from typing import Any
 
 from llama_index_rnx.candidates import ImageSource, PageNode, candidate_of, image_of
 from llama_index_rnx.collection import NodeCollection, holds_index
+from llama_index_rnx.console import progress_bar
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.hits import Hit, search
-from llama_index_rnx.progress import progress_bar
+from llama_index_rnx.results import Hit, search
 from llama_index_rnx.retrieve import RNXRetriever
 
 Row = dict[str, Any]

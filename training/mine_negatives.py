@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llama_index_rnx.batch import read_queries
 from llama_index_rnx.embed import RNXEmbedding
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.lists import read_queries
 from llama_index_rnx.memory import MemoryStore
-from training.lists import GradedList, rows, take
+from training.data import GradedList, rows, take
 from training.teachers import EmbedderTeacher, ensemble, load_teacher, teacher_scores
 
 Encode = Callable[[Sequence[str]], Tensor]  # texts -> unit vectors [texts, D]

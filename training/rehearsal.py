@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from llama_index_rnx.rankers.tiny import save_tiny
+from llama_index_rnx.rankers.vlm import save_tiny
 from training.train_vlm import main as train_vlm
 
 GRADES = {"yes": 3, "no": 2, "the": 1, "c": 0}  # the first three are single tokens of the tiny tokenizer

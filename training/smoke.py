@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 
-from training import checkpoint
 from training.curriculum import ENDED, SMOKE, run
-from training.generated_material import GeneratedMaterial
+from training.engine import CHECKPOINT, checkpoint
 from training.progress import Row, draw, longest_chain, rows_of, table
-from training.trainer import CHECKPOINT
+from training.stages import GeneratedMaterial
 
 SEED = 0
 FALL = 0.9  # the last fifth of a stage's losses is below this share of the first fifth

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini.image import ImageConfig, MoreHead
+from llama_index_rnx.rankers.mini import ImageConfig, MoreHead
 from training.losses import infonce
 from training.train_retriever import Source, chunks, follow, recalls, sources
 

@@ -21,16 +21,12 @@ import torch
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.mini import NAME, holds_mini, model_folder, read_mini
-from training.checkpoint import Record, hashes, record_of
+from training.data import GradedList, read_own
+from training.engine import LOSSES, Record, Stage, Trainer, hashes, record_of, run_lists, train
 from training.evaluate import NDCG10, Run, bootstrap, evaluate, first_run, mean, qrels_of, write_qrels, write_run
-from training.learner import Stage
-from training.lists import GradedList
-from training.mini import MiniLearner
-from training.own_lists import read_own
-from training.picture_cache import PictureCache
+from training.features import PictureCache, TokenCache
+from training.learners import MiniLearner
 from training.progress import Row, add_row, history_of, rows_of, today, write_history
-from training.token_cache import TokenCache
-from training.trainer import LOSSES, Trainer, run_lists, train
 
 TRAINED = ("reader.base", "reader.joint", "reader.list", "reader.kinds", "image.late")  # none of them makes a memory
 HELD_OUT = 5  # every fifth list measures, every fifth of the others selects

@@ -26,9 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini.eyes import ImageTower
-from llama_index_rnx.rankers.mini.image import CaptionVectors, ImageConfig, ImagePart, ImageVectors
-from training.images import Pair, Part, cache_maps, cache_texts, fold, pairs
+from llama_index_rnx.rankers.mini import CaptionVectors, ImageConfig, ImagePart, ImageTower, ImageVectors
+from training.features import Pair, Part, cache_maps, cache_texts, fold, pairs
 from training.losses import infonce
 
 CaptionsOf = Callable[[Tensor, Tensor, Tensor], CaptionVectors]  # states, mask, pooled: `CaptionHead`, `ImagePart.captions`

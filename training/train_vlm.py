@@ -21,18 +21,11 @@ from typing import Any
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.doctor import diagnose, fit
-from llama_index_rnx.rankers.loading import load_vlm
-from llama_index_rnx.rankers.prompt import ListPrompt
-from llama_index_rnx.rankers.recipes import Recipe
-from training.checkpoint import Record, hashes, record_of
+from llama_index_rnx.rankers.vlm import ListPrompt, Recipe, diagnose, fit, load_vlm
+from training.data import GradedList, OwnLists, read_own, take
+from training.engine import LOSSES, Alone, Record, Stage, Together, Trainer, hashes, processes, record_of, train
 from training.evaluate import NDCG10, evaluate, first_run, mean, qrels_of
-from training.learner import Stage
-from training.lists import GradedList, take
-from training.own_lists import OwnLists, read_own
-from training.processes import Alone, Together, processes
-from training.trainer import LOSSES, Trainer, train
-from training.vlm import PART, Lora, VLMLearner
+from training.learners import PART, Lora, VLMLearner
 
 Sets = Mapping[str, Sequence[GradedList]]
 

@@ -14,8 +14,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from llama_index_rnx.ordering import Reads, parallel, sliding
-from llama_index_rnx.rankers.calibration import Calibration
+from llama_index_rnx.ranking import Calibration, Reads, parallel, sliding
 
 WIDTH = 720
 LINE = 18  # between two lines of text

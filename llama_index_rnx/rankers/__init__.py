@@ -1,76 +1,13 @@
-"""Rankers: what scores a list. `load_ranker` finds the one that a model's name asks for."""
+"""The models that score lists, and `load_ranker`, which finds one by its name. They know no nodes."""
 
-from __future__ import annotations
-
-import inspect
-from pathlib import Path
-from typing import Any
-
-from llama_index_rnx.errors import RNXError, shown
-from llama_index_rnx.rankers.base import BatchRanker, Ranker, recall
-from llama_index_rnx.rankers.checkpoints import may_be_one
-from llama_index_rnx.rankers.loading import load_vlm
-from llama_index_rnx.rankers.mini import NAME as MINI
-from llama_index_rnx.rankers.mini import holds_mini, load_mini
+from llama_index_rnx.rankers.auto import load_ranker
 from llama_index_rnx.rankers.remote import RemoteRanker
+from llama_index_rnx.ranking import BatchRanker, Ranker, recall
 
-__all__ = ["BatchRanker", "Ranker", "load_ranker", "recall"]
-
-
-def load_ranker(
-    model: str = MINI,
-    *,
-    adapter: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    max_pixels: int | None = None,
-    max_text_tokens: int | None = None,
-    **options: Any,
-) -> Ranker:
-    """The ranker behind a name.
-
-    Args:
-        model: `"rnx-mini"`, or a folder with one that you trained; a vision-language model of the Qwen2-VL, Qwen2.5-VL or
-            Qwen3-VL family, or a LoRA adapter of one, as a local folder or a hub id; or the URL of a `/rerank` service, see
-            `RemoteRanker`.
-        adapter: a LoRA adapter for that vision-language model: a folder that training wrote, or a hub id.
-        device, dtype: where and how it computes; by default what the machine does fastest.
-        max_pixels, max_text_tokens: budgets of a candidate. `rnx-mini` always sees 256 x 256 pixels.
-        options: of a vision-language model (`load_vlm` names them), or `api_key` of a service.
-
-    Raises:
-        RNXError: the model is unknown, cannot be read, or has no such option.
-    """
-    if not isinstance(model, str | Path):
-        raise RNXError(f"model={shown(model)} was given; a name as {MINI!r}, a folder, a hub id or a URL is needed.")
-    model = str(model)
-    device = None if device is None else str(device)  # a torch.device says "cuda:0"
-    dtype = None if dtype is None else str(dtype).removeprefix("torch.")
-    options |= {"adapter": adapter} if adapter is not None else {}
-    if model == MINI or holds_mini(Path(model)):
-        if options:
-            raise RNXError(f"{MINI!r} has no option {', '.join(sorted(options))}.")
-        folder = None if model == MINI else Path(model).resolve()
-        return load_mini(device=device, dtype=dtype, max_text_tokens=max_text_tokens, folder=folder)
-    if model.startswith(("http://", "https://")):
-        return _remote(model, device, dtype, max_pixels, max_text_tokens, options)
-    if may_be_one(model):
-        common = {"device": device, "dtype": dtype, "max_pixels": max_pixels, "max_text_tokens": max_text_tokens}
-        return _vlm(model, common | options)
-    raise RNXError(f"unknown model {shown(model)}: no such folder, and no hub id (owner/name); {MINI!r} is the embedded one.")
-
-
-def _remote(
-    url: str, device: str | None, dtype: str | None, pixels: int | None, tokens: int | None, options: dict[str, Any]
-) -> Ranker:
-    if device or dtype or set(options) - {"api_key"}:
-        raise RNXError(f"model={url!r}: a service computes where it runs; allowed are max_pixels, max_text_tokens and api_key.")
-    return RemoteRanker(url, api_key=options.get("api_key"), max_pixels=pixels, max_text_tokens=tokens)
-
-
-def _vlm(model: str, options: dict[str, Any]) -> Ranker:
-    known = inspect.signature(load_vlm).parameters
-    wrong = sorted(set(options) - set(known))
-    if wrong:
-        raise RNXError(f"model={model!r}: unknown option {', '.join(wrong)}; allowed are {', '.join(list(known)[1:])}.")
-    return load_vlm(model, **options)
+__all__ = [
+    "BatchRanker",
+    "Ranker",
+    "RemoteRanker",
+    "load_ranker",
+    "recall",
+]

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from llama_index_rnx.candidates import DEFAULT_MAX_PIXELS, Candidate, Query
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.executor import check_caller
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.proxies import http_options, usable_proxies
+from llama_index_rnx.network import http_options, usable_proxies
+from llama_index_rnx.ranking import check_caller
 
 WINDOW = 1_000  # documents a request; Cohere and `rnx serve` take as many
 TIMEOUT = httpx.Timeout(120.0, connect=10.0)  # seconds; a 2B model on a busy GPU may take its time

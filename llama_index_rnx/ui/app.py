@@ -24,11 +24,11 @@ from llama_index_rnx.candidates import image_of
 from llama_index_rnx.chat import RNXChatEngine
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.report import style_sheet, thumbnail
-from llama_index_rnx.serve import Refused
-from llama_index_rnx.ui.guard import Guard
-from llama_index_rnx.ui.talks import Conversations, Threads, Told
-from llama_index_rnx.ui.uploads import Library
+from llama_index_rnx.results import style_sheet, thumbnail
+from llama_index_rnx.server import Refused
+from llama_index_rnx.ui.conversations import Conversations, Threads, Told
+from llama_index_rnx.ui.library import Library
+from llama_index_rnx.ui.middleware import Guard
 
 PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 SIDES = (300, 1_600)  # pixels of a picture's longer side: on a card, and enlarged
@@ -90,7 +90,7 @@ def create_page(
     begin: Callable[[], RNXChatEngine],
     limits: PageLimits = PageLimits(),
 ) -> FastAPI:
-    """The application. `begin` starts a conversation, see `llama_index_rnx.chat.conversations`."""
+    """The application. `begin` starts a conversation, see `llama_index_rnx.chat.engine.conversations`."""
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -122,7 +122,7 @@ def _routes() -> APIRouter:
 
 
 def _page(name: str) -> Callable[[], Response]:
-    text = files("llama_index_rnx").joinpath("ui", "page", name).read_text(encoding="utf-8")
+    text = files("llama_index_rnx").joinpath("ui", "static", name).read_text(encoding="utf-8")
     return lambda: Response(text, media_type=PAGE[name])
 
 

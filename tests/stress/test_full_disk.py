@@ -1,6 +1,6 @@
 """A full disk, a real one (a small tmpfs): one line that says so, nothing half-written, and the next run completes.
 
-Mounting takes a privilege; where it is missing these tests are skipped. tests/test_memory.py fills a disk by other means.
+Mounting takes a privilege; where it is missing these tests are skipped. tests/memory/test_memory.py fills a disk by other means.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_memories_on_a_full_disk_are_kept_in_ram(disk: tuple[Path, Resize]) -> N
     from fakes import FakeRanker
 
     from llama_index_rnx.candidates import Candidate
-    from llama_index_rnx.rankers.base import recall
+    from llama_index_rnx.ranking import recall
 
     folder, resize = disk
     ranker, many = FakeRanker(), [Candidate(id=str(i), text=f"{i} words " * 100) for i in range(200)]

@@ -22,7 +22,7 @@ from mutate import mutated
 from sizes import sizes
 
 import llama_index_rnx
-from llama_index_rnx import cli
+from llama_index_rnx.cli import entry_point as cli
 from llama_index_rnx.memory import RAM
 
 SECONDS = 30.0

@@ -22,7 +22,7 @@ from sizes import sizes
 
 from llama_index_rnx.candidates import bytes_source, candidate_of
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.files import SourceFile, nodes_of
+from llama_index_rnx.ingestion import SourceFile, nodes_of
 from llama_index_rnx.pdf import draw_page, read_pages
 
 SECONDS = 10.0  # for one input, on a crowded machine

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mutate import mutated, pictures
 from sizes import sizes
 
-from llama_index_rnx.serve import Limits, create_app
+from llama_index_rnx.server import Limits, create_app
 
 SECONDS = 10.0
 PATHS = (

@@ -1,6 +1,6 @@
 """`rnx index` killed at random points: after a last run nothing is lost, nothing doubled, and all is as if undisturbed.
 
-The small twins, with a fake model and a few kills, are in tests/test_files.py.
+The small twins, with a fake model and a few kills, are in tests/ingestion/test_indexing.py.
 """
 
 from __future__ import annotations

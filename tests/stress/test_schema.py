@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from fakes import FakeRanker
 
-from llama_index_rnx.serve import serving
+from llama_index_rnx.server import serving
 
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
 

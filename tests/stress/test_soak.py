@@ -22,7 +22,7 @@ from warm import texts
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.memory import RAM
 from llama_index_rnx.rankers.mini import MiniRanker
-from llama_index_rnx.serve import create_app
+from llama_index_rnx.server import create_app
 
 KIB_A_QUERY = 1.0  # of memory in use; a leak of one small object a query (a node, a future) is more
 MIB_KEPT = 32  # of memory that is free but kept by the allocator for later, between small things that live long

@@ -74,7 +74,10 @@ def _kill(child: int) -> None:
 
 def serve() -> None:
     """The child's end: loads, then forks for every line."""
-    from llama_index_rnx import RNXEmbedding, cli, collection, files, rerank
+    from llama_index_rnx import RNXEmbedding, rerank
+    from llama_index_rnx.cli import entry_point as cli
+    from llama_index_rnx.collection import collection
+    from llama_index_rnx.ingestion import indexing as files
 
     assert cli
     assert collection
@@ -92,7 +95,7 @@ def serve() -> None:
 
 
 def _become_rnx(order: dict[str, Any]) -> None:
-    from llama_index_rnx import cli
+    from llama_index_rnx.cli import entry_point as cli
 
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)

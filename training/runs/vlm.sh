@@ -49,8 +49,8 @@ $launch training.train_vlm --base "$base" --name text-lists --lists "${lists[@]}
 # Zero-shot (pointwise, as a plain instruct model must be read) against tuned (by labels: its rnx.json says so)
 for lists in "$test" "$test-top20"; do
     [[ -f "$lists.jsonl" ]] || continue
-    $py -m llama_index_rnx.cli rerank "$lists.jsonl" --model "$base" --run "$lists.zero-shot.trec"
-    $py -m llama_index_rnx.cli rerank "$lists.jsonl" --model "$out/adapter" --run "$lists.tuned.trec"
+    $py -m llama_index_rnx.cli.main rerank "$lists.jsonl" --model "$base" --run "$lists.zero-shot.trec"
+    $py -m llama_index_rnx.cli.main rerank "$lists.jsonl" --model "$out/adapter" --run "$lists.tuned.trec"
     echo "$lists: tuned, before it zero-shot"
     $py -m training.evaluate "$lists.tuned.trec" "$lists.qrels" --against "$lists.zero-shot.trec"
 done

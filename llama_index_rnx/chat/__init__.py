@@ -1,0 +1,26 @@
+"""Answers over a collection: quoted, or written by any language model."""
+
+from llama_index_rnx.chat.engine import (
+    Event,
+    Failed,
+    Found,
+    RNXChatEngine,
+    Said,
+    chat_engine,
+    conversations,
+)
+from llama_index_rnx.chat.extractive import ANSWER_WORDS, CLEAR, ExtractiveSynthesizer, quotes
+
+__all__ = [
+    "ANSWER_WORDS",
+    "CLEAR",
+    "Event",
+    "ExtractiveSynthesizer",
+    "Failed",
+    "Found",
+    "RNXChatEngine",
+    "Said",
+    "chat_engine",
+    "conversations",
+    "quotes",
+]

@@ -1,0 +1,451 @@
+"""A result as people see it: a table in a terminal, a page in a browser, a cell in a notebook. It knows hits, not models."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from llama_index_rnx.candidates import ImageSource, image_of
+from llama_index_rnx.console import SafeConsole, is_unicode
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.results.hits import Hit
+from llama_index_rnx.text import bm25, clean, encodable, lines
+
+if TYPE_CHECKING:  # it loads models, which nothing here needs
+    from llama_index_rnx.results.occlusion import Explanation, Piece, Side
+
+CARD, GAP, LINKS = 124, 12, 72  # CSS pixels, as in report.css: of a card, below it, and between the two columns
+THUMBNAIL, QUERY_PICTURE, EXPLAINED = 300, 420, 900  # longest side in pixels: twice what is shown, for dense screens
+EXCERPT = 190  # characters of a text on a card
+COLUMNS = 30  # of a terminal, taken by all but the last column of the table
+MAX_TEXT = 8_000  # characters searched for the best excerpt
+MAX_RAW = 8 * MAX_TEXT  # characters looked at before white space is shrunk
+SHADES = 5  # of what speaks for or against a candidate
+
+LEGEND = (
+    "<p>Left: what the retriever found first. Right: the whole list after reranking, its first places. "
+    "Dashed: came from further down.</p>"
+)
+
+KEY = '<span class="key for3">speaks for it</span><span class="key against3">against it</span>'
+
+# Asking words, which say nothing about an answer; bm25 drops the articles and the like itself.
+_ASKING = frozenset(
+    """can could did do does each from has have how i many me much my our should so what when where which who why you
+    your""".split()  # noqa: SIM905
+)
+_WORD = re.compile(r"\w+")
+_ARROWS = {"up": "↑", "down": "↓", "same": "="}
+_PLAIN_ARROWS = {"up": "^", "down": "v", "same": "="}
+_COLOURS = {"up": "green", "down": "yellow", "same": "dim"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One query and its hits: `before` as the retriever ordered them, `after` as they were returned."""
+
+    query: str
+    before: Sequence[Hit]
+    after: Sequence[Hit]
+    seconds: float
+    image: ImageSource | None = None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_cell(html_section("", self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows where there is no HTML: the table of the terminal."""
+        printer.text(text_of(self))
+
+
+def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | None = None) -> None:
+    """Hits as a table, best first; `was` is the rank that the retriever gave. The words of `query` (or `title`) are set off.
+
+    Texts are printed as they are: markup in them stays text, control characters and terminal escapes are taken out.
+    """
+    heading = _for_console(title, console)
+    if not hits:
+        console.print(Text(f"{heading}: nothing was found."))
+        return
+    table = Table(box=box.SIMPLE_HEAD, title=Text(heading, "bold"), title_justify="left", pad_edge=False)
+    for name in ("#", "was", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("source, text", overflow="fold")
+    terms = _terms(title if query is None else query)
+    for hit in hits:
+        table.add_row(*_row(hit, console, terms))
+    console.print(table)
+
+
+def text_of(section: Section, width: int = 100) -> str:
+    """The returned hits as `rnx search` prints them, without colours, in lines of so many characters."""
+    console = SafeConsole(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
+    with console.capture() as written:
+        print_table(section.after, console, section.query or "Find this picture")
+    return "\n".join(line.rstrip() for line in written.get().splitlines())
+
+
+def html_page(sections: Sequence[Section], title: str) -> str:
+    """One page that needs nothing else: styles and small pictures inside, no script, no network, light and dark.
+
+    Whatever comes from the data is escaped. A picture that cannot be read shows as a placeholder.
+    """
+    names = [f"Query {number}" if len(sections) > 1 else "Query" for number in range(1, len(sections) + 1)]
+    body = "\n".join(map(html_section, names, sections))
+    heading = f"<h1>{_safe(title)}</h1>" if [title] != [section.query for section in sections] else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark">
+<title>{_safe(title)}</title>
+<style>
+{style_sheet()}</style>
+</head>
+<body class="rnx">
+<main>
+<header>{heading}{LEGEND if any(map(_is_reranked, sections)) else ""}</header>
+{body or '<p class="empty">There is no query to show.</p>'}
+</main>
+</body>
+</html>
+"""
+
+
+def html_explanation(found: Explanation) -> str:
+    """Both candidates, side by side; what speaks for each is green, what speaks against it orange, the more the darker."""
+    sides = found.better, found.worse
+    most = max((abs(piece.weight) for side in sides for piece in (*side.words, *side.regions)), default=0.0)
+    names = "why it is above", "what it has instead"
+    shown = "".join(_explained(name, side, most) for name, side in zip(names, sides, strict=True))
+    about = f"a lead of {found.lead:+.2f} logits, {found.reads} readings in {found.seconds:.1f} s"
+    return (
+        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span>{KEY}</p>'
+        f'<div class="sides">{shown}</div></section>'
+    )
+
+
+def html_cell(inside: str) -> str:
+    """A piece of a page with its styles, which reach nothing around it: what `_repr_html_` returns."""
+    return f'<div class="rnx cell"><style>{style_sheet()}</style>{inside}</div>'
+
+
+def style_sheet() -> str:
+    """The styles of everything here, all inside `.rnx`."""
+    return files("llama_index_rnx").joinpath("results", "report.css").read_text(encoding="utf-8")
+
+
+def movement(hit: Hit) -> str:
+    """`up`, `down` or `same`: where the reranker moved a hit from its place in the retriever's list."""
+    return "up" if hit.rank < hit.retrieval_rank else "down" if hit.rank > hit.retrieval_rank else "same"
+
+
+def source_of(hit: Hit) -> str:
+    """The file and the page, as people say it."""
+    name = clean(hit.source or hit.id)
+    return name if hit.page is None else f"{name}, page {hit.page}"
+
+
+def excerpt_of(hit: Hit, query: str) -> list[tuple[str, bool]]:
+    """What a card shows of a text: the stretch that says most about the query, in pieces, each with whether it is its word."""
+    terms = _terms(query)
+    return [piece for piece in _pieces(excerpt(clean(_prose(hit.text)), terms, EXCERPT), terms) if piece[0]]
+
+
+def with_bars(hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
+    """Each hit with its score as a part of the greatest; where some are negative, from the least to the greatest."""
+    floor = min([0.0, *(hit.score for hit in hits)])
+    top = max((hit.score for hit in hits), default=0.0) - floor
+    return [(hit, (hit.score - floor) / top if top > 0 else 0.0) for hit in hits]
+
+
+def thumbnail(image: ImageSource, side: int) -> bytes:
+    """A small JPEG, its longer side at most `side` pixels. Raises ImageError, as `ImageSource.load` does."""
+    picture = image.load(max_pixels=4 * side * side)
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80, optimize=True)
+    return buffer.getvalue()
+
+
+def _row(hit: Hit, console: Console, terms: frozenset[int]) -> list[Text]:
+    arrows = _ARROWS if is_unicode(console.encoding) else _PLAIN_ARROWS
+    moved, width = movement(hit), max(20, console.width - COLUMNS)
+    cell = Text(_middle(_for_console(hit.docid, console), width), "bold")
+    text = excerpt(_for_console(_prose(hit.text), console), terms, 2 * width - 6)
+    if text:
+        cell.append("\n")
+    for piece, marked in _pieces(text, terms):
+        cell.append(piece, "underline cyan" if marked else "not bold")
+    was = Text(f"{arrows[moved]} {hit.retrieval_rank}", _COLOURS[moved])
+    return [Text(str(hit.rank)), was, Text(_number(hit.score)), Text(hit.kind, "dim"), cell]
+
+
+def html_section(name: str, section: Section) -> str:
+    """The query above, the lists below it."""
+    return f"<section>{_ask(name, section)}{html_lists(section)}</section>"
+
+
+def html_lists(section: Section) -> str:
+    """Both lists and the curves between them, or one list where nothing was reranked."""
+    query, pictures = section.query, _pictures([*section.before, *section.after])
+    before, after = list(section.before), list(section.after)
+    if not before and not after:
+        return '<p class="empty">Nothing was found.</p>'
+    if not _is_reranked(section):
+        cards = [_card(hit, pictures, query, moved="", share=share) for hit, share in with_bars(before)]
+        return f'<div class="lists single">{_list("Retrieved", cards)}</div>'
+    new = {hit.id: hit.rank for hit in after}
+    old_cards = [_card(hit, pictures, query, _moves(hit, new.get(hit.id)), share) for hit, share in with_bars(before)]
+    new_cards = [_card(hit, pictures, query, _moved(hit), share) for hit, share in with_bars(after)]
+    lists = _list("Retrieved", old_cards) + _links(before, after) + _list("Reranked", new_cards)
+    return f'<div class="lists">{lists}</div>'
+
+
+def _explained(name: str, side: Side, most: float) -> str:
+    head = f'<h3 title="{_safe(side.candidate.id)}">{_safe(side.candidate.id)} <span>{name}</span></h3>'
+    image, picture = side.candidate.image, ""
+    if image is not None:
+        fields = "".join(_field(piece, most) for piece in side.regions)
+        overlay = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{fields}</svg>'
+        picture = f'<div class="drawn">{_img(_data_uri(image, EXPLAINED), "", "seen")}{overlay}</div>'
+    text = _weighed(side.candidate.text, side.words, most)
+    return f'<div class="side">{head}{picture}{f"<p>{text}</p>" if text else ""}</div>'
+
+
+def _weighed(text: str, pieces: Sequence[Piece], most: float) -> str:
+    """The text with its pieces shaded."""
+    done, found = 0, list[str]()
+    for piece in pieces:
+        start, end = piece.span
+        inside = f'<span class="{_shade(piece, most)}" title="{piece.weight:+.2f}">{_kept(text[start:end])}</span>'
+        found += [_kept(text[done:start]), inside]
+        done = end
+    return "".join([*found, _kept(text[done:])])
+
+
+def _kept(text: str) -> str:
+    return escape(lines(text))
+
+
+def _field(piece: Piece, most: float) -> str:
+    left, top, right, bottom = (round(100 * edge, 2) for edge in piece.box or (0, 0, 0, 0))
+    place = f'x="{left}" y="{top}" width="{right - left:.2f}" height="{bottom - top:.2f}"'
+    return f'<rect class="{_shade(piece, most)}" {place}><title>{piece.weight:+.2f}</title></rect>'
+
+
+def _shade(piece: Piece, most: float) -> str:
+    """`for3`, `against5`, ...; nothing for what hardly weighs."""
+    level = round(SHADES * abs(piece.weight) / most) if most else 0
+    return f"{'for' if piece.weight > 0 else 'against'}{level}" if level else "none"
+
+
+def _is_reranked(section: Section) -> bool:
+    return list(section.before) != list(section.after)
+
+
+def _ask(name: str, section: Section) -> str:
+    picture = ""
+    if section.image is not None:
+        picture = _img(_data_uri(section.image, QUERY_PICTURE), "the picture that was asked with", "asked")
+    words = f"<h2>{_safe(section.query)}</h2>" if section.query.strip() else '<h2 class="wordless">Find this picture</h2>'
+    took = f"{section.seconds * 1000:,.0f} ms" if section.seconds < 10 else f"{section.seconds:,.1f} s"
+    about = f'<p class="eyebrow">{name}<span>answered in {took}</span></p>'
+    return f'<div class="ask">{picture}<div>{about}{words}</div></div>'
+
+
+def _list(name: str, cards: Sequence[str]) -> str:
+    inside = "".join(cards) or '<li class="empty">Nothing was found.</li>'
+    return f'<div class="list {name.lower()}"><h3>{name}</h3><ol>{inside}</ol></div>'
+
+
+def _card(hit: Hit, pictures: dict[str, str | None], query: str, moved: str, share: float) -> str:
+    picture = _img(pictures[hit.id], "", "thumb") if hit.id in pictures else ""
+    text = "".join(f"<mark>{escape(piece)}</mark>" if marked else escape(piece) for piece, marked in excerpt_of(hit, query))
+    return (
+        f'<li class="card {_safe(hit.kind)}"><div class="rank"><b>{hit.rank}</b>{moved}</div>{picture}<div class="body">'
+        f'<p class="source" title="{_safe(hit.docid)}">{_named(hit)}</p><p class="text">{text}</p>'
+        f'<p class="foot"><span class="kind">{_safe(hit.kind)}</span>{_bar(share)}'
+        f"<span>{_number(hit.score)}</span></p></div></li>"
+    )
+
+
+def _named(hit: Hit) -> str:
+    """The source, cut where it is too long; but never its page."""
+    page = f"#{hit.page}" if hit.page is not None else ""
+    return f"<span>{_safe(hit.docid.removesuffix(page))}</span>{page}"
+
+
+def _bar(share: float) -> str:
+    """Drawn, not styled: a page may forbid styles in attributes."""
+    return f'<svg class="bar" aria-hidden="true"><rect width="{share:.0%}" height="4" rx="2"/></svg>'
+
+
+def _moved(hit: Hit) -> str:
+    """In the reranked list: where a hit comes from."""
+    moved, old = movement(hit), hit.retrieval_rank
+    return f'<span class="{moved}" title="the retriever had it at {old}">{_ARROWS[moved]} {old}</span>'
+
+
+def _moves(hit: Hit, new_rank: int | None) -> str:
+    """In the retrieved list: where a hit goes to."""
+    if new_rank is None:
+        return '<span class="gone" title="not among the best any more">&ndash;</span>'
+    moved = "up" if new_rank < hit.rank else "down" if new_rank > hit.rank else "same"
+    return f'<span class="{moved}" title="the reranker has it at {new_rank}">→ {new_rank}</span>'
+
+
+def _links(before: Sequence[Hit], after: Sequence[Hit]) -> str:
+    """Curves from the old places to the new ones; from the lower edge for a hit that was further down."""
+    height = (CARD + GAP) * max(len(before), len(after))
+    old = {hit.id: row for row, hit in enumerate(before)}
+    kept = {hit.id for hit in after}
+    stubs = [f'<path class="gone" d="M0 {_middle_of(row)}h12"/>' for hit_id, row in old.items() if hit_id not in kept]
+    curves = []
+    for row, hit in enumerate(after):
+        known, end, half = hit.id in old, _middle_of(row), LINKS // 2
+        start = _middle_of(old[hit.id]) if known else height
+        name = movement(hit) + ("" if known else " far")
+        curves.append(f'<path class="{name}" d="M0 {start}C{half} {start} {half} {end} {LINKS} {end}"/>')
+    picture = f'<svg width="{LINKS}" height="{height}" viewBox="0 0 {LINKS} {height}" aria-hidden="true">'
+    return f'<div class="links">{picture}{"".join(stubs + curves)}</svg></div>'
+
+
+def _middle_of(row: int) -> int:
+    return row * (CARD + GAP) + CARD // 2
+
+
+def _pictures(hits: Sequence[Hit]) -> dict[str, str | None]:
+    """By node id, the thumbnails of those hits that have an image; None where it cannot be read."""
+    found: dict[str, str | None] = {}
+    for hit in hits:
+        if hit.kind != "text" and hit.id not in found:
+            try:
+                image = image_of(hit.node)
+            except RNXError:
+                image = None
+            found[hit.id] = _data_uri(image, THUMBNAIL) if image is not None else None
+    return found
+
+
+def _data_uri(image: ImageSource, side: int) -> str | None:
+    try:
+        return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image, side)).decode()
+    except RNXError:
+        return None
+
+
+def _img(uri: str | None, alt: str, name: str) -> str:
+    if uri is None:
+        return f'<div class="{name} broken">no picture</div>'
+    return f'<div class="{name}"><img src="{uri}" alt="{escape(alt)}"></div>'
+
+
+def excerpt(text: str, terms: frozenset[int], length: int) -> str:
+    """An early stretch of a text that holds many of the query's words; its beginning where none does."""
+    if len(text) <= length:
+        return text
+    text = text[:MAX_TEXT]
+    hits = [(word.start(), term) for word in _WORD.finditer(text) for term in _terms_of(word[0]) & terms]
+    richness = _richness(hits, length * 3 // 4)
+
+    # Take the earliest of the good stretches.
+    most = max(richness, default=0)
+    best = next((hits[i][0] for i, terms_there in enumerate(richness) if terms_there >= 0.7 * most), 0)
+    start = 0 if best < length // 3 else text.rfind(" ", 0, max(1, best - length // 8)) + 1
+    end = text.rfind(" ", start, start + length) if start + length < len(text) else len(text)
+    end = end if end > start else start + length  # one word without end
+    return f"{'… ' if start else ''}{text[start:end].strip()}{' …' if end < len(text) else ''}"
+
+
+def _richness(hits: Sequence[tuple[int, int]], width: int) -> list[int]:
+    """For each hit (its position and its term), how many terms stand in the `width` characters from there on."""
+    counts: Counter[int] = Counter()
+    richness, end = list[int](), 0
+    for position, term in hits:
+        while end < len(hits) and hits[end][0] < position + width:
+            counts[hits[end][1]] += 1
+            end += 1
+        richness.append(len(counts))
+
+        counts[term] -= 1
+        if not counts[term]:
+            del counts[term]
+    return richness
+
+
+def _prose(text: str) -> str:
+    """Headings of Markdown as sentences, so that they do not run into the text when it becomes one line."""
+    return "\n".join(map(_sentence, text[:MAX_RAW].split("\n")))
+
+
+def _sentence(line: str) -> str:
+    """A line as it is; a heading without its marks, and with a full stop where it has no sign at its end."""
+    words = line.lstrip("#")
+    level = len(line) - len(words)
+    if not 1 <= level <= 6 or not words.startswith(" "):
+        return line
+
+    heading = words.strip()
+    if heading.endswith((".", ":")):
+        heading = heading[:-1]
+    return f"{heading}." if heading and not heading.endswith(("?", "!")) else heading
+
+
+def _terms(query: str) -> frozenset[int]:
+    """The query's words as BM25 compares them, without those that only ask."""
+    words = (word for word in _WORD.findall(query.lower()) if word not in _ASKING)
+    return frozenset(bm25.query_vector(" ".join(words))[0])
+
+
+@lru_cache(maxsize=2_000)
+def _terms_of(word: str) -> frozenset[int]:
+    """A word as BM25 compares it: one term, or none for one that is too frequent to count."""
+    return frozenset(bm25.query_vector(word)[0])
+
+
+def _pieces(text: str, terms: frozenset[int]) -> Iterator[tuple[str, bool]]:
+    """The text in pieces, each with whether it is one of the query's words."""
+    done = 0
+    for word in _WORD.finditer(text):
+        if terms & _terms_of(word[0]):
+            yield text[done : word.start()], False
+            yield word[0], True
+            done = word.end()
+    yield text[done:], False
+
+
+def _number(score: float) -> str:
+    return f"{score:.3f}" if abs(score) >= 0.1 or score == 0 else f"{score:.4f}"
+
+
+def _safe(text: str) -> str:
+    return escape(clean(text))
+
+
+def _middle(text: str, length: int) -> str:
+    """A long path without its middle."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
+
+
+def _for_console(text: str, console: Console) -> str:
+    """Cleaned, and with a ? for what the terminal's encoding cannot show."""
+    return encodable(clean(text), console.encoding)

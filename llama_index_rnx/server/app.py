@@ -1,0 +1,422 @@
+"""`rnx serve`: a ranker behind HTTP, in the shapes of Cohere, Jina, vLLM, Voyage and TEI. It knows no ranker's insides.
+
+`POST /rerank` (also `/v1/rerank`, `/v2/rerank`), `GET /health`, `GET /metrics` (Prometheus). What comes in is measured before
+it is read: its key, bytes, documents, and how many requests wait already. Too much is answered at once: 401, 413, 422, 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from llama_index_rnx.errors import RNXError
+from llama_index_rnx.memory import MemoryStore
+from llama_index_rnx.ranking import Ranker, Ranking, in_thread, shared
+from llama_index_rnx.rerank import rank
+from llama_index_rnx.server.connections import GuardedProtocol
+from llama_index_rnx.server.limits import RETRY_SOON, Limits, Receive, Refused, Scope, Send, stopping
+from llama_index_rnx.server.middleware import Gate
+from llama_index_rnx.server.requests import Reading, read_documents, shortened
+from llama_index_rnx.server.schemas import (
+    MAX_DOCUMENTS,
+    RerankRequest,
+    RerankResponse,
+    Result,
+    TextResult,
+    answer_json,
+    read_request,
+)
+from llama_index_rnx.system import run_until_stopped
+
+__all__ = [
+    "Limits",
+    "Receive",
+    "Refused",
+    "RerankRequest",
+    "RerankResponse",
+    "Scope",
+    "Send",
+    "Service",
+    "create_app",
+    "open_door",
+    "run_server",
+    "serving",
+]
+BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+LONGEST_MESSAGE = 1_000  # characters
+PREFIXES = ("", "/v1", "/v2", "/v3", "/api", "/api/v1", "/api/v2")  # under which others serve the same
+ALIASES = tuple(f"{prefix}/{name}" for prefix in PREFIXES for name in ("rerank", "reranking"))
+
+
+class Meter:
+    """Prometheus counters of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("rnx_requests", "Rerank requests by status.", ["status"], registry=self.registry)
+        self.documents = Counter("rnx_documents", "Documents ranked.", registry=self.registry)
+        self.seconds = Histogram("rnx_request_seconds", "Time of a request.", buckets=BUCKETS, registry=self.registry)
+        self.at_work = Gauge("rnx_requests_at_work", "Requests at work or waiting.", registry=self.registry)
+
+
+class Service:
+    """One ranker and its memories, for all callers at once; of requests at work or waiting there are `limits.at_once`."""
+
+    def __init__(self, ranker: Ranker, store: MemoryStore, limits: Limits, allow_urls: bool) -> None:
+        self.ranker, self.limits, self.meter = shared(ranker), limits, Meter()
+        self._store, self._allow_urls = store, allow_urls
+        self._lock = threading.Lock()
+        self._at_work, self._moved = 0, 0.0
+
+    async def rerank(self, request: RerankRequest) -> RerankResponse:
+        """The ranking of a request; documents that hold nothing to read come last, with a score of 0.
+
+        Raises:
+            Refused: the server is full, the request too large, or the ranking took too long.
+            RNXError: the query's image cannot be read.
+        """
+        read = await asyncio.to_thread(read_documents, request, self.limits, self._allow_urls)
+        ranking = Ranking(order=[], scores=[])
+        if read.candidates:
+            ranking = await self._admitted(lambda: rank(self.ranker, self._store, read.query, read.candidates))
+        self.meter.documents.inc(len(request.listed))
+        return _response(request, read, ranking, self.ranker.name)
+
+    def refuse_when_full(self, arriving: int = 0) -> None:
+        """Raises Refused when no place is free; requests that are just arriving take one, too."""
+        waiting = self._at_work + arriving
+        if waiting >= self.limits.at_once:
+            self.meter.requests.labels("503").inc()
+            raise Refused(503, f"{waiting} requests are waiting already; try again in a moment.", RETRY_SOON)
+
+    async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
+        self.refuse_when_full()
+        self._count(+1)
+        limit = asyncio.timeout(self.limits.seconds)
+        try:
+            async with limit:
+                # A cancelled request ends when its thread is free.
+                ranking = await in_thread(work, ended=lambda: self._count(-1))
+        except TimeoutError as error:
+            if not limit.expired():  # it is the ranker's own
+                raise
+            message = f"no ranking within {self.limits.seconds:g} seconds; send fewer documents."
+            raise Refused(503, message, RETRY_SOON) from error
+        self._moved = time.monotonic()
+        return ranking
+
+    def _count(self, change: int) -> None:
+        """Note that a request begins or ends; called from any thread."""
+        with self._lock:
+            if self._at_work == 0:
+                self._moved = time.monotonic()
+            self._at_work += change
+            self.meter.at_work.set(self._at_work)
+
+    def stalled_seconds(self) -> float:
+        """For how long no request was answered and the model finished nothing, although requests are at work.
+
+        Requests that were given up count as no answer: under steady traffic some end all the time. It is 0.0 when none is
+        at work.
+        """
+        with self._lock:
+            at_work, moved = self._at_work, self._moved
+        if at_work == 0:
+            return 0.0
+        return time.monotonic() - max(moved, getattr(self.ranker, "moved", 0.0))
+
+
+def _response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:
+    """Best first; behind all that was ranked stands what was not, in the order of the request."""
+    unusable = {index for index in ranking.faults if not read.candidates[index].text}
+    ranked = {
+        int(read.candidates[index].id): score
+        for index, score in zip(ranking.order, ranking.scores, strict=True)
+        if index not in unusable
+    }
+
+    lowest = min([0.0, *ranked.values()])  # a service behind this server may score below 0
+    scores = ranked | {index: lowest for index in range(len(request.listed)) if index not in ranked}
+    results = [Result(index=index, relevance_score=score) for index, score in scores.items()]
+
+    warnings = [*read.warnings, *ranking.faults.values()]
+    meta: dict[str, Any] = {"api_version": {"version": "2"}}
+    if warnings:
+        meta["warnings"] = shortened(warnings)
+    return RerankResponse(
+        id=str(uuid.uuid4()),
+        model=model,
+        results=results[: request.top_n or request.top_k or None],
+        usage={"total_tokens": 0, "documents": len(request.listed)},
+        meta=meta,
+    )
+
+
+def create_app(
+    load: Callable[[], Ranker],
+    *,
+    limits: Limits = Limits(),
+    api_key: str | None = None,
+    allow_urls: bool = False,
+    store: MemoryStore | None = None,
+    cors_origins: Sequence[str] = (),
+    loopback_only: bool = False,
+) -> FastAPI:
+    """The application; `load` is called once, when it starts. Memories are kept in the store, by default in RAM alone.
+
+    Args:
+        cors_origins: pages of these origins (`https://example.com`, or `*`) may ask from a browser.
+        loopback_only: answer to names of this machine alone (DNS rebinding); for servers without a key.
+
+    Raises:
+        RNXError: the key is empty, or an origin is none.
+
+    Example:
+        >>> from llama_index_rnx import load_ranker
+        >>> app = create_app(lambda: load_ranker("rnx-mini"))
+        >>> app.title
+        'llama-index-rnx'
+    """
+
+    key = _checked_key(api_key)
+    origins = [_checked_origin(origin) for origin in cors_origins]
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        ranker = await asyncio.to_thread(load)
+        kept = store or MemoryStore()
+        app.state.service = Service(ranker, kept, limits, allow_urls)
+        yield
+        kept.close()
+
+    app = FastAPI(
+        title="llama-index-rnx",
+        summary="Orders texts and images, best first.",
+        lifespan=running,
+        redirect_slashes=False,  # a redirect of /rerank/ would lead to whatever host the request names
+        docs_url=None,  # these pages load their scripts from a foreign host
+        redoc_url=None,
+    )
+    app.include_router(_routes())
+    app.add_middleware(Gate, limits=limits, api_key=key, loopback_only=loopback_only, origins=origins)
+    if origins:  # outside the gate: a browser asks without the key whether it may ask
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+    for kind in (Refused, RNXError, HTTPException):
+        app.add_exception_handler(kind, _refused)
+    return app
+
+
+def _checked_key(api_key: str | None) -> str | None:
+    """A key without the blanks around it, which no header can carry."""
+    if api_key is None:
+        return None
+    if not api_key.strip():
+        raise RNXError("the API key is empty, so anybody could come in; set one, or none at all.")
+    return api_key.strip()
+
+
+def _checked_origin(origin: str) -> str:
+    parts = urlsplit(origin)
+    is_whole = bool(parts.scheme and parts.netloc) and origin.lower() == f"{parts.scheme}://{parts.netloc}".lower()
+    if origin != "*" and not is_whole:
+        raise RNXError(f"an origin got {origin[:100]!r}; it is like https://example.com, without a path, or *.")
+    return origin.lower()
+
+
+def _routes() -> APIRouter:
+    routes = APIRouter()
+
+    async def rerank(request: Request) -> Response:
+        service: Service = request.app.state.service
+        with service.meter.seconds.time():
+            body = read_request(await request.body())
+            response = await _while_connected(request, service.rerank(body))
+        service.meter.requests.labels("200").inc()
+        return Response(answer_json(body, response), media_type="application/json")
+
+    schema = {"schema": RerankRequest.model_json_schema()}
+    for path in dict.fromkeys((*RERANK_PATHS, *ALIASES)):
+        routes.add_api_route(
+            path,
+            rerank,
+            methods=["POST"],
+            include_in_schema=path in RERANK_PATHS,
+            response_model=RerankResponse | list[TextResult],
+            operation_id=path.strip("/").replace("/", "_"),
+            openapi_extra={"requestBody": {"required": True, "content": {"application/json": schema}}},
+            responses={code: {"model": Message} for code in (400, 401, 403, 413, 415, 422, 503)},
+        )
+
+    @routes.head("/health", include_in_schema=False)
+    @routes.get("/health")
+    async def health(request: Request) -> JSONResponse:
+        """Stalled is a server where nothing was finished for `limits.seconds` although requests are at work."""
+        service: Service = request.app.state.service
+        seconds = service.stalled_seconds()
+        stalled = seconds > service.limits.seconds
+        health = {"status": "stalled" if stalled else "ok", "model": service.ranker.name}
+        if stalled:
+            health["message"] = f"requests are at work, and nothing was finished for {seconds:.0f} seconds; restart the server."
+        return JSONResponse(health, status_code=503 if stalled else 200)
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(request.app.state.service.meter.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @routes.get("/")
+    async def home(request: Request) -> dict[str, str]:
+        """What this is, in one line."""
+        model = request.app.state.service.ranker.name
+        example = 'POST /rerank {"query": "...", "documents": ["...", "..."]}'
+        return {"message": f"llama-index-rnx ranks with {model}: {example}; see /openapi.json."}
+
+    @routes.get("/models", include_in_schema=False)
+    @routes.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        """The one model, as clients of OpenAI look for it."""
+        model = {
+            "id": request.app.state.service.ranker.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "llama-index-rnx",
+        }
+        return {"object": "list", "data": [model]}
+
+    @routes.get("/info")
+    async def info(request: Request) -> dict[str, Any]:
+        """What clients of text-embeddings-inference ask first."""
+        service: Service = request.app.state.service
+        return {
+            "model_id": service.ranker.name,
+            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+            "max_concurrent_requests": service.limits.at_once,
+            "max_client_batch_size": MAX_DOCUMENTS,
+            "version": request.app.version,
+        }
+
+    return routes
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, RerankResponse]) -> RerankResponse:
+    """The answer; a caller that hangs up frees its place."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(request.receive())  # after the body comes nothing but the caller's leaving
+    try:
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise Refused(499, "the caller is gone.")
+        return work.result()
+    except asyncio.CancelledError as error:
+        raise stopping() from error
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+class Message(BaseModel):
+    """Why a request was refused."""
+
+    message: str
+    detail: str
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, HTTPException):  # what FastAPI itself refuses: no such path, another method
+        error = Refused(error.status_code, str(error.detail), error.headers)
+    elif isinstance(error, RNXError):
+        error = Refused(400, " ".join(str(error).split())[:LONGEST_MESSAGE])  # it may name a long URL
+    assert isinstance(error, Refused)
+    request.app.state.service.meter.requests.labels(str(error.status)).inc()
+    return error.response()
+
+
+@contextmanager
+def serving(
+    ranker: Ranker,
+    *,
+    limits: Limits = Limits(),
+    api_key: str | None = None,
+    allow_urls: bool = False,
+    cors_origins: Sequence[str] = (),
+) -> Iterator[str]:
+    """A server in a thread of this process, on a free port of this machine, for as long as the block lasts: yields its URL.
+
+    For notebooks and tests; people are served by `rnx serve`.
+
+    Example:
+        >>> from llama_index_rnx import RNXRerank, load_ranker
+        >>> with serving(load_ranker("rnx-mini")) as url:
+        ...     reranker = RNXRerank(model=url)
+        >>> url.startswith("http://127.0.0.1:")
+        True
+    """
+    import uvicorn
+
+    app = create_app(
+        lambda: ranker,
+        limits=limits,
+        api_key=api_key,
+        allow_urls=allow_urls,
+        cors_origins=cors_origins,
+        loopback_only=api_key is None,
+    )
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))  # bound here and handed over, so that nobody else can take the port in between
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", http=GuardedProtocol))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            if not server.started:
+                raise RNXError("the server did not start; its error stands above.")
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def run_server(app: FastAPI, host: str, port: int) -> None:
+    """Serves until it is stopped: Ctrl-C ends it within five seconds, SIGTERM finishes what is at work, 30 seconds at most.
+
+    Raises:
+        RNXError: the address or the port cannot be had.
+    """
+    import uvicorn
+
+    with open_door(host, port) as door:
+        config = uvicorn.Config(app, log_level="info", server_header=False, ws="none", http=GuardedProtocol)
+        run_until_stopped(config, door)
+
+
+def open_door(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        RNXError: the address or the port cannot be had.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = str(error.strerror).split(" (")[0]  # behind it Python names the address once more
+        raise RNXError(f"port {port} of {host} cannot be had ({reason}); choose another --port.") from error

@@ -1,0 +1,49 @@
+"""Pure functions on strings: cutting, weighing, cleaning. They know no nodes and no models."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+__all__ = [
+    "CUTTER",
+    "UNSAFE",
+    "Span",
+    "clean",
+    "encodable",
+    "grouped",
+    "is_cut_by_words",
+    "json_text",
+    "lines",
+    "one_line",
+    "passages",
+    "sentences",
+]
+
+if TYPE_CHECKING:
+    from llama_index_rnx.text.passage_splitter import CUTTER, is_cut_by_words, passages
+    from llama_index_rnx.text.sanitize import UNSAFE, clean, encodable, json_text, lines, one_line
+    from llama_index_rnx.text.sentence_splitter import Span, grouped, sentences
+else:
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__,
+        submod_attrs={
+            "passage_splitter": [
+                "CUTTER",
+                "is_cut_by_words",
+                "passages",
+            ],
+            "sanitize": [
+                "UNSAFE",
+                "clean",
+                "encodable",
+                "json_text",
+                "lines",
+                "one_line",
+            ],
+            "sentence_splitter": [
+                "Span",
+                "grouped",
+                "sentences",
+            ],
+        },
+    )

@@ -1,0 +1,115 @@
+"""What a start must not pay for: modules that are imported only when something needs them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llama_index_rnx
+
+# Each of these takes a tenth of a second at least, most of them seconds.
+HEAVY = {
+    "torch", "transformers", "llama_index", "qdrant_client", "numpy", "PIL", "pypdfium2",
+    "tokenizers", "safetensors", "httpx", "grpc", "fsspec", "fastapi", "uvicorn", "matplotlib",
+    "scipy", "sympy", "pandas", "sqlalchemy", "nltk", "requests",
+}  # fmt: skip
+
+# What a help page does not need either: together they take longer than typer itself.
+HELP_HEAVY = HEAVY | {"rich", "pydantic"}
+
+# What a search with rnx-mini does not need.
+SEARCH_HEAVY = {
+    "transformers", "sympy", "scipy", "matplotlib", "pandas", "nltk", "accelerate", "fastapi",
+    "uvicorn", "torch._dynamo", "torch.distributed.tensor",
+}  # fmt: skip
+
+COMMANDS = ["index", "search", "rerank", "serve", "chat", "ui", "doctor", "calibrate", "demo"]
+CALLS = [[], ["--help"], *([command, "--help"] for command in COMMANDS)]
+MISTAKES = [["dance"], ["search", "--nonsense"], ["--nonsense"]]
+
+RUN_MAIN = """
+import contextlib, io, json, sys
+from llama_index_rnx.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["rnx", *arguments]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main()
+"""
+
+
+def modules_after(program: str, *arguments: str) -> set[str]:
+    """The modules that a new Python has imported after a program."""
+    program += "\nimport sys\nprint(*sys.modules)"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    modules = modules_after("import llama_index_rnx")
+    assert "llama_index_rnx" in modules
+    assert modules & HEAVY == set()
+
+
+def test_no_help_page_and_no_mistyped_command_imports_anything_heavy() -> None:
+    modules = modules_after(RUN_MAIN, json.dumps(CALLS + MISTAKES))
+    assert "llama_index_rnx.cli" in modules
+    assert modules & HELP_HEAVY == set()
+
+
+def test_all_commands_are_tried_above() -> None:
+    from llama_index_rnx.cli import app
+
+    names = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
+    assert set(names) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("missing", ["", "nowhere"])
+def test_a_search_in_no_index_imports_nothing_heavy(missing: str) -> None:
+    modules = modules_after(RUN_MAIN, json.dumps([["search", "honey", "--from", missing]]))
+    assert modules & HEAVY == set()
+
+
+def test_a_search_with_rnx_mini_imports_no_more_than_it_uses() -> None:
+    modules = modules_after(
+        "from llama_index.core.schema import TextNode\n"
+        "from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever\n"
+        "from llama_index_rnx.cli import app\n"
+        "from llama_index_rnx.results import compare\n"
+        "collection = NodeCollection(':memory:')\n"
+        "collection.add([TextNode(text='Bees make honey.')], show_progress=False)\n"
+        "compare(RNXRetriever(collection), RNXRerank(), 'honey')"
+    )
+    assert "llama_index_rnx.rankers.mini.ranker" in modules
+    assert modules & SEARCH_HEAVY == set()
+
+
+def test_every_public_name_is_there_on_first_use() -> None:
+    names: dict[str, object] = {}
+    exec("from llama_index_rnx import *", names)
+    assert set(llama_index_rnx.__all__) <= set(names)
+    assert set(llama_index_rnx.__all__) <= set(dir(llama_index_rnx))
+    for name in llama_index_rnx.__all__:
+        value = getattr(llama_index_rnx, name)
+        assert value is names[name]
+        assert value.__module__.startswith("llama_index_rnx.")
+        assert pickle.loads(pickle.dumps(value)) is value
+        assert copy.deepcopy(value) is value
+
+
+def test_modules_of_the_package_are_there_without_an_import_of_their_own() -> None:
+    program = "import llama_index_rnx\nassert llama_index_rnx.candidates.candidate.Query(text='q').text == 'q'"
+    assert "llama_index_rnx.candidates.candidate" in modules_after(program)
+
+
+@pytest.mark.parametrize("name", ["Nothing", "nothing", "__wrapped__", "not a name", "rankers.mini"])
+def test_a_name_that_is_not_there_is_an_attribute_error(name: str) -> None:
+    assert not hasattr(llama_index_rnx, name)
+    with pytest.raises(AttributeError, match="has no attribute"):
+        getattr(llama_index_rnx, name)

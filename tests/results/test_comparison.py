@@ -1,0 +1,84 @@
+"""What a notebook shows: the same cards as a page, in a cell that changes nothing around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fakes import BLUE, RED, FakeEmbedding, FakeRanker, image_base64
+from llama_index.core.schema import ImageNode, QueryBundle, TextNode
+from test_report import Page
+
+from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
+from llama_index_rnx.results import compare, style_sheet
+
+
+class Printer:
+    def __init__(self) -> None:
+        self.shown = ""
+
+    def text(self, shown: str) -> None:
+        self.shown += shown
+
+
+def pretty(found: Any) -> str:
+    printer = Printer()
+    found._repr_pretty_(printer, cycle=False)
+    return printer.shown
+
+
+@pytest.fixture
+def retriever() -> Iterator[RNXRetriever]:
+    collection = NodeCollection(":memory:", embedding=FakeEmbedding())
+    texts = [TextNode(id_=f"t{i}", text=text) for i, text in enumerate(["sea and rain", "red <b>rain</b>", "sea"])]
+    pictures = [ImageNode(id_="p", image=image_base64(RED)), ImageNode(id_="q", image=image_base64(BLUE))]
+    collection.add([*texts, *pictures])
+    yield RNXRetriever(collection)
+    collection.close()
+
+
+def test_both_lists_of_a_question(retriever: RNXRetriever) -> None:
+    found = compare(retriever, RNXRerank(ranker=FakeRanker(), top_n=5), "red rain", n=3)
+    assert found.after[0].id == "t1"
+    assert [len(found.before), len(found.after)] == [3, 3]
+    assert [hit.rank for hit in found.before] == [hit.retrieval_rank for hit in found.before] == [1, 2, 3]
+    assert found.seconds > 0
+
+
+def test_a_list_that_was_not_reranked(retriever: RNXRetriever) -> None:
+    found = compare(retriever, None, QueryBundle("red rain"), n=2)
+    assert list(found.before) == list(found.after)
+    assert "Reranked" not in found._repr_html_()
+
+
+def test_a_cell_shows_cards_and_closes_every_tag(retriever: RNXRetriever) -> None:
+    cell = compare(retriever, RNXRerank(ranker=FakeRanker()), "red rain")._repr_html_()
+    page = Page(re.sub(r"<style>.*?</style>", "", cell, flags=re.DOTALL))
+    assert "<b>rain</b>" in page.words
+    assert len(page.all("img")) == 4  # two pictures, in both lists
+    assert all(str(attrs["src"]).startswith("data:image/jpeg;base64,") for attrs in page.all("img"))
+    assert page.all("script") == page.all("body") == page.all("main") == []
+
+
+def test_without_html_a_cell_is_a_table(retriever: RNXRetriever) -> None:
+    shown = pretty(compare(retriever, RNXRerank(ranker=FakeRanker(), top_n=2), "red rain"))
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert "red rain" in lines[0]
+    assert "t1" in shown
+    assert "\x1b" not in shown
+    assert all(line == line.rstrip() and len(line) <= 100 for line in lines)
+
+
+def test_the_styles_reach_nothing_outside() -> None:
+    """Every rule stands inside a block that begins with .rnx."""
+    styles = re.sub(r"/\*.*?\*/", "", style_sheet(), flags=re.DOTALL)
+    depth, outer = 0, ""
+    for sign in styles:
+        depth += (sign == "{") - (sign == "}")
+        outer += sign if depth == 0 and sign != "}" else ""
+    assert depth == 0
+    assert [selector for selector in outer.split("\n") if selector.strip() and not selector.startswith(".rnx")] == []
+    assert "url(" not in styles
+    assert "@import" not in styles

@@ -1,0 +1,190 @@
+"""The curriculum on a pinch of generated data: it chains, resumes, records, and leaves stages out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama_index_rnx.errors import RNXError
+from training.curriculum import ENDED, MINI, SMOKE, chains, chosen, run, scaled
+from training.data import GradedList
+from training.engine import LOSSES, Lists, Stage, Trainer, checkpoint
+from training.learners import MiniLearner
+from training.progress import ablations, draw, longest_chain, rows_of, table
+from training.stages import GeneratedMaterial
+
+NAMES = ["retriever", "text-lists", "image-lists", "joint-lists"]
+SHORT = [replace(stage, steps=4, evaluate_every=3, lists_a_step=2) for stage in SMOKE]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> GeneratedMaterial:
+    torch.set_num_threads(1)
+    return GeneratedMaterial(tmp_path_factory.mktemp("data"), seed=0, count=8, held_out=4)
+
+
+@pytest.fixture(scope="module")
+def whole(material: GeneratedMaterial, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of all stages in one go."""
+    work = tmp_path_factory.mktemp("whole")
+    run(SHORT, material, work, seed=0)
+    return work
+
+
+def test_the_stages_are_those_of_the_papers_in_their_order() -> None:
+    for curriculum in (MINI, SMOKE):
+        assert [stage.name for stage in curriculum] == NAMES
+        assert curriculum[2].teacher == "captions"
+        assert all(stage.loss in LOSSES or stage.negatives == "in batch" for stage in curriculum)
+
+
+def test_each_stage_writes_one_row_with_all_that_makes_it_again(whole: Path, material: GeneratedMaterial) -> None:
+    rows = rows_of(whole / "results.jsonl")
+    assert [row["chain"] for row in rows] == [NAMES[:length] for length in (1, 2, 3, 4)]
+    for row in rows:
+        assert set(row["metrics"]) == set(row["gain"]) == {"texts", "pictures", "joint"}
+        assert {"nDCG@10", "RR@10", "R@1"} <= set(row["metrics"]["texts"])
+        assert row["steps"] == 4
+        assert {"seed", "commit", "data", "settings", "environment", "seconds", "loss", "date"} <= set(row)
+    for before, after in itertools.pairwise(rows):
+        assert after["before"] == {name: of["nDCG@10"] for name, of in before["metrics"].items()}
+
+
+def test_a_stage_trains_what_it_names_and_nothing_else(whole: Path) -> None:
+    folders = [whole.joinpath(*NAMES[:length]) for length in (1, 2, 3, 4)]
+    ended = [checkpoint.read(folder / ENDED)[0] for folder in folders]
+    computed = {"image.bank", "image.hub_mean"}
+    for stage, (before, after) in zip(SHORT[1:], itertools.pairwise(ended), strict=True):
+        moved = {name for name in after if not torch.equal(before[name], after[name])} - computed
+        assert all(any(name.startswith(part) for part in stage.trained) for name in moved)
+
+
+def test_ended_stages_are_not_trained_again(whole: Path, material: GeneratedMaterial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))
+    learner = run(SHORT, material, whole, seed=0)
+    assert len(rows_of(whole / "results.jsonl")) == 4
+    ended = checkpoint.read(whole.joinpath(*NAMES) / ENDED)[0]
+    assert all(torch.equal(tensor, ended[name]) for name, tensor in learner.weights().items())
+
+
+@pytest.mark.parametrize("steps", [6, 11])  # in the second stage; in the third, when its lists were mined anew
+def test_a_killed_curriculum_goes_on_to_the_same_weights(
+    steps: int, whole: Path, material: GeneratedMaterial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, taken = Trainer.step, itertools.count()
+
+    def dying(self: Trainer, lists: Lists) -> float:
+        if next(taken) == steps:
+            raise KeyboardInterrupt
+        return step(self, lists)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(SHORT[:3], material, tmp_path, seed=0)
+    run(SHORT[:3], material, tmp_path, seed=0)
+    for length in (1, 2, 3):
+        ours = checkpoint.read(tmp_path.joinpath(*NAMES[:length]) / ENDED)
+        theirs = checkpoint.read(whole.joinpath(*NAMES[:length]) / ENDED)
+        assert all(torch.equal(ours[0][name], theirs[0][name]) for name in theirs[0])
+        assert ours[1]["outcome"]["losses"] == theirs[1]["outcome"]["losses"]
+    assert len(rows_of(tmp_path / "results.jsonl")) == 3
+
+
+def test_an_ablation_shares_what_comes_before(whole: Path, material: GeneratedMaterial) -> None:
+    (without,) = chains(SHORT, "image-lists")
+    run(without[:3], material, whole, seed=0)
+    found = rows_of(whole / "results.jsonl")[-1]
+    assert found["chain"] == ["retriever", "text-lists", "joint-lists"]
+    rows = rows_of(whole / "results.jsonl")
+    assert len(longest_chain(rows)) == 4
+    mark, full = found["metrics"]["joint"]["nDCG@10"], longest_chain(rows)[-1]["metrics"]["joint"]["nDCG@10"]
+    said = ablations(rows)
+    assert [line.split(":")[0] for line in said] == ["without image-lists", "without joint-lists"]
+    assert f"joint {mark:.4f} ({mark - full:+.4f})" in said[0]
+
+
+def test_the_chains_of_an_ablation() -> None:
+    names = [[stage.name for stage in chain] for chain in chains(SHORT, "each")]
+    assert names == [NAMES, *([name for name in NAMES if name != left] for left in NAMES)]
+    assert [[stage.name for stage in chain] for chain in chains(SHORT, None)] == [NAMES]
+    with pytest.raises(RNXError, match="allowed are retriever"):
+        chains(SHORT, "images")
+
+
+def test_stages_are_chosen_by_name_and_keep_their_order() -> None:
+    assert [stage.name for stage in chosen(SHORT, ["joint-lists", "retriever"])] == ["retriever", "joint-lists"]
+    assert chosen(SHORT, None) == SHORT
+    with pytest.raises(RNXError, match="--stages texts: there is no such stage; allowed are retriever"):
+        chosen(SHORT, ["texts"])
+
+
+def test_other_settings_in_the_same_folder_are_refused(whole: Path, material: GeneratedMaterial) -> None:
+    with pytest.raises(RNXError, match=r"settings\.rate"):
+        run([replace(SHORT[0], rate=1.0)], material, whole, seed=0)
+    with pytest.raises(RNXError, match="seed"):
+        run(SHORT[:1], material, whole, seed=1)
+
+
+def test_negatives_are_mined_by_the_ranker_as_it_is(material: GeneratedMaterial) -> None:
+    learner = material.learner()
+    before = material.lists("pictures", SHORT[2], learner, 0)
+    with torch.no_grad():
+        learner.image.projector.vector.mean.weight.normal_()
+    after = material.lists("pictures", SHORT[2], learner, 0)
+    assert [of.query for of in before] == [of.query for of in after]
+    assert candidates(before) != candidates(after)
+    assert [of.docids[0] for of in before] == [of.docids[0] for of in after], "the right one stays"
+
+
+def candidates(lists: Sequence[GradedList]) -> list[tuple[str, ...]]:
+    return [of.docids for of in lists]
+
+
+def test_the_table_and_the_picture_of_the_progress(whole: Path, tmp_path: Path) -> None:
+    rows = rows_of(whole / "results.jsonl")
+    draw(rows, tmp_path / "progress.png")
+    assert (tmp_path / "progress.png").read_bytes()[:4] == b"\x89PNG"
+    assert table(rows)[1].startswith("retriever / text-lists: texts ")
+    with pytest.raises(RNXError, match=r"run training\.curriculum first"):
+        draw([], tmp_path / "none.png")
+
+
+def test_scores_in_training_are_those_of_the_reader_and_the_image_part(material: GeneratedMaterial) -> None:
+    """One list of a text, a picture and both: the image logit reaches the reader for the last two, with gradients."""
+    learner = material.learner()
+    assert isinstance(learner, MiniLearner)
+    picture = material.new[0]
+    of = GradedList(
+        source="s",
+        qid="q",
+        query=picture.queries[0],
+        docids=("a", "b", "c"),
+        texts=(picture.about[0], "", picture.about[0]),
+        grades=(0.0, 1.0, 1.0),
+        images=(None, picture.path, picture.path),
+    )
+    learner.groups(Stage(name="s", mix=(), development=(), trained=("image",), steps=1))
+    with torch.inference_mode():
+        text, image, both = learner.scores(of).tolist()
+        logit = float(learner.find([of.query], [picture.path]))
+    assert image == pytest.approx(logit, abs=1e-4)
+    assert both != pytest.approx(text)
+    learner.scores(of)[1].backward()  # type: ignore[no-untyped-call]
+    moved = [name for name, weight in learner.image.named_parameters() if weight.grad is not None]
+    assert any(name.startswith("projector") for name in moved)
+    assert any(name.startswith("caption") for name in moved)
+
+
+def test_a_rehearsal_has_a_share_of_the_steps_and_every_round() -> None:
+    rehearsed = [scaled(stage, 0.02) for stage in MINI]
+    assert [stage.steps for stage in rehearsed] == [5, 12, 6, 1]
+    assert all(stage.steps >= stage.rounds for stage in rehearsed)
+    assert [scaled(stage, 1.0) for stage in MINI] == list(MINI)
+    with pytest.raises(RNXError, match="--scale is 0"):
+        scaled(MINI[0], 0.0)

@@ -1,0 +1,3 @@
+"""Metrics, intervals, TREC files, results and plots. It knows no model."""
+
+__all__ = []

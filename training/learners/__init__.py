@@ -1,0 +1,13 @@
+"""What is trained: rnx-mini and vision-language models."""
+
+from training.learners.mini import MiniLearner, begin_reader, candidate_batch
+from training.learners.vlm import PART, Lora, VLMLearner
+
+__all__ = [
+    "PART",
+    "Lora",
+    "MiniLearner",
+    "VLMLearner",
+    "begin_reader",
+    "candidate_batch",
+]

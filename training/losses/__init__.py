@@ -1,0 +1,19 @@
+"""Losses: scores in, one number out. They know no model."""
+
+from training.losses.listwise import (
+    hard_triplet,
+    infonce,
+    lambdarank,
+    listmle,
+    ranknet,
+    softmax_kl,
+)
+
+__all__ = [
+    "hard_triplet",
+    "infonce",
+    "lambdarank",
+    "listmle",
+    "ranknet",
+    "softmax_kl",
+]

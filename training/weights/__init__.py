@@ -1,0 +1,3 @@
+"""From and to checkpoints: conversion, averaging, export."""
+
+__all__ = []
