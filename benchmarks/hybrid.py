@@ -37,7 +37,7 @@ from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers.vlm import VLMRanker, diagnose, fit, kendall_tau
 from llama_index_rnx.ranking import Ask, Calibration, Ranker
 from training.data import GradedList, data_folder, rows, take, trec
-from training.evaluate import NDCG10, Run, Values, bootstrap, evaluate, first_run, mean, qrels_of, run_of
+from training.evaluation import NDCG10, Run, Values, bootstrap, evaluate, first_run, mean, qrels_of, run_of
 
 TEXT_TOKENS = 70
 BIAS_LISTS = 12  # of DL22, each shuffled four times: 48 reads a slot

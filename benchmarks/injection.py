@@ -33,7 +33,7 @@ from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.rankers.vlm import CANDIDATE_TEMPLATE, LIST_TEMPLATE, PAIR_TEMPLATE
 from llama_index_rnx.ranking import Ranker, prompted
 from training.data import GradedList, rag24
-from training.evaluate import bootstrap
+from training.evaluation import bootstrap
 
 WORDS = 45  # of a candidate before the sentence: with it some 80 tokens
 TEXTS = {

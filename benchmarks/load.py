@@ -36,8 +36,7 @@ from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Query, candidate_of
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.rankers.vlm import save_tiny
-from llama_index_rnx.ranking import Ranker
-from llama_index_rnx.rerank import rank
+from llama_index_rnx.ranking import Ranker, rank
 
 Ask = Callable[[str], Awaitable[object]]
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from llama_index_rnx.candidates import file_source
 from llama_index_rnx.rankers.mini import IMAGE_PIXELS, MiniModel, model_folder, pad_ids, pool, preprocess, read_mini
+from training.bi_encoder import pairs
 from training.data import GradedList, data_folder, rag24
-from training.evaluate import evaluate, mean, qrels_of, run_of
-from training.features import pairs
+from training.evaluation import evaluate, mean, qrels_of, run_of
 
 TEXTS_AT_ONCE, PIECES, PICTURES_AT_ONCE = 16, 254, 8
 Forward = Callable[..., Tensor]

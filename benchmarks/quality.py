@@ -27,9 +27,9 @@ from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.console import progress_bar
 from llama_index_rnx.demo import build_corpus
 from llama_index_rnx.ingestion import SourceFile, index_paths, nodes_of
-from llama_index_rnx.rerank import Windows
+from llama_index_rnx.ranking import Windows
 from training.data import data_folder, rows, trec
-from training.evaluate import NDCG10, Run, bootstrap, evaluate, mean
+from training.evaluation import NDCG10, Run, bootstrap, evaluate, mean
 
 FLICKR_K = 20
 Ranks = list[int | None]  # of the first right answer, from 1; None where it was not found

@@ -43,7 +43,7 @@ from llama_index_rnx.rankers.vlm import (
     place_of,
     tiny_tokenizer,
 )
-from llama_index_rnx.rerank import Windows, rank
+from llama_index_rnx.ranking import Windows, rank
 
 TILE = 28  # pixels of a visual token's side
 ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}  # of scores in [0, 1]; 16 bits round each layer

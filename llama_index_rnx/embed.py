@@ -14,11 +14,12 @@ from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 from pydantic import ValidationError
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, clean_text, picture_at
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, picture_at
 from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker, load_mini
 from llama_index_rnx.ranking import SharedRanker, in_thread, recall
+from llama_index_rnx.text import clean_text
 from llama_index_rnx.validation import checked_callbacks, checked_pictures, checked_texts, one_line
 
 

@@ -42,3 +42,9 @@ def _one_line(message: str) -> str:
     line = " ".join([*lines[:1], *(part.strip() for part in lines[1:])])
     half = MAX_LINE // 2 - 3
     return line if len(line) <= MAX_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
+def short(label: str) -> str:
+    """For messages: in one line, whatever a document says its picture is called, and no longer than 300 letters."""
+    label = " ".join(label.split())
+    return label if len(label) <= 300 else f"{label[:140]} ... {label[-140:]}"

@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,24 +27,17 @@ from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.ranking import (
     Ranker,
     Ranking,
-    Recalled,
-    Window,
-    drive_all,
+    Windows,
     give_back,
     in_thread,
-    parallel,
     prompted,
     prompts_of,
-    recall_usable,
-    score_windows,
+    rank_many,
     shared,
-    sliding,
     with_last,
 )
 from llama_index_rnx.validation import checked_asks, checked_callbacks, checked_hits, one_line
 
-Windows = Literal["sliding", "parallel"]
-LISTS_AT_ONCE = 8  # lists of a batch: enough windows for a GPU, and few enough memories (a hundred pictures: 160 MB)
 RETRIEVAL_SCORE = "retrieval_score"
 dispatcher = instrument.get_dispatcher(__name__)  # type: ignore[attr-defined]
 
@@ -310,68 +302,3 @@ def _warn_of_faults(faults: Sequence[Mapping[int, str]], parts: Sequence[Sequenc
         RuntimeWarning,
         stacklevel=3,
     )
-
-
-def rank(
-    ranker: Ranker,
-    store: MemoryStore,
-    query: Query,
-    candidates: Sequence[Candidate],
-    window: int | None = None,
-    stride: int | None = None,
-    windows: Windows = "sliding",
-) -> Ranking:
-    """The order of one list; see `rank_many`."""
-    return rank_many(ranker, store, [(query, candidates)], window, stride, windows)[0]
-
-
-def rank_many(
-    ranker: Ranker,
-    store: MemoryStore,
-    lists: Sequence[tuple[Query, Sequence[Candidate]]],
-    window: int | None = None,
-    stride: int | None = None,
-    windows: Windows = "sliding",
-) -> list[Ranking]:
-    """The flow itself: candidates -> memories -> windows -> scores -> order. RNXRerank and the command line both call it.
-
-    Windows that can be read now, of all lists, are read together. A candidate is ranked by what can be read of it: without
-    its picture by its text, and with nothing left it comes last, with score 0, and takes no place in a window.
-
-    Args:
-        store: what is remembered is looked up there, and what is not is remembered now and kept.
-        lists: (query, candidates) of each.
-        window, stride: at most the ranker's own window; by default that, and half of it.
-        windows: how a list longer than a window is read, see `llama_index_rnx.ranking.windows`.
-
-    Returns:
-        One `Ranking` for each list: candidate indices, best first, their scores, and what could not be read.
-
-    Raises:
-        ImageError: the picture of a query cannot be read. Besides, whatever the ranker raises.
-
-    Example:
-        >>> texts = ("Bees make honey.", "Rust is iron oxide.")
-        >>> candidates = [Candidate(id=text, text=text) for text in texts]
-        >>> (found,) = rank_many(load_ranker(), MemoryStore(), [(Query(text="what do bees make?"), candidates)])
-        >>> found.order
-        [0, 1]
-    """
-    recalled = [recall_usable(ranker, candidates, store) for _, candidates in lists]
-    usable = [[i for i, memory in enumerate(one.memories) if memory is not None] for one in recalled]
-    memories = [[memory for memory in one.memories if memory is not None] for one in recalled]
-    size = min(window or ranker.window, ranker.window)
-    step = min(stride or max(1, size // 2), size)
-    plan = {"sliding": sliding, "parallel": parallel}[windows]
-
-    def read(asked: Sequence[tuple[int, Window]]) -> list[list[float]]:
-        return score_windows(ranker, [(lists[i][0], [memories[i][place] for place in places]) for i, places in asked])
-
-    ranked = drive_all([plan(len(found), size, step) for found in memories], read)
-    return [_whole(*parts) for parts in zip(ranked, usable, recalled, strict=True)]
-
-
-def _whole(ranked: Ranking, usable: Sequence[int], recalled: Recalled) -> Ranking:
-    """The ranking of all candidates: those of which nothing can be read come last."""
-    unusable = [i for i, memory in enumerate(recalled.memories) if memory is None]
-    return replace(with_last(ranked, usable, unusable), faults=recalled.faults)

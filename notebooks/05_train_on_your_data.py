@@ -25,9 +25,9 @@ from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.demo import QUESTIONS, build_corpus
 from llama_index_rnx.ingestion import index_paths
 from training import make_lists, train_ranker
-from training.curriculum import SMOKE, run
-from training.progress import draw, rows_of, table
-from training.stages import GeneratedMaterial
+from training.evaluation import draw, rows_of, table
+from training.stages import SMOKE, GeneratedMaterial
+from training.stages import run_stages as run
 
 torch.set_num_threads(1)  # small matrices: more threads wait for each other
 work = Path("work")

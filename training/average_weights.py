@@ -10,16 +10,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
-from training.engine import below
-
-
-def weights_of(path: Path) -> dict[str, Tensor]:
-    """The weights in either kind of file."""
-    found = load_file(path)
-    return below(found, "average") or found
+from training.weights import weights_of
 
 
 def main() -> None:

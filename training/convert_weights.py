@@ -13,15 +13,10 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import onnx
-import torch
-from onnx import numpy_helper
 from safetensors.torch import save_file
-from torch import Tensor
 
 from llama_index_rnx.rankers.mini import TextTower
-
-SHA256 = "398a29991324e0b383afa13375d681ced3079c83e097fb1ebd9290d7498523b3"  # thenlper/gte-small as Xenova exported it; MIT
+from training.weights import SHA256, state_dict
 
 
 def main() -> None:
@@ -40,19 +35,6 @@ def main() -> None:
     tower.bert.load_state_dict(state_dict(path))
     save_file(tower.state_dict(), args.to / "model.safetensors")
     print(f"{args.to}: {sum(p.numel() for p in tower.parameters()) / 1e6:.1f}M parameters")
-
-
-def state_dict(path: Path) -> dict[str, Tensor]:
-    """The initialisers under the encoder's names; those of a MatMul are anonymous, transposed, and named by their node."""
-    graph = onnx.load(path).graph
-    tensors = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
-    state = {name: tensor for name, tensor in tensors.items() if not name.startswith("onnx::")}
-    for node in graph.node:
-        for name in node.input:
-            if name.startswith("onnx::MatMul") and name in tensors:
-                layer = node.name.strip("/").rsplit("/", 1)[0].replace("/", ".")
-                state[f"{layer}.weight"] = tensors[name].T.contiguous()
-    return state
 
 
 if __name__ == "__main__":

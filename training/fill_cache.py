@@ -6,32 +6,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from llama_index_rnx.rankers.mini import TextTower
-from training.data import (
-    GradedList,
-    distilled,
-    insuranceqa,
-    mediqa,
-    mmdocir,
-    pairs,
-    rag24,
-    scifact_claims,
-    scifact_corpus,
-    trec,
-)
-from training.features import TokenCache, idf
+from training.data import distilled, insuranceqa, mediqa, mmdocir, pairs, rag24, scifact_claims, scifact_corpus, trec
+from training.features import TokenCache, idf, texts_of
 from training.stages import PAIRS, insurance_split
-
-
-def texts_of(lists: Iterable[GradedList]) -> list[str]:
-    """Queries (with their prefix) and candidates."""
-    return [text for of in lists for text in (f"query:{of.query}", *of.texts)]
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from training.curriculum import ENDED, SMOKE, run
 from training.engine import CHECKPOINT, checkpoint
-from training.progress import Row, draw, longest_chain, rows_of, table
-from training.stages import GeneratedMaterial
+from training.evaluation import Row, draw, longest_chain, rows_of, table
+from training.stages import ENDED, SMOKE, GeneratedMaterial
+from training.stages import run_stages as run
 
 SEED = 0
 FALL = 0.9  # the last fifth of a stage's losses is below this share of the first fifth

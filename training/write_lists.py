@@ -12,9 +12,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from training.data import GradedList, distilled, mediqa, rag24, take, trec
-from training.evaluate import qrels_of, write_qrels
-from training.mine_negatives import write_lists
+from training.data import GradedList, distilled, mediqa, rag24, take, trec, write_lists
+from training.evaluation import qrels_of, write_qrels
 from training.stages import dl21_split, insurance_split
 
 INSURANCE, ANSWERS = 1_000, 60  # questions of 4,000, answers of about 200: right ones first, the wrong ones by chance

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, clean_text, file_source, is_data_uri, picture_at
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, file_source, is_data_uri, picture_at
 from llama_index_rnx.console import progress_bar
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, Ranking, shared
-from llama_index_rnx.rerank import LISTS_AT_ONCE, Windows, rank_many
+from llama_index_rnx.ranking import LISTS_AT_ONCE, Ranker, Ranking, Windows, rank_many, shared
+from llama_index_rnx.text import clean_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 from llama_index_rnx.candidates.candidate import (
     DEFAULT_MAX_PIXELS,
     EMPTY,
+    PAGE,
+    SOURCE,
     Candidate,
     ImageSource,
     PageNode,
@@ -10,7 +12,6 @@ from llama_index_rnx.candidates.candidate import (
     base64_source,
     bytes_source,
     candidate_of,
-    clean_text,
     dense_texts_of,
     dense_vector_of,
     file_source,
@@ -30,10 +31,13 @@ from llama_index_rnx.candidates.candidate import (
     with_inline_image,
     without_unreadable_images,
 )
+from llama_index_rnx.text.sanitize import clean_text
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "EMPTY",
+    "PAGE",
+    "SOURCE",
     "Candidate",
     "ImageSource",
     "PageNode",

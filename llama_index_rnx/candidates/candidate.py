@@ -12,7 +12,6 @@ import re
 import stat
 import struct
 import threading
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -28,9 +27,10 @@ from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Metadata
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from llama_index_rnx.errors import ImageError, RNXError, shown
+from llama_index_rnx.errors import ImageError, RNXError, short, shown
 from llama_index_rnx.network import FetchError, fetch
 from llama_index_rnx.pdf import draw_page
+from llama_index_rnx.text import clean_text
 
 MAX_SOURCE_PIXELS = (
     89_000_000  # a larger file is refused before it is decoded (30,000 x 30,000 needs 2.7 GB); Pillow warns from here
@@ -47,7 +47,6 @@ LARGE_PIXELS = 16_000_000  # from here on a picture is first averaged down, befo
 BAND_PIXELS = 1_000_000  # whose colours are converted at once: a copy of a large picture takes 350 MB
 ORIENTATION = 0x0112  # of EXIF
 SHADES_16 = 65_535.0
-_INVISIBLE = ("Cc", "Cf")  # controls and format marks, by Unicode's categories
 _FROM_URL_LETTERS = bytes.maketrans(b"-_", b"+/")  # base64 as it is written in URLs and by some APIs
 _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
@@ -236,25 +235,6 @@ def without_unreadable_images(candidates: Sequence[Candidate]) -> list[Candidate
     """The candidates, each without its picture where that cannot be opened."""
     broken = unreadable_images(candidates)
     return [replace(one, image=None) if one.digest in broken else one for one in candidates]
-
-
-def clean_text(text: str) -> str:
-    """Without white space around it and without halves of surrogate pairs, which no tokenizer takes.
-
-    A text in which nothing can be seen (a byte order mark, zero-width spaces, NUL bytes) is as good as none.
-
-    Example:
-        >>> clean_text(" half a pair: \\ud800 ")
-        'half a pair: ?'
-        >>> clean_text("\\ufeff \\u200b \\0")
-        ''
-    """
-    cleaned = text.encode("utf-8", "replace").decode().strip()
-    return cleaned if any(map(_is_visible, cleaned)) else ""
-
-
-def _is_visible(letter: str) -> bool:
-    return not letter.isspace() and unicodedata.category(letter) not in _INVISIBLE
 
 
 def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
@@ -488,12 +468,6 @@ def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) 
     if not allow_urls:
         raise RNXError(f"node {label!r} has its image at {short(str(url))}: no URL is fetched unless allowed; load it first.")
     return url_source(str(url))
-
-
-def short(label: str) -> str:
-    """For messages: in one line, whatever a document says its picture is called, and no longer than 300 letters."""
-    label = " ".join(label.split())
-    return label if len(label) <= 300 else f"{label[:140]} ... {label[-140:]}"
 
 
 def url_source(url: str) -> ImageSource:
@@ -785,3 +759,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # its own text repeats the path
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+SOURCE = "source"  # in the metadata of nodes that came from files: their file's name
+
+
+PAGE = "page"  # in the metadata of nodes that came from files, beside SOURCE

@@ -24,7 +24,7 @@ from llama_index.core.response_synthesizers import BaseSynthesizer, CompactAndRe
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore
 
-from llama_index_rnx.candidates import clean_text, with_inline_image
+from llama_index_rnx.candidates import with_inline_image
 from llama_index_rnx.chat.extractive import ExtractiveSynthesizer, deep_copy
 from llama_index_rnx.chat.llms import EXTRACT, GGUFModel, RankerLLM, load_llm
 from llama_index_rnx.collection import NodeCollection
@@ -36,7 +36,7 @@ from llama_index_rnx.ranking import Ranker
 from llama_index_rnx.rerank import RNXRerank
 from llama_index_rnx.results import Hit, Section, compare
 from llama_index_rnx.retrieve import RNXRetriever
-from llama_index_rnx.text import bm25
+from llama_index_rnx.text import bm25, clean_text
 
 MAX_QUESTION = 4_000  # characters
 HISTORY_WORDS = 1_500  # of the conversation that a language model is shown, a quarter of its context at most

@@ -26,13 +26,13 @@ from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
-from llama_index_rnx.candidates import Candidate, Query, clean_text, usable_part
+from llama_index_rnx.candidates import Candidate, Query, usable_part
 from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.ranking import Ranker, in_thread, recall, score_windows
 from llama_index_rnx.results import Hit, hits_of
-from llama_index_rnx.text import bm25, sentences
+from llama_index_rnx.text import bm25, clean_text, sentences
 from llama_index_rnx.validation import checked_hits, checked_texts
 
 # `python -m benchmarks.quotes` (2026-11-23): of 55 questions of mmdocir whose answer stands in the text of its page, an answer

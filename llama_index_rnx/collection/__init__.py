@@ -17,9 +17,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from llama_index_rnx.candidates.candidate import SOURCE
     from llama_index_rnx.collection.collection import (
         BATCH,
-        SOURCE,
         TEXT,
         NodeCollection,
         Skipped,
@@ -31,10 +31,12 @@ else:
     __getattr__, __dir__, _ = lazy_loader.attach(
         __name__,
         submod_attrs={
+            "candidate": [
+                "SOURCE",
+            ],
             "collection": [
                 "BATCH",
                 "NodeCollection",
-                "SOURCE",
                 "Skipped",
                 "Stamp",
                 "TEXT",

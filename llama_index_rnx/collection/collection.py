@@ -38,12 +38,12 @@ from platformdirs import user_cache_path
 from qdrant_client import QdrantClient, models
 
 from llama_index_rnx.candidates import (
+    SOURCE,
     Candidate,
     ImageSource,
     PageNode,
     Query,
     candidate_of,
-    clean_text,
     dense_texts_of,
     dense_vector_of,
     inline_image,
@@ -69,7 +69,7 @@ from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed
 from llama_index_rnx.errors import ImageError, RNXError, shown
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker, recall, shared
-from llama_index_rnx.text import bm25
+from llama_index_rnx.text import bm25, clean_text
 from llama_index_rnx.validation import checked_count, checked_ids, checked_nodes
 
 TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: it has those that its node has
@@ -86,7 +86,6 @@ _NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
 _NODE_TYPES: dict[str, type[BaseNode]] = {
     kind.class_name(): kind for kind in (TextNode, ImageNode, Node, Document, ImageDocument, IndexNode, PageNode)
 }
-SOURCE = "source"  # in the metadata of nodes that came from files: their file's name
 _PAYLOAD_INDEXES = dict.fromkeys(("file", "file_sha", "kind", f"{ROOT}.{SOURCE}"), "keyword")  # filtered by in here
 _VALUES_A_FILTER = 500
 _EXCLUDED = ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")  # fields of a node that name metadata keys

@@ -14,13 +14,12 @@ from typing import Any
 
 from llama_index.core.schema import BaseNode, ImageNode, TextNode
 
-from llama_index_rnx.candidates import PageNode
-from llama_index_rnx.collection import SOURCE, NodeCollection, Skipped, Stamp
+from llama_index_rnx.candidates import PAGE, SOURCE, PageNode
+from llama_index_rnx.collection import NodeCollection, Skipped, Stamp
 from llama_index_rnx.console import Bar, progress_bar
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.ingestion.sharding import Share
 from llama_index_rnx.pdf import READER, count_pages, read_pages
-from llama_index_rnx.results import PAGE
 from llama_index_rnx.text import CUTTER, is_cut_by_words, passages
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})

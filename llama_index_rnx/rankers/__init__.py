@@ -2,12 +2,8 @@
 
 from llama_index_rnx.rankers.auto import load_ranker
 from llama_index_rnx.rankers.remote import RemoteRanker
-from llama_index_rnx.ranking import BatchRanker, Ranker, recall
 
 __all__ = [
-    "BatchRanker",
-    "Ranker",
     "RemoteRanker",
     "load_ranker",
-    "recall",
 ]

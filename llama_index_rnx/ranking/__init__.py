@@ -12,6 +12,7 @@ from llama_index_rnx.ranking.batching import (
 )
 from llama_index_rnx.ranking.calibration import Calibration
 from llama_index_rnx.ranking.executor import check_caller, in_thread
+from llama_index_rnx.ranking.pipeline import LISTS_AT_ONCE, Windows, rank, rank_many
 from llama_index_rnx.ranking.ranker import (
     Ask,
     BatchRanker,
@@ -37,6 +38,7 @@ from llama_index_rnx.ranking.windows import (
 )
 
 __all__ = [
+    "LISTS_AT_ONCE",
     "Ask",
     "BatchRanker",
     "Calibration",
@@ -48,6 +50,7 @@ __all__ = [
     "SharedRanker",
     "TooLargeError",
     "Window",
+    "Windows",
     "ahead",
     "by_length",
     "check_caller",
@@ -61,6 +64,8 @@ __all__ = [
     "parallel",
     "prompted",
     "prompts_of",
+    "rank",
+    "rank_many",
     "recall",
     "recall_usable",
     "rounded",

@@ -1,7 +1,8 @@
 """Hits, and how people see them: tables, pages, explanations. It knows no model."""
 
+from llama_index_rnx.candidates.candidate import PAGE
 from llama_index_rnx.results.comparison import compare
-from llama_index_rnx.results.hits import PAGE, Hit, hits_of, search, search_many
+from llama_index_rnx.results.hits import Hit, hits_of, search, search_many
 from llama_index_rnx.results.html import (
     Section,
     excerpt_of,

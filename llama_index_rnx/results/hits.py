@@ -8,13 +8,11 @@ from typing import Any
 
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
-from llama_index_rnx.candidates import PageNode, usable_part
-from llama_index_rnx.collection import SOURCE
+from llama_index_rnx.candidates import SOURCE, PageNode, usable_part
 from llama_index_rnx.errors import ImageError
-from llama_index_rnx.rerank import LISTS_AT_ONCE, RNXRerank
+from llama_index_rnx.ranking import LISTS_AT_ONCE
+from llama_index_rnx.rerank import RNXRerank
 from llama_index_rnx.retrieve import RNXRetriever
-
-PAGE = "page"  # in the metadata of nodes that came from files, beside SOURCE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -22,17 +19,16 @@ from llama_index_rnx.candidates import ImageSource, image_of
 from llama_index_rnx.console import SafeConsole, is_unicode
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.results.hits import Hit
-from llama_index_rnx.text import bm25, clean, encodable, lines
+from llama_index_rnx.text import clean, encodable, lines
 
 if TYPE_CHECKING:  # it loads models, which nothing here needs
     from llama_index_rnx.results.occlusion import Explanation, Piece, Side
+from llama_index_rnx.text import excerpt, prose, query_terms, split_at_terms
 
 CARD, GAP, LINKS = 124, 12, 72  # CSS pixels, as in report.css: of a card, below it, and between the two columns
 THUMBNAIL, QUERY_PICTURE, EXPLAINED = 300, 420, 900  # longest side in pixels: twice what is shown, for dense screens
 EXCERPT = 190  # characters of a text on a card
 COLUMNS = 30  # of a terminal, taken by all but the last column of the table
-MAX_TEXT = 8_000  # characters searched for the best excerpt
-MAX_RAW = 8 * MAX_TEXT  # characters looked at before white space is shrunk
 SHADES = 5  # of what speaks for or against a candidate
 
 LEGEND = (
@@ -42,12 +38,6 @@ LEGEND = (
 
 KEY = '<span class="key for3">speaks for it</span><span class="key against3">against it</span>'
 
-# Asking words, which say nothing about an answer; bm25 drops the articles and the like itself.
-_ASKING = frozenset(
-    """can could did do does each from has have how i many me much my our should so what when where which who why you
-    your""".split()  # noqa: SIM905
-)
-_WORD = re.compile(r"\w+")
 _ARROWS = {"up": "↑", "down": "↓", "same": "="}
 _PLAIN_ARROWS = {"up": "^", "down": "v", "same": "="}
 _COLOURS = {"up": "green", "down": "yellow", "same": "dim"}
@@ -86,7 +76,7 @@ def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | 
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("source, text", overflow="fold")
-    terms = _terms(title if query is None else query)
+    terms = query_terms(title if query is None else query)
     for hit in hits:
         table.add_row(*_row(hit, console, terms))
     console.print(table)
@@ -165,8 +155,8 @@ def source_of(hit: Hit) -> str:
 
 def excerpt_of(hit: Hit, query: str) -> list[tuple[str, bool]]:
     """What a card shows of a text: the stretch that says most about the query, in pieces, each with whether it is its word."""
-    terms = _terms(query)
-    return [piece for piece in _pieces(excerpt(clean(_prose(hit.text)), terms, EXCERPT), terms) if piece[0]]
+    terms = query_terms(query)
+    return [piece for piece in split_at_terms(excerpt(clean(prose(hit.text)), terms, EXCERPT), terms) if piece[0]]
 
 
 def with_bars(hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
@@ -189,10 +179,10 @@ def _row(hit: Hit, console: Console, terms: frozenset[int]) -> list[Text]:
     arrows = _ARROWS if is_unicode(console.encoding) else _PLAIN_ARROWS
     moved, width = movement(hit), max(20, console.width - COLUMNS)
     cell = Text(_middle(_for_console(hit.docid, console), width), "bold")
-    text = excerpt(_for_console(_prose(hit.text), console), terms, 2 * width - 6)
+    text = excerpt(_for_console(prose(hit.text), console), terms, 2 * width - 6)
     if text:
         cell.append("\n")
-    for piece, marked in _pieces(text, terms):
+    for piece, marked in split_at_terms(text, terms):
         cell.append(piece, "underline cyan" if marked else "not bold")
     was = Text(f"{arrows[moved]} {hit.retrieval_rank}", _COLOURS[moved])
     return [Text(str(hit.rank)), was, Text(_number(hit.score)), Text(hit.kind, "dim"), cell]
@@ -356,80 +346,6 @@ def _img(uri: str | None, alt: str, name: str) -> str:
     if uri is None:
         return f'<div class="{name} broken">no picture</div>'
     return f'<div class="{name}"><img src="{uri}" alt="{escape(alt)}"></div>'
-
-
-def excerpt(text: str, terms: frozenset[int], length: int) -> str:
-    """An early stretch of a text that holds many of the query's words; its beginning where none does."""
-    if len(text) <= length:
-        return text
-    text = text[:MAX_TEXT]
-    hits = [(word.start(), term) for word in _WORD.finditer(text) for term in _terms_of(word[0]) & terms]
-    richness = _richness(hits, length * 3 // 4)
-
-    # Take the earliest of the good stretches.
-    most = max(richness, default=0)
-    best = next((hits[i][0] for i, terms_there in enumerate(richness) if terms_there >= 0.7 * most), 0)
-    start = 0 if best < length // 3 else text.rfind(" ", 0, max(1, best - length // 8)) + 1
-    end = text.rfind(" ", start, start + length) if start + length < len(text) else len(text)
-    end = end if end > start else start + length  # one word without end
-    return f"{'… ' if start else ''}{text[start:end].strip()}{' …' if end < len(text) else ''}"
-
-
-def _richness(hits: Sequence[tuple[int, int]], width: int) -> list[int]:
-    """For each hit (its position and its term), how many terms stand in the `width` characters from there on."""
-    counts: Counter[int] = Counter()
-    richness, end = list[int](), 0
-    for position, term in hits:
-        while end < len(hits) and hits[end][0] < position + width:
-            counts[hits[end][1]] += 1
-            end += 1
-        richness.append(len(counts))
-
-        counts[term] -= 1
-        if not counts[term]:
-            del counts[term]
-    return richness
-
-
-def _prose(text: str) -> str:
-    """Headings of Markdown as sentences, so that they do not run into the text when it becomes one line."""
-    return "\n".join(map(_sentence, text[:MAX_RAW].split("\n")))
-
-
-def _sentence(line: str) -> str:
-    """A line as it is; a heading without its marks, and with a full stop where it has no sign at its end."""
-    words = line.lstrip("#")
-    level = len(line) - len(words)
-    if not 1 <= level <= 6 or not words.startswith(" "):
-        return line
-
-    heading = words.strip()
-    if heading.endswith((".", ":")):
-        heading = heading[:-1]
-    return f"{heading}." if heading and not heading.endswith(("?", "!")) else heading
-
-
-def _terms(query: str) -> frozenset[int]:
-    """The query's words as BM25 compares them, without those that only ask."""
-    words = (word for word in _WORD.findall(query.lower()) if word not in _ASKING)
-    return frozenset(bm25.query_vector(" ".join(words))[0])
-
-
-@lru_cache(maxsize=2_000)
-def _terms_of(word: str) -> frozenset[int]:
-    """A word as BM25 compares it: one term, or none for one that is too frequent to count."""
-    return frozenset(bm25.query_vector(word)[0])
-
-
-def _pieces(text: str, terms: frozenset[int]) -> Iterator[tuple[str, bool]]:
-    """The text in pieces, each with whether it is one of the query's words."""
-    done = 0
-    for word in _WORD.finditer(text):
-        if terms & _terms_of(word[0]):
-            yield text[done : word.start()], False
-            yield word[0], True
-            done = word.end()
-    yield text[done:], False
 
 
 def _number(score: float) -> str:

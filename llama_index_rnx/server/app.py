@@ -25,8 +25,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, Ranking, in_thread, shared
-from llama_index_rnx.rerank import rank
+from llama_index_rnx.ranking import Ranker, Ranking, in_thread, rank, shared
 from llama_index_rnx.server.connections import GuardedProtocol
 from llama_index_rnx.server.limits import RETRY_SOON, Limits, Receive, Refused, Scope, Send, stopping
 from llama_index_rnx.server.middleware import Gate

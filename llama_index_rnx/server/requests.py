@@ -11,13 +11,13 @@ from llama_index_rnx.candidates import (
     Query,
     base64_source,
     bytes_source,
-    clean_text,
     image_pixels,
     url_source,
 )
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.server.limits import Limits, Refused
 from llama_index_rnx.server.schemas import Content, Part, RerankRequest, content_of
+from llama_index_rnx.text import clean_text
 
 MAX_WARNINGS = 10
 

@@ -9,20 +9,34 @@ __all__ = [
     "UNSAFE",
     "Span",
     "clean",
+    "clean_text",
     "encodable",
+    "excerpt",
     "grouped",
     "is_cut_by_words",
     "json_text",
     "lines",
     "one_line",
     "passages",
+    "prose",
+    "query_terms",
     "sentences",
+    "split_at_terms",
 ]
 
 if TYPE_CHECKING:
     from llama_index_rnx.text.passage_splitter import CUTTER, is_cut_by_words, passages
-    from llama_index_rnx.text.sanitize import UNSAFE, clean, encodable, json_text, lines, one_line
+    from llama_index_rnx.text.sanitize import (
+        UNSAFE,
+        clean,
+        clean_text,
+        encodable,
+        json_text,
+        lines,
+        one_line,
+    )
     from llama_index_rnx.text.sentence_splitter import Span, grouped, sentences
+    from llama_index_rnx.text.snippets import excerpt, prose, query_terms, split_at_terms
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
         __name__,
@@ -35,6 +49,7 @@ else:
             "sanitize": [
                 "UNSAFE",
                 "clean",
+                "clean_text",
                 "encodable",
                 "json_text",
                 "lines",
@@ -44,6 +59,12 @@ else:
                 "Span",
                 "grouped",
                 "sentences",
+            ],
+            "snippets": [
+                "excerpt",
+                "prose",
+                "query_terms",
+                "split_at_terms",
             ],
         },
     )

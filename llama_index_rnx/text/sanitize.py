@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any
 
 # A sequence that a terminal would act on goes as a whole, not only its first character. The title
@@ -75,3 +76,25 @@ def json_text(value: Any, *, ensure_ascii: bool = False) -> str:
     """
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=1)
     return _UNSAFE_IN_JSON.sub(lambda unsafe: json.dumps(unsafe[0])[1:-1], text)
+
+
+_INVISIBLE = ("Cc", "Cf")  # controls and format marks, by Unicode's categories
+
+
+def clean_text(text: str) -> str:
+    """Without white space around it and without halves of surrogate pairs, which no tokenizer takes.
+
+    A text in which nothing can be seen (a byte order mark, zero-width spaces, NUL bytes) is as good as none.
+
+    Example:
+        >>> clean_text(" half a pair: \\ud800 ")
+        'half a pair: ?'
+        >>> clean_text("\\ufeff \\u200b \\0")
+        ''
+    """
+    cleaned = text.encode("utf-8", "replace").decode().strip()
+    return cleaned if any(map(_is_visible, cleaned)) else ""
+
+
+def _is_visible(letter: str) -> bool:
+    return not letter.isspace() and unicodedata.category(letter) not in _INVISIBLE

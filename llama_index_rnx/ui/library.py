@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from llama_index_rnx.candidates import file_source
-from llama_index_rnx.collection import SOURCE, NodeCollection
+from llama_index_rnx.candidates import SOURCE, file_source
+from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.ingestion import SourceFile, index_file, is_complete
 from llama_index_rnx.pdf import count_pages

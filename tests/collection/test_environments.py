@@ -26,7 +26,7 @@ from llama_index_rnx.collection import Storage
 from llama_index_rnx.collection import connection as qdrant
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.memory import backend as blobs
-from llama_index_rnx.network.proxies import is_loopback_url
+from llama_index_rnx.network import is_loopback_url
 from llama_index_rnx.rankers.remote import RemoteRanker
 
 NODES = [TextNode(id_="a", text="iron rusts"), TextNode(id_="b", text="bees hum")]

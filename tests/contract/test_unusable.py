@@ -19,7 +19,7 @@ from llama_index_rnx.errors import ImageError
 from llama_index_rnx.ingestion import index_paths
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker
-from llama_index_rnx.rerank import rank
+from llama_index_rnx.ranking import rank
 from llama_index_rnx.results import compare, why
 
 

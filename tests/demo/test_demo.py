@@ -20,7 +20,7 @@ from llama_index_rnx.demo import run as demo
 from llama_index_rnx.demo.corpus import CORPUS, MANIFEST
 from llama_index_rnx.ingestion import discover, nodes_of
 from llama_index_rnx.pdf import read_pages
-from training.make_lists import read_questions
+from training.data import read_questions
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("skimage")

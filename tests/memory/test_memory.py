@@ -20,9 +20,10 @@ from fakes import FakeRanker
 
 from llama_index_rnx import RNXError
 from llama_index_rnx.candidates import Candidate
-from llama_index_rnx.memory import FILE_NAME, RAM, MemoryStore, RamCache
+from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.memory import backend as blobs
-from llama_index_rnx.memory.backend import checksum
+from llama_index_rnx.memory.backend import FILE_NAME, checksum
+from llama_index_rnx.memory.store import RamCache
 from llama_index_rnx.ranking import recall
 from llama_index_rnx.ranking.ranker import REMEMBER_AT_ONCE
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llama_index_rnx.ranking import Ranking, Reads, Window, drive, drive_all, parallel, sliding
-from llama_index_rnx.ranking.windows import best_first, falling, window_starts
+from llama_index_rnx.ranking import Ranking, Reads, Window, drive, parallel, sliding
+from llama_index_rnx.ranking.windows import best_first, drive_all, falling, window_starts
 
 sizes = st.tuples(st.integers(0, 120), st.integers(1, 40), st.integers(1, 40)).filter(lambda s: s[2] <= s[1])
 

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from llama_index_rnx.candidates import base64_source, bytes_source
 from llama_index_rnx.results import Hit, Section, excerpt_of, html_page, movement, print_table, thumbnail
-from llama_index_rnx.results.html import _richness, excerpt
-from llama_index_rnx.text import clean
+from llama_index_rnx.text import clean, excerpt
+from llama_index_rnx.text.snippets import _richness
 
 NASTY = '<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "quoted" \u202eback \x00 \ud800'
 
@@ -201,7 +201,7 @@ def test_bars_of_any_scores_stay_in_their_place(scores: list[float]) -> None:
 
 
 def test_an_excerpt_is_where_the_words_are() -> None:
-    from llama_index_rnx.results.html import _terms
+    from llama_index_rnx.text import query_terms as _terms
 
     text = "filler " * 100 + "the secret pump is here. " + "filler " * 100
     found = excerpt(text, _terms("secret pump"), 80)

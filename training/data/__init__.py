@@ -1,45 +1,51 @@
 """Graded lists and where they come from. It knows no model."""
 
-from training.data.graded_list import (
-    GradedList,
-    Row,
-    data_folder,
+from training.data.files import Row, data_folder, files_read, rows
+from training.data.from_index import IndexRow, list_of, read_questions, summary
+from training.data.graded_list import GradedList, kept_lists, take
+from training.data.image_datasets import Picture, flickr, openstax
+from training.data.jsonl import write_lists
+from training.data.synthetic import HELD_OUT, same_words
+from training.data.text_datasets import (
     distilled,
-    files_read,
     insuranceqa,
-    kept_lists,
     mediqa,
     mmdocir,
     pairs,
     rag24,
-    rows,
     scifact_claims,
     scifact_corpus,
-    take,
     trec,
 )
-from training.data.synthetic import HELD_OUT, same_words
 from training.data.user_lists import OwnLists, read_own
 
 __all__ = [
     "HELD_OUT",
     "GradedList",
+    "IndexRow",
     "OwnLists",
+    "Picture",
     "Row",
     "data_folder",
     "distilled",
     "files_read",
+    "flickr",
     "insuranceqa",
     "kept_lists",
+    "list_of",
     "mediqa",
     "mmdocir",
+    "openstax",
     "pairs",
     "rag24",
     "read_own",
+    "read_questions",
     "rows",
     "same_words",
     "scifact_claims",
     "scifact_corpus",
+    "summary",
     "take",
     "trec",
+    "write_lists",
 ]

@@ -29,7 +29,7 @@ from llama_index_rnx.rankers.mini import (
     TextTower,
 )
 from training.data.graded_list import GradedList
-from training.teachers import Picture
+from training.data.image_datasets import Picture
 
 TOPICS = {  # a topic: the words that ask for it, the words that answer
     "bread": ("loaf crust bake dough", "yeast oven flour knead"),

@@ -2,7 +2,8 @@
 
 from training.engine.checkpoint import Record, below, hashes, record_of
 from training.engine.distributed import Alone, Together, processes
-from training.engine.learner import Learner, Stage
+from training.engine.learner import Learner
+from training.engine.stage import Stage
 from training.engine.trainer import CHECKPOINT, LOSSES, Lists, Trainer, ndcg, run_lists, train
 
 __all__ = [

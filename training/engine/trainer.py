@@ -21,8 +21,9 @@ from training.data import GradedList, take
 from training.engine import checkpoint
 from training.engine.checkpoint import Record, below, under
 from training.engine.distributed import Alone
-from training.engine.learner import Learner, Penalised, Stage
-from training.evaluate import NDCG10, Run, Values, evaluate, mean, qrels_of, run_of
+from training.engine.learner import Learner, Penalised
+from training.engine.stage import Stage
+from training.evaluation import NDCG10, Run, Values, evaluate, mean, qrels_of, run_of
 from training.losses import lambdarank, listmle, ranknet, softmax_kl
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -1,8 +1,10 @@
 """What frozen encoders say of the training data, computed once."""
 
+from training.bi_encoder.pairs import Pair, pairs
 from training.features.feature_maps import PictureCache
-from training.features.memory_mapped import Pair, Part, cache_maps, cache_texts, fold, pairs
-from training.features.text_states import CachedText, TokenCache, idf
+from training.features.memory_mapped import Part, cache_maps, cache_texts
+from training.features.text_states import CachedText, TokenCache, idf, texts_of
+from training.weights.efficientnet import fold
 
 __all__ = [
     "CachedText",
@@ -15,4 +17,5 @@ __all__ = [
     "fold",
     "idf",
     "pairs",
+    "texts_of",
 ]

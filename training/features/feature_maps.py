@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llama_index_rnx.candidates import file_source
 from llama_index_rnx.rankers.mini import IMAGE_PIXELS
-from training.features.memory_mapped import views
+from training.features.views import views
 
 Tower = Callable[[Tensor], Tensor]  # pixels [B, 3, H, W] -> M maps [B, M, C, h, w]
 BLOCK = 256  # pictures a file: what a killed run loses at most

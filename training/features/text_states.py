@@ -25,6 +25,7 @@ from llama_index_rnx.rankers.mini import (
     compress_tokens,
     distinct_pieces,
 )
+from training.data import GradedList
 
 BLOCK = 2_048  # texts a file: what a killed run loses at most
 STEP = 256  # texts a call of the tower: bounds the full states in memory
@@ -114,3 +115,8 @@ def idf(tower: TextTower, texts: Sequence[str]) -> Tensor:
 
 def _key(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def texts_of(lists: Iterable[GradedList]) -> list[str]:
+    """Queries (with their prefix) and candidates."""
+    return [text for of in lists for text in (f"query:{of.query}", *of.texts)]

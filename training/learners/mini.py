@@ -27,8 +27,8 @@ from llama_index_rnx.rankers.mini import (
 )
 from training.data import GradedList
 from training.engine import Stage
-from training.export_mini import write_mini
 from training.features import CachedText, PictureCache, TokenCache
+from training.weights import write_mini
 
 SCALARS = ("reader.base", "reader.kinds", "image.log_scale", "image.late", "image.hub", "image.bias")  # a few numbers each
 AT_ONCE = 128  # pictures a call of the projector, where all of a set are wanted

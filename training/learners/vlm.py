@@ -19,8 +19,7 @@ from llama_index_rnx.candidates import Candidate, Query, file_source
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.vlm import Recipe, VLMRanker
-from llama_index_rnx.ranking import Ask, recall
-from llama_index_rnx.rerank import rank
+from llama_index_rnx.ranking import Ask, rank, recall
 from training.data import GradedList
 from training.engine import Stage
 

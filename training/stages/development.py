@@ -22,25 +22,23 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.mini import CAPTION_SHARE, ImageConfig, MiniModel, ReaderConfig
-from training.data import GradedList, data_folder, files_read
+from training.data import GradedList, Picture, data_folder, files_read, flickr, openstax
 from training.engine import Learner, Lists, Record, Stage, hashes
-from training.features import PictureCache, TokenCache, fold
+from training.features import PictureCache, TokenCache
 from training.learners import MiniLearner, begin_reader
-from training.mine_negatives import remined
 from training.stages import mixtures as mixes
 from training.teachers import (
     EmbedderTeacher,
     Finder,
-    Picture,
     Similarity,
     caption_lists,
-    flickr,
     joint_lists,
     joint_set,
     matching_noise,
-    openstax,
     picture_lists,
+    remined,
 )
+from training.weights import fold
 
 PICTURES, HELD_OUT = 2_000, 200  # of Flickr8k and of OpenStax each, to draw lists from and to measure on
 LISTS = 800  # of pictures, and joint ones, of each source in a round

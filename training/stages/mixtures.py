@@ -27,7 +27,7 @@ from training.data import (
     trec,
 )
 from training.features import TokenCache
-from training.mine_negatives import Question, Retriever, mine
+from training.teachers import Question, Retriever, mine
 
 DL21_HELD_OUT = 13
 INSURANCE_HELD_OUT = 200

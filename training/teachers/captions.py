@@ -10,67 +10,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from training.data import GradedList, data_folder, rows
+from training.data import GradedList, Picture
 
 Similarity = Callable[[Sequence[str], Sequence[str]], Tensor]  # queries [Q], captions [C] -> [Q, C], 1 = the same
 Finder = Callable[[Sequence[str], Sequence[Path]], Tensor]  # queries [Q], pictures [P] -> scores [Q, P]
 TOP_GRADE = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture and the texts about it: those that may be queries, those that may be candidates, and its caption if any."""
-
-    path: Path
-    queries: tuple[str, ...]
-    about: tuple[str, ...] = ()
-    caption: str = ""
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """Everything that says what is to be seen on it."""
-        return tuple(dict.fromkeys(text for text in (*self.queries, self.caption, *self.about) if text))
-
-
-def flickr(split: str, limit: int | None = None) -> list[Picture]:
-    """Flickr8k: two captions are queries, the other three texts."""
-    folder = data_folder() / "flickr8k"
-    captions = {row["image"]: row["captions"] for row in rows(folder / f"{split}.jsonl.gz")}
-    made = [
-        Picture(path=folder / name, queries=tuple(of[:2]), about=tuple(of[2:]), caption=of[-1]) for name, of in captions.items()
-    ]
-    return sampled(made, limit)
-
-
-def openstax(held_out: bool, limit: int | None = None) -> list[Picture]:
-    """OpenStax figures whose title or alt sentence asks for them, with the paragraphs that point to them; every tenth
-    module is held out."""
-    folder = data_folder() / "openstax"
-    about: dict[str, list[str]] = {}
-    for row in rows(folder / "paragraph_figure.jsonl.gz"):
-        about.setdefault(row["image"], []).append(row["text"])
-    figures = list(rows(folder / "figures.jsonl.gz"))
-    held = set(sorted({str(row.get("module", row["image"])) for row in figures})[::10])
-    made: dict[str, Picture] = {}
-    for row in figures:
-        queries = tuple(text for text in (row["title"], (row["alt"] or "").split(". ")[0]) if text and len(text.split()) > 1)
-        if queries and row["image"] in about and (str(row.get("module", row["image"])) in held) == held_out:
-            texts = tuple(about[row["image"]][:2])
-            made[row["image"]] = Picture(path=folder / row["image"], queries=queries, about=texts, caption=row["caption"] or "")
-    return sampled(list(made.values()), limit)
-
-
-def sampled(pictures: Sequence[Picture], limit: int | None) -> list[Picture]:
-    """`limit` of them in their order, always the same ones."""
-    if limit is None or limit >= len(pictures):
-        return list(pictures)
-    return [pictures[place] for place in sorted(random.Random(0).sample(range(len(pictures)), limit))]
 
 
 def caption_lists(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.data import GradedList
+from training.data import GradedList, Picture
 from training.features import TokenCache
-from training.teachers.captions import Finder, Picture
+from training.teachers.captions import Finder
 
 SHAPES = ("image", "text", "both", "image+text", "images only")
 NOISES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)

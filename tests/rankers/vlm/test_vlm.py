@@ -25,8 +25,7 @@ from llama_index_rnx.rankers.vlm.backbone import FAMILIES as ADAPTORS
 from llama_index_rnx.rankers.vlm.prompts import VISION_END, VISION_START, choose_labels
 from llama_index_rnx.rankers.vlm.ranker import kind_of, pack, unpack
 from llama_index_rnx.rankers.vlm.tiny import FAMILIES
-from llama_index_rnx.ranking import Calibration, Ranker
-from llama_index_rnx.rerank import rank, rank_many
+from llama_index_rnx.ranking import Calibration, Ranker, rank, rank_many
 
 EXACT = 2e-5  # fp32 on a CPU: batch, cache and padding change the order of sums, no more
 ROUNDED = 0.03  # of a score, when visual tokens were rounded to bfloat16

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.data import kept_lists
+from training.data import Picture, kept_lists
 from training.data import synthetic as generated
-from training.evaluate import evaluate, given_run, mean, qrels_of
+from training.evaluation import evaluate, given_run, mean, qrels_of
 from training.learners.mini import image_places
 from training.losses import softmax_kl
-from training.teachers import Picture, caption_lists, matching_noise, picture_lists
+from training.teachers import caption_lists, matching_noise, picture_lists
 from training.teachers.captions import caption_likeness, soft_grades
 from training.teachers.joint_lists import near_images
 

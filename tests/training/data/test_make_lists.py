@@ -12,8 +12,8 @@ from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, TextNode
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.results import Hit, hits_of
-from training.data import read_own
-from training.make_lists import answers_of, list_of, read_questions, summary
+from training.data import list_of, read_own, read_questions, summary
+from training.data.from_index import answers_of
 
 
 def hits(*nodes: BaseNode) -> list[Hit]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from training.compare_core_sets import Worths, averaged, compare
 from training.data import GradedList
-from training.progress import add_row
+from training.evaluation import add_row
+from training.stages.core_set_ablation import Worths, averaged
+from training.stages.core_set_ablation import compare_arms as compare
 
 
 def lists(count: int) -> list[GradedList]:

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from llama_index_rnx.errors import RNXError
-from training.curriculum import ENDED, MINI, SMOKE, chains, chosen, run, scaled
 from training.data import GradedList
 from training.engine import LOSSES, Lists, Stage, Trainer, checkpoint
+from training.evaluation import ablations, draw, longest_chain, rows_of, table
 from training.learners import MiniLearner
-from training.progress import ablations, draw, longest_chain, rows_of, table
-from training.stages import GeneratedMaterial
+from training.stages import ENDED, MINI, SMOKE, GeneratedMaterial, chains, chosen, scaled
+from training.stages import run_stages as run
 
 NAMES = ["retriever", "text-lists", "image-lists", "joint-lists"]
 SHORT = [replace(stage, steps=4, evaluate_every=3, lists_a_step=2) for stage in SMOKE]

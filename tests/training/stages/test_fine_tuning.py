@@ -18,8 +18,8 @@ from llama_index_rnx.candidates import Candidate, Query
 from training import evaluate, train_ranker, train_vlm
 from training.data import GradedList
 from training.engine import Lists, Trainer
-from training.progress import history_of, rows_of
-from training.train_ranker import split
+from training.evaluation import history_of, rows_of
+from training.stages.fine_tuning import split_lists as split
 
 TOPICS = ("bees", "bread", "frost", "bicycles")
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.coreset import agreement, core_set, difficulty, facility_location, kendall, main, worth
+from training.coreset import main
+from training.teachers import core_set, worth
+from training.teachers.core_set import agreement, difficulty, facility_location, kendall
 
 
 def test_tau_of_known_orders() -> None:

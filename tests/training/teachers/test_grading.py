@@ -13,8 +13,10 @@ from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker
 from training.data import GradedList
-from training.teachers import EmbedderTeacher, ensemble, load_teacher, soft_grades, teacher_scores
-from training.teachers.__main__ import CrossEncoderTeacher, blend, grade_rows, graded, main, standardised
+from training.teachers import EmbedderTeacher, load_teacher
+from training.teachers.__main__ import main
+from training.teachers.grading import blend, ensemble, grade_rows, graded, soft_grades, standardised, teacher_scores
+from training.teachers.models import CrossEncoderTeacher
 
 
 def test_standardised_scores_forget_their_scale() -> None:

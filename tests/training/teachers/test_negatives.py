@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from training.data import GradedList
-from training.mine_negatives import Question, Retriever, guarded, hardest, main, mine, nearest, remined
+from training.mine_negatives import main
+from training.teachers import Question, Retriever, mine, remined
+from training.teachers.negatives import guarded, hardest, nearest
 
 CORPUS = {"east": "1 0", "north": "0 1", "northeast": "1 1", "west": "-1 0"}
 

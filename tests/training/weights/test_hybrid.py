@@ -24,7 +24,8 @@ from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.vlm import MERGES, tiny_tokenizer
 from llama_index_rnx.rankers.vlm.tiny import VOCABULARY
-from training.assemble_hybrid import Packages, assemble, check, name_of, true_config
+from training.weights import assemble, check, true_config
+from training.weights.hybrid import Packages, name_of
 
 WIDTH, INNER, LAYERS, HEADS, SHARED = 32, 48, 2, 4, 2
 PACKED = 7_000  # bytes of a part

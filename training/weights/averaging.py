@@ -1,0 +1,16 @@
+"""The mean of several checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training.engine import below
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    """The weights in either kind of file."""
+    found = load_file(path)
+    return below(found, "average") or found
