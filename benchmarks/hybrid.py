@@ -35,7 +35,7 @@ from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.console import progress_bar
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers.vlm import VLMRanker, diagnose, fit, kendall_tau
-from llama_index_rnx.ranking import Ask, Calibration, Ranker
+from llama_index_rnx.ranking import Calibration, Ranker, ScoringRequest
 from training.data import GradedList, data_folder, rows, take, trec
 from training.evaluation import NDCG10, Run, Values, bootstrap, evaluate, first_run, mean, qrels_of, run_of
 
@@ -130,13 +130,13 @@ def prejudice(reads: KeptReads, lists: Sequence[GradedList]) -> str:
     )
 
 
-def dl22(reads: KeptReads) -> list[Ask]:
+def dl22(reads: KeptReads) -> list[ScoringRequest]:
     """The lists on which the slot bias is fitted; they need no grades."""
     found = islice(rows(data_folder() / "trec" / "dl22.bm25.jsonl.gz"), BIAS_LISTS)
     return [ask_of(reads, row["query"], [c["text"] for c in row["candidates"][: reads.window]]) for row in found]
 
 
-def ask_of(reads: KeptReads, query: str, texts: Sequence[str]) -> Ask:
+def ask_of(reads: KeptReads, query: str, texts: Sequence[str]) -> ScoringRequest:
     return Query(text=query), reads.remember([Candidate(id=str(i), text=text) for i, text in enumerate(texts)])
 
 
@@ -181,7 +181,7 @@ class KeptReads:
         scores: list[float] = row["scores"]
         return scores
 
-    def score_many(self, asks: Sequence[Ask]) -> list[list[float]]:
+    def score_many(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         return [self.score(*ask) for ask in asks]
 
     def mass(self, query: Query, memories: Sequence[Memory]) -> float:

@@ -21,7 +21,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.rankers.vlm import Backbone, PairPrompt
-from llama_index_rnx.ranking import drive, sliding
+from llama_index_rnx.ranking import run_plan, sliding_windows
 
 WINDOW, STRIDE = 20, 10
 WRITTEN = 6  # tokens that a generated list spends on a candidate: "[", "1", "2", "]", " >", " "
@@ -46,7 +46,7 @@ def generated_list(backbone: Backbone, query: Query, candidates: Sequence[Candid
         generated(backbone, inputs, WRITTEN * len(places))
         return [-float(n) for n in range(len(places))]
 
-    drive(sliding(len(candidates), WINDOW, STRIDE), read)
+    run_plan(sliding_windows(len(candidates), WINDOW, STRIDE), read)
 
 
 # ---- (b) pointwise, through sentence-transformers ---------------------------------------------------------------------

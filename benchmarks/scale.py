@@ -40,7 +40,7 @@ from llama_index_rnx.collection import TEXT
 from llama_index_rnx.collection.collection import _Entry, _settings
 from llama_index_rnx.ingestion import SourceFile, nodes_of
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import recall
+from llama_index_rnx.ranking import get_or_compute_memories
 from llama_index_rnx.text import bm25
 from training.data import data_folder, rows, trec
 
@@ -91,7 +91,7 @@ def memories(work: Path, limit: int) -> None:
     for kind, nodes in (("text", passages()), ("picture", photographs()), ("page", pages())):
         found = [candidate_of(node) for node in itertools.islice(nodes, limit)]
         start = time.perf_counter()
-        made = [memory for part in parts(found, 32) for memory in recall(ranker, part, store)]
+        made = [memory for part in parts(found, 32) for memory in get_or_compute_memories(ranker, part, store)]
         seconds = time.perf_counter() - start
         sizes = [len(save(dict(memory))) for memory in made]
         payload = statistics.mean(len(one.text.encode()) for one in found)

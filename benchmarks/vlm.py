@@ -30,7 +30,7 @@ from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from benchmarks.rivals import PAD, WINDOW, cross_encoder, generated_list, one_at_a_time, predicted
-from llama_index_rnx.candidates import Candidate, Query, picture_source
+from llama_index_rnx.candidates import Candidate, Query, pil_source
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.rankers.vlm import (
     DTYPES,
@@ -40,7 +40,7 @@ from llama_index_rnx.rankers.vlm import (
     Qwen2VL,
     Readout,
     VLMRanker,
-    place_of,
+    resolve_placement,
     tiny_tokenizer,
 )
 from llama_index_rnx.ranking import Windows, rank
@@ -95,7 +95,7 @@ class Result:
 def main() -> None:
     """Measures all cases, prints a table for each, and draws them."""
     args = _parser().parse_args()
-    place = place_of(args.device, args.dtype, args.attention, None)
+    place = resolve_placement(args.device, args.dtype, args.attention, None)
     backbone = random_backbone(args.size, place.device, place.dtype, place.attention)
     weights = sum(p.numel() for p in backbone.model.model.language_model.layers.parameters())
     ceiling = matrix_ceiling(place.device, place.dtype)
@@ -245,7 +245,7 @@ def made(case: Case, rng: random.Random) -> list[Candidate]:
         high = next(h for h in range(int(case.tokens**0.5), 0, -1) if case.tokens % h == 0)
         colour = tuple(rng.randrange(256) for _ in range(3))
         picture = Image.new("RGB", (case.tokens // high * TILE, high * TILE), colour)
-        found.append(Candidate(id=str(i), image=picture_source(picture)))
+        found.append(Candidate(id=str(i), image=pil_source(picture)))
     return found
 
 

@@ -14,11 +14,11 @@ from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 from pydantic import ValidationError
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, picture_at
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, source_at
 from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker, load_mini
-from llama_index_rnx.ranking import SharedRanker, in_thread, recall
+from llama_index_rnx.ranking import BatchingRanker, get_or_compute_memories, run_in_executor
 from llama_index_rnx.text import clean_text
 from llama_index_rnx.validation import checked_callbacks, checked_pictures, checked_texts, one_line
 
@@ -55,7 +55,7 @@ class RNXEmbedding(MultiModalEmbedding):
     dtype: str | None = Field(default=None, description="float32, bfloat16, float16; default: what is fast and exact.")
 
     _ranker: MiniRanker | None = PrivateAttr(default=None)
-    _shared: SharedRanker | None = PrivateAttr(default=None)
+    _shared: BatchingRanker | None = PrivateAttr(default=None)
     _memories: MemoryStore = PrivateAttr(default_factory=MemoryStore)
 
     def __init__(self, **settings: Any) -> None:
@@ -85,7 +85,7 @@ class RNXEmbedding(MultiModalEmbedding):
 
     def vectors(self, candidates: Sequence[Candidate]) -> list[Vectors]:
         """Read off the memories, so that a collection that remembers has nothing left to compute here."""
-        memories = recall(self._shared_ranker(), candidates, self._memories)
+        memories = get_or_compute_memories(self._shared_ranker(), candidates, self._memories)
         return [Vectors(text=self.ranker.text_vector(m), image=self.ranker.image_vector(m)) for m in memories]
 
     def query_vector(self, query: Query) -> list[float]:
@@ -116,9 +116,9 @@ class RNXEmbedding(MultiModalEmbedding):
         """As `get_image_embedding_batch`, while others go on."""
         return await super().aget_image_embedding_batch(checked_pictures(img_file_paths), show_progress)
 
-    def _shared_ranker(self) -> SharedRanker:
+    def _shared_ranker(self) -> BatchingRanker:
         if self._shared is None:
-            self._shared = SharedRanker.of(self.ranker)
+            self._shared = BatchingRanker.of(self.ranker)
         return self._shared
 
     def _get_query_embedding(self, query: str) -> list[float]:
@@ -139,13 +139,13 @@ class RNXEmbedding(MultiModalEmbedding):
         return [vectors.image or [] for vectors in found]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await in_thread(partial(self._get_query_embedding, query))
+        return await run_in_executor(partial(self._get_query_embedding, query))
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await in_thread(partial(self._get_text_embedding, text))
+        return await run_in_executor(partial(self._get_text_embedding, text))
 
     async def _aget_image_embedding(self, img_file_path: ImageType) -> list[float]:
-        return await in_thread(partial(self._get_image_embedding, img_file_path))
+        return await run_in_executor(partial(self._get_image_embedding, img_file_path))
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RNXEmbedding:
         """The same settings; the model is the one of the process."""
@@ -225,4 +225,4 @@ def _opened(image: ImageSource) -> ImageType:
 def _source(image: ImageType) -> ImageSource:
     if isinstance(image, io.BytesIO):
         return bytes_source(image.getvalue(), label="image")
-    return picture_at(str(image), label="image")
+    return source_at(str(image), label="image")

@@ -20,7 +20,7 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from pydantic import ValidationError
 
-from llama_index_rnx.candidates import Candidate, Query, query_of, usable_part
+from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidate
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
@@ -28,12 +28,12 @@ from llama_index_rnx.ranking import (
     Ranker,
     Ranking,
     Windows,
-    give_back,
-    in_thread,
     prompted,
     prompts_of,
     rank_many,
-    shared,
+    release_memory,
+    run_in_executor,
+    with_dynamic_batching,
     with_last,
 )
 from llama_index_rnx.validation import checked_asks, checked_callbacks, checked_hits, one_line
@@ -134,7 +134,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         """Lets go of the model and its memory; the next call loads it again."""
         with self._lock:
             self._ranker = self._shared = None
-        give_back()
+        release_memory()
 
     def postprocess_many(self, asks: Sequence[tuple[QueryBundle | None, list[NodeWithScore]]]) -> list[list[NodeWithScore]]:
         """What `postprocess_nodes` gives for each query and its nodes; windows of all lists share forwards where they can.
@@ -146,7 +146,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         """
         asks = checked_asks(asks)
         queries = [query_of(bundle) for bundle, _ in asks]
-        parts = [[usable_part(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks]
+        parts = [[usable_candidate(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks]
 
         with ExitStack() as events:
             tell = [events.enter_context(self._event(*ask)) for ask in asks]
@@ -165,7 +165,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         """Concurrent calls share forwards where the model can; a cancelled one is read no further."""
-        return await in_thread(partial(self._postprocess_nodes, nodes, query_bundle))
+        return await run_in_executor(partial(self._postprocess_nodes, nodes, query_bundle))
 
     @contextmanager
     def _event(self, bundle: QueryBundle | None, nodes: list[NodeWithScore]) -> Iterator[Callable[[list[NodeWithScore]], None]]:
@@ -209,7 +209,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     def _open(self) -> Ranker:
         """The loaded model for many threads: the engine's async calls come from as many as there are queries."""
         if self._shared is None:
-            self._shared = shared(self._loaded())
+            self._shared = with_dynamic_batching(self._loaded())
         return self._shared
 
     def _loaded(self) -> Ranker:

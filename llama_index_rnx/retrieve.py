@@ -12,7 +12,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.ranking import in_thread
+from llama_index_rnx.ranking import run_in_executor
 from llama_index_rnx.validation import checked_callbacks, checked_count
 
 
@@ -77,4 +77,4 @@ class RNXRetriever(BaseRetriever):
         return self.collection.search(query_of(query_bundle, dense=True), k=self.top_k, filters=self.filters)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await in_thread(partial(self._retrieve, query_bundle))
+        return await run_in_executor(partial(self._retrieve, query_bundle))

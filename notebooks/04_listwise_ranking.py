@@ -26,7 +26,7 @@ from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.demo import QUESTIONS, build_corpus
 from llama_index_rnx.ingestion import index_paths
 from llama_index_rnx.rankers.vlm import kendall_tau
-from llama_index_rnx.ranking import Calibration, drive, parallel, sliding
+from llama_index_rnx.ranking import Calibration, parallel_windows, run_plan, sliding_windows
 from llama_index_rnx.results import hits_of
 
 # %config InlineBackend.figure_formats = ["svg"]
@@ -85,11 +85,11 @@ def watched(plan):
         seen.append(window)
         return oracle.score(Query(text="which is the greatest?"), [memories[i] for i in window])
 
-    return drive(plan(100, 20, 10), read), seen
+    return run_plan(plan(100, 20, 10), read), seen
 
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained", sharex=True)
-for axis, plan in zip(axes, (sliding, parallel), strict=True):
+for axis, plan in zip(axes, (sliding_windows, parallel_windows), strict=True):
     ranking, seen = watched(plan)
     for row, window in enumerate(seen):
         axis.scatter(window, [row + 1] * len(window), s=7, color="#2f5f8a")
@@ -103,7 +103,7 @@ plt.show()
 # %% [markdown]
 # The left picture is a staircase: each reading waits for the one before. On the right the first five wait for nothing. Note
 # what each guarantees: sliding with half-window steps certainly finds the best *ten* if the scores are consistent;
-# `parallel` sends four of every window on, so it may drop a fifth good one that was dealt to a strong group. That is the
+# `parallel_windows` sends four of every window on, so it may drop a fifth good one that was dealt to a strong group. That is the
 # price of two steps instead of nine.
 #
 # `rnx-mini` reads 128 at once, so this hardly concerns it. Held to windows of 20 over BM25's top 100 of TREC DL19 it has

@@ -26,7 +26,7 @@ from llama_index_rnx.demo import QUESTIONS, build_corpus
 from llama_index_rnx.ingestion import index_paths
 from training import make_lists, train_ranker
 from training.evaluation import draw, rows_of, table
-from training.stages import SMOKE, GeneratedMaterial
+from training.stages import SMOKE, SyntheticData
 from training.stages import run_stages as run
 
 torch.set_num_threads(1)  # small matrices: more threads wait for each other
@@ -50,13 +50,13 @@ for stage in stages:
 # %% [markdown]
 # ## Run it
 #
-# `GeneratedMaterial` makes up questions and answers that share *no* words (which belong together is written in the grades
+# `SyntheticData` makes up questions and answers that share *no* words (which belong together is written in the grades
 # alone), traps that repeat the question's words, and pictures of coloured shapes. Its ranker has random towers and is so
 # small that a CPU trains it while you read this. Kill it and call it again: it goes on where it was, to the same weights.
 
 # %%
 # %%capture
-learner = run(stages, GeneratedMaterial(work / "curriculum" / "data", 0), work / "curriculum", seed=0)
+learner = run(stages, SyntheticData(work / "curriculum" / "data", 0), work / "curriculum", seed=0)
 
 # %%
 rows = rows_of(work / "curriculum" / "results.jsonl")

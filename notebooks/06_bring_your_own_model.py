@@ -119,10 +119,10 @@ print(f"\nIt warns: {said[0].message}")
 # never trained for it.
 
 # %%
-from llama_index_rnx.batch import examine
+from llama_index_rnx.batch import diagnose_checkpoint
 
 warnings.simplefilter("ignore", RuntimeWarning)  # it was said above
-print(examine(str(model)))  # on the command line: rnx doctor --model PATH
+print(diagnose_checkpoint(str(model)))  # on the command line: rnx doctor --model PATH
 
 # %% [markdown]
 # That is why an untrained checkpoint is read *pointwise* by default, each candidate alone with a yes or no. To train one on

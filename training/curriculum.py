@@ -22,10 +22,10 @@ from training.stages import (
     MINI,
     PICTURES,
     SMOKE,
-    DevelopmentMaterial,
-    GeneratedMaterial,
-    Material,
+    CurriculumData,
+    DevelopmentData,
     Sources,
+    SyntheticData,
     caption_teacher,
     chains,
     chosen,
@@ -34,21 +34,21 @@ from training.stages import (
 )
 
 
-def material_of(asked: argparse.Namespace) -> Material:
+def material_of(asked: argparse.Namespace) -> CurriculumData:
     """What `--data` names.
 
     Raises:
         RNXError: weights are wanting that the development data need.
     """
     if asked.data == "generated":
-        return GeneratedMaterial(asked.work / "data", asked.seed)
+        return SyntheticData(asked.work / "data", asked.seed)
     if asked.text is None or asked.tower is None:
         raise RNXError("--data FOLDER needs --text and --tower, the weights to start from; training/runs/mini.sh gets them.")
     os.environ["RNX_DATA"] = asked.data
     teacher = caption_teacher(asked.teacher) if asked.teacher else None
     cache = asked.cache or asked.work / "cache"
     sources = Sources(text=asked.text, tower=asked.tower, cache=cache, retriever=asked.retriever, pictures=asked.pictures)
-    return DevelopmentMaterial(sources, asked.seed, teacher)
+    return DevelopmentData(sources, asked.seed, teacher)
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from llama_index_rnx.rankers.mini import TextTower
+from llama_index_rnx.rankers.mini import TextEncoder
 from training.data import distilled, insuranceqa, mediqa, mmdocir, pairs, rag24, scifact_claims, scifact_corpus, trec
-from training.features import TokenCache, idf, texts_of
+from training.features import TextStateCache, idf, texts_of
 from training.stages import PAIRS, insurance_split
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     found = parser.parse_args()
     torch.set_num_threads(1)
-    tower = TextTower(TextTower.tokenizer_from(found.tower)).eval()
+    tower = TextEncoder(TextEncoder.tokenizer_from(found.tower)).eval()
     tower.load_state_dict(load_file(found.tower / "model.safetensors"))
     tower.bfloat16()
     runs = ("bm25", "splade")
@@ -45,7 +45,7 @@ def main() -> None:
         found.cache.mkdir(parents=True, exist_ok=True)
         known = [text for name in ("passages", "scifact") for text in parts[name] if not text.startswith("query:")]
         save_file({"weights": idf(tower, sorted(set(known)))}, weights)
-    cache = TokenCache(found.cache, load_file(weights)["weights"])
+    cache = TextStateCache(found.cache, load_file(weights)["weights"])
     for name, texts in parts.items():
         cache.fill(tower, texts, name)
 

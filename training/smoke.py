@@ -16,7 +16,7 @@ import torch
 
 from training.engine import CHECKPOINT, checkpoint
 from training.evaluation import Row, draw, longest_chain, rows_of, table
-from training.stages import ENDED, SMOKE, GeneratedMaterial
+from training.stages import ENDED, SMOKE, SyntheticData
 from training.stages import run_stages as run
 
 SEED = 0
@@ -25,7 +25,7 @@ GIVEN = 0.5  # nDCG@10 of the given order of the texts is below: it follows the 
 LEARNED = {"texts": 0.85, "pictures": 0.5, "joint": 0.65}  # nDCG@10 at the end is above; untrained .36, .11, .45
 
 
-def run_killed(material: GeneratedMaterial, work: Path) -> None:
+def run_killed(material: SyntheticData, work: Path) -> None:
     """The first two stages: killed behind the first checkpoint of the second one, then run by the same call again."""
     stages = SMOKE[:2]
     child = multiprocessing.get_context("fork").Process(target=run, args=(stages, material, work, SEED))
@@ -74,7 +74,7 @@ def main() -> None:
     if work.exists() and any(work.iterdir()):
         parser.exit(2, f"{work} is not empty; the smoke run begins from nothing.\n")
     torch.set_num_threads(1)
-    material = GeneratedMaterial(work / "data", SEED)
+    material = SyntheticData(work / "data", SEED)
     run_killed(material, work / "killed")
     run(SMOKE, material, work / "whole", SEED)
     rows = rows_of(work / "whole" / "results.jsonl")

@@ -14,7 +14,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from llama_index_rnx.ranking import Calibration, Reads, parallel, sliding
+from llama_index_rnx.ranking import Calibration, WindowPlan, parallel_windows, sliding_windows
 
 WIDTH = 720
 LINE = 18  # between two lines of text
@@ -94,7 +94,7 @@ def flows() -> Sheet:
 
 def windows() -> Sheet:
     """A list of 100 candidates in windows of 20: as `ordering` asks for them."""
-    slid, dealt = _steps(sliding(100, 20, 10)), _steps(parallel(100, 20, 10))
+    slid, dealt = _steps(sliding_windows(100, 20, 10)), _steps(parallel_windows(100, 20, 10))
     rows, below = len(slid), sum(map(len, dealt))
     sheet = Sheet(
         64 + 15 * rows + 74 + 15 * below,
@@ -120,7 +120,7 @@ def _reads(sheet: Sheet, top: float, title: str, steps: Sequence[Sequence[tuple[
     return y
 
 
-def _steps(reads: Reads) -> list[list[tuple[int, ...]]]:
+def _steps(reads: WindowPlan) -> list[list[tuple[int, ...]]]:
     """What is read in each step when the order is right already."""
     found, asked = [], next(reads)
     while True:

@@ -7,19 +7,19 @@ import lazy_loader
 __all__ = [
     "CandidateList",
     "calibrate",
+    "diagnose_checkpoint",
     "docid_of",
-    "examine",
     "judgment_row",
     "list_of",
-    "needs_none",
     "rank_lists",
     "read_lists",
     "read_queries",
     "run_row",
+    "skip_reason",
 ]
 
 if TYPE_CHECKING:
-    from llama_index_rnx.batch.diagnose import calibrate, examine, needs_none
+    from llama_index_rnx.batch.diagnose import calibrate, diagnose_checkpoint, skip_reason
     from llama_index_rnx.batch.lists import (
         CandidateList,
         list_of,
@@ -34,8 +34,8 @@ else:
         submod_attrs={
             "diagnose": [
                 "calibrate",
-                "examine",
-                "needs_none",
+                "diagnose_checkpoint",
+                "skip_reason",
             ],
             "lists": [
                 "CandidateList",

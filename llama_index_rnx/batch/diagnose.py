@@ -15,28 +15,37 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import holds_mini
-from llama_index_rnx.rankers.vlm import RECIPE, Diagnosis, VLMRanker, diagnose, find, fit, may_be_one, recipe_of
-from llama_index_rnx.ranking import Ask, Calibration, recall
+from llama_index_rnx.rankers.vlm import (
+    CONFIG_NAME,
+    Diagnosis,
+    VLMRanker,
+    config_of,
+    diagnose,
+    fit,
+    is_checkpoint_name,
+    resolve_checkpoint,
+)
+from llama_index_rnx.ranking import Calibration, ScoringRequest, get_or_compute_memories
 
 BUILT_IN, LENGTH = 8, 10  # lists for a check without lists of one's own, and their candidates
 
 
-def needs_none(model: str) -> str | None:
+def skip_reason(model: str) -> str | None:
     """Why a model needs no examination, in a line; None for one that may be read by labels."""
     if model == MINI or holds_mini(Path(model)):
         return f"{model}: candidates have no slots in rnx-mini, so the order of a list cannot mislead it."
     if model.startswith(("http://", "https://")):
         return f"{model}: a service; examine its checkpoint where it runs."
-    if not may_be_one(model):
+    if not is_checkpoint_name(model):
         return None  # no name of a checkpoint: who loads it will say so
-    readout = recipe_of(find(model)).readout
+    readout = config_of(resolve_checkpoint(model)).readout
     return {
-        "pointwise": f"{model}: read pointwise, as its {RECIPE} says: each candidate alone, so that no order can mislead it.",
-        "permutation": f"{model}: writes orders, as its {RECIPE} says; only labels can be examined.",
+        "pointwise": f"{model}: read pointwise, as its {CONFIG_NAME} says: each candidate alone, so that no order can mislead it.",
+        "permutation": f"{model}: writes orders, as its {CONFIG_NAME} says; only labels can be examined.",
     }.get(readout or "")
 
 
-def examine(model: str, path: Path | None = None) -> Diagnosis:
+def diagnose_checkpoint(model: str, path: Path | None = None) -> Diagnosis:
     """A checkpoint read by labels, on the lists of a JSONL file or on a few built-in ones.
 
     Raises:
@@ -53,15 +62,15 @@ def calibrate(path: Path, model: str, to: Path | None = None) -> tuple[Calibrati
     The diagnosis is that of the calibrated model on the same lists.
 
     Raises:
-        RNXError: as `examine`; or the model is no folder and `to` is not given.
+        RNXError: as `diagnose_checkpoint`; or the model is no folder and `to` is not given.
     """
     if to is None and not Path(model).is_dir():
-        raise RNXError(f"model={model!r} is no folder whose {RECIPE} could be written; name a file with --to.")
-    recipe = recipe_of(find(model))
+        raise RNXError(f"model={model!r} is no folder whose {CONFIG_NAME} could be written; name a file with --to.")
+    recipe = config_of(resolve_checkpoint(model))
     ranker, lists = _reader_of_labels(model), _usable(read_lists(path))
     asks = [_ask(ranker, one) for one in lists]
     ranker.calibration = fit(ranker, asks, [_grades(path, one)[: ranker.window] for one in lists])
-    replace(recipe, calibration=ranker.calibration).write(to or Path(model) / RECIPE)
+    replace(recipe, calibration=ranker.calibration).write(to or Path(model) / CONFIG_NAME)
     return ranker.calibration, diagnose(ranker, asks)
 
 
@@ -82,7 +91,7 @@ def built_in_lists() -> list[CandidateList]:
 
 def _reader_of_labels(model: str) -> VLMRanker:
     """The model by labels; whether it should be read so is what is examined, so nothing is said about it here."""
-    reason = needs_none(model)
+    reason = skip_reason(model)
     if reason is not None:
         raise RNXError(reason)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
@@ -106,6 +115,6 @@ def _grades(path: Path, one: CandidateList) -> list[float]:
     return [float(grade or 0) for grade in one.grades] if any(grade is not None for grade in one.grades) else []
 
 
-def _ask(ranker: VLMRanker, one: CandidateList) -> Ask:
+def _ask(ranker: VLMRanker, one: CandidateList) -> ScoringRequest:
     """The first candidates of a list, as many as a window holds."""
-    return one.query, recall(ranker, one.candidates[: ranker.window], MemoryStore())
+    return one.query, get_or_compute_memories(ranker, one.candidates[: ranker.window], MemoryStore())

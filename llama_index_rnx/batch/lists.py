@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, file_source, is_data_uri, picture_at
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, file_source, is_data_uri, source_at
 from llama_index_rnx.console import progress_bar
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import LISTS_AT_ONCE, Ranker, Ranking, Windows, rank_many, shared
+from llama_index_rnx.ranking import LISTS_AT_ONCE, Ranker, Ranking, Windows, rank_many, with_dynamic_batching
 from llama_index_rnx.text import clean_text
 
 
@@ -87,7 +87,7 @@ def rank_lists(
     its text, or comes last with score 0; what was wrong is added to `faults`. A query whose image cannot be read keeps the
     given order.
     """
-    ranker, store = shared(ranker), MemoryStore(memory_path)
+    ranker, store = with_dynamic_batching(ranker), MemoryStore(memory_path)
     faults = faults if faults is not None else []
     with progress_bar("reranking", len(lists), "lists") as advance:
         for start in range(0, len(lists), LISTS_AT_ONCE):
@@ -166,7 +166,7 @@ def _image(place: str, row: dict[str, Any], folder: Path) -> ImageSource | None:
         raise RNXError(f'{place}: "image" is {value!r}; it must be the path of a picture, or a data: URI.')
     if not value:
         return None
-    return picture_at(value, label=f"the picture of {place}") if is_data_uri(value) else file_source(folder / value)
+    return source_at(value, label=f"the picture of {place}") if is_data_uri(value) else file_source(folder / value)
 
 
 def _location(row: dict[str, Any], image: ImageSource | None) -> str | None:

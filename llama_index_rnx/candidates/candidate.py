@@ -190,13 +190,13 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
         >>> found.kind, found.text
         ('text', 'title: Bees\\n\\nBees make honey.')
     """
-    candidate, fault = usable_part(node, allow_urls)
+    candidate, fault = usable_candidate(node, allow_urls)
     if fault:
         raise RNXError(fault)
     return candidate
 
 
-def usable_part(node: Any, allow_urls: bool = False) -> tuple[Candidate, str]:
+def usable_candidate(node: Any, allow_urls: bool = False) -> tuple[Candidate, str]:
     """What a node of any shape can be ranked by, and in one line why the rest cannot be used ("" where all can).
 
     It never raises: a node that holds nothing, or is no node, gives an empty candidate. A picture is not opened here.
@@ -204,7 +204,7 @@ def usable_part(node: Any, allow_urls: bool = False) -> tuple[Candidate, str]:
     Example:
         >>> from llama_index.core.schema import ImageNode
         >>> node = ImageNode(id_="a", text="Rust is red.", image_url="http://10.0.0.1/rust.png")
-        >>> candidate, fault = usable_part(node)
+        >>> candidate, fault = usable_candidate(node)
         >>> candidate.kind, fault
         ('text', "node 'a' has its image at http://10.0.0.1/rust.png: no URL is fetched unless allowed; load it first.")
     """
@@ -269,7 +269,7 @@ def _picture_of_query(location: Any) -> ImageSource | None:
         return None
     if not isinstance(location, str | Path):
         raise RNXError(f"the query's image_path is {shown(location)}; a path or a data: URI is needed.")
-    return picture_at(location, label="the query's picture")
+    return source_at(location, label="the query's picture")
 
 
 def dense_texts_of(texts: Any) -> tuple[str, ...]:
@@ -345,7 +345,7 @@ def with_inline_image(node: BaseNode) -> BaseNode:
     """
     if isinstance(node, PageNode):
         return node
-    candidate, fault = usable_part(node)
+    candidate, fault = usable_candidate(node)
     (shown,) = without_unreadable_images([candidate])
     if shown.image is None and not (candidate.image or fault):
         return node
@@ -374,7 +374,7 @@ def restore_inline_image(node: BaseNode, data: bytes) -> None:
         node.image_resource = (node.image_resource or MediaResource()).model_copy(update={"data": data})
 
 
-def picture_at(location: str | Path, label: str) -> ImageSource:
+def source_at(location: str | Path, label: str) -> ImageSource:
     """What a string names where a path is expected: a file, or the picture itself as a `data:` URI."""
     return base64_source(str(location), label) if is_data_uri(location) else file_source(location)
 
@@ -401,7 +401,7 @@ def bytes_source(data: bytes, label: str) -> ImageSource:
     return ImageSource(label=label, digest=hashlib.sha256(data).hexdigest(), read=lambda: data)
 
 
-def picture_source(picture: Image.Image, label: str = "picture") -> ImageSource:
+def pil_source(picture: Image.Image, label: str = "picture") -> ImageSource:
     """An open PIL image."""
     digest = hashlib.sha256(repr((picture.mode, picture.size)).encode() + picture.tobytes()).hexdigest()
     return ImageSource(label=label, digest=digest, read=lambda: picture)
@@ -458,7 +458,7 @@ def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) 
     if data:
         return base64_source(data, name)
     if path:
-        return picture_at(path, name)
+        return source_at(path, name)
     if not url:
         return None
     if is_data_uri(url):

@@ -2,10 +2,10 @@
 
 from llama_index_rnx.chat.engine import (
     Event,
-    Failed,
-    Found,
+    FailedEvent,
+    RetrievedEvent,
     RNXChatEngine,
-    Said,
+    TextEvent,
     chat_engine,
     conversations,
 )
@@ -16,10 +16,10 @@ __all__ = [
     "CLEAR",
     "Event",
     "ExtractiveSynthesizer",
-    "Failed",
-    "Found",
+    "FailedEvent",
     "RNXChatEngine",
-    "Said",
+    "RetrievedEvent",
+    "TextEvent",
     "chat_engine",
     "conversations",
     "quotes",

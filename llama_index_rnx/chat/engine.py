@@ -34,7 +34,7 @@ from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.ranking import Ranker
 from llama_index_rnx.rerank import RNXRerank
-from llama_index_rnx.results import Hit, Section, compare
+from llama_index_rnx.results import Comparison, Hit, compare
 from llama_index_rnx.retrieve import RNXRetriever
 from llama_index_rnx.text import bm25, clean_text
 
@@ -85,27 +85,27 @@ _ASKING = frozenset("can could did do does has have how i me much many often sho
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class RetrievedEvent:
     """What was found; `section.query` is the question as it was looked for."""
 
-    section: Section
+    section: Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class TextEvent:
     """A piece of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed:
+class FailedEvent:
     """The answer, or the rest of it, could not be had; the sources are there all the same."""
 
     line: str
 
 
-Event = Found | Said | Failed
+Event = RetrievedEvent | TextEvent | FailedEvent
 
 
 class _PictureSynthesizer(CompactAndRefine):
@@ -170,11 +170,11 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         history = self._memory.get(input=question)
         asked, fault = self._standalone(history, question)
         section = compare(self._retriever, self.reranker, asked, self.reranker.top_n if self.reranker else SOURCES)
-        yield Found(section=section)
+        yield RetrievedEvent(section=section)
         if fault is not None:
-            yield Failed(line=fault)
+            yield FailedEvent(line=fault)
         elif not section.after:
-            yield Said(text=NOTHING)
+            yield TextEvent(text=NOTHING)
         else:
             yield from self._answered(question, history, numbered(section.after))
 
@@ -189,9 +189,9 @@ class RNXChatEngine(CondensePlusContextChatEngine):
             response: Any = self._get_response_synthesizer(list(history), streaming=True).synthesize(question, nodes)
             for piece in response.response_gen:
                 said.append(piece)
-                yield Said(text=piece)
+                yield TextEvent(text=piece)
         except Exception as error:  # of a language model that we do not know
-            yield Failed(line=_fault(self._llm, error))
+            yield FailedEvent(line=_fault(self._llm, error))
             return
         self._memory.put(ChatMessage(role=MessageRole.USER, content=question))
         self._memory.put(ChatMessage(role=MessageRole.ASSISTANT, content="".join(said)))

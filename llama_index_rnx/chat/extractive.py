@@ -26,11 +26,11 @@ from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
-from llama_index_rnx.candidates import Candidate, Query, usable_part
+from llama_index_rnx.candidates import Candidate, Query, usable_candidate
 from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
-from llama_index_rnx.ranking import Ranker, in_thread, recall, score_windows
+from llama_index_rnx.ranking import Ranker, get_or_compute_memories, run_in_executor, score_batch
 from llama_index_rnx.results import Hit, hits_of
 from llama_index_rnx.text import bm25, clean_text, sentences
 from llama_index_rnx.validation import checked_hits, checked_texts
@@ -72,18 +72,20 @@ def quotes(ranker: Ranker, store: MemoryStore, query: Query, texts: Sequence[str
 
     The ranker reads all that are considered as one list, as it reads nodes.
     """
-    found = thinned(query.text, [quote for source, text in enumerate(texts) for quote in passages(source, clean_text(text))])
+    found = prefilter_by_overlap(
+        query.text, [quote for source, text in enumerate(texts) for quote in passages(source, clean_text(text))]
+    )
     found = found[: ranker.window]
     if not found:
         return []
-    memories = recall(ranker, [Candidate(id=str(i), text=quote.text) for i, quote in enumerate(found)], store)
-    scores = score_windows(ranker, [(query, memories)])[0]
+    memories = get_or_compute_memories(ranker, [Candidate(id=str(i), text=quote.text) for i, quote in enumerate(found)], store)
+    scores = score_batch(ranker, [(query, memories)])[0]
     ranked = [found[i] for i in sorted(range(len(found)), key=lambda i: -scores[i])]
     by_rank = [_scored(quote, score) for quote, score in zip(ranked, sorted(scores, reverse=True), strict=True)]
     return list(_kept(by_rank))
 
 
-def thinned(query: str, found: Sequence[Quote], most: int = CONSIDERED) -> list[Quote]:
+def prefilter_by_overlap(query: str, found: Sequence[Quote], most: int = CONSIDERED) -> list[Quote]:
     """Those that share most words with the query, in the given order; of equals the earlier ones."""
     asked = set(bm25.query_vector(query)[0])
     shared = [len(asked.intersection(bm25.query_vector(quote.text)[0])) for quote in found]
@@ -193,7 +195,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         nodes = checked_hits(nodes)
         asked = self._asked or _question_of(query)
         dispatcher.event(SynthesizeStartEvent(query=query))
-        response: RESPONSE_TYPE = await in_thread(partial(self._response, asked, nodes, additional_source_nodes))
+        response: RESPONSE_TYPE = await run_in_executor(partial(self._response, asked, nodes, additional_source_nodes))
         if self._streaming:
             response = AsyncStreamingResponse(_astreamed(str(response)), response.source_nodes, response.metadata)
         dispatcher.event(SynthesizeEndEvent(query=query, response=response))
@@ -205,7 +207,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         return "\n\n".join(_marked(quote) for quote in quoted)
 
     async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
-        return await in_thread(partial(self.get_response, query_str, text_chunks))
+        return await run_in_executor(partial(self.get_response, query_str, text_chunks))
 
     def _response(self, question: str, nodes: list[NodeWithScore], more: Sequence[NodeWithScore] | None) -> Response:
         answer = self._answer(Query(text=clean_text(question)), hits_of(nodes, nodes))
@@ -236,10 +238,10 @@ class ExtractiveSynthesizer(BaseSynthesizer):
     def _shows(self, query: Query, hit: Hit) -> bool:
         """Whether a picture is what was asked for, rather than only the best of those at hand."""
         try:
-            memories = recall(self._chooser(), [usable_part(hit.node)[0]], self._store)
+            memories = get_or_compute_memories(self._chooser(), [usable_candidate(hit.node)[0]], self._store)
         except RNXError:  # a picture that cannot be seen
             return False
-        return score_windows(self._chooser(), [(query, memories)])[0][0] >= PICTURE_CLEAR
+        return score_batch(self._chooser(), [(query, memories)])[0][0] >= PICTURE_CLEAR
 
     def _chooser(self) -> Ranker:
         if self._ranker is None:

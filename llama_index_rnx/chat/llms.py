@@ -30,7 +30,7 @@ from llama_index.core.llms.llm import LLM
 
 from llama_index_rnx.candidates import ImageSource, base64_source, bytes_source, is_data_uri
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.vlm import Turn, VLMRanker, Writer, said
+from llama_index_rnx.rankers.vlm import Turn, VLMRanker, Writer, stream_decode
 from llama_index_rnx.ranking import Ranker
 
 EXTRACT, SMOLLM2, RANKER = "extract", "smollm2", "ranker"
@@ -111,7 +111,7 @@ class GGUFModel(StreamedLLM):
                     f"{Path(self.path).name}: the conversation has {ids.shape[1]} tokens and the answer up to {self.most}; "
                     f"{self.context} are allowed. Give fewer sources (-n), or a larger context."
                 )
-            yield from said(tokenizer, _written(model, ids, self.most))
+            yield from stream_decode(tokenizer, _written(model, ids, self.most))
 
 
 class RankerLLM(StreamedLLM):

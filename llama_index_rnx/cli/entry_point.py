@@ -251,10 +251,10 @@ def doctor(
     ] = None,
 ) -> None:
     """Say whether a checkpoint should be read by labels. These read a whole list at once. Exit code: 0 if so, 1 if not."""
-    from llama_index_rnx.batch import examine, needs_none
+    from llama_index_rnx.batch import diagnose_checkpoint, skip_reason
 
-    reason = needs_none(model)
-    found = None if reason else examine(model, lists)
+    reason = skip_reason(model)
+    found = None if reason else diagnose_checkpoint(model, lists)
     print_text(reason or found)
     raise typer.Exit(0 if found is None or found.usable else 1)
 

@@ -16,7 +16,7 @@ import typer
 from llama_index_rnx.collection import FIELD_KINDS, Storage
 from llama_index_rnx.console import print_note
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.ingestion import Share, device_of, share_of
+from llama_index_rnx.ingestion import Shard, device_of, resolve_shard
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load
     from llama_index_rnx.collection import NodeCollection, Skipped
@@ -41,7 +41,7 @@ class Work:
     """What is to be indexed."""
 
     paths: list[Path]
-    share: Share
+    share: Shard
     follow_links: bool
 
 
@@ -107,7 +107,7 @@ def index(
         retries=retries,
         batches_in_flight=batches_in_flight,
     )
-    part, own_device = share_of(share, os.environ), device_of(device, os.environ)
+    part, own_device = resolve_shard(share, os.environ), device_of(device, os.environ)
     work = Work(paths=paths, share=part, follow_links=follow_links)
     with _opened(work, to, collection, storage, memory_path, own_device) as target:
         if progress is Shown.json:
@@ -145,21 +145,21 @@ def _alone(target: NodeCollection, work: Work) -> IndexReport:
 
 def _tell(target: NodeCollection, work: Work) -> None:
     from llama_index_rnx.console import JsonLines
-    from llama_index_rnx.ingestion import index_paths, tell_report
+    from llama_index_rnx.ingestion import index_paths, send_report
 
     lines = JsonLines()
     report = index_paths(target, work.paths, share=work.share, bar=lines, follow_links=work.follow_links)
-    tell_report(report, lines)
+    send_report(report, lines)
 
 
 def _one_writer(target: NodeCollection, work: Work, workers: int, device: str | None) -> IndexReport:
     """A folder has one writer: the others make the memories that it needs, which is nearly all of the work."""
     from llama_index_rnx.console import progress_bar
-    from llama_index_rnx.ingestion import Rememberers, index_paths
+    from llama_index_rnx.ingestion import MemoryWorkerPool, index_paths
 
     print_note(f"a folder has one writer: {workers} workers read and embed, this process writes")
     with progress_bar("indexing", 0, "steps (embedded, written)") as bar:
-        crew = Rememberers(workers, str(target.memories.path), device, bar)
+        crew = MemoryWorkerPool(workers, str(target.memories.path), device, bar)
         try:
             return index_paths(
                 target,
@@ -175,11 +175,11 @@ def _one_writer(target: NodeCollection, work: Work, workers: int, device: str | 
 
 def _in_shares(target: NodeCollection, work: Work, workers: int, arguments: list[str]) -> IndexReport:
     from llama_index_rnx.console import progress_bar
-    from llama_index_rnx.ingestion import index_in_shares, look_back
+    from llama_index_rnx.ingestion import index_sharded, look_back
 
     with progress_bar("indexing", 0, "nodes") as bar:
-        report = index_in_shares(_without(arguments, "--workers", "--share", "--progress"), workers, work.share, bar)
-    if work.share == Share():
+        report = index_sharded(_without(arguments, "--workers", "--share", "--progress"), workers, work.share, bar)
+    if work.share == Shard():
         look_back(target, work.paths, report)
     return report
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from rich.text import Text
 
-from llama_index_rnx.chat import Event, Failed, Found, RNXChatEngine, Said
+from llama_index_rnx.chat import Event, FailedEvent, RetrievedEvent, RNXChatEngine, TextEvent
 from llama_index_rnx.console import SafeConsole, is_unicode
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.results import Hit, Section, movement, print_table, source_of
+from llama_index_rnx.results import Comparison, Hit, movement, print_table, source_of
 from llama_index_rnx.text import lines
 
 PROMPT = "> "
@@ -29,7 +29,7 @@ class Terminal:
 
     def __init__(self, engine: RNXChatEngine, console: SafeConsole, read: Callable[[], str]) -> None:
         self._engine, self._console, self._read = engine, console, read
-        self._last: Section | None = None
+        self._last: Comparison | None = None
         self._commands: dict[str, Callable[[], None]] = {
             "/help": lambda: self._say(HELP),
             "/sources": lambda: self._table("sources", lambda section: section.after),
@@ -74,14 +74,14 @@ class Terminal:
 
     def _tell(self, event: Event) -> None:
         match event:
-            case Found(section=section):
+            case RetrievedEvent(section=section):
                 self._last = section
-            case Said(text=text):
+            case TextEvent(text=text):
                 self._console.print(Text(lines(text)), end="")
-            case Failed(line=line):
+            case FailedEvent(line=line):
                 self._say(line, "red")
 
-    def _list(self, section: Section) -> None:
+    def _list(self, section: Comparison) -> None:
         for hit in section.after:
             self._console.print(Text(f"[{hit.rank}] ", "bold"), Text(source_of(hit)), self._place(hit), sep="", soft_wrap=True)
         self._console.print()
@@ -91,7 +91,7 @@ class Terminal:
         arrow = arrows[movement(hit)] if is_unicode(self._console.encoding) else f"  was {hit.retrieval_rank}"
         return Text(f"  {hit.score:.2f}{arrow}", "dim")
 
-    def _table(self, title: str, of: Callable[[Section], Sequence[Hit]]) -> None:
+    def _table(self, title: str, of: Callable[[Comparison], Sequence[Hit]]) -> None:
         if self._last is None:
             self._say("Nothing was asked yet.")
         else:

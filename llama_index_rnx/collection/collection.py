@@ -68,14 +68,14 @@ from llama_index_rnx.console import progress_bar
 from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed_query, fingerprint_of
 from llama_index_rnx.errors import ImageError, RNXError, shown
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, recall, shared
+from llama_index_rnx.ranking import Ranker, get_or_compute_memories, with_dynamic_batching
 from llama_index_rnx.text import bm25, clean_text
 from llama_index_rnx.validation import checked_count, checked_ids, checked_nodes
 
 TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: it has those that its node has
 BATCH = 32  # nodes embedded, remembered and written together: a killed run loses no more
 RRF_K = 60  # Cormack et al. 2009
-PICTURE_FLOOR = 0.75  # by rank alone, the best picture stands among the first 25 texts: a reranker shall see some pictures
+IMAGE_FLOOR = 0.75  # by rank alone, the best picture stands among the first 25 texts: a reranker shall see some pictures
 DEPTH = 50  # what each source gives to the fusion at least: ranks agree where lists are long enough to overlap
 SCROLL = 1_000
 EMBEDDED_SCROLL = 100_000  # the embedded engine goes through all points for each page
@@ -210,7 +210,7 @@ class NodeCollection:
         self._ranker_setting, self._memory_path = ranker, memory_path
         own = self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None
         self.ranker: Ranker | None = own if ranker == "auto" else ranker
-        self._shared_ranker = shared(self.ranker) if self.ranker is not None else None
+        self._shared_ranker = with_dynamic_batching(self.ranker) if self.ranker is not None else None
         self.allow_urls = allow_urls
         self.skipped: list[Skipped] = []
         self._connection = connect(location, self.storage)
@@ -406,7 +406,9 @@ class NodeCollection:
         candidates = [entry.candidate for entry in entries]
         try:
             if self._shared_ranker is not None:
-                recall(self._shared_ranker, candidates, self.memories)  # an RNXEmbedding finds its vectors in them
+                get_or_compute_memories(
+                    self._shared_ranker, candidates, self.memories
+                )  # an RNXEmbedding finds its vectors in them
             vectors = embed_candidates(self.embedding, candidates)
         except ImageError as error:
             if len(entries) == 1:
@@ -724,7 +726,7 @@ def _fusion(embedding: MultiModalEmbedding, query: Query) -> models.RrfQuery | m
 
 def _sum_of_channels(shown: str | models.DivExpression) -> models.FormulaQuery:
     weighed = models.MultExpression(mult=[2 / (RRF_K + 1), shown])  # 1 weighs as much as being first in two lists
-    floor = models.MultExpression(mult=[PICTURE_FLOOR, "$score[2]"])
+    floor = models.MultExpression(mult=[IMAGE_FLOOR, "$score[2]"])
     nothing = {"$score[0]": 0.0, "$score[1]": -1.0, "$score[2]": 0.0}  # of a node that is not in that channel
     return models.FormulaQuery(formula=models.SumExpression(sum=["$score[0]", weighed, floor]), defaults=nothing)
 

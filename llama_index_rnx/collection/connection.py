@@ -25,8 +25,8 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_rnx.collection.readonly import is_read_only, read_index
-from llama_index_rnx.collection.settings import Storage, said
-from llama_index_rnx.collection.unpickling import plain_points
+from llama_index_rnx.collection.settings import Storage, format_settings
+from llama_index_rnx.collection.unpickling import restricted_unpickling
 from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.network import http_options, is_loopback_url, usable_proxies
 from llama_index_rnx.system import made_private, make_file, make_folder
@@ -207,7 +207,7 @@ def connect(location: Location, storage: Storage) -> Connection:
     connection = _connected(location, storage)
     if connection.embedded and storage.given:
         raise RNXError(
-            f"{said(storage.given)} was given for {connection.where}; only a Qdrant server has such settings: give its URL, "
+            f"{format_settings(storage.given)} was given for {connection.where}; only a Qdrant server has such settings: give its URL, "
             "or leave them out."
         )
     return connection
@@ -328,7 +328,9 @@ def _embedded(folder: Path, storage: Storage) -> Connection:
     if folder.exists() and not folder.is_dir():
         raise RNXError(f"{folder} is a file; an index is a folder, :memory:, or the URL of a Qdrant server.")
     if storage.given:  # before an empty index is made
-        raise RNXError(f"{said(storage.given)} was given for {folder}; only a Qdrant server has such settings: give its URL.")
+        raise RNXError(
+            f"{format_settings(storage.given)} was given for {folder}; only a Qdrant server has such settings: give its URL."
+        )
     read_only = is_read_only(folder)
     try:
         client = read_index(folder) if read_only else _opened(folder)
@@ -348,7 +350,7 @@ def _embedded(folder: Path, storage: Storage) -> Connection:
 def _opened(folder: Path) -> QdrantClient:
     make_folder(folder)
     make_file(folder / ".lock")
-    with plain_points(), made_private(folder, OWN_FILES):
+    with restricted_unpickling(), made_private(folder, OWN_FILES):
         return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
 
 

@@ -19,7 +19,7 @@ from qdrant_client.local.local_collection import LocalCollection
 from qdrant_client.local.persistence import STORAGE_FILE_NAME
 from qdrant_client.local.qdrant_local import META_INFO_FILENAME, QdrantLocal
 
-from llama_index_rnx.collection.unpickling import plain_point
+from llama_index_rnx.collection.unpickling import restricted_loads
 
 _WAYS = ("mode=ro", "mode=ro&immutable=1")  # the second where sqlite cannot even take a lock for reading
 
@@ -66,7 +66,7 @@ class _StoredPoints:
         self._file = file
 
     def load(self) -> list[Any]:
-        points = [plain_point(data) for (data,) in _rows(self._file)]
+        points = [restricted_loads(data) for (data,) in _rows(self._file)]
         return list({str(point.id): point for point in points}.values())  # of two copies the later one
 
 

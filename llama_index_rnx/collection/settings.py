@@ -102,8 +102,8 @@ class Storage:
         other = {key: value for key, value in self.made_with.items() if found.get(key) != value}
         if other:
             raise RNXError(
-                f"collection {name!r} at {where} was made with {said({key: found.get(key) for key in other})}, asked for is "
-                f"{said(other)}; leave these settings out to take it as it is, or index again under another name."
+                f"collection {name!r} at {where} was made with {format_settings({key: found.get(key) for key in other})}, asked for is "
+                f"{format_settings(other)}; leave these settings out to take it as it is, or index again under another name."
             )
 
 
@@ -117,6 +117,6 @@ _OF_THE_COLLECTION = (
 )
 
 
-def said(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """Settings as a user writes them."""
     return ", ".join(f"{name}={value!r}" for name, value in settings.items())

@@ -23,7 +23,7 @@ _reading: Any = persistence  # the module that reads and writes points
 _turn = threading.RLock()
 
 
-class StrangePointError(ValueError):
+class UnsafePickleError(ValueError):
     """A stored point that is damaged, or more than data."""
 
 
@@ -31,30 +31,30 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = getattr(models, name, None) if module == models.__name__ else None
         if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            raise StrangePointError(f"a point in it names {module}.{name}, which is no data of Qdrant's")
+            raise UnsafePickleError(f"a point in it names {module}.{name}, which is no data of Qdrant's")
         return found
 
 
-def plain_point(data: bytes) -> Any:
+def restricted_loads(data: bytes) -> Any:
     """A stored point.
 
     Raises:
-        StrangePointError: it is damaged, or would call something.
+        UnsafePickleError: it is damaged, or would call something.
     """
     try:
         return _PlainUnpickler(io.BytesIO(data)).load()
-    except StrangePointError:
+    except UnsafePickleError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
-        raise StrangePointError(f"a point in it is damaged ({type(error).__name__})") from error
+        raise UnsafePickleError(f"a point in it is damaged ({type(error).__name__})") from error
 
 
 @contextmanager
-def plain_points() -> Iterator[None]:
+def restricted_unpickling() -> Iterator[None]:
     """While this holds, whatever embedded Qdrant reads is read so."""
     with _turn:
         kept = _reading.pickle
-        _reading.pickle = SimpleNamespace(dumps=pickle.dumps, loads=plain_point)
+        _reading.pickle = SimpleNamespace(dumps=pickle.dumps, loads=restricted_loads)
         try:
             yield
         finally:

@@ -18,7 +18,7 @@ from llama_index_rnx.embed import RNXEmbedding
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.ingestion import index_paths
 from llama_index_rnx.rerank import RNXRerank
-from llama_index_rnx.results import Section, compare, html_page, print_table
+from llama_index_rnx.results import Comparison, compare, html_page, print_table
 from llama_index_rnx.retrieve import RNXRetriever
 
 INDEX, PAGE = "index", "demo.html"
@@ -99,7 +99,7 @@ def _index(collection: NodeCollection, folder: Path, console: Console, show_prog
     _say(console, f"index: {report.written} nodes written, {report.unchanged} files unchanged, {len(collection)} nodes", start)
 
 
-def _ask(retriever: RNXRetriever, reranker: RNXRerank, query: DemoQuery, folder: Path, console: Console) -> Section:
+def _ask(retriever: RNXRetriever, reranker: RNXRerank, query: DemoQuery, folder: Path, console: Console) -> Comparison:
     """One query, before and after; the time is that of retrieving and reranking together."""
     section = compare(retriever, reranker, query.bundle(folder), reranker.top_n)
     console.print(f"\n{query.text or query.image}", style="bold", markup=False)

@@ -6,21 +6,21 @@ import lazy_loader
 
 __all__ = [
     "IndexReport",
-    "Rememberers",
-    "Share",
+    "MemoryWorkerPool",
+    "Shard",
     "SourceFile",
     "device_of",
     "discover",
     "file_of",
     "index_file",
-    "index_in_shares",
     "index_paths",
+    "index_sharded",
     "is_complete",
     "look_back",
     "nodes_of",
-    "share_of",
+    "resolve_shard",
+    "send_report",
     "survey",
-    "tell_report",
 ]
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
         nodes_of,
         survey,
     )
-    from llama_index_rnx.ingestion.sharding import Share, device_of, share_of
-    from llama_index_rnx.ingestion.workers import Rememberers, index_in_shares, tell_report
+    from llama_index_rnx.ingestion.sharding import Shard, device_of, resolve_shard
+    from llama_index_rnx.ingestion.workers import MemoryWorkerPool, index_sharded, send_report
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
         __name__,
@@ -55,14 +55,14 @@ else:
                 "survey",
             ],
             "sharding": [
-                "Share",
+                "Shard",
                 "device_of",
-                "share_of",
+                "resolve_shard",
             ],
             "workers": [
-                "Rememberers",
-                "index_in_shares",
-                "tell_report",
+                "MemoryWorkerPool",
+                "index_sharded",
+                "send_report",
             ],
         },
     )

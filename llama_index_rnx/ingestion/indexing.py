@@ -18,14 +18,14 @@ from llama_index_rnx.candidates import PAGE, SOURCE, PageNode
 from llama_index_rnx.collection import NodeCollection, Skipped, Stamp
 from llama_index_rnx.console import Bar, progress_bar
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.ingestion.sharding import Share
+from llama_index_rnx.ingestion.sharding import Shard
 from llama_index_rnx.pdf import READER, count_pages, read_pages
 from llama_index_rnx.text import CUTTER, is_cut_by_words, passages
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-TEXTS = frozenset({".txt", ".md", ".markdown"})
-PDF = ".pdf"
-ALLOWED = PICTURES | TEXTS | {PDF}
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+TEXT_SUFFIXES = frozenset({".txt", ".md", ".markdown"})
+PDF_SUFFIX = ".pdf"
+KNOWN_SUFFIXES = IMAGE_SUFFIXES | TEXT_SUFFIXES | {PDF_SUFFIX}
 MAX_TEXT_BYTES = 64 * 2**20
 FILES_AT_ONCE = 4_096  # looked up in the index, stamped and written before the next: of the rest only names are held
 Known = dict[str, list[dict[str, Any]]]  # by path, what the index holds of a file
@@ -82,7 +82,7 @@ def index_paths(
     collection: NodeCollection,
     paths: Sequence[Path],
     show_progress: bool | None = None,
-    share: Share | None = None,
+    share: Shard | None = None,
     bar: Bar | None = None,
     prepare: Prepare | None = None,
     follow_links: bool = False,
@@ -102,14 +102,14 @@ def index_paths(
     Raises:
         RNXError: a path does not exist, or there is no file of a known kind in any of them.
     """
-    found, part_of = survey(paths, follow_links), share or Share()
+    found, part_of = survey(paths, follow_links), share or Shard()
     named_apart = zip(found.files, _named_apart(found.files), strict=True)
     own = [named for source, named in named_apart if part_of.takes(source.docid)]
     report = IndexReport(files=len(own), ignored=found.ignored, outside=found.outside)
     with progress_bar("indexing", 0, "nodes", show_progress if bar is None else False) as drawn:
         for start in range(0, len(own), FILES_AT_ONCE):
             _index_part(collection, own[start : start + FILES_AT_ONCE], report, bar or drawn, prepare)
-    if part_of == Share():
+    if part_of == Shard():
         look_back(collection, paths, report)
     return report
 
@@ -190,9 +190,9 @@ def nodes_of(source: SourceFile) -> Iterator[BaseNode]:
         RNXError: the file is gone, empty, broken, encrypted, or not UTF-8 and not Latin-1 text either.
     """
     suffix = source.path.suffix.lower()
-    if suffix == PDF:
+    if suffix == PDF_SUFFIX:
         yield from _pages(source)
-    elif suffix in PICTURES:
+    elif suffix in IMAGE_SUFFIXES:
         yield ImageNode(
             id_=source.docid,
             image_path=str(source.path),
@@ -232,9 +232,9 @@ def stamp_of(source: SourceFile, nodes: int) -> Stamp:
 def reader_of(source: SourceFile) -> int:
     """The version of what reads files of this kind; 0 where it never changed what a file gives."""
     suffix = source.path.suffix.lower()
-    if suffix == PDF:
+    if suffix == PDF_SUFFIX:
         return READER
-    return 0 if suffix in PICTURES else CUTTER
+    return 0 if suffix in IMAGE_SUFFIXES else CUTTER
 
 
 def _index_part(
@@ -310,7 +310,7 @@ def _reads_alike(source: SourceFile, reader: int) -> bool:
     """Whether that version of what reads the file gave what it gives now."""
     if reader == reader_of(source):
         return True
-    is_text = source.path.suffix.lower() not in PICTURES | {PDF}
+    is_text = source.path.suffix.lower() not in IMAGE_SUFFIXES | {PDF_SUFFIX}
     return is_text and reader == 0 and is_cut_by_words(_read_text(source.path))
 
 
@@ -319,9 +319,9 @@ def _count(source: SourceFile) -> int:
     if source.path.stat().st_size == 0:
         raise RNXError(f"{source.path}: is empty (0 bytes); remove or replace it.")
     suffix = source.path.suffix.lower()
-    if suffix == PDF:
+    if suffix == PDF_SUFFIX:
         return count_pages(source.path)
-    return 1 if suffix in PICTURES else sum(1 for _ in _passages(source))
+    return 1 if suffix in IMAGE_SUFFIXES else sum(1 for _ in _passages(source))
 
 
 def _pages(source: SourceFile) -> Iterator[BaseNode]:
@@ -400,9 +400,9 @@ def _add(files: dict[Path, SourceFile], entry: _Entry) -> bool:
     that it is listed with the reason.
     """
     real = _real(entry.path)
-    if real.suffix.lower() in ALLOWED:
+    if real.suffix.lower() in KNOWN_SUFFIXES:
         path = real
-    elif entry.path.suffix.lower() in ALLOWED:  # a store of contents knows no suffixes, its links have them
+    elif entry.path.suffix.lower() in KNOWN_SUFFIXES:  # a store of contents knows no suffixes, its links have them
         path = _real(entry.path.parent) / entry.path.name
     else:
         return False
@@ -417,7 +417,7 @@ def _leads_out(path: Path, roots: Sequence[Path]) -> bool:
     real = _real(path)
     if _is_inside(real, roots):
         return False
-    readable = {path.suffix.lower(), real.suffix.lower()} & ALLOWED
+    readable = {path.suffix.lower(), real.suffix.lower()} & KNOWN_SUFFIXES
     return os.path.isdir(real) or (bool(readable) and os.path.isfile(real))
 
 
@@ -487,4 +487,4 @@ def _reason(source: SourceFile, error: Exception) -> str:
 
 
 def _kinds() -> str:
-    return " ".join(sorted(ALLOWED))
+    return " ".join(sorted(KNOWN_SUFFIXES))

@@ -11,7 +11,7 @@ from llama_index_rnx.errors import RNXError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class Shard:
     """Number `number` (from 1) of `of` shares. By the name of a file, so that a file that is added moves no other.
 
     Example:
@@ -31,15 +31,15 @@ class Share:
         """Whether the file of this name is in the share."""
         return zlib.crc32(name.encode("utf-8", "surrogatepass")) % self.of == self.number - 1
 
-    def part(self, number: int, of: int) -> Share:
+    def part(self, number: int, of: int) -> Shard:
         """One of `of` parts of this share."""
-        return Share(number=self.number + self.of * (number - 1), of=self.of * of)
+        return Shard(number=self.number + self.of * (number - 1), of=self.of * of)
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
 
-def share_of(asked: str | None, environment: Mapping[str, str]) -> Share:
+def resolve_shard(asked: str | None, environment: Mapping[str, str]) -> Shard:
     """The share that was asked for as "2/8", or that `accelerate launch` and `torchrun` gave this process (RANK, WORLD_SIZE).
 
     Raises:
@@ -48,12 +48,12 @@ def share_of(asked: str | None, environment: Mapping[str, str]) -> Share:
     if asked is None:
         rank, world = environment.get("RANK", ""), environment.get("WORLD_SIZE", "")
         if not (rank.isdecimal() and world.isdecimal()):
-            return Share()
-        return Share(number=int(rank) + 1, of=int(world))
+            return Shard()
+        return Shard(number=int(rank) + 1, of=int(world))
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", asked.strip())
     if found is None:
         raise RNXError(f"share {asked!r} was given; i/n is allowed: 2/8 is the second of eight.")
-    return Share(number=int(found[1]), of=int(found[2]))
+    return Shard(number=int(found[1]), of=int(found[2]))
 
 
 def device_of(asked: str | None, environment: Mapping[str, str]) -> str | None:

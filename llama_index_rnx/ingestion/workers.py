@@ -25,18 +25,18 @@ from llama_index_rnx.console import Bar, JsonLines
 from llama_index_rnx.embed import RNXEmbedding
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.ingestion.indexing import IndexReport, SourceFile, nodes_of
-from llama_index_rnx.ingestion.sharding import Share
+from llama_index_rnx.ingestion.sharding import Shard
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, recall, shared
+from llama_index_rnx.ranking import Ranker, get_or_compute_memories, with_dynamic_batching
 
-Tell = Callable[[dict[str, Any]], None]
+OnProgress = Callable[[dict[str, Any]], None]
 GO_ON = "what was written is whole, the same command goes on from there"
 
 
 class Worker:
     """A process of this Python that is told and tells lines of JSON; every line it writes goes to `tell`."""
 
-    def __init__(self, module: str, arguments: Sequence[str], tell: Tell, threads: int) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], tell: OnProgress, threads: int) -> None:
         environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -95,7 +95,7 @@ class Worker:
         self._process.kill()
         self.end()
 
-    def _hear(self, tell: Tell) -> None:
+    def _hear(self, tell: OnProgress) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             tell(json.loads(line))
@@ -105,7 +105,7 @@ class Worker:
         self._errors.extend(line.strip() for line in self._process.stderr if line.strip())
 
 
-def index_in_shares(command: Sequence[str], workers: int, share: Share, bar: Bar) -> IndexReport:
+def index_sharded(command: Sequence[str], workers: int, share: Shard, bar: Bar) -> IndexReport:
     """Runs `rnx index` so many times at once, each with its part of the share; the sum of what they report.
 
     Raises:
@@ -135,7 +135,7 @@ def index_in_shares(command: Sequence[str], workers: int, share: Share, bar: Bar
     return _sum(reports)
 
 
-class Rememberers:
+class MemoryWorkerPool:
     """Processes that make the memories of files ahead, so that the one writer of a folder finds them ready.
 
     One that dies costs time only: the writer makes what is missing.
@@ -175,7 +175,7 @@ def report_of(fields: dict[str, Any]) -> IndexReport:
     return IndexReport(**{**fields, "skipped": [Skipped(**one) for one in fields["skipped"]]})
 
 
-def tell_report(report: IndexReport, lines: JsonLines) -> None:
+def send_report(report: IndexReport, lines: JsonLines) -> None:
     lines.tell(report=asdict(report))
 
 
@@ -184,7 +184,7 @@ def remember_files(ranker: Ranker, store: MemoryStore, sources: Sequence[SourceF
     candidates = _candidates(sources)
     while batch := list(islice(candidates, BATCH)):
         try:
-            recall(ranker, batch, store)
+            get_or_compute_memories(ranker, batch, store)
         except ImageError:
             _remember_each(ranker, store, batch)
         lines(len(batch))
@@ -193,7 +193,7 @@ def remember_files(ranker: Ranker, store: MemoryStore, sources: Sequence[SourceF
 def _remember_each(ranker: Ranker, store: MemoryStore, batch: Sequence[Candidate]) -> None:
     for candidate in batch:
         with suppress(ImageError):
-            recall(ranker, [candidate], store)
+            get_or_compute_memories(ranker, [candidate], store)
 
 
 def _candidates(sources: Sequence[SourceFile]) -> Iterator[Candidate]:
@@ -229,9 +229,9 @@ def _sum(reports: Sequence[IndexReport]) -> IndexReport:
 
 
 def main() -> None:
-    """One of the `Rememberers`: asked for files by lines on stdin, it tells on stdout how far it is and when it ended."""
+    """One of the `MemoryWorkerPool`: asked for files by lines on stdin, it tells on stdout how far it is and when it ended."""
     memory_path, device = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-    ranker, store, lines = shared(RNXEmbedding(device=device).ranker), MemoryStore(memory_path), JsonLines()
+    ranker, store, lines = with_dynamic_batching(RNXEmbedding(device=device).ranker), MemoryStore(memory_path), JsonLines()
     for line in sys.stdin:
         sources = [SourceFile(path=Path(path), docid=docid) for path, docid in json.loads(line)["files"]]
         remember_files(ranker, store, sources, lines)

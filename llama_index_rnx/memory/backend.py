@@ -23,8 +23,8 @@ from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.system import make_file, make_folder
 
 FILE_NAME = "memories.sqlite"
-PATIENCE = 30.0  # seconds for one reading or writing of a remote place
-REST = 60.0  # seconds that a remote place is left alone after it failed
+TIMEOUT_SECONDS = 30.0  # seconds for one reading or writing of a remote place
+COOLDOWN_SECONDS = 60.0  # seconds that a remote place is left alone after it failed
 KNOWN = 200_000  # keys remembered as being there, so that they are not written again: about 30 MB
 _SCHEMA = "CREATE TABLE IF NOT EXISTS memories (key BLOB PRIMARY KEY, crc INTEGER NOT NULL, data BLOB NOT NULL)"
 _KEYS_A_QUERY = 500  # sqlite allows 999 parameters at least
@@ -34,7 +34,7 @@ _OPENING = 50  # attempts, a tenth of a second apart: several processes may make
 T = TypeVar("T")
 
 
-class Blobs(Protocol):
+class MemoryBackend(Protocol):
     """Bytes by key; a key's bytes never change."""
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -52,16 +52,16 @@ class Blobs(Protocol):
         ...
 
 
-def blobs_at(path: str | Path, read_only: bool = False) -> Blobs:
+def backend_at(path: str | Path, read_only: bool = False) -> MemoryBackend:
     """A sqlite file in a folder, or objects at an address with a scheme: `s3://bucket/memories`, `file:///mnt/shared/memories`.
 
     Raises:
         RNXError: no such scheme, or its package is not installed; a file stands where the folder should.
     """
-    return RemoteBlobs(path) if isinstance(path, str) and "://" in path else SqliteBlobs(Path(path), read_only)
+    return ObjectBackend(path) if isinstance(path, str) and "://" in path else SqliteBackend(Path(path), read_only)
 
 
-class SqliteBlobs:
+class SqliteBackend:
     """One file, for processes of one machine: sqlite's locks cannot be relied on over a network.
 
     read_only: the file is read if it is there, and nothing is written; that is expected, so no warning says it.
@@ -182,7 +182,7 @@ class SqliteBlobs:
         )
 
 
-class RemoteBlobs:
+class ObjectBackend:
     """One object a key, for any number of machines: `<address>/<two hex digits>/<key in hex>`, a checksum in front.
 
     An object is written whole or not at all, and two writers of one key write the same. What goes wrong at the other end
@@ -265,23 +265,23 @@ class RemoteBlobs:
         if self._rests(doing):
             return otherwise
         try:
-            return in_time(action, PATIENCE)
+            return within_seconds(action, TIMEOUT_SECONDS)
         except Exception as error:  # every system behind fsspec has errors of its own
-            self._rests_until[doing] = time.monotonic() + REST
+            self._rests_until[doing] = time.monotonic() + COOLDOWN_SECONDS
             self._warn(doing, error)
             return otherwise
 
     def _warn(self, doing: str, error: Exception) -> None:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         warnings.warn(
-            f"the memory store at {self._address} cannot be {doing} ({reason}); for {REST:.0f} s memories are made anew or "
+            f"the memory store at {self._address} cannot be {doing} ({reason}); for {COOLDOWN_SECONDS:.0f} s memories are made anew or "
             "kept in RAM only.",
             RuntimeWarning,
             stacklevel=5,
         )
 
 
-def in_time(action: Callable[[], T], seconds: float) -> T:
+def within_seconds(action: Callable[[], T], seconds: float) -> T:
     """What the action gives, or raises; TimeoutError when it takes longer. Then its thread is left behind: it ends with us."""
     results: list[T] = []
     faults: list[BaseException] = []

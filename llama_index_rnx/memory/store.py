@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from llama_index_rnx.memory.backend import Blobs, blobs_at
+from llama_index_rnx.memory.backend import MemoryBackend, backend_at
 
 Memory = Mapping[str, Tensor]
 
@@ -81,9 +81,9 @@ class MemoryStore:
 
     def __init__(self, path: str | Path | None = None, read_only: bool = False) -> None:
         self.path, self.read_only = path, read_only
-        self._blobs: Blobs | None = None
+        self._blobs: MemoryBackend | None = None
         if path is not None:
-            self._blobs = blobs_at(path, read_only)
+            self._blobs = backend_at(path, read_only)
             _open_stores.add(self)
 
     def __reduce__(self) -> tuple[type[MemoryStore], tuple[str | Path | None, bool]]:

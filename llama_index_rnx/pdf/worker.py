@@ -83,7 +83,7 @@ class Guard:
             os._exit(OUT_OF_MEMORY)
 
 
-class Reader:
+class PdfReader:
     """PDFium with one document, kept open from request to request."""
 
     def __init__(self) -> None:
@@ -262,7 +262,7 @@ def send(stream: BinaryIO, header: dict[str, Any], data: Any) -> None:
 
 def serve(heard: queue.SimpleQueue[dict[str, Any]], out: BinaryIO) -> None:
     """Answer one request after the other."""
-    reader, guard = Reader(), Guard()
+    reader, guard = PdfReader(), Guard()
     threading.Thread(target=guard.watch, daemon=True).start()
     send(out, {"ready": True}, b"")
     while True:

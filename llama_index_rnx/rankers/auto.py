@@ -10,10 +10,8 @@ from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import holds_mini, load_mini
 from llama_index_rnx.rankers.remote import RemoteRanker
-from llama_index_rnx.rankers.vlm import load_vlm, may_be_one
-from llama_index_rnx.ranking import BatchRanker, Ranker, recall
-
-__all__ = ["BatchRanker", "Ranker", "load_ranker", "recall"]
+from llama_index_rnx.rankers.vlm import is_checkpoint_name, load_vlm
+from llama_index_rnx.ranking import Ranker
 
 
 def load_ranker(
@@ -53,7 +51,7 @@ def load_ranker(
         return load_mini(device=device, dtype=dtype, max_text_tokens=max_text_tokens, folder=folder)
     if model.startswith(("http://", "https://")):
         return _remote(model, device, dtype, max_pixels, max_text_tokens, options)
-    if may_be_one(model):
+    if is_checkpoint_name(model):
         common = {"device": device, "dtype": dtype, "max_pixels": max_pixels, "max_text_tokens": max_text_tokens}
         return _vlm(model, common | options)
     raise RNXError(f"unknown model {shown(model)}: no such folder, and no hub id (owner/name); {MINI!r} is the embedded one.")

@@ -37,7 +37,7 @@ LONGEST_WAIT = 20.0  # seconds between two tries, whatever the service asks for
 BUSY = {408, 425, 429, 500, 502, 503, 504}  # may go well the next time
 KEY_VARIABLE = "RNX_API_KEY"
 
-Part = dict[str, str]  # "text", "image" or both; of a blank document neither
+ContentPart = dict[str, str]  # "text", "image" or both; of a blank document neither
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +50,13 @@ class Shape:
 
     field: str
     reads_images: bool
-    body: Callable[[Part, Sequence[Part]], dict[str, Any]]
+    body: Callable[[ContentPart, Sequence[ContentPart]], dict[str, Any]]
 
-    def reads(self, part: Part) -> bool:
+    def reads(self, part: ContentPart) -> bool:
         return "text" in part or (self.reads_images and "image" in part)
 
 
-def _documents_body(query: Part, parts: Sequence[Part]) -> dict[str, Any]:
+def _documents_body(query: ContentPart, parts: Sequence[ContentPart]) -> dict[str, Any]:
     """Cohere, Jina, vLLM, llama.cpp, Infinity, `rnx serve`."""
     documents = [_plain(part) for part in parts]
     return {
@@ -67,13 +67,13 @@ def _documents_body(query: Part, parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def _texts_body(query: Part, parts: Sequence[Part]) -> dict[str, Any]:
+def _texts_body(query: ContentPart, parts: Sequence[ContentPart]) -> dict[str, Any]:
     """TEI; without `raw_scores` its scores are sigmoids already."""
     texts = [part["text"] for part in parts]
     return {"query": query["text"], "texts": texts, "raw_scores": False, "truncate": True}
 
 
-def _passages_body(query: Part, parts: Sequence[Part]) -> dict[str, Any]:
+def _passages_body(query: ContentPart, parts: Sequence[ContentPart]) -> dict[str, Any]:
     """NVIDIA's NIM; it answers `{"rankings": [{"index", "logit"}]}`."""
     return {"query": query, "passages": list(parts), "truncate": "END"}
 
@@ -195,7 +195,7 @@ class RemoteRanker:
         self._shape = shape
         return scores
 
-    def _scores(self, shape: Shape, query: Part, parts: Sequence[Part]) -> list[float]:
+    def _scores(self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]) -> list[float]:
         """A score for each part; those that are blank, or that the service cannot read, stand last."""
         if not shape.reads(query):
             raise RNXError(f"{self.name}: reads texts only; give the query a text.")
@@ -207,7 +207,7 @@ class RemoteRanker:
         lowest = min([0.0, *scores])  # some services score below 0
         return [by_index.get(index, lowest) for index in range(len(parts))]
 
-    def _scores_in_batches(self, shape: Shape, query: Part, parts: Sequence[Part]) -> list[float]:
+    def _scores_in_batches(self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]) -> list[float]:
         """In as few requests as the service takes; TEI scores each document alone, so that it can be split."""
         scores: list[float] = []
         while len(scores) < len(parts):
@@ -221,7 +221,7 @@ class RemoteRanker:
                 self._batch = limit
         return scores
 
-    def _scores_of_batch(self, shape: Shape, query: Part, parts: Sequence[Part]) -> list[float]:
+    def _scores_of_batch(self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]) -> list[float]:
         body = shape.body(query, parts)
         if self._model:
             body["model"] = self._model
@@ -229,7 +229,7 @@ class RemoteRanker:
             body["max_tokens_per_doc"] = self._max_text_tokens
         return scores_of(self._answer(body), len(parts), self.name)
 
-    def _warn_of_images(self, parts: Sequence[Part], readable: Sequence[int]) -> None:
+    def _warn_of_images(self, parts: Sequence[ContentPart], readable: Sequence[int]) -> None:
         unread = sum("image" in part for part in parts) - sum("image" in parts[i] for i in readable)
         if unread:
             message = f"{self.name}: reads texts only; {unread} pictures without text come last."
@@ -243,7 +243,7 @@ class RemoteRanker:
             found["image"] = _bytes_tensor(candidate.image.jpeg(self._max_pixels))
         return found
 
-    def _query_part(self, query: Query) -> Part:
+    def _query_part(self, query: Query) -> ContentPart:
         text = {"text": query.text.encode("utf-8", "replace").decode()} if query.text else {}
         if query.image is None:
             return text
@@ -345,9 +345,9 @@ def _sigmoid(logit: float) -> float:
     return 1 / (1 + small) if logit >= 0 else small / (1 + small)
 
 
-def _part(memory: Memory) -> Part:
+def _part(memory: Memory) -> ContentPart:
     """What a memory holds: a text, an image as a data: URI, both, or of a blank document nothing."""
-    part: Part = {}
+    part: ContentPart = {}
     text = bytes(memory["text"].numpy()).decode() if "text" in memory else ""
     if text.strip():
         part["text"] = text
@@ -356,7 +356,7 @@ def _part(memory: Memory) -> Part:
     return part
 
 
-def _plain(part: Part) -> str | Part:
+def _plain(part: ContentPart) -> str | ContentPart:
     """A text alone as a string, which every service reads."""
     return part["text"] if part.keys() == {"text"} else part
 

@@ -26,14 +26,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """What was let go of, now: a ranker's caches refer to it, so that only a collection ends it, and CUDA keeps what it had."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def in_parts(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], fewer: Callable[[], None]) -> list[R]:
+def halve_on_oom(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], fewer: Callable[[], None]) -> list[R]:
     """`work` over all items; over halves of them, and halves of halves, where memory runs out.
 
     `fewer` is called before each halving: it may free something, and make later batches smaller.
@@ -49,18 +49,18 @@ def in_parts(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], fewer: 
     if len(items) == 1:  # outside of the handler, which would keep the failed frame's tensors alive
         raise TooLargeError
     fewer()
-    give_back()
+    release_memory()
     middle = len(items) // 2
-    return in_parts(items[:middle], work, fewer) + in_parts(items[middle:], work, fewer)
+    return halve_on_oom(items[:middle], work, fewer) + halve_on_oom(items[middle:], work, fewer)
 
 
-def by_length(lengths: Sequence[int], budget: Callable[[], int], shared: int = 0) -> Iterator[list[int]]:
+def batches_by_token_budget(lengths: Sequence[int], budget: Callable[[], int], shared: int = 0) -> Iterator[list[int]]:
     """Indices of rows, the longest first, in batches whose padded places stay within the budget; one row at least.
 
     `shared` places precede every row. The budget is asked for each batch, since it may have shrunk.
 
     Example:
-        >>> list(by_length([2, 5, 4, 1], lambda: 10))
+        >>> list(batches_by_token_budget([2, 5, 4, 1], lambda: 10))
         [[1, 2], [0, 3]]
     """
     part: list[int] = []
@@ -73,7 +73,7 @@ def by_length(lengths: Sequence[int], budget: Callable[[], int], shared: int = 0
         yield part
 
 
-def rounded(length: int) -> int:
+def pad_to_multiple(length: int) -> int:
     """The next of eight lengths an octave, a multiple of 64: at most an eighth longer, so that few lengths occur.
 
     Example:
@@ -84,11 +84,11 @@ def rounded(length: int) -> int:
     return -(-length // step) * step
 
 
-def in_groups(items: Iterable[T], size: Callable[[T], int], budget: Callable[[], int]) -> Iterator[list[T]]:
+def batches_of_equal_shape(items: Iterable[T], size: Callable[[T], int], budget: Callable[[], int]) -> Iterator[list[T]]:
     """The items in order, in groups whose sizes together stay within the budget; one item at least.
 
     Example:
-        >>> list(in_groups([2, 3, 9, 1], lambda item: item, lambda: 5))
+        >>> list(batches_of_equal_shape([2, 3, 9, 1], lambda item: item, lambda: 5))
         [[2, 3], [9], [1]]
     """
     group: list[T] = []
@@ -101,7 +101,7 @@ def in_groups(items: Iterable[T], size: Callable[[T], int], budget: Callable[[],
         yield group
 
 
-def ahead(workers: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
+def prefetch(workers: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
     """The results in order, made by workers who are at most `depth` items ahead of whoever takes them."""
     waiting: deque[Future[R]] = deque()
     for item in items:

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 Batch = Callable[[Sequence[Any]], Sequence[Any]]
 
 
-class CallerLeftError(BaseException):
+class RequestCancelledError(BaseException):
     """The caller was cancelled while its work waited; nobody is there to see this."""
 
 
@@ -58,7 +58,7 @@ class Caller:
         """Wait for a future.
 
         Raises:
-            CallerLeftError: the caller left. And whatever the work raised.
+            RequestCancelledError: the caller left. And whatever the work raised.
         """
         # The future is named before the flag is read, and `leave` does the two the other way round: one of them cancels.
         self._future = future
@@ -68,10 +68,10 @@ class Caller:
         try:
             result = future.result()
         except CancelledError as error:
-            raise CallerLeftError from error
+            raise RequestCancelledError from error
 
         if self._left.is_set():
-            raise CallerLeftError
+            raise RequestCancelledError
         return result
 
 
@@ -282,20 +282,20 @@ def wait_for(future: Future[Result]) -> Result:
     """The result of a future, for a caller who may leave meanwhile.
 
     Raises:
-        CallerLeftError: the caller left. And whatever the work raised.
+        RequestCancelledError: the caller left. And whatever the work raised.
     """
     caller = _caller.get()
     return caller.result(future) if caller is not None else future.result()
 
 
 def check_caller() -> None:
-    """Raises CallerLeftError when nobody waits any more for what this thread does."""
+    """Raises RequestCancelledError when nobody waits any more for what this thread does."""
     caller = _caller.get()
     if caller is not None and caller.has_left:
-        raise CallerLeftError
+        raise RequestCancelledError
 
 
-async def in_thread(work: Callable[[], Result], ended: Callable[[], None] | None = None) -> Result:
+async def run_in_executor(work: Callable[[], Result], ended: Callable[[], None] | None = None) -> Result:
     """Run blocking work beside the event loop; `ended` is called, from any thread, when nothing of it is left.
 
     When the caller is cancelled, what it waits for is cancelled too.

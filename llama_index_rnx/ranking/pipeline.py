@@ -8,8 +8,8 @@ from typing import Literal
 
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking.ranker import Ranker, Recalled, recall_usable, score_windows
-from llama_index_rnx.ranking.windows import Ranking, Window, drive_all, parallel, sliding, with_last
+from llama_index_rnx.ranking.ranker import Ranker, UsableMemories, get_usable_memories, score_batch
+from llama_index_rnx.ranking.windows import Ranking, Window, parallel_windows, run_plans, sliding_windows, with_last
 
 Windows = Literal["sliding", "parallel"]
 
@@ -62,21 +62,21 @@ def rank_many(
         >>> found.order
         [0, 1]
     """
-    recalled = [recall_usable(ranker, candidates, store) for _, candidates in lists]
+    recalled = [get_usable_memories(ranker, candidates, store) for _, candidates in lists]
     usable = [[i for i, memory in enumerate(one.memories) if memory is not None] for one in recalled]
     memories = [[memory for memory in one.memories if memory is not None] for one in recalled]
     size = min(window or ranker.window, ranker.window)
     step = min(stride or max(1, size // 2), size)
-    plan = {"sliding": sliding, "parallel": parallel}[windows]
+    plan = {"sliding": sliding_windows, "parallel": parallel_windows}[windows]
 
     def read(asked: Sequence[tuple[int, Window]]) -> list[list[float]]:
-        return score_windows(ranker, [(lists[i][0], [memories[i][place] for place in places]) for i, places in asked])
+        return score_batch(ranker, [(lists[i][0], [memories[i][place] for place in places]) for i, places in asked])
 
-    ranked = drive_all([plan(len(found), size, step) for found in memories], read)
+    ranked = run_plans([plan(len(found), size, step) for found in memories], read)
     return [_whole(*parts) for parts in zip(ranked, usable, recalled, strict=True)]
 
 
-def _whole(ranked: Ranking, usable: Sequence[int], recalled: Recalled) -> Ranking:
+def _whole(ranked: Ranking, usable: Sequence[int], recalled: UsableMemories) -> Ranking:
     """The ranking of all candidates: those of which nothing can be read come last."""
     unusable = [i for i, memory in enumerate(recalled.memories) if memory is None]
     return replace(with_last(ranked, usable, unusable), faults=recalled.faults)

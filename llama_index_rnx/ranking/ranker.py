@@ -13,7 +13,7 @@ from llama_index_rnx.candidates import EMPTY, Candidate, Query, unreadable_image
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory, MemoryStore
 
-Ask = tuple[Query, Sequence[Memory]]  # a query and the candidates to be read together
+ScoringRequest = tuple[Query, Sequence[Memory]]  # a query and the candidates to be read together
 REMEMBER_AT_ONCE = 64  # written in one transaction: a killed run loses no more than this
 
 
@@ -71,7 +71,7 @@ class Ranker(Protocol):
 class BatchRanker(Ranker, Protocol):
     """A ranker that gains by reading several windows at once, of one query or of many."""
 
-    def score_many(self, asks: Sequence[Ask]) -> list[list[float]]:
+    def score_many(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         """What `score` gives for each."""
         ...
 
@@ -132,14 +132,14 @@ def prompted(ranker: Ranker, templates: Mapping[str, str]) -> Ranker:
     return ranker.with_prompts(templates) if templates and isinstance(ranker, PromptedRanker) else ranker
 
 
-def score_windows(ranker: Ranker, asks: Sequence[Ask]) -> list[list[float]]:
+def score_batch(ranker: Ranker, asks: Sequence[ScoringRequest]) -> list[list[float]]:
     """The scores of several windows: together where the ranker can, otherwise one by one.
 
     Raises:
         RNXError: a score is no number, or there are not as many as memories.
     """
     windows = ranker.score_many(asks) if isinstance(ranker, BatchRanker) else [ranker.score(*ask) for ask in asks]
-    windows = as_many(ranker, windows, len(asks), "windows of scores")
+    windows = same_number(ranker, windows, len(asks), "windows of scores")
     return [checked_scores(ranker, scores, len(memories)) for scores, (_, memories) in zip(windows, asks, strict=True)]
 
 
@@ -149,7 +149,7 @@ def checked_scores(ranker: Ranker, scores: Iterable[float], count: int) -> list[
     Raises:
         RNXError: one of them is no number, or there are not so many.
     """
-    scores = as_many(ranker, scores, count, "scores")
+    scores = same_number(ranker, scores, count, "scores")
     if not all(_is_finite(score) for score in scores):
         raise RNXError(f"{ranker.name} gave a score that is no number; try dtype='float32', or another checkpoint.")
     return [float(score) for score in scores]
@@ -161,14 +161,14 @@ def checked_memories(ranker: Ranker, memories: Iterable[Memory], count: int) -> 
     Raises:
         RNXError: one of them is none, or there are not so many.
     """
-    memories = as_many(ranker, memories, count, "memories")
+    memories = same_number(ranker, memories, count, "memories")
     for memory in memories:
         if not isinstance(memory, Mapping) or not all(isinstance(each, Tensor) for each in memory.values()):
             raise RNXError(f"{ranker.name} gave a memory that is no mapping of names to tensors.")
     return memories
 
 
-def as_many(ranker: Ranker, results: Any, count: int, what: str) -> list[Any]:
+def same_number(ranker: Ranker, results: Any, count: int, what: str) -> list[Any]:
     """What a ranker gave for so many things, be it a list or a generator, as a list.
 
     Raises:
@@ -190,15 +190,15 @@ def _is_finite(score: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recalled:
+class UsableMemories:
     """memories: one a candidate, None where nothing of it can be read; faults: by index, what could not be read, and why."""
 
     memories: list[Memory | None]
     faults: dict[int, str] = field(default_factory=dict)
 
 
-def recall_usable(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> Recalled:
-    """As `recall`, but a picture that cannot be read costs only itself: its candidate is remembered by its text.
+def get_usable_memories(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> UsableMemories:
+    """As `get_or_compute_memories`, but a picture that cannot be read costs only itself: its candidate is remembered by its text.
 
     That memory is kept as one of the text, so the picture is looked for again the next time.
     """
@@ -208,14 +208,14 @@ def recall_usable(ranker: Ranker, candidates: Sequence[Candidate], store: Memory
 
     rest = [replace(one, image=None) if one.digest in errors else one for one in candidates]
     texts = [one for one in rest if one.text and one.digest not in memories]
-    memories |= zip((one.digest for one in texts), recall(ranker, texts, store), strict=True)
+    memories |= zip((one.digest for one in texts), get_or_compute_memories(ranker, texts, store), strict=True)
 
     faults = {
         i: str(errors.get(one.digest) or f"candidate {one.id!r} {EMPTY}")
         for i, one in enumerate(candidates)
         if one.is_empty or one.digest in errors
     }
-    return Recalled(memories=[memories.get(one.digest) for one in rest], faults=faults)
+    return UsableMemories(memories=[memories.get(one.digest) for one in rest], faults=faults)
 
 
 def _recall_or_error(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> dict[str, Memory | ImageError]:
@@ -225,7 +225,7 @@ def _recall_or_error(ranker: Ranker, candidates: Sequence[Candidate], store: Mem
     prepared twice at most, and a URL that does not answer is waited for twice, however many are broken.
     """
     try:
-        return _by_digest(candidates, recall(ranker, candidates, store))
+        return _by_digest(candidates, get_or_compute_memories(ranker, candidates, store))
     except ImageError:
         known = store.find(ranker.fingerprint, [one.digest for one in candidates])
     broken = unreadable_images([one for one in candidates if one.digest not in known])
@@ -235,7 +235,7 @@ def _recall_or_error(ranker: Ranker, candidates: Sequence[Candidate], store: Mem
 def _recall_halves(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> dict[str, Memory | ImageError]:
     """The same for pictures that open and yet do not suit the ranker, which cannot say which of them it means."""
     try:
-        return _by_digest(candidates, recall(ranker, candidates, store))
+        return _by_digest(candidates, get_or_compute_memories(ranker, candidates, store))
     except ImageError as error:
         if len(candidates) == 1:
             return {candidates[0].digest: error}
@@ -247,11 +247,11 @@ def _by_digest(candidates: Sequence[Candidate], memories: Sequence[Memory]) -> d
     return {one.digest: memory for one, memory in zip(candidates, memories, strict=True)}
 
 
-def recall(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> list[Memory]:
+def get_or_compute_memories(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> list[Memory]:
     """The memories of the candidates: those that the store knows, and the others made now and kept.
 
     Raises:
-        ImageError: a picture cannot be read; `recall_usable` goes on without it.
+        ImageError: a picture cannot be read; `get_usable_memories` goes on without it.
     """
     found = store.find(ranker.fingerprint, [candidate.digest for candidate in candidates])
     unknown = {c.digest: c for c in candidates if c.digest not in found}

@@ -20,13 +20,13 @@ from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.ranking.executor import ModelExecutor, wait_for
 from llama_index_rnx.ranking.ranker import (
-    Ask,
     BatchRanker,
     PlanningRanker,
     Ranker,
-    as_many,
+    ScoringRequest,
     checked_scores,
-    score_windows,
+    same_number,
+    score_batch,
 )
 
 WINDOWS_AT_ONCE = 64  # of one read; the ranker itself splits what does not fit its memory
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 Given = ParamSpec("Given")
 
 
-class SharedRanker:
+class BatchingRanker:
     """A `Ranker` that any number of threads may ask at once; the one inside works on a few threads of its own.
 
     Callers are scored in the order in which they came, up to `windows_at_once` windows together (one caller's windows are
@@ -56,7 +56,7 @@ class SharedRanker:
         >>> from concurrent.futures import ThreadPoolExecutor
         >>> from llama_index_rnx import load_ranker
         >>> alone = load_ranker()
-        >>> together = SharedRanker(alone)
+        >>> together = BatchingRanker(alone)
         >>> memories = together.remember([Candidate(id="a", text="Bees make honey."), Candidate(id="b", text="Rust is red.")])
         >>> queries = [Query(text="what do bees make?"), Query(text="which colour is rust?")]
         >>> with ThreadPoolExecutor() as callers:
@@ -74,7 +74,7 @@ class SharedRanker:
         self._part = int(getattr(ranker, "remember_at_once", REMEMBER_AT_ONCE))
 
     @classmethod
-    def of(cls, ranker: Ranker) -> SharedRanker:
+    def of(cls, ranker: Ranker) -> BatchingRanker:
         """The one of this ranker, whoever asks for it, for as long as somebody has it."""
         with _sharing:
             shared_ranker = _shared_rankers.get(id(ranker))
@@ -126,7 +126,7 @@ class SharedRanker:
         """One score a memory."""
         return self.score_many([(query, memories)])[0]
 
-    def score_many(self, asks: Sequence[Ask]) -> list[list[float]]:
+    def score_many(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         """The scores of several windows: together with those of other callers, or side by side."""
         if not self._together and self._executor.threads > 1:
             return self._score_side_by_side(asks)
@@ -134,7 +134,7 @@ class SharedRanker:
         future = self._executor.submit_batched(self._score_calls, asks, queue=SCORING, weight=len(asks))
         return _result_or_cancel(future, [])
 
-    def _score_side_by_side(self, asks: Sequence[Ask]) -> list[list[float]]:
+    def _score_side_by_side(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         """A window a thread; a lone one is shared out among them where the ranker can plan it."""
         ranker = self._ranker
         if len(asks) > 1 or not isinstance(ranker, PlanningRanker) or not asks[0][1]:
@@ -144,16 +144,16 @@ class SharedRanker:
         results = self._each(SCORING, plan.parts)
         return [checked_scores(ranker, self.run(plan.finish, results), len(asks[0][1]))]
 
-    def _score_calls(self, calls: Sequence[Sequence[Ask]]) -> list[list[list[float]]]:
+    def _score_calls(self, calls: Sequence[Sequence[ScoringRequest]]) -> list[list[list[float]]]:
         """The scores of several callers' windows, read together."""
         scores = iter(self._scores([ask for asks in calls for ask in asks]))
         return [[next(scores) for _ in asks] for asks in calls]
 
-    def _scores(self, asks: Sequence[Ask]) -> list[list[float]]:
-        return score_windows(self._ranker, asks)
+    def _scores(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
+        return score_batch(self._ranker, asks)
 
     def _remember_part(self, candidates: Sequence[Candidate]) -> list[Memory]:
-        return as_many(self._ranker, self._ranker.remember(candidates), len(candidates), "memories")
+        return same_number(self._ranker, self._ranker.remember(candidates), len(candidates), "memories")
 
     def _each(self, queue: int, works: Iterable[Callable[[], Any]]) -> list[Any]:
         """What each work gives; at most as many at a time as there are threads, so that other callers come between."""
@@ -190,15 +190,15 @@ def _parts(order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[
         yield part
 
 
-def shared(ranker: Ranker) -> Ranker:
-    """The ranker for many threads: itself if it is made for them (a service), otherwise its `SharedRanker`.
+def with_dynamic_batching(ranker: Ranker) -> Ranker:
+    """The ranker for many threads: itself if it is made for them (a service), otherwise its `BatchingRanker`.
 
     There is one for a ranker, however many instances of `RNXRerank` in the process have it (rnx-mini is loaded once for all):
     their callers are read in one order, on the same few threads.
     """
-    made_for_threads = isinstance(ranker, SharedRanker) or getattr(ranker, "takes_threads", False)
-    return ranker if made_for_threads else SharedRanker.of(ranker)
+    made_for_threads = isinstance(ranker, BatchingRanker) or getattr(ranker, "takes_threads", False)
+    return ranker if made_for_threads else BatchingRanker.of(ranker)
 
 
 _sharing = threading.Lock()
-_shared_rankers = weakref.WeakValueDictionary[int, SharedRanker]()  # each holds its ranker, so no other has that id meanwhile
+_shared_rankers = weakref.WeakValueDictionary[int, BatchingRanker]()  # each holds its ranker, so no other has that id meanwhile

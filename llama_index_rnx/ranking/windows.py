@@ -12,7 +12,7 @@ from typing import Any
 
 Window = tuple[int, ...]
 Scores = list[list[float]]  # one list a window
-Reads = Generator[list[Window], Scores, "Ranking"]
+WindowPlan = Generator[list[Window], Scores, "Ranking"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Ranking:
     faults: dict[int, str] = field(default_factory=dict)
 
 
-def sliding(count: int, window: int, stride: int) -> Reads:
+def sliding_windows(count: int, window: int, stride: int) -> WindowPlan:
     """Orders `count` candidates, reading at most `window` at once, from the tail of the list to its head.
 
     The window moves up by `stride`, so that the best of the tail can climb to the top (RankGPT, Sun et al. 2023, sec. 3.2).
@@ -51,7 +51,7 @@ def sliding(count: int, window: int, stride: int) -> Reads:
     return _ranking(order, scores)
 
 
-def parallel(count: int, window: int, stride: int) -> Reads:
+def parallel_windows(count: int, window: int, stride: int) -> WindowPlan:
     """Orders `count` candidates in few steps: windows side by side, then a final among the best of each.
 
     The list is dealt out in turn, so that all windows are alike good, and each sends the same number to the final. 100
@@ -60,7 +60,7 @@ def parallel(count: int, window: int, stride: int) -> Reads:
     windows can read (`window + stride`), a short list or a final, slides. Ties keep the given order.
 
     Raises:
-        ValueError: as `sliding`.
+        ValueError: as `sliding_windows`.
 
     Example:
         >>> steps = parallel(100, window=20, stride=10)
@@ -86,12 +86,12 @@ def parallel(count: int, window: int, stride: int) -> Reads:
     return _ranking(order + beaten, scores)
 
 
-def drive(reads: Reads, score: Callable[[Window], list[float]]) -> Ranking:
+def run_plan(reads: WindowPlan, score: Callable[[Window], list[float]]) -> Ranking:
     """Orders one list, reading the windows that it asks for one after the other."""
-    return drive_all([reads], lambda asked: [score(window) for _, window in asked])[0]
+    return run_plans([reads], lambda asked: [score(window) for _, window in asked])[0]
 
 
-def drive_all(reads: Sequence[Reads], score: Callable[[list[tuple[int, Window]]], Scores]) -> list[Ranking]:
+def run_plans(reads: Sequence[WindowPlan], score: Callable[[list[tuple[int, Window]]], Scores]) -> list[Ranking]:
     """Orders several lists at once: `score` gets all windows that can be read now, each with the index of its list.
 
     It is called as often as the longest of the lists takes steps.
@@ -150,7 +150,7 @@ def best_first(candidates: Sequence[int], scores: Sequence[float]) -> list[int]:
     return [candidates[place] for place in places]
 
 
-def falling(scores: Sequence[float]) -> list[float]:
+def enforce_monotone(scores: Sequence[float]) -> list[float]:
     """Each score bounded by the one before: two windows may disagree, a list that is returned may not.
 
     Example:
@@ -180,7 +180,7 @@ def _scored(read: Window, found: Sequence[float], scores: list[float]) -> list[i
 
 
 def _ranking(order: list[int], scores: Sequence[float]) -> Ranking:
-    return Ranking(order=order, scores=falling([scores[candidate] for candidate in order]))
+    return Ranking(order=order, scores=enforce_monotone([scores[candidate] for candidate in order]))
 
 
 def _check(window: int, stride: int) -> None:

@@ -4,7 +4,7 @@ from llama_index_rnx.candidates.candidate import PAGE
 from llama_index_rnx.results.comparison import compare
 from llama_index_rnx.results.hits import Hit, hits_of, search, search_many
 from llama_index_rnx.results.html import (
-    Section,
+    Comparison,
     excerpt_of,
     html_page,
     movement,
@@ -18,8 +18,8 @@ from llama_index_rnx.results.occlusion import why
 
 __all__ = [
     "PAGE",
+    "Comparison",
     "Hit",
-    "Section",
     "compare",
     "excerpt_of",
     "hits_of",

@@ -11,10 +11,12 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.results.hits import hits_of
-from llama_index_rnx.results.html import Section
+from llama_index_rnx.results.html import Comparison
 
 
-def compare(retriever: BaseRetriever, reranker: BaseNodePostprocessor | None, query: str | QueryBundle, n: int = 5) -> Section:
+def compare(
+    retriever: BaseRetriever, reranker: BaseNodePostprocessor | None, query: str | QueryBundle, n: int = 5
+) -> Comparison:
     """Retrieves, reranks (unless `reranker` is None), and keeps the best `n` of both lists; a notebook shows them as cards.
 
     Any LlamaIndex retriever and reranker will do. `seconds` is what both took together.
@@ -33,13 +35,13 @@ def compare(retriever: BaseRetriever, reranker: BaseNodePostprocessor | None, qu
     start = time.perf_counter()
     retrieved = retriever.retrieve(bundle)
     final = reranker.postprocess_nodes(retrieved, bundle) if reranker is not None else retrieved
-    return section_of(bundle, retrieved, final, n, time.perf_counter() - start)
+    return comparison_of(bundle, retrieved, final, n, time.perf_counter() - start)
 
 
-def section_of(
+def comparison_of(
     query: str | QueryBundle, retrieved: Sequence[NodeWithScore], final: Sequence[NodeWithScore], n: int, seconds: float
-) -> Section:
+) -> Comparison:
     """The same from lists that are there already; `final` holds nodes of `retrieved` only."""
     asked = query_of(query)
     before, after = hits_of(retrieved[:n], retrieved), hits_of(final[:n], retrieved)
-    return Section(query=asked.text, image=asked.image, before=before, after=after, seconds=seconds)
+    return Comparison(query=asked.text, image=asked.image, before=before, after=after, seconds=seconds)

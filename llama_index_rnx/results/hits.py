@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
-from llama_index_rnx.candidates import SOURCE, PageNode, usable_part
+from llama_index_rnx.candidates import SOURCE, PageNode, usable_candidate
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.ranking import LISTS_AT_ONCE
 from llama_index_rnx.rerank import RNXRerank
@@ -96,7 +96,7 @@ def _hit(rank: int, found: NodeWithScore, retrieval_rank: int, retrieval_score: 
         score=float(found.score or 0.0),
         retrieval_rank=retrieval_rank,
         retrieval_score=retrieval_score,
-        kind=usable_part(node, allow_urls=True)[0].kind,
+        kind=usable_candidate(node, allow_urls=True)[0].kind,
         source=node.metadata.get(SOURCE),
         page=node.page if isinstance(node, PageNode) else None,
         text=node.get_content(),

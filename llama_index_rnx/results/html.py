@@ -22,7 +22,7 @@ from llama_index_rnx.results.hits import Hit
 from llama_index_rnx.text import clean, encodable, lines
 
 if TYPE_CHECKING:  # it loads models, which nothing here needs
-    from llama_index_rnx.results.occlusion import Explanation, Piece, Side
+    from llama_index_rnx.results.occlusion import Attribution, Explanation, Side
 from llama_index_rnx.text import excerpt, prose, query_terms, split_at_terms
 
 CARD, GAP, LINKS = 124, 12, 72  # CSS pixels, as in report.css: of a card, below it, and between the two columns
@@ -44,7 +44,7 @@ _COLOURS = {"up": "green", "down": "yellow", "same": "dim"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class Comparison:
     """One query and its hits: `before` as the retriever ordered them, `after` as they were returned."""
 
     query: str
@@ -55,7 +55,7 @@ class Section:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return html_cell(html_section("", self))
+        return html_cell(html_comparison("", self))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """What IPython shows where there is no HTML: the table of the terminal."""
@@ -82,7 +82,7 @@ def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | 
     console.print(table)
 
 
-def text_of(section: Section, width: int = 100) -> str:
+def text_of(section: Comparison, width: int = 100) -> str:
     """The returned hits as `rnx search` prints them, without colours, in lines of so many characters."""
     console = SafeConsole(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
     with console.capture() as written:
@@ -90,13 +90,13 @@ def text_of(section: Section, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in written.get().splitlines())
 
 
-def html_page(sections: Sequence[Section], title: str) -> str:
+def html_page(sections: Sequence[Comparison], title: str) -> str:
     """One page that needs nothing else: styles and small pictures inside, no script, no network, light and dark.
 
     Whatever comes from the data is escaped. A picture that cannot be read shows as a placeholder.
     """
     names = [f"Query {number}" if len(sections) > 1 else "Query" for number in range(1, len(sections) + 1)]
-    body = "\n".join(map(html_section, names, sections))
+    body = "\n".join(map(html_comparison, names, sections))
     heading = f"<h1>{_safe(title)}</h1>" if [title] != [section.query for section in sections] else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -188,12 +188,12 @@ def _row(hit: Hit, console: Console, terms: frozenset[int]) -> list[Text]:
     return [Text(str(hit.rank)), was, Text(_number(hit.score)), Text(hit.kind, "dim"), cell]
 
 
-def html_section(name: str, section: Section) -> str:
+def html_comparison(name: str, section: Comparison) -> str:
     """The query above, the lists below it."""
     return f"<section>{_ask(name, section)}{html_lists(section)}</section>"
 
 
-def html_lists(section: Section) -> str:
+def html_lists(section: Comparison) -> str:
     """Both lists and the curves between them, or one list where nothing was reranked."""
     query, pictures = section.query, _pictures([*section.before, *section.after])
     before, after = list(section.before), list(section.after)
@@ -220,7 +220,7 @@ def _explained(name: str, side: Side, most: float) -> str:
     return f'<div class="side">{head}{picture}{f"<p>{text}</p>" if text else ""}</div>'
 
 
-def _weighed(text: str, pieces: Sequence[Piece], most: float) -> str:
+def _weighed(text: str, pieces: Sequence[Attribution], most: float) -> str:
     """The text with its pieces shaded."""
     done, found = 0, list[str]()
     for piece in pieces:
@@ -235,23 +235,23 @@ def _kept(text: str) -> str:
     return escape(lines(text))
 
 
-def _field(piece: Piece, most: float) -> str:
+def _field(piece: Attribution, most: float) -> str:
     left, top, right, bottom = (round(100 * edge, 2) for edge in piece.box or (0, 0, 0, 0))
     place = f'x="{left}" y="{top}" width="{right - left:.2f}" height="{bottom - top:.2f}"'
     return f'<rect class="{_shade(piece, most)}" {place}><title>{piece.weight:+.2f}</title></rect>'
 
 
-def _shade(piece: Piece, most: float) -> str:
+def _shade(piece: Attribution, most: float) -> str:
     """`for3`, `against5`, ...; nothing for what hardly weighs."""
     level = round(SHADES * abs(piece.weight) / most) if most else 0
     return f"{'for' if piece.weight > 0 else 'against'}{level}" if level else "none"
 
 
-def _is_reranked(section: Section) -> bool:
+def _is_reranked(section: Comparison) -> bool:
     return list(section.before) != list(section.after)
 
 
-def _ask(name: str, section: Section) -> str:
+def _ask(name: str, section: Comparison) -> str:
     picture = ""
     if section.image is not None:
         picture = _img(_data_uri(section.image, QUERY_PICTURE), "the picture that was asked with", "asked")

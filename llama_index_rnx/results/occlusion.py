@@ -25,17 +25,17 @@ from llama_index_rnx.candidates import (
     Candidate,
     ImageSource,
     Query,
-    picture_source,
+    pil_source,
     query_of,
-    usable_part,
+    usable_candidate,
     without_unreadable_images,
 )
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.ranking import Ranker, score_windows
+from llama_index_rnx.ranking import Ranker, score_batch
 from llama_index_rnx.text import Span, grouped, sentences
 
-PIECES = 20  # of a text and of a picture, at most; twice as many of a long text: its sentences, then the best one's words
+MAX_PARTS = 20  # of a text and of a picture, at most; twice as many of a long text: its sentences, then the best one's words
 LIST = 8  # candidates that are read with A and B: a listwise score depends on its list
 PIXELS = 640 * 640  # of a picture whose parts are covered
 AT_ONCE = 32  # variants remembered together
@@ -46,7 +46,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Attribution:
     """A piece of a text (`span`) or of a picture (`box`), and by how much the candidate's lead falls without it, in logits."""
 
     weight: float
@@ -60,8 +60,8 @@ class Side:
 
     candidate: Candidate
     score: float
-    words: Sequence[Piece] = ()
-    regions: Sequence[Piece] = ()
+    words: Sequence[Attribution] = ()
+    regions: Sequence[Attribution] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def why(
     better: int = 0,
     worse: int = 1,
     *,
-    pieces: int = PIECES,
+    pieces: int = MAX_PARTS,
     others: int = LIST,
 ) -> Explanation:
     """Why the node at place `better` of a list stands above the one at place `worse`.
@@ -131,14 +131,14 @@ def why(
             f"better={better}, worse={worse} of {count} nodes; two different places from 0 to {count - 1} are allowed."
         )
     rest = [place for place in range(count) if place not in (better, worse)][: max(0, others)]
-    usable = without_unreadable_images([usable_part(nodes[place].node)[0] for place in (better, worse, *rest)])
+    usable = without_unreadable_images([usable_candidate(nodes[place].node)[0] for place in (better, worse, *rest)])
     for place, candidate in zip((better, worse), usable[:2], strict=True):
         if candidate.is_empty:
             raise RNXError(f"nothing of the node at place {place} ({candidate.id!r}) can be read; choose another place.")
     return explain(ranker, query_of(query), [one for one in usable if not one.is_empty], pieces)
 
 
-def explain(ranker: Ranker, query: Query, candidates: Sequence[Candidate], pieces: int = PIECES) -> Explanation:
+def explain(ranker: Ranker, query: Query, candidates: Sequence[Candidate], pieces: int = MAX_PARTS) -> Explanation:
     """Why the first of these candidates stands above the second; the others are read along.
 
     Raises:
@@ -165,7 +165,7 @@ class _Reader:
         self._memories: list[Memory] = ranker.remember(candidates)
         self._parts: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]] | None] = {}
         self.reads = 1
-        self.scores: list[float] = score_windows(ranker, [(query, self._memories)])[0]
+        self.scores: list[float] = score_batch(ranker, [(query, self._memories)])[0]
 
     def lead(self, scores: Sequence[float]) -> float:
         """Of the first over the second, in logits."""
@@ -178,7 +178,7 @@ class _Reader:
             made = self._remember(place, variants[start : start + AT_ONCE])
             lists = [[*self._memories[:place], memory, *self._memories[place + 1 :]] for memory in made]
             self.reads += len(lists)
-            read = score_windows(self._ranker, [(self._query, memories) for memories in lists])
+            read = score_batch(self._ranker, [(self._query, memories) for memories in lists])
             fallen = [self.lead(self.scores) - self.lead(scores) for scores in read]
             found += fallen if place == 0 else [-loss for loss in fallen]
         return found
@@ -217,7 +217,7 @@ def _side(reader: _Reader, place: int, score: float, pieces: int) -> Side:
     return Side(candidate=candidate, score=score, words=words, regions=regions)
 
 
-def _words(reader: _Reader, place: int, limit: int) -> list[Piece]:
+def _words(reader: _Reader, place: int, limit: int) -> list[Attribution]:
     """Words of a short text; of a long one its sentences, and the words of the one that speaks most for it."""
     text = reader.candidates[place].text
     words = [found.span() for found in _WORD.finditer(text)]
@@ -233,15 +233,15 @@ def _words(reader: _Reader, place: int, limit: int) -> list[Piece]:
     return sorted([piece for piece in coarse if piece is not heavy] + fine, key=lambda piece: piece.span)
 
 
-def _without(reader: _Reader, place: int, spans: Sequence[Span]) -> list[Piece]:
+def _without(reader: _Reader, place: int, spans: Sequence[Span]) -> list[Attribution]:
     candidate = reader.candidates[place]
     kept = [(span, _cut(candidate.text, span)) for span in spans]
     kept = [(span, text) for span, text in kept if text]  # nothing left is another kind of candidate
     losses = reader.losses(place, [replace(candidate, text=text) for _, text in kept])
-    return [Piece(weight=loss, span=span) for (span, _), loss in zip(kept, losses, strict=True)]
+    return [Attribution(weight=loss, span=span) for (span, _), loss in zip(kept, losses, strict=True)]
 
 
-def _regions(reader: _Reader, place: int, limit: int) -> list[Piece]:
+def _regions(reader: _Reader, place: int, limit: int) -> list[Attribution]:
     """Fields of a grid, each covered with the picture's mean colour."""
     candidate = reader.candidates[place]
     assert candidate.image is not None
@@ -250,7 +250,7 @@ def _regions(reader: _Reader, place: int, limit: int) -> list[Piece]:
     mean = picture.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     variants = [replace(candidate, image=_covered(picture, box, mean)) for box in boxes]
     losses = reader.losses(place, variants)
-    return [Piece(weight=loss, box=box) for box, loss in zip(boxes, losses, strict=True)]
+    return [Attribution(weight=loss, box=box) for box, loss in zip(boxes, losses, strict=True)]
 
 
 def _covered(picture: Image.Image, box: Box, colour: object) -> ImageSource:
@@ -263,7 +263,7 @@ def _covered(picture: Image.Image, box: Box, colour: object) -> ImageSource:
         round(bottom * picture.height),
     )
     covered.paste(colour, pixels)  # type: ignore[arg-type]
-    return picture_source(covered)
+    return pil_source(covered)
 
 
 def grid(width: int, height: int, limit: int) -> Iterator[Box]:

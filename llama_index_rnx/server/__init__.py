@@ -8,21 +8,21 @@ __all__ = [
     "GuardedProtocol",
     "Limits",
     "Receive",
-    "Refused",
+    "RequestError",
     "RerankRequest",
     "RerankResponse",
     "Scope",
     "Send",
     "create_app",
-    "open_door",
     "run_server",
     "serving",
+    "warn_of_open_server",
 ]
 
 if TYPE_CHECKING:
-    from llama_index_rnx.server.app import create_app, open_door, run_server, serving
+    from llama_index_rnx.server.app import create_app, run_server, serving, warn_of_open_server
     from llama_index_rnx.server.connections import GuardedProtocol
-    from llama_index_rnx.server.limits import Limits, Receive, Refused, Scope, Send
+    from llama_index_rnx.server.limits import Limits, Receive, RequestError, Scope, Send
     from llama_index_rnx.server.schemas import RerankRequest, RerankResponse
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
@@ -30,7 +30,7 @@ else:
         submod_attrs={
             "app": [
                 "create_app",
-                "open_door",
+                "warn_of_open_server",
                 "run_server",
                 "serving",
             ],
@@ -40,7 +40,7 @@ else:
             "limits": [
                 "Limits",
                 "Receive",
-                "Refused",
+                "RequestError",
                 "Scope",
                 "Send",
             ],

@@ -25,10 +25,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, Ranking, in_thread, rank, shared
+from llama_index_rnx.ranking import Ranker, Ranking, rank, run_in_executor, with_dynamic_batching
 from llama_index_rnx.server.connections import GuardedProtocol
-from llama_index_rnx.server.limits import RETRY_SOON, Limits, Receive, Refused, Scope, Send, stopping
-from llama_index_rnx.server.middleware import Gate
+from llama_index_rnx.server.limits import RETRY_SOON, Limits, RequestError, stopping
+from llama_index_rnx.server.middleware import RequestGuard
 from llama_index_rnx.server.requests import Reading, read_documents, shortened
 from llama_index_rnx.server.schemas import (
     MAX_DOCUMENTS,
@@ -41,20 +41,6 @@ from llama_index_rnx.server.schemas import (
 )
 from llama_index_rnx.system import run_until_stopped
 
-__all__ = [
-    "Limits",
-    "Receive",
-    "Refused",
-    "RerankRequest",
-    "RerankResponse",
-    "Scope",
-    "Send",
-    "Service",
-    "create_app",
-    "open_door",
-    "run_server",
-    "serving",
-]
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 LONGEST_MESSAGE = 1_000  # characters
@@ -62,7 +48,7 @@ PREFIXES = ("", "/v1", "/v2", "/v3", "/api", "/api/v1", "/api/v2")  # under whic
 ALIASES = tuple(f"{prefix}/{name}" for prefix in PREFIXES for name in ("rerank", "reranking"))
 
 
-class Meter:
+class Metrics:
     """Prometheus counters of one server."""
 
     def __init__(self) -> None:
@@ -77,7 +63,7 @@ class Service:
     """One ranker and its memories, for all callers at once; of requests at work or waiting there are `limits.at_once`."""
 
     def __init__(self, ranker: Ranker, store: MemoryStore, limits: Limits, allow_urls: bool) -> None:
-        self.ranker, self.limits, self.meter = shared(ranker), limits, Meter()
+        self.ranker, self.limits, self.meter = with_dynamic_batching(ranker), limits, Metrics()
         self._store, self._allow_urls = store, allow_urls
         self._lock = threading.Lock()
         self._at_work, self._moved = 0, 0.0
@@ -101,7 +87,7 @@ class Service:
         waiting = self._at_work + arriving
         if waiting >= self.limits.at_once:
             self.meter.requests.labels("503").inc()
-            raise Refused(503, f"{waiting} requests are waiting already; try again in a moment.", RETRY_SOON)
+            raise RequestError(503, f"{waiting} requests are waiting already; try again in a moment.", RETRY_SOON)
 
     async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
         self.refuse_when_full()
@@ -110,12 +96,12 @@ class Service:
         try:
             async with limit:
                 # A cancelled request ends when its thread is free.
-                ranking = await in_thread(work, ended=lambda: self._count(-1))
+                ranking = await run_in_executor(work, ended=lambda: self._count(-1))
         except TimeoutError as error:
             if not limit.expired():  # it is the ranker's own
                 raise
             message = f"no ranking within {self.limits.seconds:g} seconds; send fewer documents."
-            raise Refused(503, message, RETRY_SOON) from error
+            raise RequestError(503, message, RETRY_SOON) from error
         self._moved = time.monotonic()
         return ranking
 
@@ -212,7 +198,7 @@ def create_app(
         redoc_url=None,
     )
     app.include_router(_routes())
-    app.add_middleware(Gate, limits=limits, api_key=key, loopback_only=loopback_only, origins=origins)
+    app.add_middleware(RequestGuard, limits=limits, api_key=key, loopback_only=loopback_only, origins=origins)
     if origins:  # outside the gate: a browser asks without the key whether it may ask
         app.add_middleware(
             CORSMiddleware,
@@ -220,7 +206,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
         )
-    for kind in (Refused, RNXError, HTTPException):
+    for kind in (RequestError, RNXError, HTTPException):
         app.add_exception_handler(kind, _refused)
     return app
 
@@ -323,7 +309,7 @@ async def _while_connected(request: Request, answer: Coroutine[Any, Any, RerankR
     try:
         await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            raise Refused(499, "the caller is gone.")
+            raise RequestError(499, "the caller is gone.")
         return work.result()
     except asyncio.CancelledError as error:
         raise stopping() from error
@@ -341,10 +327,10 @@ class Message(BaseModel):
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):  # what FastAPI itself refuses: no such path, another method
-        error = Refused(error.status_code, str(error.detail), error.headers)
+        error = RequestError(error.status_code, str(error.detail), error.headers)
     elif isinstance(error, RNXError):
-        error = Refused(400, " ".join(str(error).split())[:LONGEST_MESSAGE])  # it may name a long URL
-    assert isinstance(error, Refused)
+        error = RequestError(400, " ".join(str(error).split())[:LONGEST_MESSAGE])  # it may name a long URL
+    assert isinstance(error, RequestError)
     request.app.state.service.meter.requests.labels(str(error.status)).inc()
     return error.response()
 
@@ -403,12 +389,12 @@ def run_server(app: FastAPI, host: str, port: int) -> None:
     """
     import uvicorn
 
-    with open_door(host, port) as door:
+    with warn_of_open_server(host, port) as door:
         config = uvicorn.Config(app, log_level="info", server_header=False, ws="none", http=GuardedProtocol)
         run_until_stopped(config, door)
 
 
-def open_door(host: str, port: int) -> socket.socket:
+def warn_of_open_server(host: str, port: int) -> socket.socket:
     """A socket that listens there.
 
     Raises:

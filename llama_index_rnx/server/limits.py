@@ -38,7 +38,7 @@ class Limits:
     pixels: int = 1_000_000_000
 
 
-class Refused(Exception):  # noqa: N818
+class RequestError(Exception):
     """A request that gets a status and one line instead of a ranking."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -51,6 +51,6 @@ class Refused(Exception):  # noqa: N818
         return JSONResponse(body, status_code=self.status, headers=self.headers)
 
 
-def stopping() -> Refused:
+def stopping() -> RequestError:
     """The answer to a request that is cancelled, which uvicorn does when the server has to end."""
-    return Refused(503, "the server is stopping; try again in a moment.", RETRY_SOON)
+    return RequestError(503, "the server is stopping; try again in a moment.", RETRY_SOON)

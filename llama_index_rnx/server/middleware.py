@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_index_rnx.network import is_loopback, is_same_origin, names_this_machine
-from llama_index_rnx.server.limits import Limits, Receive, Refused, Scope, Send, stopping
+from llama_index_rnx.server.limits import Limits, Receive, RequestError, Scope, Send, stopping
 from llama_index_rnx.server.request_body import Budget, Inflater, too_large
 
 OPEN_PATH = "/health"  # answers without a key: a load balancer has none
@@ -16,7 +16,7 @@ KEY_HEADERS = ("api-key", "x-api-key")
 LONGEST_NUMBER = 15  # digits of a length
 
 
-class Gate:
+class RequestGuard:
     """An ASGI application around another; it refuses with one line of JSON.
 
     Args:
@@ -50,7 +50,7 @@ class Gate:
         body = _Body(self._budget)
         try:
             await self._enter(scope, receive, body)
-        except Refused as refused:
+        except RequestError as refused:
             await refused.response()(scope, receive, send)
         else:
             data = body.whole()
@@ -77,7 +77,7 @@ class Gate:
             async with asyncio.timeout(self._limits.seconds):
                 await self._read(receive, inflater, body)
         except TimeoutError as error:
-            raise Refused(408, "the request did not arrive in time.") from error
+            raise RequestError(408, "the request did not arrive in time.") from error
         except asyncio.CancelledError as error:
             raise stopping() from error
         finally:
@@ -87,10 +87,10 @@ class Gate:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not names_this_machine(host):
             message = "this server answers to 127.0.0.1 and localhost only, unless it has a key."
-            raise Refused(403, message)
+            raise RequestError(403, message)
         if origin is None or self._origins & {origin, "*"} or is_same_origin(origin, host):
             return
-        raise Refused(403, "no page of another origin may ask; see --cors-origin.")
+        raise RequestError(403, "no page of another origin may ask; see --cors-origin.")
 
     def _check_key(self, path: str, headers: Mapping[str, str]) -> None:
         if self._key is None or path == OPEN_PATH:
@@ -100,7 +100,7 @@ class Gate:
         # The time of a comparison tells nothing of the key.
         if not any(hmac.compare_digest(key, wanted) for key in sent):
             message = "wrong or no API key; send it as: Authorization: Bearer KEY"
-            raise Refused(401, message, {"WWW-Authenticate": "Bearer"})
+            raise RequestError(401, message, {"WWW-Authenticate": "Bearer"})
 
     def _check_length(self, length: str) -> None:
         fits = length.isdecimal() and len(length) <= LONGEST_NUMBER
@@ -113,7 +113,7 @@ class Gate:
             async with asyncio.timeout(self._limits.idle):
                 message = await receive()
             if message["type"] == "http.disconnect":
-                raise Refused(499, "the caller is gone.")
+                raise RequestError(499, "the caller is gone.")
             body.add(inflater.feed(message.get("body", b"")))
             more = message.get("more_body", False)
         inflater.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from llama_index_rnx.server.limits import RETRY_SOON, Refused
+from llama_index_rnx.server.limits import RETRY_SOON, RequestError
 
 GZIP = {"gzip", "x-gzip"}
 _WITH_GZIP_HEADER, _WITH_ZLIB_HEADER, _BARE = 31, 15, -15  # zlib's `wbits`
@@ -21,7 +21,7 @@ class Budget:
         """Raises Refused (503) when so many more are too many."""
         if self.used + count > self.total:
             message = "too many bytes of other requests are held already; try again in a moment."
-            raise Refused(503, message, RETRY_SOON)
+            raise RequestError(503, message, RETRY_SOON)
         self.used += count
 
     def give_back(self, count: int) -> None:
@@ -44,7 +44,7 @@ class Inflater:
         self._encoding, self._limit, self._size = encoding, limit, 0
         if encoding not in GZIP | {"", "identity", "deflate"}:
             message = "the content-encoding is not known here; allowed are gzip, deflate and identity."
-            raise Refused(415, message)
+            raise RequestError(415, message)
         self._plain = encoding in ("", "identity")
         self._stream = zlib.decompressobj(_WITH_GZIP_HEADER) if encoding in GZIP else None
 
@@ -59,7 +59,7 @@ class Inflater:
     def finish(self) -> None:
         """Raises Refused (400) when the end of the stream is missing."""
         if self._stream is not None and not self._stream.eof:
-            raise Refused(400, f"the body ends before its {self._encoding} stream does.")
+            raise RequestError(400, f"the body ends before its {self._encoding} stream does.")
 
     def _inflate(self, data: bytes) -> bytes:
         if not data:
@@ -74,12 +74,12 @@ class Inflater:
         try:
             inflated = self._stream.decompress(data, self._limit - self._size + 1)
         except zlib.error as error:
-            raise Refused(400, f"the body is no {self._encoding} stream.") from error
+            raise RequestError(400, f"the body is no {self._encoding} stream.") from error
 
         if self._stream.unused_data:
-            raise Refused(400, f"the body goes on behind its {self._encoding} stream.")
+            raise RequestError(400, f"the body goes on behind its {self._encoding} stream.")
         return inflated
 
 
-def too_large(limit: int) -> Refused:
-    return Refused(413, f"the request has more than {limit} bytes; send fewer or smaller images.")
+def too_large(limit: int) -> RequestError:
+    return RequestError(413, f"the request has more than {limit} bytes; send fewer or smaller images.")

@@ -15,8 +15,8 @@ from llama_index_rnx.candidates import (
     url_source,
 )
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.server.limits import Limits, Refused
-from llama_index_rnx.server.schemas import Content, Part, RerankRequest, content_of
+from llama_index_rnx.server.limits import Limits, RequestError
+from llama_index_rnx.server.schemas import Content, ContentPart, RerankRequest, content_of
 from llama_index_rnx.text import clean_text
 
 MAX_WARNINGS = 10
@@ -63,12 +63,12 @@ class _Reader:
     characters: int = 0
     pixels: int = 0
 
-    def query(self, sent: str | Part) -> Query:
+    def query(self, sent: str | ContentPart) -> Query:
         content = Content(text=sent) if isinstance(sent, str) else _content_of_part(sent)
         text = self._text(content.text, "query")
         image = self._image(content.image, "the query") if content.image else None
         if not text and image is None:
-            raise Refused(400, "query: needs a text, an image, or both.")
+            raise RequestError(400, "query: needs a text, an image, or both.")
         return Query(text=text, image=image)
 
     def candidate(self, index: int, content: Content) -> Candidate | None:
@@ -91,7 +91,7 @@ class _Reader:
         self.characters += len(text)
         if self.characters > self.limits.characters:
             message = f"more than {self.limits.characters:,} characters up to {label}"
-            raise Refused(413, f"{message}; send fewer or shorter documents.")
+            raise RequestError(413, f"{message}; send fewer or shorter documents.")
         return text
 
     def _image(self, sent: str, label: str) -> ImageSource:
@@ -107,11 +107,11 @@ class _Reader:
         self.pixels += image_pixels(data, name)
         if self.pixels > self.limits.pixels:
             message = f"more than {self.limits.pixels:,} pixels up to {label}"
-            raise Refused(413, f"{message}; send fewer or smaller images.")
+            raise RequestError(413, f"{message}; send fewer or smaller images.")
         return bytes_source(data, name)
 
 
-def _content_of_part(part: Part) -> Content:
+def _content_of_part(part: ContentPart) -> Content:
     return Content(text=part.text or "", image=part.image.strip())
 
 

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from llama_index_rnx.server.limits import Refused
+from llama_index_rnx.server.limits import RequestError
 
 MAX_DOCUMENTS = 1_000  # Cohere's own limit
 MAX_QUERY = 200_000  # characters; rnx-mini reads some 1,000 of them
@@ -130,7 +130,7 @@ def _is_data_image(text: str) -> bool:
     return start.startswith("data:image/") and ";base64," in start
 
 
-class Part(BaseModel):
+class ContentPart(BaseModel):
     """A query of a text, an image, or both; the image as base64, a data: URI, or a URL where that is allowed."""
 
     text: Text | None = None
@@ -138,7 +138,7 @@ class Part(BaseModel):
 
 
 def _query_part(value: Any) -> Any:
-    """A query in any shape as a text or a `Part`; what is wrong with its text, pydantic says."""
+    """A query in any shape as a text or a `ContentPart`; what is wrong with its text, pydantic says."""
     if isinstance(value, str) and not _is_data_image(value):
         return _without_surrogates(value)
     if not isinstance(value, str | list | dict):
@@ -151,7 +151,7 @@ def _query_part(value: Any) -> Any:
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         return {"text": _without_surrogates(value["text"])}
     if not text.strip() or (isinstance(value, dict) and "content" not in value):
-        raise Refused(400, "query: needs a text, an image, or both.")
+        raise RequestError(400, "query: needs a text, an image, or both.")
     return {"text": text}
 
 
@@ -192,7 +192,7 @@ class RerankRequest(BaseModel):
         },
     )
 
-    query: Annotated[Text | Part, BeforeValidator(_query_part), WithJsonSchema(_QUERY)]
+    query: Annotated[Text | ContentPart, BeforeValidator(_query_part), WithJsonSchema(_QUERY)]
     documents: list[Any] | None = Field(default=None, max_length=MAX_DOCUMENTS, description=_DOCUMENTS)
     texts: list[Any] | None = Field(
         default=None, max_length=MAX_DOCUMENTS, description="TEI's name; the answer is a bare list then."
@@ -258,21 +258,21 @@ def read_request(body: bytes) -> RerankRequest:
         Refused: it is no JSON, or no request; one line that does not repeat it.
     """
     if sum(body.count(mark) for mark in (b"[", b"{", b",")) > MAX_VALUES:
-        raise Refused(413, f"the body has more than {MAX_VALUES:,} values; send fewer fields.")
+        raise RequestError(413, f"the body has more than {MAX_VALUES:,} values; send fewer fields.")
     try:
         payload = json.loads(body, parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
     except UnicodeDecodeError as error:
-        raise Refused(422, "the body is no JSON: it is not in UTF-8.") from error
+        raise RequestError(422, "the body is no JSON: it is not in UTF-8.") from error
     except RecursionError as error:
-        raise Refused(422, "the body is no JSON that is read here: it is nested too deep.") from error
+        raise RequestError(422, "the body is no JSON that is read here: it is nested too deep.") from error
     except ValueError as error:
-        raise Refused(422, f"the body is no JSON: {error}.") from error
+        raise RequestError(422, f"the body is no JSON: {error}.") from error
     if not isinstance(payload, dict):
-        raise Refused(422, 'body: needs an object, {"query": ..., "documents": [...]}.')
+        raise RequestError(422, 'body: needs an object, {"query": ..., "documents": [...]}.')
     try:
         return RerankRequest.model_validate(payload)
     except ValidationError as error:
-        raise Refused(422, _wrong_field(error)) from error
+        raise RequestError(422, _wrong_field(error)) from error
 
 
 def answer_json(request: RerankRequest, response: RerankResponse) -> bytes:

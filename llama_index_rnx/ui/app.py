@@ -25,10 +25,10 @@ from llama_index_rnx.chat import RNXChatEngine
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.results import style_sheet, thumbnail
-from llama_index_rnx.server import Refused
-from llama_index_rnx.ui.conversations import Conversations, Threads, Told
+from llama_index_rnx.server import RequestError
+from llama_index_rnx.ui.conversations import Conversations, EventDict, Threads
 from llama_index_rnx.ui.library import Library
-from llama_index_rnx.ui.middleware import Guard
+from llama_index_rnx.ui.middleware import PageGuard
 
 PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 SIDES = (300, 1_600)  # pixels of a picture's longer side: on a card, and enlarged
@@ -48,7 +48,7 @@ class PageLimits:
     pause: float = 60.0
 
 
-class Desk:
+class AppState:
     """What all visitors share."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Desk:
             image = image_of(node)
             if image is not None:
                 return thumbnail(image, side)
-        raise Refused(404, "the index has no picture of that name.")
+        raise RequestError(404, "the index has no picture of that name.")
 
 
 def create_page(
@@ -94,14 +94,14 @@ def create_page(
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
-        app.state.desk = Desk(collection, library, begin, limits)
+        app.state.desk = AppState(collection, library, begin, limits)
         yield
         app.state.desk.threads.close()
 
     app = FastAPI(title="rnx ui", lifespan=running, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(_routes())
-    app.add_middleware(Guard)
-    for kind in (Refused, RNXError, HTTPException, ClientDisconnect):
+    app.add_middleware(PageGuard)
+    for kind in (RequestError, RNXError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _refused)
     return app
 
@@ -136,7 +136,7 @@ def _state(request: Request) -> JSONResponse:
 
 async def _image(request: Request, id: str, side: int = SIDES[0]) -> Response:
     if side not in SIDES:
-        raise Refused(422, f"side got {side}; allowed are {SIDES[0]} and {SIDES[1]}.")
+        raise RequestError(422, f"side got {side}; allowed are {SIDES[0]} and {SIDES[1]}.")
     desk = _desk(request)
     async with desk.drawing:
         jpeg = await asyncio.to_thread(desk.picture, id, side)
@@ -146,10 +146,10 @@ async def _image(request: Request, id: str, side: int = SIDES[0]) -> Response:
 async def _ask(request: Request) -> StreamingResponse:
     desk = _desk(request)
     if desk.threads.waiting >= desk.limits.waiting:
-        raise Refused(503, f"{desk.threads.waiting} questions are waiting already; try again in a moment.")
+        raise RequestError(503, f"{desk.threads.waiting} questions are waiting already; try again in a moment.")
     question = await _question(request, desk.limits.question)
     conversation = desk.conversations.of(_key(request))
-    events = desk.threads.told(lambda: conversation.ask(question), desk.limits.silence)
+    events = desk.threads.stream(lambda: conversation.ask(question), desk.limits.silence)
     return StreamingResponse(_json_lines(events), media_type="application/x-ndjson")
 
 
@@ -165,9 +165,9 @@ def _forget(request: Request) -> JSONResponse:
 async def _upload(request: Request) -> JSONResponse:
     desk, length = _desk(request), request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > desk.documents.max_bytes:
-        raise Refused(413, f"the file has more than {desk.documents.max_bytes >> 20} MiB; choose a smaller one.")
+        raise RequestError(413, f"the file has more than {desk.documents.max_bytes >> 20} MiB; choose a smaller one.")
     if desk.uploads >= desk.limits.uploads:
-        raise Refused(503, f"{desk.uploads} files are on their way already; try again in a moment.")
+        raise RequestError(503, f"{desk.uploads} files are on their way already; try again in a moment.")
     desk.uploads += 1
     try:
         with desk.documents.receive(unquote(request.headers.get("x-file-name", ""))) as upload:
@@ -185,7 +185,7 @@ async def _arriving(request: Request, pause: float) -> AsyncIterator[bytes]:
         while data := await asyncio.wait_for(anext(stream, b""), pause):
             yield data
     except TimeoutError as error:
-        raise Refused(408, f"nothing arrived for {pause:g} seconds; send the file again.") from error
+        raise RequestError(408, f"nothing arrived for {pause:g} seconds; send the file again.") from error
 
 
 async def _question(request: Request, limit: int) -> str:
@@ -193,17 +193,17 @@ async def _question(request: Request, limit: int) -> str:
     async for data in request.stream():
         body += data
         if len(body) > limit:
-            raise Refused(413, f"the question has more than {limit:,} bytes; ask a shorter one.")
+            raise RequestError(413, f"the question has more than {limit:,} bytes; ask a shorter one.")
     try:
         found = json.loads(body)["question"]
     except (ValueError, KeyError, TypeError) as error:
-        raise Refused(422, 'send the question as {"question": "..."}.') from error
+        raise RequestError(422, 'send the question as {"question": "..."}.') from error
     if not isinstance(found, str) or not found.strip():
-        raise Refused(422, "the question is empty; ask something.")
+        raise RequestError(422, "the question is empty; ask something.")
     return found
 
 
-async def _json_lines(events: AsyncIterator[Told]) -> AsyncIterator[bytes]:
+async def _json_lines(events: AsyncIterator[EventDict]) -> AsyncIterator[bytes]:
     async for event in events:
         yield json.dumps(event).encode() + b"\n"
 
@@ -212,21 +212,21 @@ def _key(request: Request) -> str:
     """Which conversation: the page makes the key itself, one for each tab, and a foreign page cannot send this header."""
     key = request.headers.get("x-conversation", "")
     if not _KEY.fullmatch(key):
-        raise Refused(422, "X-Conversation needs a key of 16 to 64 letters, digits and hyphens.")
+        raise RequestError(422, "X-Conversation needs a key of 16 to 64 letters, digits and hyphens.")
     return key
 
 
-def _desk(request: Request) -> Desk:
-    found: Desk = request.app.state.desk
+def _desk(request: Request) -> AppState:
+    found: AppState = request.app.state.desk
     return found
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
-        error = Refused(error.status_code, str(error.detail), error.headers)
+        error = RequestError(error.status_code, str(error.detail), error.headers)
     elif isinstance(error, ClientDisconnect):
-        error = Refused(499, "the caller is gone.")
+        error = RequestError(499, "the caller is gone.")
     elif isinstance(error, RNXError):
-        error = Refused(422, str(error))
-    assert isinstance(error, Refused)
+        error = RequestError(422, str(error))
+    assert isinstance(error, RequestError)
     return error.response()

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
 
-from llama_index_rnx.chat import Event, Failed, Found, RNXChatEngine, Said
+from llama_index_rnx.chat import Event, FailedEvent, RetrievedEvent, RNXChatEngine, TextEvent
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.results import Hit, excerpt_of, movement, source_of, with_bars
 from llama_index_rnx.text import lines
@@ -19,10 +19,10 @@ from llama_index_rnx.text import lines
 CONVERSATIONS = 200  # of which the one that was silent longest is forgotten first
 TURNS = 50  # of a conversation, shown again when its page is loaded anew
 AT_ONCE = 4  # answers at work; more questions wait
-PATIENCE = 10.0  # seconds that a question waits for the one before it, which may just have been stopped
+TIMEOUT_SECONDS = 10.0  # seconds that a question waits for the one before it, which may just have been stopped
 MAX_TEXT = 8_000  # characters of a source that are shown
 
-Told = dict[str, Any]  # an event as the page reads it
+EventDict = dict[str, Any]  # an event as the page reads it
 log = logging.getLogger(__name__)
 
 
@@ -31,19 +31,19 @@ class Conversation:
 
     def __init__(self, engine: RNXChatEngine) -> None:
         self._engine, self._lock = engine, threading.Lock()
-        self._turns: deque[Told] = deque(maxlen=TURNS)
+        self._turns: deque[EventDict] = deque(maxlen=TURNS)
 
-    def turns(self) -> list[Told]:
+    def turns(self) -> list[EventDict]:
         """What was said so far: `question` and the events of its answer."""
         return list(self._turns)
 
-    def ask(self, question: str) -> Iterator[Told]:
+    def ask(self, question: str) -> Iterator[EventDict]:
         """The events of an answer; whatever fails is one of them, and the last is `done`."""
-        if not self._lock.acquire(timeout=PATIENCE):
+        if not self._lock.acquire(timeout=TIMEOUT_SECONDS):
             yield {"failed": "the question before is still at work; wait for it, or begin a new conversation."}
             return
         try:
-            events: list[Told] = []
+            events: list[EventDict] = []
             for event in self._told(question):
                 events.append(event)
                 yield event
@@ -52,9 +52,9 @@ class Conversation:
         finally:
             self._lock.release()
 
-    def _told(self, question: str) -> Iterator[Told]:
+    def _told(self, question: str) -> Iterator[EventDict]:
         try:
-            yield from map(told, self._engine.turn(question))
+            yield from map(event_to_dict, self._engine.turn(question))
         except RNXError as error:
             yield {"failed": lines(str(error))}
         except Exception as error:  # nobody's page breaks over a question
@@ -92,10 +92,10 @@ class Threads:
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rnx answer")
         self.waiting = 0
 
-    async def told(self, events: Callable[[], Iterator[Told]], seconds: float) -> AsyncIterator[Told]:
+    async def stream(self, events: Callable[[], Iterator[EventDict]], seconds: float) -> AsyncIterator[EventDict]:
         """The events of a thread, as they come. When nobody listens any more, the thread ends with the next of them."""
         loop, left = asyncio.get_running_loop(), threading.Event()
-        found: asyncio.Queue[Told | None] = asyncio.Queue()
+        found: asyncio.Queue[EventDict | None] = asyncio.Queue()
         self.waiting += 1
         self._pool.submit(_work, events, left, lambda event: loop.call_soon_threadsafe(found.put_nowait, event))
         try:
@@ -112,7 +112,7 @@ class Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _work(events: Callable[[], Iterator[Told]], left: threading.Event, tell: Callable[[Told | None], object]) -> None:
+def _work(events: Callable[[], Iterator[EventDict]], left: threading.Event, tell: Callable[[EventDict | None], object]) -> None:
     with suppress(RuntimeError):  # the event loop is closed: the program ends
         with closing(events()) as made:  # type: ignore[type-var]
             for event in made:
@@ -122,20 +122,20 @@ def _work(events: Callable[[], Iterator[Told]], left: threading.Event, tell: Cal
         tell(None)
 
 
-def told(event: Event) -> Told:
+def event_to_dict(event: Event) -> EventDict:
     """An event as the page reads it."""
     match event:
-        case Found(section=section):
+        case RetrievedEvent(section=section):
             query = section.query
             before, after = _shown(section.before, query), _shown(section.after, query)
             return {"found": {"query": lines(query), "seconds": section.seconds, "before": before, "after": after}}
-        case Said(text=text):
+        case TextEvent(text=text):
             return {"said": lines(text)}
-        case Failed(line=line):
+        case FailedEvent(line=line):
             return {"failed": lines(line)}
 
 
-def _shown(hits: Sequence[Hit], query: str) -> list[Told]:
+def _shown(hits: Sequence[Hit], query: str) -> list[EventDict]:
     return [
         {
             "id": hit.id,
@@ -153,7 +153,7 @@ def _shown(hits: Sequence[Hit], query: str) -> list[Told]:
     ]
 
 
-def _joined(events: Sequence[Told]) -> list[Told]:
+def _joined(events: Sequence[EventDict]) -> list[EventDict]:
     """The same, with the answer in one piece."""
     said = "".join(event.get("said", "") for event in events)
     return [*(event for event in events if "said" not in event), *([{"said": said}] if said else [])]

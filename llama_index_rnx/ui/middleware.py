@@ -10,7 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from llama_index_rnx.network import is_same_origin, names_this_machine
-from llama_index_rnx.server import Receive, Refused, Scope, Send
+from llama_index_rnx.server import Receive, RequestError, Scope, Send
 
 FROM_ELSEWHERE = frozenset({"cross-site", "same-site"})  # same-site: another port of this machine
 HEADERS = {
@@ -26,7 +26,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class PageGuard:
     """An ASGI application around another; it refuses with one line of JSON."""
 
     def __init__(self, app: Any) -> None:
@@ -44,12 +44,12 @@ class Guard:
             await self._app(scope, receive, sealed)
 
 
-def _refusal(scope: Scope) -> Refused | None:
+def _refusal(scope: Scope) -> RequestError | None:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     if not names_this_machine(headers.get("host", "")):
-        return Refused(403, "this page answers to 127.0.0.1 and localhost only.")
+        return RequestError(403, "this page answers to 127.0.0.1 and localhost only.")
     if _is_foreign(headers) and (scope["path"] != "/" or scope["method"] != "GET"):  # a link to the page may stand anywhere
-        return Refused(403, "this page answers to itself only, and to no other site.")
+        return RequestError(403, "this page answers to itself only, and to no other site.")
     return None
 
 

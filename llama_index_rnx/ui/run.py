@@ -61,11 +61,11 @@ def run_page(
     """
     import uvicorn
 
-    from llama_index_rnx.server import GuardedProtocol, open_door
+    from llama_index_rnx.server import GuardedProtocol, warn_of_open_server
     from llama_index_rnx.system import run_until_stopped
     from llama_index_rnx.ui.app import create_page
 
-    with open_door(LOOPBACK, port) as door:
+    with warn_of_open_server(LOOPBACK, port) as door:
         told(f"http://{LOOPBACK}:{door.getsockname()[1]}")
         config = uvicorn.Config(
             create_page(collection, library, begin),

@@ -9,13 +9,13 @@ from fakes import BLUE, RED
 from PIL import Image
 
 from benchmarks.rivals import cross_encoder, predicted
-from llama_index_rnx.candidates import Candidate, Query, picture_source
+from llama_index_rnx.candidates import Candidate, Query, pil_source
 from llama_index_rnx.rankers.vlm import load_vlm
 
 CANDIDATES = [
     Candidate(id="text", text="a red apple"),
-    Candidate(id="picture", image=picture_source(Image.new("RGB", (90, 60), RED))),
-    Candidate(id="both", text="the sea", image=picture_source(Image.new("RGB", (64, 130), BLUE))),
+    Candidate(id="picture", image=pil_source(Image.new("RGB", (90, 60), RED))),
+    Candidate(id="both", text="the sea", image=pil_source(Image.new("RGB", (64, 130), BLUE))),
 ]
 
 

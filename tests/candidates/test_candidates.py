@@ -31,7 +31,7 @@ from llama_index_rnx.candidates import (
     bytes_source,
     candidate_of,
     file_source,
-    picture_source,
+    pil_source,
     query_of,
 )
 from llama_index_rnx.candidates import candidate as candidates
@@ -251,7 +251,7 @@ def test_pictures_of_more_than_8_bits_look_as_they_are(name: str) -> None:
 def test_open_pictures_of_every_mode_look_as_they_are(name: str) -> None:
     picture = IN_MEMORY[name]()
     assert picture.mode == name
-    assert is_the_ramp(picture_source(picture).load())
+    assert is_the_ramp(pil_source(picture).load())
 
 
 @pytest.mark.parametrize("shade", [0, 255, 3_000])
@@ -263,15 +263,15 @@ def test_dark_16_bit_pictures_are_not_brightened(shade: int) -> None:
 def test_shades_that_are_no_numbers() -> None:
     values = (RAMP / 255).astype("f4")
     values[0], values[1], values[2] = np.nan, np.inf, -np.inf
-    seen = np.asarray(picture_source(Image.fromarray(values)).load())[..., 0]
+    seen = np.asarray(pil_source(Image.fromarray(values)).load())[..., 0]
     assert (seen[0] == 0).all()
     assert (seen[1] == 255).all()
     assert (seen[2] == 0).all()
     assert np.abs(seen[3:].astype(int) - RAMP[3:]).max() <= 1
     for value in (np.nan, np.inf, 7.0, 0.0):
-        picture_source(Image.fromarray(np.full((4, 4), value, "f4"))).load()
+        pil_source(Image.fromarray(np.full((4, 4), value, "f4"))).load()
     over = (RAMP / 250).astype("f4")  # a little above 1 is not nearly black of 255
-    assert np.asarray(picture_source(Image.fromarray(over)).load()).max() == 255
+    assert np.asarray(pil_source(Image.fromarray(over)).load()).max() == 255
 
 
 def test_a_transparent_shade_of_16_bits_is_paper() -> None:
@@ -313,11 +313,11 @@ def test_every_way_to_hold_a_camera(name: str, orientation: int) -> None:
 def test_bands_and_averages_change_nothing_to_see(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     grey = Image.fromarray(RAMP.astype("u1")).resize((403, 301))
     picture = Image.fromarray(np.asarray(grey).astype("u2") * 257) if mode == "I;16" else grey.convert(mode)
-    whole = np.asarray(picture_source(picture).load(2_000)).astype(int)
+    whole = np.asarray(pil_source(picture).load(2_000)).astype(int)
     monkeypatch.setattr(candidates, "BAND_PIXELS", 3_000)
-    assert (np.asarray(picture_source(picture).load(2_000)).astype(int) == whole).all()
+    assert (np.asarray(pil_source(picture).load(2_000)).astype(int) == whole).all()
     monkeypatch.setattr(candidates, "LARGE_PIXELS", 10_000)
-    averaged = np.asarray(picture_source(picture).load(2_000)).astype(int)
+    averaged = np.asarray(pil_source(picture).load(2_000)).astype(int)
     assert averaged.shape == whole.shape
     assert np.abs(averaged - whole).mean() < 4
 
@@ -426,7 +426,7 @@ def test_max_pixels_is_obeyed(size: tuple[int, int], max_pixels: int | None) -> 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 5_000))
 def test_a_shrunk_picture_keeps_its_shape(width: int, height: int, max_pixels: int) -> None:
-    picture = picture_source(Image.new("RGB", (width, height))).load(max_pixels)
+    picture = pil_source(Image.new("RGB", (width, height))).load(max_pixels)
     assert picture.width * picture.height <= max_pixels
     if width * height <= max_pixels:
         assert picture.size == (width, height)
@@ -436,7 +436,7 @@ def test_a_shrunk_picture_keeps_its_shape(width: int, height: int, max_pixels: i
 
 def test_an_open_picture_is_not_changed() -> None:
     picture = Image.new("RGBA", (30, 20), (1, 2, 3, 4))
-    picture_source(picture).load(10)
+    pil_source(picture).load(10)
     assert (picture.mode, picture.size, picture.getpixel((0, 0))) == ("RGBA", (30, 20), (1, 2, 3, 4))
 
 

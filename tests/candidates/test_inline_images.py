@@ -22,7 +22,7 @@ from pydantic import AnyUrl
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.batch import list_of
-from llama_index_rnx.candidates import base64_source, candidate_of, is_data_uri, picture_at
+from llama_index_rnx.candidates import base64_source, candidate_of, is_data_uri, source_at
 from llama_index_rnx.candidates.candidate import MAX_FILE_BYTES
 from llama_index_rnx.chat.llms import _turn
 from llama_index_rnx.errors import ImageError
@@ -128,7 +128,7 @@ def test_its_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_a_path_stays_one(tmp_path: Path) -> None:
     for path in ("data/red.png", "data", "./data:image/png;base64,AAAA", "/data:,x"):
         assert not is_data_uri(path)
-        assert picture_at(path, "x").label == str(Path(path))
+        assert source_at(path, "x").label == str(Path(path))
 
 
 def test_equal_pictures_share_a_memory() -> None:

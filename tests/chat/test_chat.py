@@ -15,7 +15,7 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
-from llama_index_rnx.chat import Event, Failed, Found, RNXChatEngine, Said, conversations
+from llama_index_rnx.chat import Event, FailedEvent, RetrievedEvent, RNXChatEngine, TextEvent, conversations
 from llama_index_rnx.chat.engine import NOTHING, chat_engine, standalone
 from llama_index_rnx.chat.llms import StreamedLLM
 
@@ -74,12 +74,12 @@ def engine_of(collection: NodeCollection, llm: Any = None, **options: Any) -> RN
 
 
 def text_of(events: Sequence[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Said))
+    return "".join(event.text for event in events if isinstance(event, TextEvent))
 
 
 def test_the_sources_come_before_the_answer(collection: NodeCollection) -> None:
     events = list(engine_of(collection).turn("what do bees make?"))
-    assert isinstance(events[0], Found)
+    assert isinstance(events[0], RetrievedEvent)
     assert events[0].section.after[0].id == "t0"
     assert len(events[0].section.after) == len(events[0].section.before) == 3
     assert text_of(events).startswith("Bees make honey. [1]")
@@ -89,7 +89,7 @@ def test_a_follow_up_is_looked_for_with_what_it_points_to(collection: NodeCollec
     engine = engine_of(collection)
     list(engine.turn("what do bees make?"))
     found, *answer = engine.turn("and in winter?")
-    assert isinstance(found, Found)
+    assert isinstance(found, RetrievedEvent)
     assert found.section.query == "what do bees make? and in winter?"
     assert "Bees sleep in winter. [" in text_of(answer)
     engine.reset()
@@ -116,10 +116,10 @@ def test_a_language_model_gets_numbered_sources_and_the_history(collection: Node
     llm = ToldLLM(answers=["honey [1]", "what do bees do in winter?", "they sleep [1]"])
     engine = engine_of(collection, llm)
     events = list(engine.turn("what do bees make {x}?"))
-    assert [event.text for event in events if isinstance(event, Said)] == ["honey ", "[1] "]
+    assert [event.text for event in events if isinstance(event, TextEvent)] == ["honey ", "[1] "]
     assert "number: [1]\nsource: 0.md\n\nBees make honey." in llm.sent(0)
     found, *answer = engine.turn("and in winter?")
-    assert isinstance(found, Found)
+    assert isinstance(found, RetrievedEvent)
     assert "what do bees make {x}?" in llm.sent(1)  # asked to put the question into words that stand alone
     assert found.section.query == "what do bees do in winter?"
     assert found.section.after[0].id == "t1"
@@ -131,9 +131,9 @@ def test_a_language_model_gets_numbered_sources_and_the_history(collection: Node
 def test_a_dead_language_model_costs_the_answer_and_not_the_sources(collection: NodeCollection) -> None:
     engine = engine_of(collection, ToldLLM(dies=1))
     found, failed = engine.turn("what do bees make?")
-    assert isinstance(found, Found)
+    assert isinstance(found, RetrievedEvent)
     assert found.section.after[0].id == "t0"
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, FailedEvent)
     assert failed.line.startswith("the language model (told) does not answer: nobody is there. The sources")
     assert "\n" not in failed.line
     assert engine.chat_history == []
@@ -143,15 +143,15 @@ def test_one_that_dies_over_a_follow_up(collection: NodeCollection) -> None:
     engine = engine_of(collection, ToldLLM(dies=2))
     list(engine.turn("what do bees make?"))
     found, failed = engine.turn("and in winter?")
-    assert isinstance(found, Found)
+    assert isinstance(found, RetrievedEvent)
     assert found.section.query == "what do bees make? and in winter?"
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, FailedEvent)
 
 
 def test_a_turn_that_is_left_alone_is_not_remembered(collection: NodeCollection) -> None:
     engine = engine_of(collection, ToldLLM(answers=["a long answer"]))
     events = engine.turn("what do bees make?")
-    assert [next(events), next(events)][1] == Said(text="a ")
+    assert [next(events), next(events)][1] == TextEvent(text="a ")
     events.close()  # type: ignore[attr-defined]
     assert engine.chat_history == []
 
@@ -195,7 +195,9 @@ async def test_every_way_of_asking_gives_the_same_answer(collection: NodeCollect
         assert [hit.node_id for hit in answer.source_nodes] == [hit.node_id for hit in answers[0].source_nodes]
     for one in asking:
         assert [str(message.content).strip() for message in one.chat_history] == [question, str(answers[0])]
-    assert "".join(event.text for event in engine().turn(question) if isinstance(event, Said)).startswith(str(answers[0])[:9])
+    assert "".join(event.text for event in engine().turn(question) if isinstance(event, TextEvent)).startswith(
+        str(answers[0])[:9]
+    )
 
 
 @pytest.mark.parametrize(("question", "part"), [(" \n", "is empty"), ("x" * 4_001, "4,001 characters; 4,000 are allowed")])

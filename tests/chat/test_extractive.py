@@ -15,7 +15,7 @@ from test_chat import StillRetriever
 
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.chat import ANSWER_WORDS, quotes
-from llama_index_rnx.chat.extractive import CONSIDERED, ExtractiveSynthesizer, passages, thinned
+from llama_index_rnx.chat.extractive import CONSIDERED, ExtractiveSynthesizer, passages, prefilter_by_overlap
 from llama_index_rnx.memory import MemoryStore
 
 
@@ -66,7 +66,7 @@ def test_of_many_passages_those_with_the_words_are_read() -> None:
 
 def test_thinning_keeps_the_order() -> None:
     found = [quote for source, text in enumerate(["a rain", "a sun", "rain rain"]) for quote in passages(source, text)]
-    assert [quote.text for quote in thinned("rain", found, 2)] == ["a rain", "rain rain"]
+    assert [quote.text for quote in prefilter_by_overlap("rain", found, 2)] == ["a rain", "rain rain"]
 
 
 def test_every_quote_has_its_source() -> None:

@@ -14,7 +14,7 @@ from llama_index.core.schema import TextNode
 from qdrant_client.local import persistence
 
 from llama_index_rnx import NodeCollection
-from llama_index_rnx.collection.unpickling import StrangePointError, plain_point
+from llama_index_rnx.collection.unpickling import UnsafePickleError, restricted_loads
 from llama_index_rnx.errors import RNXError
 
 POINTS = Path("collection") / "rnx" / "storage.sqlite"
@@ -41,8 +41,8 @@ def test_a_point_that_would_call_something_is_refused(index: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("data", [b"", b"rubbish", pickle.dumps({"a": 1})[:-2], b"\x80\x04.", b"\x80\x04h\x05."])
 def test_a_damaged_point(data: bytes) -> None:
-    with pytest.raises(StrangePointError, match="damaged"):
-        plain_point(data)
+    with pytest.raises(UnsafePickleError, match="damaged"):
+        restricted_loads(data)
 
 
 def test_points_come_back_whole_and_the_guard_leaves(index: Path) -> None:

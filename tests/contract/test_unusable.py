@@ -14,7 +14,7 @@ from fakes import BLUE, GREEN, RED, BrokenRanker, FakeRanker, SharingRanker, ima
 from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Node, NodeWithScore, QueryBundle, TextNode
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
-from llama_index_rnx.candidates import Candidate, Query, file_source, usable_part
+from llama_index_rnx.candidates import Candidate, Query, file_source, usable_candidate
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.ingestion import index_paths
 from llama_index_rnx.memory import RAM, MemoryStore
@@ -253,13 +253,13 @@ def test_a_broken_picture_does_not_have_the_others_prepared_again_and_again() ->
 
 
 def test_a_picture_that_opens_and_does_not_suit_the_ranker_costs_itself_alone() -> None:
-    from llama_index_rnx.candidates import picture_source
+    from llama_index_rnx.candidates import pil_source
 
     colours = [RED, GREEN, BLUE] * 11
     from PIL import Image
 
     candidates = [
-        Candidate(id=str(i), image=picture_source(Image.new("RGB", (9, 9 + i), colour))) for i, colour in enumerate(colours)
+        Candidate(id=str(i), image=pil_source(Image.new("RGB", (9, 9 + i), colour))) for i, colour in enumerate(colours)
     ]
     ranker = CountingRanker(refused=["7"])
     ranking = rank(ranker, MemoryStore(), Query(text="red"), candidates)
@@ -395,6 +395,6 @@ def test_every_candidate_of_rnx_rerank_comes_out(rnx: Rnx, tmp_path: Path) -> No
 
 def test_usable_part_never_raises(tmp_path: Path) -> None:
     for make in HOLLOW.values():
-        candidate, fault = usable_part(make(tmp_path))
+        candidate, fault = usable_candidate(make(tmp_path))
         assert isinstance(candidate, Candidate)
         assert "\n" not in fault

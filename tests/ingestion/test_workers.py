@@ -20,7 +20,7 @@ from fakes import BLUE, GREEN, RED, FakeEmbedding, write_image, write_pdf
 
 from llama_index_rnx import NodeCollection, RNXError, Storage
 from llama_index_rnx.console import JsonLines
-from llama_index_rnx.ingestion import Rememberers, Share, device_of, discover, index_paths, share_of
+from llama_index_rnx.ingestion import MemoryWorkerPool, Shard, device_of, discover, index_paths, resolve_shard
 from llama_index_rnx.ingestion.workers import Worker, main
 from llama_index_rnx.memory import RAM
 from llama_index_rnx.rankers.mini import MiniRanker
@@ -34,13 +34,13 @@ NAMES = [f"folder{i % 7}/file{i}.pdf" for i in range(1_000)]
 
 @pytest.mark.parametrize("of", [1, 2, 3, 8])
 def test_every_file_is_in_exactly_one_share_and_shares_are_about_equal(of: int) -> None:
-    shares = [Share(number=number, of=of) for number in range(1, of + 1)]
+    shares = [Shard(number=number, of=of) for number in range(1, of + 1)]
     assert all(sum(share.takes(name) for share in shares) == 1 for name in NAMES)
     assert all(abs(sum(map(share.takes, NAMES)) - 1_000 / of) < 60 for share in shares)
 
 
 def test_the_parts_of_a_share_are_the_share() -> None:
-    whole = Share(number=2, of=3)
+    whole = Shard(number=2, of=3)
     parts = [whole.part(number, 4) for number in (1, 2, 3, 4)]
     assert [sum(part.takes(name) for part in parts) for name in NAMES] == [int(whole.takes(name)) for name in NAMES]
 
@@ -48,20 +48,20 @@ def test_the_parts_of_a_share_are_the_share() -> None:
 @pytest.mark.parametrize(
     ("asked", "environment", "expected"),
     [
-        (None, {}, Share()),
-        ("2/8", {"RANK": "0", "WORLD_SIZE": "4"}, Share(number=2, of=8)),
-        (None, {"RANK": "3", "WORLD_SIZE": "4"}, Share(number=4, of=4)),
-        (None, {"RANK": "", "WORLD_SIZE": ""}, Share()),
+        (None, {}, Shard()),
+        ("2/8", {"RANK": "0", "WORLD_SIZE": "4"}, Shard(number=2, of=8)),
+        (None, {"RANK": "3", "WORLD_SIZE": "4"}, Shard(number=4, of=4)),
+        (None, {"RANK": "", "WORLD_SIZE": ""}, Shard()),
     ],
 )
-def test_who_says_which_share(asked: str | None, environment: dict[str, str], expected: Share) -> None:
-    assert share_of(asked, environment) == expected
+def test_who_says_which_share(asked: str | None, environment: dict[str, str], expected: Shard) -> None:
+    assert resolve_shard(asked, environment) == expected
 
 
 @pytest.mark.parametrize("asked", ["", "2", "0/2", "3/2", "a/b", "-1/2", "1/0", "1/" + "9" * 5_000])
 def test_a_share_that_is_none(asked: str) -> None:
     with pytest.raises(RNXError, match="i/n"):
-        share_of(asked, {})
+        resolve_shard(asked, {})
 
 
 def test_each_process_of_a_machine_has_its_own_gpu() -> None:
@@ -109,7 +109,7 @@ def in_threads(*work: Callable[[], object]) -> None:
 def test_shares_together_are_the_whole(qdrant_server: QdrantServer, docs: Path) -> None:
     name, paths = f"workers-{next(_names)}", [docs / "one", docs / "two"]
     crew = [NodeCollection(qdrant_server.url, name=name, embedding=FakeEmbedding()) for _ in range(3)]
-    shares = [Share(number=number, of=3) for number in (1, 2, 3)]
+    shares = [Shard(number=number, of=3) for number in (1, 2, 3)]
     work = [lambda c=c, s=s: index_paths(c, paths, share=s) for c, s in zip(crew, shares, strict=True)]  # type: ignore[misc]
     in_threads(*work)
     assert len(crew[0]) == 2 * (6 + 1 + 3)
@@ -201,7 +201,7 @@ def test_workers_of_a_folder_remember_and_one_writes(docs: Path, tmp_path: Path,
 
 @pytest.mark.stress
 def test_the_memories_are_made_by_the_workers(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = Rememberers(2, str(tmp_path / "idx" / "memories"), None, JsonLines())
+    crew = MemoryWorkerPool(2, str(tmp_path / "idx" / "memories"), None, JsonLines())
     try:
         os.kill(crew.crew[0].pid, signal.SIGKILL)  # one dies: its files are left to the writer
         crew.prepare(discover([docs])[0], 20)

@@ -24,7 +24,7 @@ from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.memory import backend as blobs
 from llama_index_rnx.memory.backend import FILE_NAME, checksum
 from llama_index_rnx.memory.store import RamCache
-from llama_index_rnx.ranking import recall
+from llama_index_rnx.ranking import get_or_compute_memories
 from llama_index_rnx.ranking.ranker import REMEMBER_AT_ONCE
 
 
@@ -45,8 +45,8 @@ def memory(*numbers: float) -> dict[str, torch.Tensor]:
 
 def test_a_memory_is_made_once(tmp_path: Path) -> None:
     ranker, store = FakeRanker(), MemoryStore(tmp_path)
-    first = recall(ranker, candidates(), store)
-    second = recall(ranker, candidates(5), store)
+    first = get_or_compute_memories(ranker, candidates(), store)
+    second = get_or_compute_memories(ranker, candidates(5), store)
     assert ranker.remembered == ["c0", "c1", "c2", "c3", "c4"]
     assert all(torch.equal(a["words"], b["words"]) for a, b in zip(first, second, strict=False))
 
@@ -54,7 +54,7 @@ def test_a_memory_is_made_once(tmp_path: Path) -> None:
 def test_equal_contents_share_a_memory_and_keep_their_places(tmp_path: Path) -> None:
     ranker = FakeRanker()
     same = [Candidate(id="a", text="one"), Candidate(id="b", text="two"), Candidate(id="c", text="one")]
-    found = recall(ranker, same, MemoryStore(tmp_path))
+    found = get_or_compute_memories(ranker, same, MemoryStore(tmp_path))
     assert len(ranker.remembered) == 2
     assert torch.equal(found[0]["words"], found[2]["words"])
     assert not torch.equal(found[0]["words"], found[1]["words"])
@@ -62,10 +62,10 @@ def test_equal_contents_share_a_memory_and_keep_their_places(tmp_path: Path) -> 
 
 def test_it_survives_a_reopen(tmp_path: Path) -> None:
     ranker, store = FakeRanker(), MemoryStore(tmp_path)
-    recall(ranker, candidates(), store)
+    get_or_compute_memories(ranker, candidates(), store)
     store.close()
     RAM.clear()
-    recall(ranker, candidates(), MemoryStore(tmp_path))
+    get_or_compute_memories(ranker, candidates(), MemoryStore(tmp_path))
     assert len(ranker.remembered) == 3
 
 
@@ -87,20 +87,20 @@ def test_tensors_come_back_bit_by_bit(tmp_path: Path) -> None:
 def test_another_fingerprint_is_another_memory(tmp_path: Path) -> None:
     store = MemoryStore(tmp_path)
     one, two = FakeRanker(fingerprint="fake/one"), FakeRanker(fingerprint="fake/two")
-    recall(one, candidates(), store)
-    recall(two, candidates(), store)
+    get_or_compute_memories(one, candidates(), store)
+    get_or_compute_memories(two, candidates(), store)
     assert len(one.remembered) == len(two.remembered) == 3
     assert store.find("fake/three", [c.digest for c in candidates()]) == {}
 
 
 def test_what_is_in_ram_is_also_kept_on_the_disk_of_a_second_store(tmp_path: Path) -> None:
     ranker = FakeRanker()
-    recall(ranker, candidates(), MemoryStore())  # a reranker saw them first
+    get_or_compute_memories(ranker, candidates(), MemoryStore())  # a reranker saw them first
     store = MemoryStore(tmp_path)
-    recall(ranker, candidates(), store)  # then they are indexed
+    get_or_compute_memories(ranker, candidates(), store)  # then they are indexed
     store.close()
     RAM.clear()
-    recall(ranker, candidates(), MemoryStore(tmp_path))  # another day
+    get_or_compute_memories(ranker, candidates(), MemoryStore(tmp_path))  # another day
     assert len(ranker.remembered) == 3
 
 
@@ -113,7 +113,7 @@ def test_a_killed_run_loses_no_more_than_one_part(tmp_path: Path) -> None:
 
     ranker, many = Stops(), candidates(REMEMBER_AT_ONCE + 10)
     with pytest.raises(KeyboardInterrupt):
-        recall(ranker, many, MemoryStore(tmp_path))
+        get_or_compute_memories(ranker, many, MemoryStore(tmp_path))
     RAM.clear()
     assert len(MemoryStore(tmp_path).find(ranker.fingerprint, [c.digest for c in many])) == REMEMBER_AT_ONCE
 
@@ -128,16 +128,16 @@ def test_more_keys_than_one_query_takes(tmp_path: Path) -> None:
 
 def test_a_damaged_blob_is_made_again_and_replaced(tmp_path: Path) -> None:
     ranker, store = FakeRanker(), MemoryStore(tmp_path)
-    expected = recall(ranker, candidates(), store)
+    expected = get_or_compute_memories(ranker, candidates(), store)
     store.close()
     _flip_a_byte(tmp_path / FILE_NAME)
     RAM.clear()
     store = MemoryStore(tmp_path)
-    found = recall(ranker, candidates(), store)
+    found = get_or_compute_memories(ranker, candidates(), store)
     assert len(ranker.remembered) == 4  # the three, and one of them again
     assert all(torch.equal(a["words"], b["words"]) for a, b in zip(found, expected, strict=True))
     RAM.clear()
-    recall(ranker, candidates(), store)
+    get_or_compute_memories(ranker, candidates(), store)
     assert len(ranker.remembered) == 4
 
 
@@ -189,16 +189,16 @@ def test_a_file_that_is_no_database_is_put_aside_and_a_new_one_begun(tmp_path: P
     store.close()
     RAM.clear()
     ranker = FakeRanker(fingerprint="kept")
-    recall(ranker, candidates(), MemoryStore(tmp_path))
+    get_or_compute_memories(ranker, candidates(), MemoryStore(tmp_path))
     RAM.clear()
-    recall(ranker, candidates(), MemoryStore(tmp_path))
+    get_or_compute_memories(ranker, candidates(), MemoryStore(tmp_path))
     assert len(ranker.remembered) == 3
 
 
 def test_a_row_under_anothers_key_is_not_believed(tmp_path: Path) -> None:
     """As a damaged index of the file would give it: the data is whole, but of another candidate."""
     ranker, store = FakeRanker(), MemoryStore(tmp_path)
-    expected = recall(ranker, candidates(2), store)
+    expected = get_or_compute_memories(ranker, candidates(2), store)
     store.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         keys = [row[0] for row in connection.execute("SELECT key FROM memories")]
@@ -206,7 +206,7 @@ def test_a_row_under_anothers_key_is_not_believed(tmp_path: Path) -> None:
             connection.execute("UPDATE memories SET key = ? WHERE key = ?", (new, key))
     connection.close()
     RAM.clear()
-    found = recall(ranker, candidates(2), MemoryStore(tmp_path))
+    found = get_or_compute_memories(ranker, candidates(2), MemoryStore(tmp_path))
     assert all(torch.equal(a["words"], b["words"]) for a, b in zip(found, expected, strict=True))
     assert len(ranker.remembered) == 4
 
@@ -264,21 +264,21 @@ def _works_in_ram(store: MemoryStore) -> None:
     ranker = FakeRanker()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        recall(ranker, candidates(), store)
-        recall(ranker, candidates(), store)
+        get_or_compute_memories(ranker, candidates(), store)
+        get_or_compute_memories(ranker, candidates(), store)
     assert len(ranker.remembered) == 3
 
 
 def test_a_store_without_a_folder_writes_nothing_and_reads_the_open_ones(tmp_path: Path) -> None:
     ranker = FakeRanker()
     store = MemoryStore(tmp_path / "a")
-    recall(ranker, candidates(), store)
+    get_or_compute_memories(ranker, candidates(), store)
     RAM.clear()
-    recall(ranker, candidates(), MemoryStore())
+    get_or_compute_memories(ranker, candidates(), MemoryStore())
     assert len(ranker.remembered) == 3
     store.close()
     RAM.clear()
-    recall(ranker, candidates(), MemoryStore())
+    get_or_compute_memories(ranker, candidates(), MemoryStore())
     assert len(ranker.remembered) == 6  # nobody has it open
 
 
@@ -376,9 +376,9 @@ def address() -> Iterator[str]:
 
 def test_objects_are_found_by_another_process_and_other_models_are_apart(tmp_path: Path) -> None:
     ranker = FakeRanker()
-    recall(ranker, candidates(), MemoryStore(f"file://{tmp_path}/shared"))
+    get_or_compute_memories(ranker, candidates(), MemoryStore(f"file://{tmp_path}/shared"))
     RAM.clear()
-    recall(ranker, candidates(), MemoryStore(f"file://{tmp_path}/shared"))
+    get_or_compute_memories(ranker, candidates(), MemoryStore(f"file://{tmp_path}/shared"))
     assert len(ranker.remembered) == 3
     assert MemoryStore(f"file://{tmp_path}/shared").find("other", [c.digest for c in candidates()]) == {}
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
@@ -386,25 +386,25 @@ def test_objects_are_found_by_another_process_and_other_models_are_apart(tmp_pat
 
 def test_a_store_of_objects_is_as_good_as_a_folder(address: str) -> None:
     ranker, store = FakeRanker(), MemoryStore(address)
-    expected = recall(ranker, candidates(), store)
+    expected = get_or_compute_memories(ranker, candidates(), store)
     RAM.clear()
-    found = recall(ranker, candidates(5), MemoryStore(address))
+    found = get_or_compute_memories(ranker, candidates(5), MemoryStore(address))
     assert len(ranker.remembered) == 5
     assert all(torch.equal(a["words"], b["words"]) for a, b in zip(found, expected, strict=False))
     RAM.clear()
-    recall(ranker, candidates(5), MemoryStore())  # whatever store is open in the process is read
+    get_or_compute_memories(ranker, candidates(5), MemoryStore())  # whatever store is open in the process is read
     assert len(ranker.remembered) == 5
 
 
 def test_a_damaged_object_is_made_again_and_replaced(tmp_path: Path) -> None:
     place, ranker = f"file://{tmp_path}/shared", FakeRanker()
-    recall(ranker, candidates(), MemoryStore(place))
+    get_or_compute_memories(ranker, candidates(), MemoryStore(place))
     one, other, _ = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     whole = one.read_bytes()
     one.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0xFF]))
     other.write_bytes(b"")
     RAM.clear()
-    recall(ranker, candidates(), MemoryStore(place))
+    get_or_compute_memories(ranker, candidates(), MemoryStore(place))
     assert len(ranker.remembered) == 5
     assert one.read_bytes() == whole
 
@@ -449,7 +449,7 @@ def test_a_dead_place_costs_time_and_never_a_result(remote: tuple[Remote, Memory
         warnings.simplefilter("always")
         for _ in range(3):
             RAM.clear()
-            assert len(recall(ranker, candidates(), store)) == 3
+            assert len(get_or_compute_memories(ranker, candidates(), store)) == 3
     assert len(ranker.remembered) == 9
     assert re.search(word, str(said[0].message))
     assert len(said) <= 2  # reading and writing, once each: then it is left alone
@@ -464,15 +464,15 @@ def test_it_is_asked_again_after_a_while_and_then_gets_what_it_lacks(
     place.full = True
     ranker = FakeRanker()
     with pytest.warns(RuntimeWarning, match="cannot be written .quota exceeded"):
-        recall(ranker, candidates(), store)
+        get_or_compute_memories(ranker, candidates(), store)
     place.full = False
-    recall(ranker, candidates(), store)  # from RAM
+    get_or_compute_memories(ranker, candidates(), store)  # from RAM
     assert len(place.objects) == 3
     asked = place.asked
-    recall(ranker, candidates(), store)
+    get_or_compute_memories(ranker, candidates(), store)
     assert place.asked == asked  # what is there is not written again
     RAM.clear()
-    recall(ranker, candidates(), store)
+    get_or_compute_memories(ranker, candidates(), store)
     assert len(ranker.remembered) == 3
 
 

@@ -12,7 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_rnx.ranking import TooLargeError, ahead, by_length, in_groups, in_parts, is_out_of_memory
+from llama_index_rnx.ranking import (
+    TooLargeError,
+    batches_by_token_budget,
+    batches_of_equal_shape,
+    halve_on_oom,
+    is_out_of_memory,
+    prefetch,
+)
 
 
 def test_halves_of_halves_keep_the_order() -> None:
@@ -24,7 +31,7 @@ def test_halves_of_halves_keep_the_order() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return [item * 10 for item in items]
 
-    assert in_parts([1, 2, 3, 4, 5], work, lambda: fewer.append(1)) == [10, 20, 30, 40, 50]
+    assert halve_on_oom([1, 2, 3, 4, 5], work, lambda: fewer.append(1)) == [10, 20, 30, 40, 50]
     assert sizes == [5, 2, 3, 1, 2]
     assert len(fewer) == 2
 
@@ -34,7 +41,7 @@ def test_a_single_item_that_does_not_fit_is_named() -> None:
         raise MemoryError
 
     with pytest.raises(TooLargeError):
-        in_parts([1, 2], full, lambda: None)
+        halve_on_oom([1, 2], full, lambda: None)
 
 
 def test_only_memory_counts_as_memory() -> None:
@@ -46,7 +53,7 @@ def test_only_memory_counts_as_memory() -> None:
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200), st.integers(0, 40))
 def test_batches_hold_every_row_once_and_keep_the_budget(lengths: list[int], budget: int, shared: int) -> None:
-    parts = list(by_length(lengths, lambda: budget, shared))
+    parts = list(batches_by_token_budget(lengths, lambda: budget, shared))
     assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
     for part in parts:
         assert len(part) == 1 or len(part) * (max(lengths[i] for i in part) + shared) <= budget
@@ -54,7 +61,7 @@ def test_batches_hold_every_row_once_and_keep_the_budget(lengths: list[int], bud
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 100))
 def test_groups_keep_order_and_budget(sizes: list[int], budget: int) -> None:
-    groups = list(in_groups(sizes, lambda size: size, lambda: budget))
+    groups = list(batches_of_equal_shape(sizes, lambda size: size, lambda: budget))
     assert [size for group in groups for size in group] == sizes
     assert all(len(group) == 1 or sum(group) <= budget for group in groups)
 
@@ -68,7 +75,7 @@ def test_workers_stay_a_few_items_ahead() -> None:
         return item * 2
 
     with ThreadPoolExecutor(4) as workers:
-        results = ahead(workers, work, range(100), depth=5)
+        results = prefetch(workers, work, range(100), depth=5)
         assert next(results) == 0
         time.sleep(0.05)
         assert len(started) <= 6
@@ -77,4 +84,4 @@ def test_workers_stay_a_few_items_ahead() -> None:
 
 def test_an_error_of_a_worker_arrives() -> None:
     with ThreadPoolExecutor(2) as workers, pytest.raises(ZeroDivisionError):
-        list(ahead(workers, lambda item: 1 // item, [1, 0, 1], depth=1))
+        list(prefetch(workers, lambda item: 1 // item, [1, 0, 1], depth=1))

@@ -24,8 +24,8 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index_rnx import RNXRerank
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.ranking import BatchRanker, Ranker, SharedRanker, in_thread, shared
-from llama_index_rnx.ranking.executor import Caller, CallerLeftError
+from llama_index_rnx.ranking import BatchingRanker, BatchRanker, Ranker, run_in_executor, with_dynamic_batching
+from llama_index_rnx.ranking.executor import Caller, RequestCancelledError
 
 TEXT = Candidate(id="t", text="t")
 TEXTS = {name: Query(text=name) for name in ("a", "b", "c", "d", "e", "bad")}
@@ -62,36 +62,36 @@ def wait_for(true: Callable[[], bool]) -> None:
     raise AssertionError("it did not come true within 5 seconds")
 
 
-def busy(inner: GatedRanker, pool: ThreadPoolExecutor, **options: Any) -> tuple[SharedRanker, Any]:
+def busy(inner: GatedRanker, pool: ThreadPoolExecutor, **options: Any) -> tuple[BatchingRanker, Any]:
     """A shared ranker that reads "a" and is held there."""
-    shared = SharedRanker(inner, **options)
-    first = pool.submit(shared.score, TEXTS["a"], [{}])
+    with_dynamic_batching = BatchingRanker(inner, **options)
+    first = pool.submit(with_dynamic_batching.score, TEXTS["a"], [{}])
     wait_for(lambda: inner.reads == ["a"])
-    return shared, first
+    return with_dynamic_batching, first
 
 
-def queue(shared: SharedRanker, pool: ThreadPoolExecutor, *names: str) -> list[Any]:
+def queue(with_dynamic_batching: BatchingRanker, pool: ThreadPoolExecutor, *names: str) -> list[Any]:
     """Callers that come one after the other."""
     futures = []
     for name in names:
-        before = shared.unfinished
-        futures.append(pool.submit(shared.score, TEXTS[name], [{}, {}]))
-        wait_for(lambda before=before: shared.unfinished > before)
+        before = with_dynamic_batching.unfinished
+        futures.append(pool.submit(with_dynamic_batching.score, TEXTS[name], [{}, {}]))
+        wait_for(lambda before=before: with_dynamic_batching.unfinished > before)
     return futures
 
 
 def test_it_is_a_ranker() -> None:
-    assert isinstance(SharedRanker(GatedRanker()), Ranker)
-    assert isinstance(SharedRanker(GatedRanker()), BatchRanker)
+    assert isinstance(BatchingRanker(GatedRanker()), Ranker)
+    assert isinstance(BatchingRanker(GatedRanker()), BatchRanker)
 
 
 def test_rerankers_of_a_process_share_the_one_model_and_it_goes_with_the_last() -> None:
     first, second = RNXRerank(top_n=1), RNXRerank(top_n=2)
     assert first._open() is second._open()
     inner, other = GatedRanker(), GatedRanker()
-    one = shared(inner)
-    assert shared(inner) is one
-    assert shared(other) is not one
+    one = with_dynamic_batching(inner)
+    assert with_dynamic_batching(inner) is one
+    assert with_dynamic_batching(other) is not one
     gone = weakref.ref(one)
     del one, inner
     gc.collect()
@@ -101,14 +101,14 @@ def test_rerankers_of_a_process_share_the_one_model_and_it_goes_with_the_last() 
 def test_a_lone_caller_waits_for_nobody() -> None:
     inner = GatedRanker()
     inner.gate.release(1)
-    assert SharedRanker(inner).score(TEXTS["b"], [{}, {}]) == [98.0, 98.0]
+    assert BatchingRanker(inner).score(TEXTS["b"], [{}, {}]) == [98.0, 98.0]
 
 
 def test_who_waits_is_read_together_in_the_order_of_coming() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        shared, first = busy(inner, pool)
-        others = queue(shared, pool, "c", "b", "d")
+        with_dynamic_batching, first = busy(inner, pool)
+        others = queue(with_dynamic_batching, pool, "c", "b", "d")
         inner.gate.release(9)
         assert first.result() == [97.0]
         assert [one.result() for one in others] == [[99.0] * 2, [98.0] * 2, [100.0] * 2]
@@ -118,8 +118,8 @@ def test_who_waits_is_read_together_in_the_order_of_coming() -> None:
 def test_a_read_is_bounded_and_nobody_starves() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        shared, _ = busy(inner, pool, windows_at_once=2)
-        queue(shared, pool, "b", "c", "d", "e")
+        with_dynamic_batching, _ = busy(inner, pool, windows_at_once=2)
+        queue(with_dynamic_batching, pool, "b", "c", "d", "e")
         inner.gate.release(9)
     assert inner.reads == ["a", "bc", "de"]
 
@@ -127,7 +127,7 @@ def test_a_read_is_bounded_and_nobody_starves() -> None:
 def test_a_call_of_more_windows_than_a_read_is_not_torn() -> None:
     inner = GatedRanker()
     inner.gate.release(1)
-    found = SharedRanker(inner, windows_at_once=1).score_many([(TEXTS["a"], [{}]), (TEXTS["b"], [{}])])
+    found = BatchingRanker(inner, windows_at_once=1).score_many([(TEXTS["a"], [{}]), (TEXTS["b"], [{}])])
     assert found == [[97.0], [98.0]]
     assert inner.reads == ["ab"]
 
@@ -135,8 +135,8 @@ def test_a_call_of_more_windows_than_a_read_is_not_torn() -> None:
 def test_ones_fault_is_not_anothers() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        shared, _ = busy(inner, pool)
-        good, bad, other = queue(shared, pool, "b", "bad", "c")
+        with_dynamic_batching, _ = busy(inner, pool)
+        good, bad, other = queue(with_dynamic_batching, pool, "b", "bad", "c")
         inner.gate.release(9)
         assert good.result() == [98.0] * 2
         assert other.result() == [99.0] * 2
@@ -149,8 +149,8 @@ def test_ones_fault_is_not_anothers() -> None:
 def test_whatever_ends_a_forward_the_next_caller_is_answered(error: type[BaseException]) -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        shared, _ = busy(inner, pool)
-        (other,) = queue(shared, pool, "b")
+        with_dynamic_batching, _ = busy(inner, pool)
+        (other,) = queue(with_dynamic_batching, pool, "b")
         original = inner.score_many
 
         def fails_once(asks: Any) -> Any:
@@ -161,19 +161,19 @@ def test_whatever_ends_a_forward_the_next_caller_is_answered(error: type[BaseExc
         inner.gate.release(9)
         with pytest.raises(error):
             other.result()
-        assert shared.score(TEXTS["c"], [{}]) == [99.0]
-    assert shared.unfinished == 0
+        assert with_dynamic_batching.score(TEXTS["c"], [{}]) == [99.0]
+    assert with_dynamic_batching.unfinished == 0
 
 
 async def test_a_cancelled_caller_frees_its_place() -> None:
     inner = GatedRanker()
-    shared = SharedRanker(inner)
-    first = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["a"], [{}])))
+    with_dynamic_batching = BatchingRanker(inner)
+    first = asyncio.create_task(run_in_executor(lambda: with_dynamic_batching.score(TEXTS["a"], [{}])))
     await _until(lambda: inner.reads == ["a"])
-    second = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["b"], [{}])))
-    await _until(lambda: shared.unfinished == 2)
-    third = asyncio.create_task(in_thread(lambda: shared.score(TEXTS["c"], [{}])))
-    await _until(lambda: shared.unfinished == 3)
+    second = asyncio.create_task(run_in_executor(lambda: with_dynamic_batching.score(TEXTS["b"], [{}])))
+    await _until(lambda: with_dynamic_batching.unfinished == 2)
+    third = asyncio.create_task(run_in_executor(lambda: with_dynamic_batching.score(TEXTS["c"], [{}])))
+    await _until(lambda: with_dynamic_batching.unfinished == 3)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -194,15 +194,15 @@ async def _until(true: Callable[[], bool]) -> None:
 def test_a_caller_that_left_is_told_so() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(1) as pool:
-        shared, first = busy(inner, pool)
+        with_dynamic_batching, first = busy(inner, pool)
         caller = Caller()
         caller.leave()
-        with pytest.raises(CallerLeftError):
-            caller.result(shared._executor.submit(lambda: inner.reads.append("never")))
+        with pytest.raises(RequestCancelledError):
+            caller.result(with_dynamic_batching._executor.submit(lambda: inner.reads.append("never")))
         inner.gate.release(1)
         assert first.result() == [97.0]
     assert inner.reads == ["a"]
-    assert shared.unfinished == 0
+    assert with_dynamic_batching.unfinished == 0
 
 
 class SideBySide:
@@ -221,8 +221,8 @@ class SideBySide:
 def test_a_ranker_may_be_read_side_by_side() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        shared = SharedRanker(SideBySide(inner))
-        found = [pool.submit(shared.score, TEXTS[name], [{}]) for name in "abcd"]
+        with_dynamic_batching = BatchingRanker(SideBySide(inner))
+        found = [pool.submit(with_dynamic_batching.score, TEXTS[name], [{}]) for name in "abcd"]
         wait_for(lambda: len(inner.reads) == 2)
         time.sleep(0.05)
         assert len(inner.reads) == 2, "no more than it says"
@@ -233,9 +233,9 @@ def test_a_ranker_may_be_read_side_by_side() -> None:
 
 def test_the_windows_of_one_caller_are_read_side_by_side_too() -> None:
     inner = GatedRanker()
-    shared = SharedRanker(SideBySide(inner))
+    with_dynamic_batching = BatchingRanker(SideBySide(inner))
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(shared.score_many, [(TEXTS[name], [{}]) for name in "abc"])
+        found = pool.submit(with_dynamic_batching.score_many, [(TEXTS[name], [{}]) for name in "abc"])
         wait_for(lambda: len(inner.reads) == 2)
         inner.gate.release(9)
         assert found.result() == [[97.0], [98.0], [99.0]]
@@ -263,9 +263,9 @@ class Threads:
 
 def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None:
     inner = Threads()
-    shared = SharedRanker(inner)
+    with_dynamic_batching = BatchingRanker(inner)
     with ThreadPoolExecutor(32) as pool:
-        list(pool.map(lambda _: shared.score(TEXTS["a"], shared.remember([TEXT])), range(64)))
+        list(pool.map(lambda _: with_dynamic_batching.score(TEXTS["a"], with_dynamic_batching.remember([TEXT])), range(64)))
     assert 1 <= len(inner.remembered) <= Threads.readers
     assert 1 <= len(inner.scored) <= Threads.readers
 
@@ -273,12 +273,16 @@ def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is a matter of Unix")
 def test_a_fork_of_a_process_that_has_ranked_ranks_too() -> None:
     """As servers do that load first and fork then: none of the parent's threads are there."""
-    shared = SharedRanker(Threads())
-    assert shared.score(TEXTS["a"], shared.remember([TEXT])) == [0.0]
-    asyncio.run(in_thread(lambda: None))
+    with_dynamic_batching = BatchingRanker(Threads())
+    assert with_dynamic_batching.score(TEXTS["a"], with_dynamic_batching.remember([TEXT])) == [0.0]
+    asyncio.run(run_in_executor(lambda: None))
     child = os.fork()
     if child == 0:
-        _exit_after(lambda: asyncio.run(in_thread(lambda: shared.score(TEXTS["b"], shared.remember([TEXT])))))
+        _exit_after(
+            lambda: asyncio.run(
+                run_in_executor(lambda: with_dynamic_batching.score(TEXTS["b"], with_dynamic_batching.remember([TEXT])))
+            )
+        )
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -297,8 +301,8 @@ def test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_ch
             return [float(torch.get_num_threads())]
 
     def asked(callers: ThreadPoolExecutor) -> list[list[float]]:
-        shared = SharedRanker(Counting())
-        return list(callers.map(lambda _: shared.score(TEXTS["a"], [{}]), range(8)))
+        with_dynamic_batching = BatchingRanker(Counting())
+        return list(callers.map(lambda _: with_dynamic_batching.score(TEXTS["a"], [{}]), range(8)))
 
     before = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -306,8 +310,8 @@ def test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_ch
         with ThreadPoolExecutor(4) as callers, ThreadPoolExecutor(1) as others:
             assert asked(callers) == [[2.0]] * 8
             assert others.submit(torch.get_num_threads).result() == torch.get_num_threads() == 4
-        assert SharedRanker(Counting()).score(TEXTS["a"], [{}]) == [2.0]
-        assert SharedRanker(GatedRanker()).run(torch.get_num_threads) == 4  # one that works alone may have all of them
+        assert BatchingRanker(Counting()).score(TEXTS["a"], [{}]) == [2.0]
+        assert BatchingRanker(GatedRanker()).run(torch.get_num_threads) == 4  # one that works alone may have all of them
     finally:
         torch.set_num_threads(before)
 
@@ -383,9 +387,9 @@ def test_after_any_schedule_of_callers_the_next_is_answered(
         outcomes = await asyncio.gather(*(come(reranker, visit, number) for number, visit in enumerate(visits)))
         for visit, outcome in zip(visits, outcomes, strict=True):
             assert outcome in ("timed out", "loading", visit.fault or visit.texts) or outcome == visit.texts == 0
-        shared = await until_loaded(reranker)
-        await _until(lambda: shared.unfinished == 0)
-        assert not any(shared._executor._process.queues), "nothing is left in the queues"
+        with_dynamic_batching = await until_loaded(reranker)
+        await _until(lambda: with_dynamic_batching.unfinished == 0)
+        assert not any(with_dynamic_batching._executor._process.queues), "nothing is left in the queues"
         assert await asyncio.wait_for(come(reranker, Visit(after=0, texts=3, patience=None, fault=""), 99), 10) == 3
 
     with patch("llama_index_rnx.rerank.load_ranker", load):
@@ -408,12 +412,12 @@ async def come(reranker: RNXRerank, visit: Visit, number: int) -> object:
         return str(error)
 
 
-async def until_loaded(reranker: RNXRerank) -> SharedRanker:
+async def until_loaded(reranker: RNXRerank) -> BatchingRanker:
     """The model, which is loaded by a last caller where nobody else did."""
     for number in range(3):
         await come(reranker, Visit(after=0, texts=1, patience=None, fault=""), 100 + number)
     loaded = reranker._open()
-    assert isinstance(loaded, SharedRanker)
+    assert isinstance(loaded, BatchingRanker)
     return loaded
 
 
@@ -446,14 +450,14 @@ def candidates(letter: str, count: int) -> list[Candidate]:
 
 async def test_who_leaves_while_it_remembers_costs_one_part_and_no_more() -> None:
     inner = GatedMemory()
-    shared = SharedRanker(inner)
-    call = asyncio.create_task(in_thread(lambda: shared.remember(candidates("a", 80))))
+    with_dynamic_batching = BatchingRanker(inner)
+    call = asyncio.create_task(run_in_executor(lambda: with_dynamic_batching.remember(candidates("a", 80))))
     await _until(lambda: inner.parts == ["a"])
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     inner.gate.release(99)
-    await _until(lambda: shared.unfinished == 0)
+    await _until(lambda: with_dynamic_batching.unfinished == 0)
     assert inner.parts == ["a"]
 
 
@@ -464,23 +468,23 @@ def test_a_fault_while_remembering_takes_the_other_parts_out_of_the_queue() -> N
             raise RNXError("no")
 
     inner = Failing(readers=2)
-    shared = SharedRanker(inner)
+    with_dynamic_batching = BatchingRanker(inner)
     inner.gate.release(99)
     with pytest.raises(RNXError, match="no"):
-        shared.remember(candidates("a", 80))
-    wait_for(lambda: shared.unfinished == 0)
+        with_dynamic_batching.remember(candidates("a", 80))
+    wait_for(lambda: with_dynamic_batching.unfinished == 0)
     assert len(inner.parts) <= 2
 
 
 def test_callers_remember_in_turn_and_a_scoring_comes_between() -> None:
     inner = GatedMemory()
-    shared = SharedRanker(inner)
+    with_dynamic_batching = BatchingRanker(inner)
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(shared.remember, candidates("a", 32))
+        first = pool.submit(with_dynamic_batching.remember, candidates("a", 32))
         wait_for(lambda: inner.parts == ["a"])
-        second = pool.submit(shared.remember, candidates("b", 16))
-        wait_for(lambda: shared.unfinished == 2)
-        (scored,) = queue(shared, pool, "c")
+        second = pool.submit(with_dynamic_batching.remember, candidates("b", 16))
+        wait_for(lambda: with_dynamic_batching.unfinished == 2)
+        (scored,) = queue(with_dynamic_batching, pool, "c")
         inner.gate.release(2)
         assert scored.result() == [99.0] * 2, "after the part at work"
         inner.gate.release(99)
@@ -498,7 +502,7 @@ def test_parts_keep_their_places_whatever_their_length() -> None:
     inner = Lengths(readers=2)
     texts = ["x" * length for length in (1, 9_000, 5, 7_999, 3, *range(2, 40))]
     asked = [Candidate(id=str(i), text=text) for i, text in enumerate(texts)]
-    assert SharedRanker(inner).remember(asked) == [candidate.id for candidate in asked]
+    assert BatchingRanker(inner).remember(asked) == [candidate.id for candidate in asked]
     assert sorted(inner.parts)[-1] == "8"
     assert inner.parts.count("1") >= 2, "a long text is a part of its own"
 
@@ -564,8 +568,8 @@ def test_one_callers_system_exit_is_not_another_s() -> None:
 
     inner = Exiting()
     with ThreadPoolExecutor(8) as pool:
-        shared, _ = busy(inner, pool)
-        good, bad = queue(shared, pool, "b", "bad")
+        with_dynamic_batching, _ = busy(inner, pool)
+        good, bad = queue(with_dynamic_batching, pool, "b", "bad")
         inner.gate.release(9)
         assert good.result() == [98.0] * 2
         with pytest.raises(SystemExit):
@@ -610,14 +614,14 @@ class Inward(Threads):
             return [0.5] * len(memories)
         inner = Query(text="inner")
         if self._is_async:
-            return asyncio.run(in_thread(lambda: shared(self).score(inner, memories)))
-        return shared(self).score(inner, memories)
+            return asyncio.run(run_in_executor(lambda: with_dynamic_batching(self).score(inner, memories)))
+        return with_dynamic_batching(self).score(inner, memories)
 
 
 @pytest.mark.parametrize("readers", [1, 2])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_ranker_may_ask_itself(readers: int, is_async: bool) -> None:
-    ranker = shared(Inward(readers, is_async))
+    ranker = with_dynamic_batching(Inward(readers, is_async))
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(ranker.score, Query(text="outer"), [{}]) for _ in range(8)]
         assert [call.result(timeout=10) for call in calls] == [[0.5]] * 8
@@ -625,8 +629,8 @@ def test_a_ranker_may_ask_itself(readers: int, is_async: bool) -> None:
 
 def test_what_never_reached_a_thread_is_not_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C, or no thread to be had, between the queue and the pool: the next call is answered all the same."""
-    ranker = shared(Threads())
-    assert isinstance(ranker, SharedRanker)
+    ranker = with_dynamic_batching(Threads())
+    assert isinstance(ranker, BatchingRanker)
     assert ranker.score(TEXTS["a"], [{}]) == [0.0]
 
     with monkeypatch.context() as patched:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llama_index_rnx.ranking import Ranking, Reads, Window, drive, parallel, sliding
-from llama_index_rnx.ranking.windows import best_first, drive_all, falling, window_starts
+from llama_index_rnx.ranking import Ranking, Window, WindowPlan, parallel_windows, run_plan, sliding_windows
+from llama_index_rnx.ranking.windows import best_first, enforce_monotone, run_plans, window_starts
 
 sizes = st.tuples(st.integers(0, 120), st.integers(1, 40), st.integers(1, 40)).filter(lambda s: s[2] <= s[1])
 
@@ -24,7 +24,7 @@ def run(count: int, window: int, stride: int, scores: list[float]) -> tuple[Rank
         reads.append(places)
         return [scores[place] for place in places]
 
-    return drive(sliding(count, window, stride), score), reads
+    return run_plan(sliding_windows(count, window, stride), score), reads
 
 
 def run_parallel(count: int, window: int, scores: list[float]) -> tuple[Ranking, list[list[Window]]]:
@@ -35,15 +35,15 @@ def run_parallel(count: int, window: int, scores: list[float]) -> tuple[Ranking,
         steps.append([places for _, places in asked])
         return [[scores[place] for place in places] for places in steps[-1]]
 
-    (ranking,) = drive_all([parallel(count, window, max(1, window // 2))], score)
+    (ranking,) = run_plans([parallel_windows(count, window, max(1, window // 2))], score)
     return ranking, steps
 
 
-@pytest.mark.parametrize("plan", [sliding, parallel])
+@pytest.mark.parametrize("plan", [sliding_windows, parallel_windows])
 @settings(max_examples=40)
 @given(sizes, st.data())
 def test_a_permutation_with_falling_scores_whatever_the_windows_say(
-    plan: Callable[[int, int, int], Reads], size: tuple[int, int, int], data: st.DataObject
+    plan: Callable[[int, int, int], WindowPlan], size: tuple[int, int, int], data: st.DataObject
 ) -> None:
     count, window, stride = size
 
@@ -51,7 +51,7 @@ def test_a_permutation_with_falling_scores_whatever_the_windows_say(
         one = st.floats(-10, 10)
         return data.draw(st.lists(one, min_size=len(places), max_size=len(places)))
 
-    ranking = drive(plan(count, window, stride), moody)
+    ranking = run_plan(plan(count, window, stride), moody)
     assert sorted(ranking.order) == list(range(count))
     assert len(ranking.scores) == count
     assert all(a >= b for a, b in pairwise(ranking.scores))
@@ -163,13 +163,15 @@ def test_parallel_windows_by_hand() -> None:
 # --- many lists
 
 
-@given(st.lists(st.tuples(st.sampled_from([sliding, parallel]), sizes), max_size=6))
-def test_lists_that_are_driven_together_come_out_as_alone(lists: list[tuple[Callable[[int, int, int], Reads], tuple]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from([sliding_windows, parallel_windows]), sizes), max_size=6))
+def test_lists_that_are_driven_together_come_out_as_alone(
+    lists: list[tuple[Callable[[int, int, int], WindowPlan], tuple]],
+) -> None:
     def worth(i: int, places: Window) -> list[float]:
         return [float((7 * i + 31 * place) % 17) for place in places]
 
-    together = drive_all([plan(*size) for plan, size in lists], lambda asked: [worth(i, places) for i, places in asked])
-    alone = [drive(plan(*size), lambda places, i=i: worth(i, places)) for i, (plan, size) in enumerate(lists)]
+    together = run_plans([plan(*size) for plan, size in lists], lambda asked: [worth(i, places) for i, places in asked])
+    alone = [run_plan(plan(*size), lambda places, i=i: worth(i, places)) for i, (plan, size) in enumerate(lists)]
     assert together == alone
 
 
@@ -180,27 +182,30 @@ def test_lists_take_their_steps_side_by_side() -> None:
         steps.append([i for i, _ in asked])
         return [[0.0] * len(places) for _, places in asked]
 
-    drive_all([sliding(40, 20, 10), parallel(40, 20, 10), sliding(0, 20, 10), sliding(5, 20, 10)], score)
+    run_plans(
+        [sliding_windows(40, 20, 10), parallel_windows(40, 20, 10), sliding_windows(0, 20, 10), sliding_windows(5, 20, 10)],
+        score,
+    )
     assert steps == [[0, 1, 1, 3], [0, 1], [0]]
-    assert drive_all([], score) == []
+    assert run_plans([], score) == []
 
 
 @given(st.lists(st.floats(allow_nan=False)))
 def test_falling_never_rises_and_changes_only_what_would(scores: list[float]) -> None:
-    bounded = falling(scores)
+    bounded = enforce_monotone(scores)
     assert all(a >= b for a, b in pairwise(bounded))
     assert bounded == [min(scores[: i + 1]) for i in range(len(scores))]
 
 
 @pytest.mark.parametrize(("window", "stride"), [(0, 1), (5, 0), (5, 6), (-1, -1)])
-@pytest.mark.parametrize("plan", [sliding, parallel])
-def test_impossible_windows_are_refused(plan: Callable[[int, int, int], Reads], window: int, stride: int) -> None:
+@pytest.mark.parametrize("plan", [sliding_windows, parallel_windows])
+def test_impossible_windows_are_refused(plan: Callable[[int, int, int], WindowPlan], window: int, stride: int) -> None:
     with pytest.raises(ValueError, match="stride"):
-        drive(plan(10, window, stride), lambda places: [0.0] * len(places))
+        run_plan(plan(10, window, stride), lambda places: [0.0] * len(places))
 
 
 def test_a_wrong_number_of_scores_is_refused() -> None:
     with pytest.raises(ValueError):
-        drive(sliding(10, 5, 2), lambda places: [0.0])
+        run_plan(sliding_windows(10, 5, 2), lambda places: [0.0])
     with pytest.raises(ValueError):
-        drive_all([sliding(10, 5, 2), sliding(10, 5, 2)], lambda asked: [[0.0] * 5])
+        run_plans([sliding_windows(10, 5, 2), sliding_windows(10, 5, 2)], lambda asked: [[0.0] * 5])

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from llama_index_rnx.candidates import base64_source, bytes_source
-from llama_index_rnx.results import Hit, Section, excerpt_of, html_page, movement, print_table, thumbnail
+from llama_index_rnx.results import Comparison, Hit, excerpt_of, html_page, movement, print_table, thumbnail
 from llama_index_rnx.text import clean, excerpt
 from llama_index_rnx.text.snippets import _richness
 
@@ -45,8 +45,8 @@ def printed(hits: list[Hit], title: str = "found", query: str | None = None, **o
     return stream.getvalue()
 
 
-def section(before: list[Hit], after: list[Hit], query: str = "why", **fields: object) -> Section:
-    return Section(query=query, before=before, after=after, seconds=0.123, **fields)  # type: ignore[arg-type]
+def section(before: list[Hit], after: list[Hit], query: str = "why", **fields: object) -> Comparison:
+    return Comparison(query=query, before=before, after=after, seconds=0.123, **fields)  # type: ignore[arg-type]
 
 
 class Page(HTMLParser):

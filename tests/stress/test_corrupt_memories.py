@@ -15,7 +15,7 @@ from sizes import sizes
 from llama_index_rnx.candidates import Candidate
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.memory.backend import FILE_NAME
-from llama_index_rnx.ranking import recall
+from llama_index_rnx.ranking import get_or_compute_memories
 
 TEXTS = [Candidate(id=str(i), text=f"text number {i} " * (1 + i % 40)) for i in range(120)]
 
@@ -24,7 +24,7 @@ TEXTS = [Candidate(id=str(i), text=f"text number {i} " * (1 + i % 40)) for i in 
 def kept(tmp_path: Path) -> tuple[Path, FakeRanker, list[torch.Tensor]]:
     """A store on disk, its ranker, and what it remembers."""
     ranker, store = FakeRanker(fingerprint="fixed"), MemoryStore(tmp_path / "whole")
-    found = [memory["words"] for memory in recall(ranker, TEXTS, store)]
+    found = [memory["words"] for memory in get_or_compute_memories(ranker, TEXTS, store)]
     store.close()
     RAM.clear()
     return tmp_path / "whole", ranker, found
@@ -69,7 +69,7 @@ def test_damage_is_seen_and_made_good(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
                 store = MemoryStore(folder)
-                found = recall(ranker, TEXTS, store)
+                found = get_or_compute_memories(ranker, TEXTS, store)
                 store.close()
             assert all(torch.equal(memory["words"], right) for memory, right in zip(found, expected, strict=True)), seed
             RAM.clear()

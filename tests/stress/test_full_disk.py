@@ -84,19 +84,19 @@ def test_memories_on_a_full_disk_are_kept_in_ram(disk: tuple[Path, Resize]) -> N
     from fakes import FakeRanker
 
     from llama_index_rnx.candidates import Candidate
-    from llama_index_rnx.ranking import recall
+    from llama_index_rnx.ranking import get_or_compute_memories
 
     folder, resize = disk
     ranker, many = FakeRanker(), [Candidate(id=str(i), text=f"{i} words " * 100) for i in range(200)]
     store = MemoryStore(folder)
     with pytest.warns(RuntimeWarning, match="cannot be written .*full.*kept in RAM only"):
-        found = recall(ranker, many, store)
-    assert len(found) == len(recall(ranker, many, store)) == 200
+        found = get_or_compute_memories(ranker, many, store)
+    assert len(found) == len(get_or_compute_memories(ranker, many, store)) == 200
     assert len(ranker.remembered) == 200
     store.close()
     RAM.clear()
     resize(8_192)
-    recall(ranker, many, MemoryStore(folder))
+    get_or_compute_memories(ranker, many, MemoryStore(folder))
     RAM.clear()
     assert len(MemoryStore(folder).find(ranker.fingerprint, [one.digest for one in many])) == 200
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from llama_index_rnx.rankers.mini import (
     CAPTION_SHARE,
     CaptionVectors,
-    Eyes,
     ImageConfig,
-    ImagePart,
+    ImageEncoder,
+    ImageScorer,
     ImageTower,
     ImageVectors,
 )
@@ -47,7 +47,7 @@ class Chain:
     def __init__(self, model: Model, towers: Sequence[ImageTower], heads: Sequence[Path]) -> None:
         names = tuple("lite2" if tower.end.head.conv.in_channels == 352 else "lite1" for tower in towers)
         self.first, self.towers = model, towers
-        self.part = ImagePart(ImageConfig(others=names)).eval()
+        self.part = ImageScorer(ImageConfig(others=names)).eval()
         trained = {name: tensor for name, tensor in model.part.state_dict().items() if name not in ("basis", "bank")}
         self.part.load_state_dict(trained, strict=False)
         for head, folder in zip(self.part.heads, heads, strict=True):
@@ -79,9 +79,9 @@ class Chain:
         first = captions_of(self.part.caption, split.first, texts).vector
         return torch.cat([first, *(head.captions(pooled) for head in self.part.heads)], -1)  # [Q, D + E * 384]
 
-    def eyes(self) -> Eyes:
+    def eyes(self) -> ImageEncoder:
         """The towers as they ship."""
-        eyes = Eyes(self.part.config.others)
+        eyes = ImageEncoder(self.part.config.others)
         eyes.tower.load_state_dict(self.first.tower.state_dict())
         for other, tower in zip(eyes.others, self.towers, strict=True):
             source: nn.Module = tower if isinstance(other, ImageTower) else tower.end
@@ -178,7 +178,7 @@ def scores_of(chain: Chain, split: ImageSplit) -> Scores:
     )
 
 
-def calibration_table(part: ImagePart, scores: Scores, scalars: Tensor | None = None) -> dict[str, object]:
+def calibration_table(part: ImageScorer, scores: Scores, scalars: Tensor | None = None) -> dict[str, object]:
     """The rows of the report on one split; scalars are cross-fitted on its pictures unless given."""
     cosine, late, hub, owner = scores.cosine, scores.late, scores.hub, scores.owner
     rows: dict[str, object] = {"pictures": len(hub), "texts": len(owner), "cosine": recalls(cosine, owner)}
@@ -205,7 +205,7 @@ def _fit_half(cosine: Tensor, late: Tensor, hub: Tensor, owner: Tensor, mine: Te
     return fit_features(torch.stack([cosine[mine].gather(1, top), late[mine].gather(1, top), hub[top]], -1), place)
 
 
-def calibrate(part: ImagePart, scores: Scores) -> Tensor:
+def calibrate(part: ImageScorer, scores: Scores) -> Tensor:
     """Fits the part's scalars on a split, twice: the second time on the lists that the first retrieves."""
     cosine, late, hub, owner = scores.cosine, scores.late, scores.hub, scores.owner
     part.hub_mean.fill_(hub.mean())

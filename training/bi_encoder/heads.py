@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import ImageConfig, MoreHead
+from llama_index_rnx.rankers.mini import AuxiliaryHead, ImageConfig
 from training.bi_encoder.model import chunks, recalls
 from training.bi_encoder.source import Source
 from training.bi_encoder.training import follow
@@ -38,11 +38,11 @@ class HeadSettings:
 
 
 class Head(nn.Module):
-    """A `MoreHead` and the temperature it is trained with."""
+    """A `AuxiliaryHead` and the temperature it is trained with."""
 
     def __init__(self, settings: HeadSettings) -> None:
         super().__init__()
-        self.pair = MoreHead(ImageConfig(dropout=settings.dropout))
+        self.pair = AuxiliaryHead(ImageConfig(dropout=settings.dropout))
         self.temperature = nn.Parameter(torch.tensor(math.log(20.0)))
 
     def loss(self, cells: Tensor, pooled: Tensor, owner: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _resume(out: Path, head: Head, optimizer: torch.optim.Optimizer) -> int:
 
 
 @torch.inference_mode()
-def images_of(pair: MoreHead, source: Source, rows: list[int]) -> Tensor:
+def images_of(pair: AuxiliaryHead, source: Source, rows: list[int]) -> Tensor:
     """Vectors [B, D] of whole pictures."""
     pair.eval()
     return torch.cat([pair.images(source.pictures(b, np.zeros(len(b), int)).float()) for b in chunks(rows, 128)])

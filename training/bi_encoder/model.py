@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import CaptionVectors, ImageConfig, ImagePart, ImageTower, ImageVectors
+from llama_index_rnx.rankers.mini import CaptionVectors, ImageConfig, ImageScorer, ImageTower, ImageVectors
 from training.bi_encoder.source import Source
 
-CaptionsOf = Callable[[Tensor, Tensor, Tensor], CaptionVectors]  # states, mask, pooled: `CaptionHead`, `ImagePart.captions`
+CaptionsOf = Callable[[Tensor, Tensor, Tensor], CaptionVectors]  # states, mask, pooled: `CaptionHead`, `ImageScorer.captions`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class BiEncoder(nn.Module):
     def __init__(self, tower: ImageTower, settings: BiEncoderSettings) -> None:
         super().__init__()
         self.tower = tower.requires_grad_(False)
-        self.part = ImagePart(ImageConfig(dropout=settings.dropout))
+        self.part = ImageScorer(ImageConfig(dropout=settings.dropout))
         self.temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def tuned(self) -> list[nn.Parameter]:

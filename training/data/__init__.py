@@ -3,7 +3,7 @@
 from training.data.files import Row, data_folder, files_read, rows
 from training.data.from_index import IndexRow, list_of, read_questions, summary
 from training.data.graded_list import GradedList, kept_lists, take
-from training.data.image_datasets import Picture, flickr, openstax
+from training.data.image_datasets import CaptionedImage, flickr, openstax
 from training.data.jsonl import write_lists
 from training.data.synthetic import HELD_OUT, same_words
 from training.data.text_datasets import (
@@ -21,10 +21,10 @@ from training.data.user_lists import OwnLists, read_own
 
 __all__ = [
     "HELD_OUT",
+    "CaptionedImage",
     "GradedList",
     "IndexRow",
     "OwnLists",
-    "Picture",
     "Row",
     "data_folder",
     "distilled",

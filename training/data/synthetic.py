@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from llama_index_rnx.rankers.mini import (
     LAST_SPECIAL,
     ImageConfig,
-    ImagePart,
     ImageProjector,
+    ImageScorer,
+    ListwiseScorer,
     MiniModel,
-    Reader,
-    ReaderConfig,
-    TextConfig,
-    TextTower,
+    ScorerConfig,
+    TextEncoder,
+    TextEncoderConfig,
 )
 from training.data.graded_list import GradedList
-from training.data.image_datasets import Picture
+from training.data.image_datasets import CaptionedImage
 
 TOPICS = {  # a topic: the words that ask for it, the words that answer
     "bread": ("loaf crust bake dough", "yeast oven flour knead"),
@@ -119,7 +119,7 @@ def _list(source: str, qid: str, query: str, texts: Sequence[str], grades: Seque
     )
 
 
-def pictures(folder: Path, known: int, held_out: int) -> tuple[list[Picture], list[Picture]]:
+def pictures(folder: Path, known: int, held_out: int) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
     """(training, held out): at most so many kinds of picture, one of each, drawn into `folder` once; no kind is in both."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = list(product(SIZES, COLOURS, SHAPES, PLACES))
@@ -128,11 +128,11 @@ def pictures(folder: Path, known: int, held_out: int) -> tuple[list[Picture], li
     return made[held_out:], made[:held_out]
 
 
-def _picture(folder: Path, size: str, colour: str, shape: str, place: str) -> Picture:
+def _picture(folder: Path, size: str, colour: str, shape: str, place: str) -> CaptionedImage:
     path = folder / f"{size}-{colour}-{shape}-{place}.png"
     if not path.exists():
         draw_shape(size, colour, shape, place).save(path)
-    return Picture(
+    return CaptionedImage(
         path=path,
         queries=(f"a {size} {colour} {shape} {place}", f"{colour} {shape} drawn {size} and {place}"),
         about=(f"the picture shows a {shape} {place} {colour} and {size}", f"many {size} {colour} {shape} often {place}"),
@@ -159,7 +159,7 @@ def draw_shape(size: str, colour: str, shape: str, place: str) -> Image.Image:
     return image
 
 
-def picture_pairs(known: Sequence[Picture], count: int, others: int, seed: int) -> list[GradedList]:
+def picture_pairs(known: Sequence[CaptionedImage], count: int, others: int, seed: int) -> list[GradedList]:
     """Captions with their picture and others at random."""
     lists = []
     for number in range(count):
@@ -211,8 +211,8 @@ def tiny_model(seed: int) -> MiniModel:
     tokenizer = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     size = max(known.values()) + 1
-    text = TextConfig(vocabulary=size, width=WIDTH, layers=1, heads=4, intermediate=96, positions=64)
-    image = ImagePart(
+    text = TextEncoderConfig(vocabulary=size, width=WIDTH, layers=1, heads=4, intermediate=96, positions=64)
+    image = ImageScorer(
         ImageConfig(
             dim=WIDTH - 2,
             word_dim=32,
@@ -226,7 +226,7 @@ def tiny_model(seed: int) -> MiniModel:
         )
     )
     image.projector = ImageProjector(image.config, TinyTower.channels)
-    reader = ReaderConfig(
+    reader = ScorerConfig(
         vocabulary=size,
         state_width=WIDTH,
         memory_width=32,
@@ -240,10 +240,10 @@ def tiny_model(seed: int) -> MiniModel:
         list_heads=2,
         list_layers=1,
     )
-    tower = TextTower(tokenizer, text)
+    tower = TextEncoder(tokenizer, text)
     for shared in (tower.bert.embeddings.position_embeddings, tower.bert.embeddings.token_type_embeddings):
         nn.init.zeros_(shared.weight)  # so that a random state says which word it is of, and nothing else
-    model = MiniModel(tower, TinyTower(), image, Reader(reader))
+    model = MiniModel(tower, TinyTower(), image, ListwiseScorer(reader))
     with torch.no_grad():
         model.reader.base.linear.weight.mul_(0.1)  # it expects the narrow cosines of a trained tower
     return model

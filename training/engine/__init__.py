@@ -1,7 +1,7 @@
 """The one training loop, checkpoints, processes. It knows no model and no data."""
 
-from training.engine.checkpoint import Record, below, hashes, record_of
-from training.engine.distributed import Alone, Together, processes
+from training.engine.checkpoint import Record, hashes, record_of, strip_prefix
+from training.engine.distributed import Distributed, SingleProcess, processes
 from training.engine.learner import Learner
 from training.engine.stage import Stage
 from training.engine.trainer import CHECKPOINT, LOSSES, Lists, Trainer, ndcg, run_lists, train
@@ -9,18 +9,18 @@ from training.engine.trainer import CHECKPOINT, LOSSES, Lists, Trainer, ndcg, ru
 __all__ = [
     "CHECKPOINT",
     "LOSSES",
-    "Alone",
+    "Distributed",
     "Learner",
     "Lists",
     "Record",
+    "SingleProcess",
     "Stage",
-    "Together",
     "Trainer",
-    "below",
     "hashes",
     "ndcg",
     "processes",
     "record_of",
     "run_lists",
+    "strip_prefix",
     "train",
 ]

@@ -103,17 +103,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RNXError(f"{path} is no checkpoint of this version ({error}); delete it to begin anew.") from error
 
 
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix/`, without it."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + "/")}
 
 
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def add_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The same tensors with `prefix/` before their names."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
-def refuse_other(path: Path, header: Mapping[str, Any], ours: Record) -> None:
+def check_same_run(path: Path, header: Mapping[str, Any], ours: Record) -> None:
     """A checkpoint goes on with its own settings, seed and data only: with others it would be another run.
 
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class Alone:
+class SingleProcess:
     """One process, which reads everything. place: which of `count` this one is."""
 
     place, count = 0, 1
@@ -38,7 +38,7 @@ class Alone:
         return dict(values)
 
 
-class Together(Alone):
+class Distributed(SingleProcess):
     """One of the processes that `accelerate launch` started."""
 
     def __init__(self) -> None:
@@ -60,6 +60,6 @@ class Together(Alone):
         return dict(found)
 
 
-def processes() -> Alone:
+def processes() -> SingleProcess:
     """As many as there are."""
-    return Together() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone()
+    return Distributed() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else SingleProcess()

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from training.data import GradedList, take
 from training.engine import checkpoint
-from training.engine.checkpoint import Record, below, under
-from training.engine.distributed import Alone
+from training.engine.checkpoint import Record, add_prefix, strip_prefix
+from training.engine.distributed import SingleProcess
 from training.engine.learner import Learner, Penalised
 from training.engine.stage import Stage
 from training.evaluation import NDCG10, Run, Values, evaluate, mean, qrels_of, run_of
@@ -43,7 +43,9 @@ SHOW_EVERY = 25
 class Trainer:
     """A learner in one stage: its optimiser, its moving average, the best weights so far, and the folder it resumes from."""
 
-    def __init__(self, learner: Learner, stage: Stage, work: Path, record: Record, processes: Alone = Alone()) -> None:
+    def __init__(
+        self, learner: Learner, stage: Stage, work: Path, record: Record, processes: SingleProcess = SingleProcess()
+    ) -> None:
         self.learner, self.stage, self.path, self.record = learner, stage, work / CHECKPOINT, record
         self.processes = processes
         groups = learner.groups(stage)
@@ -125,19 +127,19 @@ class Trainer:
         moments = self.optimiser.state_dict()["state"]
         state = {f"{place}/{name}": value for place, of in moments.items() for name, value in of.items()}
         parts = {"weights": self.learner.weights(), "average": self.average, "best": self.best, "optimiser": state}
-        tensors = {name: tensor for part, found in parts.items() for name, tensor in under(found, part).items()}
+        tensors = {name: tensor for part, found in parts.items() for name, tensor in add_prefix(found, part).items()}
         stands = {name: getattr(self, name) for name in ("done", "seconds", "losses", "history")}
         checkpoint.write(self.path, tensors, {"record": asdict(self.record), **stands})
 
     def _resume(self) -> None:
         tensors, header = checkpoint.read(self.path)
         checkpoint.refuse_other(self.path, header, self.record)
-        self.learner.load(below(tensors, "weights"))
+        self.learner.load(strip_prefix(tensors, "weights"))
         ours = self.learner.weights()
         for name in ("average", "best"):
-            setattr(self, name, {key: value.to(ours[key].device) for key, value in below(tensors, name).items()})
+            setattr(self, name, {key: value.to(ours[key].device) for key, value in strip_prefix(tensors, name).items()})
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in below(tensors, "optimiser").items():
+        for name, value in strip_prefix(tensors, "optimiser").items():
             place, kind = name.split("/")
             moments.setdefault(int(place), {})[kind] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})

@@ -26,7 +26,7 @@ BLOCK = 256  # pictures a file: what a killed run loses at most
 BATCH = 16  # views a call of the tower
 
 
-class PictureCache:
+class FeatureMapCache:
     """A folder of blocks; `fill` adds what is missing, `maps` reads. A picture that changed on disk is a new one.
 
     `views` is how many of each picture are kept, the first being the whole; one cache holds the maps of one tower.

@@ -81,11 +81,11 @@ def cache_texts(folder: Path, texts: list[str], out: Path, longest: int = 64) ->
     """Frozen gte-small over short texts, once: `states` [sum T, 384] fp16, `ends` [texts], `pooled` [texts, 384]."""
     from safetensors.torch import load_file
 
-    from llama_index_rnx.rankers.mini import TextTower, pad_ids, pool
+    from llama_index_rnx.rankers.mini import TextEncoder, pad_ids, pool
 
     if out.exists():
         return
-    tower = TextTower(TextTower.tokenizer_from(folder)).eval()
+    tower = TextEncoder(TextEncoder.tokenizer_from(folder)).eval()
     tower.load_state_dict(load_file(folder / "model.safetensors"))
     tower.bfloat16()
     pieces = [tower.chunk_ids(text, 1)[0] for text in texts]

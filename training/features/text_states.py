@@ -20,8 +20,8 @@ from torch import Tensor
 from llama_index_rnx.rankers.mini import (
     LAST_SPECIAL,
     EncodedText,
-    ReaderConfig,
-    TextTower,
+    ScorerConfig,
+    TextEncoder,
     compress_tokens,
     distinct_pieces,
 )
@@ -41,10 +41,10 @@ class CachedText:
     chunks: Tensor
 
 
-class TokenCache:
+class TextStateCache:
     """A folder of blocks; `fill` adds what is missing, `[text]` reads. `query:` in front makes a query's own entry."""
 
-    def __init__(self, folder: Path, weights: Tensor, config: ReaderConfig = ReaderConfig()) -> None:
+    def __init__(self, folder: Path, weights: Tensor, config: ScorerConfig = ScorerConfig()) -> None:
         self.folder, self.weights, self.config = folder, weights, config
         self.entries: dict[str, CachedText] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class TokenCache:
     def __contains__(self, text: str) -> bool:
         return _key(text) in self.entries
 
-    def fill(self, tower: TextTower, texts: Iterable[str], label: str) -> None:
+    def fill(self, tower: TextEncoder, texts: Iterable[str], label: str) -> None:
         """Encode what is not there yet, block by block, with a line of progress for each."""
         missing = [text for text in dict.fromkeys(texts) if text not in self]
         missing.sort(key=len)  # texts of one length share a batch; blocks stay balanced by the tower's own cut
@@ -67,7 +67,7 @@ class TokenCache:
             done, rate = min(start + BLOCK, len(missing)), (start + BLOCK) / (time.time() - started)
             print(f"{label}: {done}/{len(missing)} texts, {rate:.0f}/s, {(len(missing) - done) / rate:.0f} s left", flush=True)
 
-    def _write(self, tower: TextTower, texts: Sequence[str]) -> None:
+    def _write(self, tower: TextEncoder, texts: Sequence[str]) -> None:
         found = []
         for start in range(0, len(texts), STEP):
             step = texts[start : start + STEP]
@@ -100,7 +100,7 @@ class TokenCache:
             self.entries[key] = CachedText(**dict(zip(names, row, strict=True)))
 
 
-def idf(tower: TextTower, texts: Sequence[str]) -> Tensor:
+def idf(tower: TextEncoder, texts: Sequence[str]) -> Tensor:
     """Weights of the word pieces, 0..1: log(1 + texts / texts with it) over its largest value; specials have 0."""
     found: Counter[int] = Counter()
     for start in range(0, len(texts), 4_096):

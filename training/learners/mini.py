@@ -21,13 +21,13 @@ from llama_index_rnx.rankers.mini import (
     ImageVectors,
     MiniModel,
     QueryStates,
-    ReaderConfig,
+    ScorerConfig,
     TextMemory,
     collate,
 )
 from training.data import GradedList
 from training.engine import Stage
-from training.features import CachedText, PictureCache, TokenCache
+from training.features import CachedText, FeatureMapCache, TextStateCache
 from training.weights import write_mini
 
 SCALARS = ("reader.base", "reader.kinds", "image.log_scale", "image.late", "image.hub", "image.bias")  # a few numbers each
@@ -44,8 +44,8 @@ class MiniLearner:
     def __init__(
         self,
         model: MiniModel,
-        texts: TokenCache,
-        pictures: PictureCache,
+        texts: TextStateCache,
+        pictures: FeatureMapCache,
         about: Mapping[str, Any],
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -180,7 +180,7 @@ def image_places(of: GradedList) -> list[int]:
 
 
 def candidate_batch(
-    of: GradedList, cache: TokenCache, config: ReaderConfig, project: Any, image_logits: Tensor | None
+    of: GradedList, cache: TextStateCache, config: ScorerConfig, project: Any, image_logits: Tensor | None
 ) -> CandidateBatch:
     """A list as the reader wants it; gradients reach the reader's projection, so its texts are not `remember`ed by it."""
     entries = [cache[text] if text else None for text in of.texts]
@@ -202,7 +202,7 @@ def _belongs(name: str, parts: Sequence[str]) -> bool:
     return any(name == part or name.startswith(part + ".") for part in parts)
 
 
-def first_projection(cache: TokenCache, texts: Sequence[str], width: int) -> Tensor:
+def first_projection(cache: TextStateCache, texts: Sequence[str], width: int) -> Tensor:
     """Principal directions of the token states, softly whitened (power 1/4): [width, 384], where `compress` starts."""
     states = normalize(torch.cat([cache[text].states[::3].float() for text in texts]), dim=-1)
     values, vectors = torch.linalg.eigh(states.T.cov())

@@ -18,8 +18,8 @@ from torch import Tensor
 from llama_index_rnx.candidates import Candidate, Query, file_source
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.vlm import Recipe, VLMRanker
-from llama_index_rnx.ranking import Ask, rank, recall
+from llama_index_rnx.rankers.vlm import RankerConfig, VLMRanker
+from llama_index_rnx.ranking import ScoringRequest, get_or_compute_memories, rank
 from training.data import GradedList
 from training.engine import Stage
 
@@ -52,7 +52,7 @@ class VLMLearner:
         self,
         ranker: VLMRanker,
         store: MemoryStore,
-        recipe: Recipe,
+        recipe: RankerConfig,
         lora: Lora = Lora(),
         *,
         checkpointing: bool = True,
@@ -125,10 +125,10 @@ class VLMLearner:
         if found.unexpected_keys or any("lora" in name for name in found.missing_keys):
             raise RNXError(f"{folder} holds an adapter of other layers; give one that this command saved.")
 
-    def ask(self, of: GradedList) -> Ask:
+    def ask(self, of: GradedList) -> ScoringRequest:
         """The query and the memories of a list, made now where nothing is remembered."""
         with torch.inference_mode(False), torch.no_grad():  # they are kept, and tensors of inference mode cannot be trained on
-            return Query(text=of.query), recall(self.ranker, candidates_of(of), self.store)
+            return Query(text=of.query), get_or_compute_memories(self.ranker, candidates_of(of), self.store)
 
     def _by_windows(self, of: GradedList) -> Tensor:
         ranking = rank(self.ranker, self.store, Query(text=of.query), candidates_of(of))

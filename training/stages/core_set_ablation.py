@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ReaderConfig, list_bm25
+from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ScorerConfig, list_bm25
 from training.data import GradedList, data_folder, files_read, mediqa, rag24
 from training.engine import Lists, Stage, Trainer, hashes, ndcg, record_of
 from training.evaluation import Values, add_row, bootstrap, mean, rows_of, today
-from training.features import PictureCache, TokenCache
+from training.features import FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader, candidate_batch
 from training.stages import mixtures as mixes
 from training.stages.rnx_mini import READER
@@ -54,7 +54,7 @@ class Worths:
         return [self.lists[place] for place in places]
 
 
-def source_of(name: str, cache: TokenCache, teachers: Sequence[str]) -> Worths:
+def source_of(name: str, cache: TextStateCache, teachers: Sequence[str]) -> Worths:
     """A source with the negatives that the text tower finds hardest, and its worth by these teachers and the judgments."""
     lists = mixes.SOURCES[name](cache)
     if name == "insuranceqa":
@@ -66,27 +66,27 @@ def source_of(name: str, cache: TokenCache, teachers: Sequence[str]) -> Worths:
     return Worths(lists=lists, worths=found, queries=queries)
 
 
-def worth_of(of: GradedList, cache: TokenCache, teachers: Sequence[str]) -> float:
+def worth_of(of: GradedList, cache: TextStateCache, teachers: Sequence[str]) -> float:
     """Agreement of the teachers and the judgments x what the text tower's order, where the reader begins, lacks."""
     tower = mixes.tower_scores(cache, of)  # [N]
-    batch = candidate_batch(of, cache, ReaderConfig(), lambda states: states[:, : ReaderConfig().memory_width], None)
+    batch = candidate_batch(of, cache, ScorerConfig(), lambda states: states[:, : ScorerConfig().memory_width], None)
     words = list_bm25(cache[f"query:{of.query}"].pieces.long()[1:-1], batch)  # without [CLS] and [SEP]
     said = {"tower": tower, "bm25": words}
     return worth(torch.stack([said[name] for name in teachers]), tower, torch.tensor(of.grades))
 
 
-def development(cache: TokenCache) -> dict[str, list[GradedList]]:
+def development(cache: TextStateCache) -> dict[str, list[GradedList]]:
     """What no training list comes from."""
     found = {"rag24": rag24("dev"), "dl21": mixes.dl21_split()[1], "scifact": mixes.scifact_dev(cache, 100)}
     found |= {"insuranceqa": mixes.insurance_split()[1], "mediqa": mediqa("dev")}
     return {name: lists[:MEASURED] for name, lists in found.items()}
 
 
-def begun(text: Path, cache: TokenCache, lists: Sequence[GradedList], seed: int, work: Path) -> MiniLearner:
+def begun(text: Path, cache: TextStateCache, lists: Sequence[GradedList], seed: int, work: Path) -> MiniLearner:
     """A reader that orders as the text tower does; the tower itself is not needed, the cache holds what it says."""
     torch.manual_seed(seed)
-    model = MiniModel.untrained(text, ImageConfig(), ReaderConfig())
-    learner = MiniLearner(model, cache, PictureCache(work / "maps"), {})
+    model = MiniModel.untrained(text, ImageConfig(), ScorerConfig())
+    learner = MiniLearner(model, cache, FeatureMapCache(work / "maps"), {})
     begin_reader(learner, [text for of in lists for text in of.texts[:10]])
     return learner
 
@@ -122,7 +122,7 @@ def averaged(values: Sequence[Mapping[str, float]]) -> Values:
 def run_core_set_ablation(asked: argparse.Namespace) -> None:
     """Every arm and seed that is not in the results yet; then the table."""
     data_folder()
-    cache = TokenCache(asked.cache, load_file(asked.cache / "idf.safetensors")["weights"])
+    cache = TextStateCache(asked.cache, load_file(asked.cache / "idf.safetensors")["weights"])
     known, sets, seeds = (
         {name: source_of(name, cache, asked.teachers) for name in SOURCES},
         development(cache),

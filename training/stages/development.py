@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.mini import CAPTION_SHARE, ImageConfig, MiniModel, ReaderConfig
-from training.data import GradedList, Picture, data_folder, files_read, flickr, openstax
+from llama_index_rnx.rankers.mini import CAPTION_SHARE, ImageConfig, MiniModel, ScorerConfig
+from training.data import CaptionedImage, GradedList, data_folder, files_read, flickr, openstax
 from training.engine import Learner, Lists, Record, Stage, hashes
-from training.features import PictureCache, TokenCache
+from training.features import FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader
 from training.stages import mixtures as mixes
 from training.teachers import (
@@ -62,7 +62,7 @@ class Sources:
     pictures: int = PICTURES
 
 
-class DevelopmentMaterial:
+class DevelopmentData:
     """Everything is read when it is made, so that `files` knows it all from the first stage on."""
 
     def __init__(self, sources: Sources, seed: int, teacher: Similarity | None = None) -> None:
@@ -72,7 +72,7 @@ class DevelopmentMaterial:
             raise RNXError(
                 f"{weights} is not there; make it by `python -m training.fill_cache --tower TEXT --cache CACHE/tokens`."
             )
-        self.tokens = TokenCache(weights.parent, load_file(weights)["weights"])
+        self.tokens = TextStateCache(weights.parent, load_file(weights)["weights"])
         self.teacher = teacher or self._by_text_tower
         self.known = {"flickr": flickr("train", sources.pictures), "openstax": openstax(False, sources.pictures)}
         self.new = {"flickr": flickr("dev", HELD_OUT), "openstax": openstax(True, HELD_OUT)}
@@ -84,7 +84,7 @@ class DevelopmentMaterial:
 
     def learner(self) -> MiniLearner:
         torch.manual_seed(self.seed)
-        model = MiniModel.untrained(self.sources.text, ImageConfig(dropout=DROPOUT, others=self._others()), ReaderConfig())
+        model = MiniModel.untrained(self.sources.text, ImageConfig(dropout=DROPOUT, others=self._others()), ScorerConfig())
         model.text.load_state_dict(load_file(self.sources.text / "model.safetensors"))
         model.eyes.tower.load_state_dict(
             fold(torch.load(self.sources.tower, map_location="cpu", weights_only=True)).state_dict()
@@ -178,12 +178,12 @@ class DevelopmentMaterial:
         folder = self.sources.retriever
         return tuple(json.loads((folder / "image.json").read_text())["config"]["others"]) if folder else ()
 
-    def _maps(self, model: MiniModel) -> PictureCache:
+    def _maps(self, model: MiniModel) -> FeatureMapCache:
         """One folder for each tower: its maps are of no use to another."""
         digest = hashlib.sha256()
         for tensor in model.eyes.state_dict().values():
             digest.update(tensor.contiguous().numpy().tobytes())
-        return PictureCache(self.sources.cache / f"maps-{digest.hexdigest()[:12]}")
+        return FeatureMapCache(self.sources.cache / f"maps-{digest.hexdigest()[:12]}")
 
     def _remember(self, learner: MiniLearner) -> None:
         """Everything about the pictures, once for each tower; the texts of the lists are in the cache already."""
@@ -194,7 +194,7 @@ class DevelopmentMaterial:
         texts = [text for picture in pictures for text in (*(f"query:{query}" for query in picture.queries), *picture.captions)]
         learner.read(texts, [picture.path for picture in pictures], "pictures and captions")
 
-    def _alike(self, pictures: Sequence[Picture]) -> Finder:
+    def _alike(self, pictures: Sequence[CaptionedImage]) -> Finder:
         """Pictures by their captions, so that development lists depend on no trained weights."""
         captions = [picture.captions[-1] for picture in pictures]
         return lambda queries, _: self._by_text_tower(queries, captions)

@@ -29,7 +29,7 @@ from training.evaluation import (
     write_qrels,
     write_run,
 )
-from training.features import PictureCache, TokenCache
+from training.features import FeatureMapCache, TextStateCache
 from training.learners import MiniLearner
 
 TRAINED = ("reader.base", "reader.joint", "reader.list", "reader.kinds", "image.late")  # none of them makes a memory
@@ -95,8 +95,8 @@ def mini_learner(folder: Path, work: Path) -> MiniLearner:
     """The rnx-mini of a folder, ready to be tuned. It keeps its digest: its memories stay as they are."""
     model, config = read_mini(folder)
     about = {name: value for name, value in config.items() if name not in ("image", "reader")}
-    texts = TokenCache(work / "tokens", model.reader.weights.clone(), model.reader.config)
-    return MiniLearner(model, texts, PictureCache(work / "maps"), about)
+    texts = TextStateCache(work / "tokens", model.reader.weights.clone(), model.reader.config)
+    return MiniLearner(model, texts, FeatureMapCache(work / "maps"), about)
 
 
 def tune(asked: argparse.Namespace, folder: Path) -> None:

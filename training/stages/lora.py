@@ -12,9 +12,9 @@ from typing import Any
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.vlm import ListPrompt, Recipe, diagnose, fit, load_vlm
+from llama_index_rnx.rankers.vlm import ListPrompt, RankerConfig, diagnose, fit, load_vlm
 from training.data import GradedList, OwnLists, read_own, take
-from training.engine import Alone, Record, Stage, Together, Trainer, hashes, processes, record_of, train
+from training.engine import Distributed, Record, SingleProcess, Stage, Trainer, hashes, processes, record_of, train
 from training.evaluation import NDCG10, evaluate, first_run, mean, qrels_of
 from training.learners import PART, Lora, VLMLearner
 
@@ -49,7 +49,7 @@ def run_lora(asked: Namespace) -> Trainer:
     return trainer
 
 
-def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: Alone) -> tuple[Sets, Sets]:
+def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: SingleProcess) -> tuple[Sets, Sets]:
     """The lists to learn from and those to choose by, by the names of their files; says what was read and dropped."""
     own = [read_own(path) for path in paths]
     held = [read_own(path) for path in dev]
@@ -69,14 +69,14 @@ def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: Alone) -> tuple[
     return lists, {"held-out": [of for _, of in out]}
 
 
-def lora_learner(asked: Namespace, team: Alone) -> VLMLearner:
+def lora_learner(asked: Namespace, team: SingleProcess) -> VLMLearner:
     """The ranker with a fresh adapter, or with the one to start from."""
     prompt = ListPrompt(**json.loads(asked.prompt.read_text(encoding="utf-8"))) if asked.prompt else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*was not trained to answer with labels")  # that is what happens now
         ranker = load_vlm(
             asked.base,
-            device=str(team.device) if isinstance(team, Together) else asked.device,
+            device=str(team.device) if isinstance(team, Distributed) else asked.device,
             dtype=asked.dtype,
             readout="labels",
             window=asked.window,
@@ -84,7 +84,7 @@ def lora_learner(asked: Namespace, team: Alone) -> VLMLearner:
             max_pixels=asked.max_pixels,
             list_prompt=prompt,
         )
-    recipe = Recipe(
+    recipe = RankerConfig(
         readout="labels",
         list_prompt=ranker.list_prompt,
         window=asked.window,

@@ -26,7 +26,7 @@ from training.data import (
     scifact_corpus,
     trec,
 )
-from training.features import TokenCache
+from training.features import TextStateCache
 from training.teachers import Question, Retriever, mine
 
 DL21_HELD_OUT = 13
@@ -37,7 +37,7 @@ POOL = 100  # what the text tower fetches for the ranker in training to choose i
 SELECTION_LISTS = 40  # a set while training; all of them in the report
 
 
-def development(cache: TokenCache) -> dict[str, list[GradedList]]:
+def development(cache: TextStateCache) -> dict[str, list[GradedList]]:
     """The sets that select a model."""
     _, dl21 = dl21_split()
     _, insurance = insurance_split()
@@ -52,7 +52,7 @@ def development(cache: TokenCache) -> dict[str, list[GradedList]]:
     return {name: lists for name, lists in known.items() if lists}
 
 
-def scifact_dev(cache: TokenCache, depth: int) -> list[GradedList]:
+def scifact_dev(cache: TextStateCache, depth: int) -> list[GradedList]:
     """300 held-out claims over the text tower's dense top `depth` of the whole corpus."""
     _, held = scifact_claims()
     return mine("scifact", _questions(held), scifact_corpus(), cached_retriever(cache), depth, add=False)
@@ -73,7 +73,7 @@ def insurance_split() -> tuple[list[GradedList], list[GradedList]]:
     return lists[INSURANCE_HELD_OUT:], lists[:INSURANCE_HELD_OUT]
 
 
-def softened(cache: TokenCache, of: GradedList) -> GradedList:
+def softened(cache: TextStateCache, of: GradedList) -> GradedList:
     """A distilled list: SPLADE++'s grade and the text tower's view of it, 3 to 1; both as shares of the list."""
     scores = tower_scores(cache, of)  # [N]
     place = scores.argsort().argsort().float() / max(1, len(scores) - 1)  # [N], 1 = the tower's first
@@ -81,7 +81,7 @@ def softened(cache: TokenCache, of: GradedList) -> GradedList:
     return replace(of, grades=tuple((grades - 0.5).clamp_min(0.0).tolist()))
 
 
-def pair_pools(cache: TokenCache, source: str) -> list[GradedList]:
+def pair_pools(cache: TextStateCache, source: str) -> list[GradedList]:
     """Question and text pairs with the texts of the same source that the text tower finds most alike."""
     known = [(query, text) for query, text in pairs(PAIRS)[source] if text in cache and f"query:{query}" in cache]
     questions = [Question(qid=f"{source}-{n}", query=query, grades={text: 2.0}) for n, (query, text) in enumerate(known)]
@@ -89,13 +89,13 @@ def pair_pools(cache: TokenCache, source: str) -> list[GradedList]:
     return mine(source, questions, corpus, cached_retriever(cache), POOL) if known else []
 
 
-def scifact_pools(cache: TokenCache) -> list[GradedList]:
+def scifact_pools(cache: TextStateCache) -> list[GradedList]:
     """The training claims over the text tower's dense top of the whole corpus, their evidence put in where it was missed."""
     claims, _ = scifact_claims()
     return mine("scifact", _questions(claims), scifact_corpus(), cached_retriever(cache), POOL)
 
 
-def cached_retriever(cache: TokenCache) -> Retriever:
+def cached_retriever(cache: TextStateCache) -> Retriever:
     """The frozen text tower as a retriever, by what the cache holds of it."""
     return Retriever(
         queries=lambda queries: torch.stack([query_vector(cache, query) for query in queries]),
@@ -103,7 +103,7 @@ def cached_retriever(cache: TokenCache) -> Retriever:
     )
 
 
-def tower_scores(cache: TokenCache, of: GradedList) -> torch.Tensor:
+def tower_scores(cache: TextStateCache, of: GradedList) -> torch.Tensor:
     """The text tower's cosine of every candidate, [N]."""
     return normalize(_vectors(cache, of.texts), dim=-1) @ query_vector(cache, of.query)
 
@@ -112,20 +112,20 @@ def _questions(claims: Sequence[Row]) -> list[Question]:
     return [Question(qid=f"scifact-{n}", query=c["claim"], grades=c["docs"]) for n, c in enumerate(claims) if c["docs"]]
 
 
-def _known(cache: TokenCache, of: GradedList) -> bool:
+def _known(cache: TextStateCache, of: GradedList) -> bool:
     return f"query:{of.query}" in cache and all(text in cache for text in of.texts)
 
 
-def _vectors(cache: TokenCache, texts: Sequence[str]) -> torch.Tensor:
+def _vectors(cache: TextStateCache, texts: Sequence[str]) -> torch.Tensor:
     return torch.stack([cache[text].chunks.float().mean(0) for text in texts])  # [texts, 384]
 
 
-def query_vector(cache: TokenCache, query: str) -> torch.Tensor:
+def query_vector(cache: TextStateCache, query: str) -> torch.Tensor:
     """The text tower's unit vector of a query that was read, [384]."""
     return normalize(cache[f"query:{query}"].chunks[0].float(), dim=0)  # [384]
 
 
-SOURCES: dict[str, Callable[[TokenCache], list[GradedList]]] = {
+SOURCES: dict[str, Callable[[TextStateCache], list[GradedList]]] = {
     "rag24": lambda cache: rag24("train"),
     "dl21": lambda cache: dl21_split()[0],
     "dl22": lambda cache: [softened(cache, of) for of in distilled("dl22")],

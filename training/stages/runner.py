@@ -32,7 +32,7 @@ from training.evaluation import (
 ENDED = "weights.safetensors"  # what a stage leaves when it ended
 
 
-class Material(Protocol):
+class CurriculumData(Protocol):
     """Data of one kind, and the learner that fits it. Everything is a function of what is asked for and of the seed."""
 
     def learner(self) -> Learner:
@@ -68,7 +68,7 @@ class Outcome:
     seconds: float
 
 
-def run_stages(stages: Sequence[Stage], material: Material, work: Path, seed: int) -> Learner:
+def run_stages(stages: Sequence[Stage], material: CurriculumData, work: Path, seed: int) -> Learner:
     """Every stage in order, each from the last one's weights; what was done before is not done again."""
     learner, sets, folder = material.learner(), material.development(), work
     for stage in stages:
@@ -80,7 +80,7 @@ def run_stages(stages: Sequence[Stage], material: Material, work: Path, seed: in
     return learner
 
 
-def carry_out(stage: Stage, learner: Learner, material: Material, sets: Lists, folder: Path, seed: int) -> Outcome:
+def carry_out(stage: Stage, learner: Learner, material: CurriculumData, sets: Lists, folder: Path, seed: int) -> Outcome:
     """One stage: it leaves the learner trained, and `weights.safetensors` in the folder."""
     record, path = record_of(asdict(stage), seed, material.files()), folder / ENDED
     if path.exists() and stage.negatives != "in batch":  # such a stage brings more than weights: a tower, a calibration
@@ -95,7 +95,7 @@ def carry_out(stage: Stage, learner: Learner, material: Material, sets: Lists, f
     return outcome
 
 
-def fit(stage: Stage, learner: Learner, material: Material, sets: Lists, folder: Path, record: Record) -> Outcome:
+def fit(stage: Stage, learner: Learner, material: CurriculumData, sets: Lists, folder: Path, record: Record) -> Outcome:
     """The training itself: by lists, or by the retriever's batches of pairs."""
     if stage.negatives == "in batch":
         began = time.monotonic()

@@ -11,14 +11,14 @@ import torch
 from training.data import HELD_OUT, GradedList, same_words
 from training.data import synthetic as generated
 from training.engine import Learner, Lists, Record, Stage
-from training.features import PictureCache, TokenCache, idf
+from training.features import FeatureMapCache, TextStateCache, idf
 from training.learners import MiniLearner, begin_reader
 from training.teachers import JointSet, caption_lists, joint_lists, joint_set, picture_lists
 
 LISTS = 160  # of every source
 
 
-class GeneratedMaterial:
+class SyntheticData:
     """Texts and pictures, what the frozen towers say of them, and the learner over those towers."""
 
     def __init__(self, folder: Path, seed: int, count: int = LISTS, held_out: int = HELD_OUT) -> None:
@@ -29,8 +29,8 @@ class GeneratedMaterial:
         self.held_out = generated.text_lists(held_out, seed + 1)
         self.pairs = generated.text_pairs(count, 15, seed)
         model, every = generated.tiny_model(seed), [text for of in self.texts for text in of.texts]
-        self.tokens = TokenCache(folder / "tokens", idf(model.text, every), model.reader.config)
-        self.maps = PictureCache(folder / "maps")
+        self.tokens = TextStateCache(folder / "tokens", idf(model.text, every), model.reader.config)
+        self.maps = FeatureMapCache(folder / "maps")
         learner = MiniLearner(model, self.tokens, self.maps, {}, torch.float32)
         learner.remember([*self.texts, *self.held_out, *self.pairs, *self._shown()], "generated")
 

@@ -1,6 +1,6 @@
 """Grades for lists: from other models, from captions, from mined negatives."""
 
-from training.data.image_datasets import Picture, flickr, openstax
+from training.data.image_datasets import CaptionedImage, flickr, openstax
 from training.teachers.captions import Finder, Similarity, caption_lists, picture_lists
 from training.teachers.core_set import core_set, worth, worth_of_rows
 from training.teachers.grading import (
@@ -25,10 +25,10 @@ from training.teachers.negatives import (
 )
 
 __all__ = [
+    "CaptionedImage",
     "EmbedderTeacher",
     "Finder",
     "JointSet",
-    "Picture",
     "Question",
     "Retriever",
     "Similarity",

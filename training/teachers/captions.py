@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.data import GradedList, Picture
+from training.data import CaptionedImage, GradedList
 
 Similarity = Callable[[Sequence[str], Sequence[str]], Tensor]  # queries [Q], captions [C] -> [Q, C], 1 = the same
 Finder = Callable[[Sequence[str], Sequence[Path]], Tensor]  # queries [Q], pictures [P] -> scores [Q, P]
@@ -23,7 +23,7 @@ TOP_GRADE = 3.0
 
 
 def caption_lists(
-    pictures: Sequence[Picture],
+    pictures: Sequence[CaptionedImage],
     find: Finder,
     teacher: Similarity,
     *,
@@ -50,14 +50,14 @@ def caption_lists(
                 docids=tuple(picture.path.name for picture in chosen),
                 texts=("",) * len(chosen),
                 images=tuple(picture.path for picture in chosen),
-                grades=tuple(soft_grades(caption_likeness(teacher, query, chosen), temperature).tolist()),
+                grades=tuple(caption_grades(caption_likeness(teacher, query, chosen), temperature).tolist()),
                 first=tuple(scores[number][places].tolist()),
             )
         )
     return lists
 
 
-def caption_likeness(teacher: Similarity, query: str, pictures: Sequence[Picture]) -> Tensor:
+def caption_likeness(teacher: Similarity, query: str, pictures: Sequence[CaptionedImage]) -> Tensor:
     """How like each picture's nearest caption is to the query, [N]; the query's own picture has it among its captions."""
     captions = [caption for picture in pictures for caption in picture.captions]
     likeness = teacher([query], captions)[0]  # [captions]
@@ -65,7 +65,7 @@ def caption_likeness(teacher: Similarity, query: str, pictures: Sequence[Picture
     return torch.stack([of.max() for of in parts])
 
 
-def soft_grades(likeness: Tensor, temperature: float) -> Tensor:
+def caption_grades(likeness: Tensor, temperature: float) -> Tensor:
     """Grades of which the gains 2^grade - 1 are proportional to exp(likeness / temperature), the best having `TOP_GRADE`.
 
     So `losses.softmax_kl`, whose target are the gains, distils the teacher's softmax exactly, and a Plackett-Luce loss reads
@@ -76,7 +76,7 @@ def soft_grades(likeness: Tensor, temperature: float) -> Tensor:
     return gains.log1p() / math.log(2)
 
 
-def picture_lists(pictures: Sequence[Picture], source: str, count: int) -> list[GradedList]:
+def picture_lists(pictures: Sequence[CaptionedImage], source: str, count: int) -> list[GradedList]:
     """Development lists: a query each, every picture of the set is a candidate, its own is right. They depend on no model."""
     lists, paths = [], tuple(picture.path for picture in pictures)
     for number in range(count):

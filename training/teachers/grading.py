@@ -15,7 +15,7 @@ from llama_index_rnx.candidates import Candidate, Query, file_source
 from llama_index_rnx.console import progress_bar
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, rank, recall
+from llama_index_rnx.ranking import Ranker, get_or_compute_memories, rank
 from training.data import GradedList, Row
 
 BEST = 3.0  # the grade of a teacher's first: grades are 0 .. 3 everywhere
@@ -81,7 +81,7 @@ def remember_all(teachers: Sequence[Ranker], store: MemoryStore, candidates: Ite
     for teacher in teachers:
         with progress_bar(f"reading as {teacher.name}", len(ordered), "candidates") as advance:
             for start in range(0, len(ordered), 512):
-                recall(teacher, ordered[start : start + 512], store)
+                get_or_compute_memories(teacher, ordered[start : start + 512], store)
                 advance(len(ordered[start : start + 512]))
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.data import GradedList, Picture
-from training.features import TokenCache
+from training.data import CaptionedImage, GradedList
+from training.features import TextStateCache
 from training.teachers.captions import Finder
 
 SHAPES = ("image", "text", "both", "image+text", "images only")
@@ -28,12 +28,12 @@ class JointSet:
     """Pictures and the texts about them, to draw lists from. texts: (its picture, text); vectors: [texts, 384], unit length."""
 
     name: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[CaptionedImage]
     texts: Sequence[tuple[int, str]]
     vectors: Tensor
 
 
-def joint_set(name: str, pictures: Sequence[Picture], cache: TokenCache) -> JointSet:
+def joint_set(name: str, pictures: Sequence[CaptionedImage], cache: TextStateCache) -> JointSet:
     """The texts about pictures, by the frozen text tower."""
     texts = [(owner, text) for owner, picture in enumerate(pictures) for text in picture.about]
     vectors = normalize(torch.stack([cache[text].chunks.float().mean(0) for _, text in texts]), dim=-1)
@@ -41,7 +41,7 @@ def joint_set(name: str, pictures: Sequence[Picture], cache: TokenCache) -> Join
 
 
 def joint_lists(
-    of: JointSet, cache: TokenCache, find: Finder, *, count: int, wrong: int, seed: int, noise: float | None = None
+    of: JointSet, cache: TextStateCache, find: Finder, *, count: int, wrong: int, seed: int, noise: float | None = None
 ) -> list[GradedList]:
     """`count` lists, one a query: its right candidates in one of the `SHAPES`, and about `wrong` others.
 
@@ -65,7 +65,7 @@ def joint_lists(
     return lists
 
 
-def near_texts(of: JointSet, cache: TokenCache, query: str, owner: int, count: int) -> list[str]:
+def near_texts(of: JointSet, cache: TextStateCache, query: str, owner: int, count: int) -> list[str]:
     """The texts most like the query that belong to other pictures."""
     likeness = of.vectors @ normalize(cache[f"query:{query}"].chunks[0].float(), dim=0)  # [texts]
     near = [of.texts[place] for place in likeness.topk(min(len(of.texts), count + 8)).indices.tolist()]

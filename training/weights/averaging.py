@@ -7,10 +7,10 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.engine import below
+from training.engine import strip_prefix
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
     """The weights in either kind of file."""
     found = load_file(path)
-    return below(found, "average") or found
+    return strip_prefix(found, "average") or found

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ReaderConfig, pack
+from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ScorerConfig, quantize
 
 INT8 = ("text.", "eyes.", "image.more.")  # the rest keeps fp16; int8 rows cost the image vectors nothing measurable (LOG)
 
@@ -27,7 +27,7 @@ def write_mini(model: MiniModel, folder: Path, about: Mapping[str, Any]) -> None
     folder.mkdir(parents=True, exist_ok=True)
     model.text.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     path, part = folder / "model.safetensors", folder / "model.part"
-    save_file(pack(model.state_dict(), INT8), part)
+    save_file(quantize(model.state_dict(), INT8), part)
     digest = hashlib.sha256(part.read_bytes()).hexdigest()[:12]
     shapes = {"image": asdict(replace(model.image.config, dropout=0.0)), "reader": asdict(model.reader.config)}
     (folder / "config.json").write_text(json.dumps({"digest": digest, **about, **shapes}, indent=1) + "\n")
@@ -38,7 +38,7 @@ def model_of(text: Path, image: Path, reader: Path) -> MiniModel:
     """The trained parts, put together."""
     shapes = (
         ImageConfig(**_known(ImageConfig, image / "image.json")),
-        ReaderConfig(**_known(ReaderConfig, reader / "reader.json")),
+        ScorerConfig(**_known(ScorerConfig, reader / "reader.json")),
     )
     model = MiniModel.untrained(text, *shapes)
     model.text.load_state_dict(load_file(text / "model.safetensors"))

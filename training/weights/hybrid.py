@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.vlm import Recipe, Row, find, load_backbone
+from llama_index_rnx.rankers.vlm import PromptTokens, RankerConfig, load_backbone, resolve_checkpoint
 
 SEED = 0  # of the vision tower
 
@@ -127,7 +127,7 @@ def assemble(folder: Path, to: Path, config: Qwen2VLConfig, packages: Packages |
     tensors = fill(model.model.language_model, gguf)
     model.save_pretrained(part, max_shard_size="2GB")
     Qwen2VLImageProcessorPil().save_pretrained(part)
-    Recipe(readout="pointwise").save(part)
+    RankerConfig(readout="pointwise").save(part)
     (part / "README.md").write_text(README.format(tensors=tensors, seed=SEED))
     part.rename(to)
     count = sum(weight.numel() for weight in model.parameters())
@@ -245,7 +245,7 @@ def check(folder: Path, checkpoint: Path, packages: Packages | None = None) -> s
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=plain
     )
     rival.model.embed_tokens.weight = rival.lm_head.weight
-    backbone = load_backbone(find(str(checkpoint)), device="cpu", dtype="bfloat16")
+    backbone = load_backbone(resolve_checkpoint(str(checkpoint)), device="cpu", dtype="bfloat16")
     theirs = rival.model.state_dict()
     differing = [n for n, t in backbone.model.model.language_model.state_dict().items() if not torch.equal(t, theirs[n])]
     if differing:
@@ -253,7 +253,7 @@ def check(folder: Path, checkpoint: Path, packages: Packages | None = None) -> s
     ids = backbone.tokenizer.encode(PROMPT, return_tensors="pt")  # [1, L]
     expected = rival(input_ids=ids).logits[0].float()  # [L, W]
     whole = (backbone.model(input_ids=ids).logits[0].float() - expected).abs().max()
-    last = (backbone.read([Row(ids=ids[0])])[0] - expected[-1]).abs().max()
+    last = (backbone.read([PromptTokens(ids=ids[0])])[0] - expected[-1]).abs().max()
     if not max(whole, last) <= TOLERANCE:
         raise RNXError(f"{checkpoint}: logits differ by {max(whole, last):.2g}; at most {TOLERANCE} is allowed.")
     return (

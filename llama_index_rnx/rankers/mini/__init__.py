@@ -1,29 +1,29 @@
 """rnx-mini: the embedded ranker. Frozen encoders remember, a small listwise scorer scores; no GPU, no download."""
 
-from llama_index_rnx.rankers.mini.image_encoder import Eyes, ImageTower, preprocess
+from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder, ImageTower, preprocess
 from llama_index_rnx.rankers.mini.image_heads import (
+    AuxiliaryHead,
     CaptionVectors,
     ImageConfig,
-    ImagePart,
     ImageProjector,
+    ImageScorer,
     ImageVectors,
-    MoreHead,
     TransformerLayer,
     grid,
 )
 from llama_index_rnx.rankers.mini.listwise_scorer import (
     LAST_SPECIAL,
     CandidateBatch,
+    ListwiseScorer,
     QueryStates,
-    Reader,
-    ReaderConfig,
+    ScorerConfig,
     TextMemory,
     collate,
     compress_tokens,
     distinct_pieces,
     list_bm25,
 )
-from llama_index_rnx.rankers.mini.quantization import pack
+from llama_index_rnx.rankers.mini.quantization import quantize
 from llama_index_rnx.rankers.mini.ranker import (
     CAPTION_SHARE,
     IMAGE_PIXELS,
@@ -38,8 +38,8 @@ from llama_index_rnx.rankers.mini.ranker import (
 from llama_index_rnx.rankers.mini.text_encoder import (
     CHUNK_PIECES,
     EncodedText,
-    TextConfig,
-    TextTower,
+    TextEncoder,
+    TextEncoderConfig,
     pad_ids,
     pool,
 )
@@ -50,24 +50,24 @@ __all__ = [
     "IMAGE_PIXELS",
     "LAST_SPECIAL",
     "NAME",
+    "AuxiliaryHead",
     "CandidateBatch",
     "CaptionVectors",
     "EncodedText",
-    "Eyes",
     "ImageConfig",
-    "ImagePart",
+    "ImageEncoder",
     "ImageProjector",
+    "ImageScorer",
     "ImageTower",
     "ImageVectors",
+    "ListwiseScorer",
     "MiniModel",
     "MiniRanker",
-    "MoreHead",
     "QueryStates",
-    "Reader",
-    "ReaderConfig",
-    "TextConfig",
+    "ScorerConfig",
+    "TextEncoder",
+    "TextEncoderConfig",
     "TextMemory",
-    "TextTower",
     "TransformerLayer",
     "collate",
     "compress_tokens",
@@ -77,9 +77,9 @@ __all__ = [
     "list_bm25",
     "load_mini",
     "model_folder",
-    "pack",
     "pad_ids",
     "pool",
     "preprocess",
+    "quantize",
     "read_mini",
 ]

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC; PIL itself is not imported here
 _MEAN, _STD = 127.0, 128.0  # the TF-lite convention of the EfficientNet-Lite checkpoints: about -1 to 1
-Stage = tuple[int, int, int, int, int]  # kernel, stride, expansion, channels, repeats
+EncoderStage = tuple[int, int, int, int, int]  # kernel, stride, expansion, channels, repeats
 # EfficientNet-Lite scales width and depth of all but the stem, the first stage and the head: Lite1 (1.0, 1.1), Lite2 (1.1, 1.2)
-STAGES: dict[str, tuple[Stage, ...]] = {
+ENCODER_STAGES: dict[str, tuple[EncoderStage, ...]] = {
     name: (
         (3, 1, 1, 16, 1),
         (3, 2, 6, 24, 3),
@@ -79,7 +79,7 @@ class _Block(nn.Module):
         return x + out if self.residual else out
 
 
-def _blocks(stages: tuple[Stage, ...]) -> list[_Block]:
+def _blocks(stages: tuple[EncoderStage, ...]) -> list[_Block]:
     blocks, inputs = [], 32
     for kernel, stride, expansion, outputs, repeats in stages:
         for i in range(repeats):
@@ -93,8 +93,8 @@ class TowerEnd(nn.Module):
 
     def __init__(self, name: str = "lite2") -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_blocks(STAGES[name])[_MIDDLE:])
-        self.head = _Conv(STAGES[name][-1][3], CHANNELS, 1)
+        self.blocks = nn.ModuleList(_blocks(ENCODER_STAGES[name])[_MIDDLE:])
+        self.head = _Conv(ENCODER_STAGES[name][-1][3], CHANNELS, 1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class ImageTower(nn.Module):
     def __init__(self, name: str = "lite2") -> None:
         super().__init__()
         self.stem = _Conv(3, 32, 3, 2)
-        self.blocks = nn.ModuleList(_blocks(STAGES[name])[:_MIDDLE])
+        self.blocks = nn.ModuleList(_blocks(ENCODER_STAGES[name])[:_MIDDLE])
         self.end = TowerEnd(name)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -131,7 +131,7 @@ class ImageTower(nn.Module):
         return last
 
 
-class Eyes(nn.Module):
+class ImageEncoder(nn.Module):
     """Every map that the heads read: Lite2's, whose end is tuned to captions, then one for each of the `others`.
 
     Another "lite2" is the same trunk (run once) with an end of its own, as ImageNet left it; "lite1" is a tower apart.

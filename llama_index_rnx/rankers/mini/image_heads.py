@@ -95,7 +95,7 @@ def grid(maps: Tensor) -> Tensor:
     return F.layer_norm(F.avg_pool2d(maps, 2).flatten(2).transpose(1, 2), (maps.shape[1],))
 
 
-class MoreHead(nn.Module):
+class AuxiliaryHead(nn.Module):
     """Another pair of vectors for the same picture and caption: of another map, and of the pooled caption alone.
 
     Trained apart from the others, so that it errs elsewhere: together they find more than any of them.
@@ -178,7 +178,7 @@ def hubness(vectors: Tensor, bank: Tensor, neighbours: int) -> Tensor:
     return (vectors @ bank.T).topk(neighbours, dim=-1).values.mean(-1)
 
 
-class ImagePart(nn.Module):
+class ImageScorer(nn.Module):
     """Everything of rnx-mini that pictures need beyond the two towers, and how their scores are put together.
 
     logit = exp(log_scale) * (cosine + late * late_interaction - hub * (hubness - hub_mean)) + bias; the scale is
@@ -194,7 +194,7 @@ class ImagePart(nn.Module):
         self.config = config
         self.projector = ImageProjector(config)
         self.caption = CaptionHead(config)
-        self.more = nn.ModuleList(MoreHead(config) for _ in config.others)
+        self.more = nn.ModuleList(AuxiliaryHead(config) for _ in config.others)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
         self.late = nn.Parameter(torch.tensor(1.0))
         self.hub = nn.Parameter(torch.tensor(0.0))
@@ -205,9 +205,9 @@ class ImagePart(nn.Module):
         self.register_buffer("hub_mean", torch.tensor(0.0))
 
     @property
-    def heads(self) -> list[MoreHead]:
+    def heads(self) -> list[AuxiliaryHead]:
         """Those beside the first."""
-        return cast("list[MoreHead]", list(self.more))
+        return cast("list[AuxiliaryHead]", list(self.more))
 
     def images(self, maps: Tensor) -> ImageVectors:
         """One map a head, [B, 1 + E, 1280, 8, 8] -> `ImageVectors`."""

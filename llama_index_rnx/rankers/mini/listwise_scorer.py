@@ -17,11 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 LAST_SPECIAL = 998  # BERT's vocabulary: [PAD], [CLS], [SEP] and unused ids come before its first sign, "!"
 BASE_FEATURES = 8
-KINDS = 3  # text alone, image alone, both
+MODALITIES = 3  # text alone, image alone, both
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReaderConfig:
+class ScorerConfig:
     """The shape of the reader. At the defaults a text costs at most 19.1 kB in int8: 112 x 128 + 8 x 384 + 384 x 3."""
 
     vocabulary: int = 30_522
@@ -91,7 +91,7 @@ class CandidateBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ScorerOutput:
     """What the reader makes of N candidates, each by itself, before they are compared with one another.
 
     features: [N, F]; vectors: [N, W]; text_logit: [N]; occurrences: [N, Q] of each query piece; length: [N] in pieces;
@@ -109,7 +109,7 @@ class Reading:
     image_logit: Tensor
 
     @classmethod
-    def join(cls, readings: Sequence[Reading]) -> Reading:
+    def join(cls, readings: Sequence[ScorerOutput]) -> ScorerOutput:
         """Those of several parts of a list, in their order."""
         names = [field.name for field in fields(cls)]
         return cls(**{name: torch.cat([getattr(reading, name) for reading in readings]) for name in names})
@@ -143,7 +143,7 @@ def distinct_pieces(ids: Tensor, weights: Tensor, limit: int) -> tuple[Tensor, T
     return pieces, counts.clamp_max(255)
 
 
-class Reader(nn.Module):
+class ListwiseScorer(nn.Module):
     """Scores of N candidates for one query, listwise.
 
     base logit  learned weights on cosine, late interaction and exact overlap, plus the image logit
@@ -154,14 +154,14 @@ class Reader(nn.Module):
 
     weights: Tensor
 
-    def __init__(self, config: ReaderConfig = ReaderConfig()) -> None:
+    def __init__(self, config: ScorerConfig = ScorerConfig()) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("weights", torch.ones(config.vocabulary))  # idf of every word piece, 0..1
         self.compress = nn.Linear(config.state_width, config.memory_width, bias=False)
         self.base = BaseLogit(config)
-        self.joint = JointReader(config)
-        self.kinds = KindCalibration(config)
+        self.joint = CandidateCrossAttention(config)
+        self.kinds = ModalityCalibration(config)
         self.list = ListAttention(config)
 
     def remember(self, states: Tensor, ids: Tensor, chunks: Tensor) -> TextMemory:
@@ -185,7 +185,7 @@ class Reader(nn.Module):
         """-> scores [N], float; higher is better."""
         return self.rank(self.read(query, batch))
 
-    def read(self, query: QueryStates, batch: CandidateBatch) -> Reading:
+    def read(self, query: QueryStates, batch: CandidateBatch) -> ScorerOutput:
         """Each candidate by itself, so a list may be read in parts, side by side."""
         projected = self.project(query.states)  # [Q, D]
         occurrences, length = _occurrences(query.pieces, batch), batch.counts.sum(1)  # [N, Q], [N]
@@ -199,7 +199,7 @@ class Reader(nn.Module):
             vectors = batch.image_logit.new_zeros(len(length), self.config.width)
             text_logit = torch.zeros_like(batch.image_logit)
 
-        return Reading(
+        return ScorerOutput(
             features=features,
             vectors=vectors,
             text_logit=text_logit,
@@ -211,7 +211,7 @@ class Reader(nn.Module):
             image_logit=batch.image_logit,
         )
 
-    def rank(self, reading: Reading) -> Tensor:
+    def rank(self, reading: ScorerOutput) -> Tensor:
         """The candidates among themselves: scores [N], float; higher is better."""
         logits: Tensor = self.kinds(reading.text_logit, reading)  # [N]
         if not bool(reading.has_text.any()):  # the residual of pictures is zero
@@ -227,7 +227,7 @@ class Reader(nn.Module):
 class BaseLogit(nn.Module):
     """Cheap features of a text and one logit from them."""
 
-    def __init__(self, config: ReaderConfig) -> None:
+    def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
         self.token_weight = nn.Linear(config.state_width, 1)
         self.weigh_idf = nn.Parameter(torch.tensor(3.0))
@@ -310,14 +310,14 @@ def _occurrences(pieces: Tensor, batch: CandidateBatch) -> Tensor:
     return (same * batch.counts.unsqueeze(1)).sum(-1)
 
 
-class JointReader(nn.Module):
+class CandidateCrossAttention(nn.Module):
     """A small transformer whose query tokens read the memory tokens; those are never updated, so they stay cached."""
 
-    def __init__(self, config: ReaderConfig) -> None:
+    def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
         self.enter = nn.Linear(config.memory_width, config.width)
         self.enter_match = nn.Linear(3, config.width)
-        self.layers = nn.ModuleList(ReadLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(CrossAttentionLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.pool = nn.Linear(config.width, 1)
         self.residual = nn.Linear(config.width, 1)
@@ -325,7 +325,7 @@ class JointReader(nn.Module):
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
         for layer in self.layers:
-            assert isinstance(layer, ReadLayer)
+            assert isinstance(layer, CrossAttentionLayer)
             layer.start_at_similarity(self.enter.weight)
 
     def forward(self, query: QueryStates, batch: CandidateBatch, projected: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
@@ -341,10 +341,10 @@ class JointReader(nn.Module):
         return vectors, self.residual(vectors).squeeze(-1)
 
 
-class ReadLayer(nn.Module):
+class CrossAttentionLayer(nn.Module):
     """Query tokens attend to the memory, compare what they found with what they asked, and attend to one another."""
 
-    def __init__(self, config: ReaderConfig) -> None:
+    def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
         width, self.heads = config.width, config.heads
         self.norm_read, self.norm_mix = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -393,7 +393,7 @@ class ReadLayer(nn.Module):
         return found
 
 
-class KindCalibration(nn.Module):
+class ModalityCalibration(nn.Module):
     """One scale for texts, images and both: a weight for each part and a bias for each kind of candidate.
 
     Text alone is the measure and stays as it is, so this can be trained without touching lists of texts. What is both answers
@@ -402,14 +402,14 @@ class KindCalibration(nn.Module):
     corpus three had the right one first, 12 as retrieved; now 13. training/LOG.md, 2026-11-23.)
     """
 
-    def __init__(self, config: ReaderConfig) -> None:
+    def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
         self.picture_bias = config.picture_bias
-        self.text_weight = nn.Parameter(torch.ones(KINDS))
-        self.image_weight = nn.Parameter(torch.ones(KINDS))
-        self.bias = nn.Parameter(torch.zeros(KINDS))
+        self.text_weight = nn.Parameter(torch.ones(MODALITIES))
+        self.image_weight = nn.Parameter(torch.ones(MODALITIES))
+        self.bias = nn.Parameter(torch.zeros(MODALITIES))
 
-    def forward(self, text_logit: Tensor, batch: Reading) -> Tensor:
+    def forward(self, text_logit: Tensor, batch: ScorerOutput) -> Tensor:
         """[N] -> [N]."""
         kind = batch.has_image.long() + (batch.has_image & batch.has_text).long()  # 0 text, 1 image, 2 both
         image = self.image_weight[kind] * batch.image_logit + self.bias[kind]  # [N]
@@ -424,7 +424,7 @@ class ListAttention(nn.Module):
     dev lists of pictures from .66 to .59 nDCG@10 when it was let.
     """
 
-    def __init__(self, config: ReaderConfig) -> None:
+    def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
         width, self.heads = config.list_width, config.list_heads
         self.enter = nn.Linear(config.width + BASE_FEATURES + 5, width)
@@ -439,7 +439,7 @@ class ListAttention(nn.Module):
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
 
-    def forward(self, vectors: Tensor, logits: Tensor, features: Tensor, batch: Reading) -> Tensor:
+    def forward(self, vectors: Tensor, logits: Tensor, features: Tensor, batch: ScorerOutput) -> Tensor:
         """-> residuals [N]."""
         spread = (logits - logits.mean()) / (logits.std(correction=0) + 1e-3)  # [N]
         flags = torch.stack([logits, spread, batch.image_logit, batch.has_text, batch.has_image], dim=-1)  # [N, 5]
@@ -460,7 +460,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 def collate(
     memories: Sequence[TextMemory | None],
-    config: ReaderConfig,
+    config: ScorerConfig,
     has_image: Tensor | None = None,
     image_logit: Tensor | None = None,
 ) -> CandidateBatch:

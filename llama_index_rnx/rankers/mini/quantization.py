@@ -30,7 +30,7 @@ class WithoutInitialWeights(TorchFunctionMode):
         return func(*args, **named)
 
 
-def pack(state: Mapping[str, Tensor], int8_prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+def quantize(state: Mapping[str, Tensor], int8_prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """A state dict as it is stored: matrices of the named parts in int8 (scale: the row's largest / 127), else fp16."""
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -44,8 +44,8 @@ def pack(state: Mapping[str, Tensor], int8_prefixes: tuple[str, ...]) -> dict[st
     return packed
 
 
-def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `pack` stored, as fp32."""
+def dequantize(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `quantize` stored, as fp32."""
     return {name: _unpacked(packed, name) for name in packed if not name.endswith(SCALE)}
 
 
@@ -61,12 +61,12 @@ def _unpacked(packed: Mapping[str, Tensor], name: str) -> Tensor:
     return numbers
 
 
-def pack_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [T, D] of a memory -> int8 [T, D] and their scales [T] in fp16; the error of a cosine is about .001."""
     scale = (rows.abs().amax(-1).clamp_min(1e-6) / 127).half()  # [T]
     return (rows / scale.float().unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8), scale
 
 
-def unpack_rows(rows: Tensor, scale: Tensor) -> Tensor:
+def dequantize_rows(rows: Tensor, scale: Tensor) -> Tensor:
     """int8 [T, D] and [T] -> [T, D]."""
     return rows.float() * scale.float().unsqueeze(-1)

@@ -20,11 +20,18 @@ from torch.nn.functional import normalize
 from llama_index_rnx.candidates import Candidate, ImageSource, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.rankers.mini.image_encoder import Eyes, preprocess
-from llama_index_rnx.rankers.mini.image_heads import CaptionVectors, ImageConfig, ImagePart
-from llama_index_rnx.rankers.mini.listwise_scorer import QueryStates, Reader, ReaderConfig, Reading, TextMemory, collate
-from llama_index_rnx.rankers.mini.quantization import WithoutInitialWeights, pack_rows, unpack, unpack_rows
-from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, MAX_CHUNKS, EncodedText, TextTower
+from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder, preprocess
+from llama_index_rnx.rankers.mini.image_heads import CaptionVectors, ImageConfig, ImageScorer
+from llama_index_rnx.rankers.mini.listwise_scorer import (
+    ListwiseScorer,
+    QueryStates,
+    ScorerConfig,
+    ScorerOutput,
+    TextMemory,
+    collate,
+)
+from llama_index_rnx.rankers.mini.quantization import WithoutInitialWeights, dequantize, dequantize_rows, quantize_rows
+from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, MAX_CHUNKS, EncodedText, TextEncoder
 from llama_index_rnx.ranking import ScorePlan
 
 NAME = "rnx-mini"
@@ -40,14 +47,19 @@ CAPTION_SHARE = 0.3  # of a text's dense vector: enough to find texts by a pictu
 class MiniModel(nn.Module):
     """All weights of rnx-mini, by part: `text`, `eyes` (image towers), `image` (heads on maps and captions), `reader`."""
 
-    def __init__(self, text: TextTower, eyes: Eyes, image: ImagePart, reader: Reader) -> None:
+    def __init__(self, text: TextEncoder, eyes: ImageEncoder, image: ImageScorer, reader: ListwiseScorer) -> None:
         super().__init__()
         self.text, self.eyes, self.image, self.reader = text, eyes, image, reader
 
     @classmethod
-    def untrained(cls, folder: Path, image: ImageConfig, reader: ReaderConfig) -> MiniModel:
+    def untrained(cls, folder: Path, image: ImageConfig, reader: ScorerConfig) -> MiniModel:
         """Of the shipped shape; `folder` holds the tokenizer."""
-        return cls(TextTower(TextTower.tokenizer_from(folder)), Eyes(image.others), ImagePart(image), Reader(reader))
+        return cls(
+            TextEncoder(TextEncoder.tokenizer_from(folder)),
+            ImageEncoder(image.others),
+            ImageScorer(image),
+            ListwiseScorer(reader),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +156,11 @@ class MiniRanker:
         return ScorePlan(parts=parts, finish=lambda readings: self._finish(readings, by_image, memories))
 
     @torch.inference_mode()
-    def _finish(self, readings: Sequence[Reading], image: Memory | None, memories: Sequence[Memory]) -> list[float]:
+    def _finish(self, readings: Sequence[ScorerOutput], image: Memory | None, memories: Sequence[Memory]) -> list[float]:
         """Compare the candidates with one another."""
         logits = []
         if readings:
-            logits.append(self._model.reader.rank(Reading.join(readings)).cpu())
+            logits.append(self._model.reader.rank(ScorerOutput.join(readings)).cpu())
         if image is not None:
             logits.append(self._score_by_image(image, memories))
         scores: list[float] = torch.stack(logits).mean(0).double().sigmoid().tolist()  # [N]
@@ -212,8 +224,8 @@ class MiniRanker:
 
     def _text_memory(self, one: EncodedText, caption: Tensor) -> dict[str, Tensor]:
         kept: TextMemory = self._model.reader.remember(one.states, one.ids.to(self._device), one.chunks)
-        tokens, scales = pack_rows(kept.tokens)
-        chunks, chunk_scales = pack_rows(kept.chunks)
+        tokens, scales = quantize_rows(kept.tokens)
+        chunks, chunk_scales = quantize_rows(kept.chunks)
         memory = {
             "chunks": chunks,
             "chunk_scales": chunk_scales,
@@ -241,7 +253,7 @@ class MiniRanker:
         part = self._model.image
         seen = part.images(self._model.eyes(pixels.to(self._device, self._dtype)).float())
         hubs = part.hubness(seen.vector)  # [B]
-        regions, scales = pack_rows(seen.regions)
+        regions, scales = quantize_rows(seen.regions)
         return [
             {
                 "vector": seen.vector[i].half().cpu(),
@@ -267,7 +279,7 @@ class MiniRanker:
         return self._remember_images([image.source])[0]
 
     @torch.inference_mode()
-    def _read(self, query: _TextQuery, memories: Sequence[Memory]) -> Reading:
+    def _read(self, query: _TextQuery, memories: Sequence[Memory]) -> ScorerOutput:
         config = self._model.reader.config
         has_image = torch.tensor(["vector" in memory for memory in memories])
         logits = torch.zeros(len(memories))
@@ -275,12 +287,12 @@ class MiniRanker:
         if seen:
             logits[has_image] = self._image_logits(query.caption, seen).cpu()
         batch = collate(_text_parts(memories), config, has_image, logits).to(self._device)
-        reading: Reading = self._model.reader.read(query.states, batch)
+        reading: ScorerOutput = self._model.reader.read(query.states, batch)
         return reading
 
     def _image_logits(self, caption: CaptionVectors, seen: Sequence[Memory]) -> Tensor:
         vectors = torch.stack([memory["vector"] for memory in seen]).float()  # [N, D]
-        regions = unpack_rows(
+        regions = dequantize_rows(
             torch.stack([memory["regions"] for memory in seen]), torch.stack([m["region_scales"] for m in seen])
         )  # [N, 16, W]
         hubs = torch.cat([memory["hub"] for memory in seen])  # [N]
@@ -337,13 +349,15 @@ def _text_parts(memories: Sequence[Memory]) -> list[TextMemory | None]:
 
 def _unpacked(memories: Sequence[Memory], rows: str, scales: str) -> Sequence[Tensor]:
     """Of each memory the named rows, [*, D]."""
-    whole = unpack_rows(torch.cat([memory[rows] for memory in memories]), torch.cat([memory[scales] for memory in memories]))
+    whole = dequantize_rows(
+        torch.cat([memory[rows] for memory in memories]), torch.cat([memory[scales] for memory in memories])
+    )
     return torch.split(whole, [len(memory[rows]) for memory in memories])
 
 
 def _chunks(memory: Memory) -> Tensor:
     """The vectors of a remembered text, [C, 384]."""
-    return unpack_rows(memory["chunks"], memory["chunk_scales"])
+    return dequantize_rows(memory["chunks"], memory["chunk_scales"])
 
 
 def model_folder() -> Path:
@@ -391,10 +405,10 @@ def read_mini(folder: Path) -> tuple[MiniModel, dict[str, Any]]:
     """
     config, packed = _read(folder)
     try:
-        shapes = ImageConfig(**config["image"]), ReaderConfig(**config["reader"])
+        shapes = ImageConfig(**config["image"]), ScorerConfig(**config["reader"])
         with WithoutInitialWeights():  # to make up random ones takes longer than to read the true ones
             model = MiniModel.untrained(folder, *shapes)
-        model.load_state_dict(unpack(packed), assign=True)
+        model.load_state_dict(dequantize(packed), assign=True)
     except (KeyError, TypeError, RuntimeError) as error:
         raise RNXError(
             f"the weights of {NAME} in {folder} do not fit this version ({error}); install the package again."

@@ -18,7 +18,7 @@ BATCH_PIECES = 8_192  # padded word pieces a forward: bounds the memory, whateve
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextEncoderConfig:
     """The shape of the text tower; the defaults are gte-small (33M parameters, MIT)."""
 
     vocabulary: int = 30_522
@@ -43,10 +43,10 @@ class EncodedText:
         return nn.functional.normalize(self.chunks.mean(0), dim=0)
 
 
-class TextTower(nn.Module):
+class TextEncoder(nn.Module):
     """gte-small, a BERT without its pooler; no prefix is put before queries or texts."""
 
-    def __init__(self, tokenizer: Tokenizer, config: TextConfig = TextConfig()) -> None:
+    def __init__(self, tokenizer: Tokenizer, config: TextEncoderConfig = TextEncoderConfig()) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer

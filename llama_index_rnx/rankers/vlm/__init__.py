@@ -6,50 +6,50 @@ import lazy_loader
 
 __all__ = [
     "CANDIDATE_TEMPLATE",
+    "CONFIG_NAME",
     "DTYPES",
     "LIST_TEMPLATE",
     "MERGES",
     "PAIR_TEMPLATE",
-    "RECIPE",
     "SPECIAL",
     "Backbone",
     "Diagnosis",
     "ListPrompt",
     "PairPrompt",
+    "PromptTokens",
     "Qwen2VL",
+    "RankerConfig",
     "Readout",
-    "Recipe",
-    "Row",
     "Turn",
     "VLMRanker",
     "Writer",
+    "config_of",
     "diagnose",
-    "find",
     "fit",
+    "is_checkpoint_name",
     "kendall_tau",
     "load_backbone",
     "load_vlm",
-    "may_be_one",
-    "place_of",
-    "recipe_of",
-    "said",
+    "resolve_checkpoint",
+    "resolve_placement",
     "save_tiny",
+    "stream_decode",
     "tiny_tokenizer",
 ]
 
 if TYPE_CHECKING:
-    from llama_index_rnx.rankers.vlm.backbone import Backbone, Qwen2VL, Row
+    from llama_index_rnx.rankers.vlm.backbone import Backbone, PromptTokens, Qwen2VL
     from llama_index_rnx.rankers.vlm.checkpoints import (
         DTYPES,
-        find,
+        is_checkpoint_name,
         load_backbone,
-        may_be_one,
-        place_of,
+        resolve_checkpoint,
+        resolve_placement,
     )
-    from llama_index_rnx.rankers.vlm.config import RECIPE, Recipe
+    from llama_index_rnx.rankers.vlm.config import CONFIG_NAME, RankerConfig
     from llama_index_rnx.rankers.vlm.diagnosis import Diagnosis, diagnose, fit, kendall_tau
-    from llama_index_rnx.rankers.vlm.generation import Turn, Writer, said
-    from llama_index_rnx.rankers.vlm.loading import load_vlm, recipe_of
+    from llama_index_rnx.rankers.vlm.generation import Turn, Writer, stream_decode
+    from llama_index_rnx.rankers.vlm.loading import config_of, load_vlm
     from llama_index_rnx.rankers.vlm.prompts import (
         CANDIDATE_TEMPLATE,
         LIST_TEMPLATE,
@@ -66,18 +66,18 @@ else:
             "backbone": [
                 "Backbone",
                 "Qwen2VL",
-                "Row",
+                "PromptTokens",
             ],
             "checkpoints": [
                 "DTYPES",
-                "find",
+                "resolve_checkpoint",
                 "load_backbone",
-                "may_be_one",
-                "place_of",
+                "is_checkpoint_name",
+                "resolve_placement",
             ],
             "config": [
-                "RECIPE",
-                "Recipe",
+                "CONFIG_NAME",
+                "RankerConfig",
             ],
             "diagnosis": [
                 "Diagnosis",
@@ -88,11 +88,11 @@ else:
             "generation": [
                 "Turn",
                 "Writer",
-                "said",
+                "stream_decode",
             ],
             "loading": [
                 "load_vlm",
-                "recipe_of",
+                "config_of",
             ],
             "prompts": [
                 "CANDIDATE_TEMPLATE",

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.ranking import rounded
+from llama_index_rnx.ranking import pad_to_multiple
 
 VISUAL_TOKENS = 512  # of a picture, unless max_pixels says otherwise
 SAMPLES = 64  # numbers of each weight that go into the fingerprint of a vision tower
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class ImageFeatures:
     """A picture after the vision tower: tokens [V, H], grid [3] (time, height, width in patches), deep [D, V, H] or None."""
 
     tokens: Tensor
@@ -38,11 +38,11 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PromptTokens:
     """A prompt: ids [L] on the CPU, with `image_token_id` at the places of visual tokens, and its pictures in order."""
 
     ids: Tensor
-    seen: Sequence[Seen] = ()
+    seen: Sequence[ImageFeatures] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,7 +101,7 @@ class Backbone:
         return made["pixel_values"], made["image_grid_thw"][0]
 
     @torch.inference_mode()
-    def see(self, pictures: Sequence[tuple[Tensor, Tensor]]) -> list[Seen]:
+    def see(self, pictures: Sequence[tuple[Tensor, Tensor]]) -> list[ImageFeatures]:
         """The vision tower, once over a batch of what `pixels` made."""
         visual = self.model.model.visual
         patches = torch.cat([patches for patches, _ in pictures]).to(visual.device)  # [sum P, values]
@@ -109,19 +109,19 @@ class Backbone:
         found = self.model.model.get_image_features(patches, grids.to(visual.device))
         deep: Sequence[Tensor | None] = self._deep(found) or [None] * len(grids)
         return [
-            Seen(tokens=tokens, grid=grid, deep=layers)
+            ImageFeatures(tokens=tokens, grid=grid, deep=layers)
             for tokens, grid, layers in zip(found.pooler_output, grids, deep, strict=True)
         ]
 
     @torch.inference_mode()
-    def read(self, rows: Sequence[Row], prefix: Prefix | None = None, words: Sequence[int] = ()) -> Tensor:
+    def read(self, rows: Sequence[PromptTokens], prefix: Prefix | None = None, words: Sequence[int] = ()) -> Tensor:
         """The logits [B, W] in fp32 that follow each row (or `prefix` and each row), in one forward.
 
         In a model of 16 bits only those of `words` are more than rounded numbers: bfloat16 keeps a logit of 20 to 1/8.
         """
         return self.logits(rows, prefix, words)
 
-    def logits(self, rows: Sequence[Row], prefix: Prefix | None = None, words: Sequence[int] = ()) -> Tensor:
+    def logits(self, rows: Sequence[PromptTokens], prefix: Prefix | None = None, words: Sequence[int] = ()) -> Tensor:
         """What `read` returns, with gradients for weights that want them: training calls this forward too."""
         states = self._forward(rows, prefix)  # [B, L, H]
         last = torch.tensor([len(row) - 1 for row in rows], device=states.device)
@@ -133,7 +133,7 @@ class Backbone:
         return logits
 
     @torch.inference_mode()
-    def prefix(self, row: Row) -> Prefix:
+    def prefix(self, row: PromptTokens) -> Prefix:
         """Reads what several rows begin with; it must end in text."""
         from transformers import DynamicCache
 
@@ -143,7 +143,7 @@ class Backbone:
         return Prefix(layers=layers, next_position=int(self._positions(row, 0).max()) + 1, length=len(row))
 
     @torch.inference_mode()
-    def written(self, row: Row, most: int, ends: Collection[int]) -> Iterator[int]:
+    def written(self, row: PromptTokens, most: int, ends: Collection[int]) -> Iterator[int]:
         """The most probable token after the row, again and again, until one of `ends` comes or there are `most`."""
         from transformers import DynamicCache
 
@@ -165,7 +165,7 @@ class Backbone:
     def compile(self) -> None:
         """From now on whole prompts are read by kernels that torch.compile makes, on cuda replayed as CUDA graphs.
 
-        The first prompt pays a minute for it. Prompts are padded to one of few lengths (`rounded`), since each length is a
+        The first prompt pays a minute for it. Prompts are padded to one of few lengths (`pad_to_multiple`), since each length is a
         graph of its own. Prefixes and what follows them are read as before: their caches grow, and graphs want fixed
         addresses. So the read-out by labels gains.
 
@@ -191,11 +191,11 @@ class Backbone:
         digest.update(json.dumps(self.processor.to_dict(), sort_keys=True, default=str).encode())
         return f"{self.family}/{digest.hexdigest()[:24]}/{visual.dtype}/{self.max_pixels}"
 
-    def _forward(self, rows: Sequence[Row], prefix: Prefix | None, cache: Any = None) -> Tensor:
+    def _forward(self, rows: Sequence[PromptTokens], prefix: Prefix | None, cache: Any = None) -> Tensor:
         """The language model's last states [B, L, H]. `cache` is filled when one is given; a prefix is copied, not touched."""
         language, length = self.model.model.language_model, max(map(len, rows))
         if self._compiled is not None and prefix is None and cache is None:
-            language, length = self._compiled, rounded(length)
+            language, length = self._compiled, pad_to_multiple(length)
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call] # what the last call returned may be overwritten
         ids = _padded([row.ids for row in rows], length)  # [B, L]
         start = prefix.next_position if prefix else 0
@@ -215,7 +215,7 @@ class Backbone:
         states: Tensor = found.last_hidden_state
         return states
 
-    def _positions(self, row: Row, start: int) -> Tensor:
+    def _positions(self, row: PromptTokens, start: int) -> Tensor:
         """[3, L]: time, height and width of each place, counted by the family's own rule; of a text all three are its place."""
         if not row.seen:
             return torch.arange(start, start + len(row)).expand(3, -1)
@@ -228,7 +228,7 @@ class Backbone:
         """The deepstack features [D, V, H] of each picture, in families that have them."""
         return None
 
-    def _extra(self, seen: Sequence[Seen], places: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    def _extra(self, seen: Sequence[ImageFeatures], places: Tensor, dtype: torch.dtype) -> dict[str, Any]:
         """What this family's language model wants besides embeddings and positions."""
         return {}
 
@@ -249,7 +249,7 @@ class Qwen3VL(Backbone):
     def _deep(self, found: Any) -> list[Tensor] | None:
         return [torch.stack(layers) for layers in zip(*found.deepstack_features, strict=True)]
 
-    def _extra(self, seen: Sequence[Seen], places: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    def _extra(self, seen: Sequence[ImageFeatures], places: Tensor, dtype: torch.dtype) -> dict[str, Any]:
         deep = [one.deep for one in seen if one.deep is not None]
         if not deep:
             return {}

@@ -38,7 +38,7 @@ UNTOUCHED = ("model.visual", "lm_head")  # by quantisation: memories and logits 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CheckpointSource:
     """Where the weights come from: a base checkpoint, and an adapter or none. name: what users call them together."""
 
     name: str
@@ -68,12 +68,12 @@ class Placement:
         return found
 
 
-def may_be_one(model: str) -> bool:
+def is_checkpoint_name(model: str) -> bool:
     """Whether a name can be that of a checkpoint: a folder that exists, or `owner/name` of a hub."""
     return bool(model) and (os.path.isdir(model) or HUB_ID.fullmatch(model) is not None)
 
 
-def find(model: str, adapter: str | None = None, revision: str | None = None) -> Source:
+def resolve_checkpoint(model: str, adapter: str | None = None, revision: str | None = None) -> CheckpointSource:
     """What a name stands for. The name of an adapter stands for the base that it was trained on, with it.
 
     Raises:
@@ -83,14 +83,14 @@ def find(model: str, adapter: str | None = None, revision: str | None = None) ->
         _base_of(adapter, None)
     if _file(model, "config.json", revision) is not None or _file(model, ADAPTER, revision) is None:
         name = model if adapter is None else f"{model}+{adapter}"
-        return Source(name=name, base=model, revision=revision, adapter=adapter)
+        return CheckpointSource(name=name, base=model, revision=revision, adapter=adapter)
     if adapter is not None:
         raise RNXError(f"model={model!r} is an adapter itself; give model= its base, {_base_of(model, revision)!r}.")
-    return Source(name=model, base=_base_of(model, revision), adapter=model, adapter_revision=revision)
+    return CheckpointSource(name=model, base=_base_of(model, revision), adapter=model, adapter_revision=revision)
 
 
 def load_backbone(
-    source: Source,
+    source: CheckpointSource,
     *,
     device: str | None = None,
     dtype: str | None = None,
@@ -99,7 +99,7 @@ def load_backbone(
     quantization: str | None = None,
     compile: bool = False,
 ) -> Backbone:
-    """The checkpoint that `find` found, on a device.
+    """The checkpoint that `resolve_checkpoint` found, on a device.
 
     Args:
         device: `cuda`, `cuda:1`, `mps`, `cpu`; `auto` spreads the weights over all devices (needs accelerate); default: the
@@ -114,7 +114,7 @@ def load_backbone(
     Raises:
         RNXError: it belongs to no known family, it has no vision tower, it does not fit, or an option cannot be met here.
     """
-    place = place_of(device, dtype, attention, quantization)
+    place = resolve_placement(device, dtype, attention, quantization)
     _check_folder(source.base)
     kind = _family(source)
     with _clear_errors(source, place):
@@ -127,13 +127,13 @@ def load_backbone(
     return backbone
 
 
-def beside(model: str, name: str, revision: str | None) -> Path | None:
+def optional_file(model: str, name: str, revision: str | None) -> Path | None:
     """A small file of a checkpoint; None if it has none. Raises RNXError if there is no such checkpoint in reach."""
     found = _file(model, name, revision)
     return None if found is None else Path(found)
 
 
-def place_of(device: str | None, dtype: str | None, attention: str, quantization: str | None) -> Placement:
+def resolve_placement(device: str | None, dtype: str | None, attention: str, quantization: str | None) -> Placement:
     """The options, checked; what was left open is decided by what is there."""
     where = _device(device)
     precision = _dtype(dtype, where)
@@ -158,7 +158,7 @@ def _file(model: str, name: str, revision: str | None) -> str | None:
 
 def _base_of(adapter: str, revision: str | None) -> str:
     """The checkpoint that an adapter was trained on."""
-    path = beside(adapter, ADAPTER, revision)
+    path = optional_file(adapter, ADAPTER, revision)
     if path is None:
         raise RNXError(f"adapter={adapter!r} holds no {ADAPTER}; give a LoRA adapter as peft or training.train_vlm saves it.")
     return str(_adapter_config(path)["base_model_name_or_path"])
@@ -193,7 +193,7 @@ def _check_folder(model: str) -> None:
         raise RNXError(f"model={model!r}: the folder lacks {', '.join(missing)}; copy all files of the checkpoint.")
 
 
-def _family(source: Source) -> type[Backbone]:
+def _family(source: CheckpointSource) -> type[Backbone]:
     from transformers import AutoConfig
 
     model, allowed = source.base, ", ".join(FAMILIES)
@@ -211,7 +211,7 @@ def _family(source: Source) -> type[Backbone]:
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
-def _parts(source: Source, place: Placement) -> tuple[Any, Any, Any]:
+def _parts(source: CheckpointSource, place: Placement) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor of the base."""
     import transformers
 
@@ -229,7 +229,7 @@ def _parts(source: Source, place: Placement) -> tuple[Any, Any, Any]:
     return loaded if "device_map" in options else loaded.to(place.device), tokenizer, processor
 
 
-def _adapted(base: Any, source: Source, merge: bool) -> Any:
+def _adapted(base: Any, source: CheckpointSource, merge: bool) -> Any:
     """The model with an adapter: merged into its weights, so that it reads as fast as without, or computed beside them."""
     _need("peft", f"adapter={source.adapter!r}")
     from peft import PeftModel
@@ -248,14 +248,14 @@ def _adapted(base: Any, source: Source, merge: bool) -> Any:
     return adapted.merge_and_unload() if merge else adapted.get_base_model()
 
 
-def _adapter_file(source: Source) -> Path:
-    path = beside(str(source.adapter), ADAPTER, source.adapter_revision)
-    assert path is not None  # `find` looked
+def _adapter_file(source: CheckpointSource) -> Path:
+    path = optional_file(str(source.adapter), ADAPTER, source.adapter_revision)
+    assert path is not None  # `resolve_checkpoint` looked
     return path
 
 
 @contextmanager
-def _clear_errors(source: Source, place: Placement) -> Iterator[None]:
+def _clear_errors(source: CheckpointSource, place: Placement) -> Iterator[None]:
     """What torch and transformers say in a page, in a line."""
     try:
         yield

@@ -20,12 +20,12 @@ from llama_index_rnx.rankers.vlm.prompts import ListPrompt, PairPrompt
 from llama_index_rnx.rankers.vlm.ranker import Readout
 from llama_index_rnx.ranking import Calibration
 
-RECIPE = "rnx.json"
+CONFIG_NAME = "rnx.json"
 PARTS = {"list_prompt": ListPrompt, "pair_prompt": PairPrompt, "calibration": Calibration}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class RankerConfig:
     """What a checkpoint was trained for; None where nothing says so. The budgets are those it was trained with."""
 
     readout: Readout | None = None
@@ -38,7 +38,7 @@ class Recipe:
 
     def save(self, folder: Path) -> None:
         """Writes `rnx.json` into a folder of weights."""
-        self.write(folder / RECIPE)
+        self.write(folder / CONFIG_NAME)
 
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all."""
@@ -48,14 +48,14 @@ class Recipe:
         part.replace(path)
 
 
-def read_recipe(path: Path | None) -> Recipe:
+def read_config(path: Path | None) -> RankerConfig:
     """The recipe in a file; an empty one where there is no file.
 
     Raises:
         RNXError: it is no JSON object, or names a read-out, a part or a field that is not known.
     """
     if path is None:
-        return Recipe()
+        return RankerConfig()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -65,8 +65,8 @@ def read_recipe(path: Path | None) -> Recipe:
     return _recipe(path, found)
 
 
-def _recipe(path: Path, found: Mapping[str, Any]) -> Recipe:
-    allowed = [field.name for field in fields(Recipe)]
+def _recipe(path: Path, found: Mapping[str, Any]) -> RankerConfig:
+    allowed = [field.name for field in fields(RankerConfig)]
     strange = sorted(set(found) - set(allowed))
     if strange:
         raise RNXError(f"{path}: {', '.join(strange)} is not known; allowed: {', '.join(allowed)}.")
@@ -76,7 +76,7 @@ def _recipe(path: Path, found: Mapping[str, Any]) -> Recipe:
     for name in ("window", "max_text_tokens", "max_pixels"):
         if not isinstance(found.get(name, 1), int) or found.get(name, 1) < 1:
             raise RNXError(f"{path}: {name} is {found[name]!r}; a whole number above 0 is allowed.")
-    return Recipe(**{name: _part(path, name, value) for name, value in found.items()})
+    return RankerConfig(**{name: _part(path, name, value) for name, value in found.items()})
 
 
 def _part(path: Path, name: str, value: Any) -> Any:

@@ -16,13 +16,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.vlm.ranker import ENOUGH_MASS, VLMRanker
-from llama_index_rnx.ranking import Ask, Calibration
+from llama_index_rnx.ranking import Calibration, ScoringRequest
 
 SHUFFLES = 4
 AGREEMENT = 0.3  # Kendall's tau between a list and its reverse below which order rules over content
 TEMPERATURES = [2 ** (step / 4) for step in range(-12, 21)]  # 1/8 ... 32
 ODDS = 20.0  # of a candidate, at most
-Reads = list[tuple[Sequence[int], Tensor]]  # of each list: its order (candidates by slot), its centred logits [N] by slot
+LogitReader = list[tuple[Sequence[int], Tensor]]  # of each list: its order (candidates by slot), its centred logits [N] by slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Diagnosis:
     """Of the checkpoint as it is, with its calibration if it has one.
 
     label_mass: share of probability on the labels, meaned over lists; agreement: Kendall's tau between the orders of a list
-    and of its reverse, meaned over lists (1: only content counts, -1: only slots do); slot_share: how much of the spread of
+    and of its reverse, meaned over lists (1: only content counts, -1: only slots do); position_bias_share: how much of the spread of
     the logits is explained by slots, 0 to 1, less what chance explains; slot_bias: by slot of the longest lists, in logits.
     """
 
@@ -38,7 +38,7 @@ class Diagnosis:
     labels: Sequence[str]
     label_mass: float
     agreement: float
-    slot_share: float
+    position_bias_share: float
     slot_bias: Sequence[float]
 
     @property
@@ -52,13 +52,13 @@ class Diagnosis:
             f"{len(self.labels)} labels, all tokenised alike: {' '.join(self.labels)}\n"
             f"label mass          {self.label_mass:6.1%}   (at least {ENOUGH_MASS:.0%})\n"
             f"list against reverse{self.agreement:+6.2f}   (Kendall's tau over {self.lists} lists; at least {AGREEMENT:+.2f})\n"
-            f"slots explain       {self.slot_share:6.1%}   of the spread of the logits\n"
+            f"slots explain       {self.position_bias_share:6.1%}   of the spread of the logits\n"
             f"bias of the slots   {' '.join(f'{bias:+.2f}' for bias in self.slot_bias)}\n"
             f"This checkpoint {verdict}."
         )
 
 
-def diagnose(ranker: VLMRanker, asks: Sequence[Ask], seed: int = 0) -> Diagnosis:
+def diagnose(ranker: VLMRanker, asks: Sequence[ScoringRequest], seed: int = 0) -> Diagnosis:
     """Reads each list forwards, backwards and shuffled.
 
     Raises:
@@ -75,14 +75,14 @@ def diagnose(ranker: VLMRanker, asks: Sequence[Ask], seed: int = 0) -> Diagnosis
         labels=ranker.labels,
         label_mass=once.label_mass or 0.0,
         agreement=sum(taus) / len(taus),
-        slot_share=slot_share(reads),
+        position_bias_share=position_bias_share(reads),
         slot_bias=_by_slot(reads)[-1].mean(0).tolist(),
     )
 
 
 def fit(
     ranker: VLMRanker,
-    asks: Sequence[Ask],
+    asks: Sequence[ScoringRequest],
     grades: Sequence[Sequence[float]] | None = None,
     lengths: Sequence[int] | None = None,
     seed: int = 0,
@@ -129,7 +129,7 @@ def kendall_tau(first: Tensor, second: Tensor) -> float:
     return float((signs[0] * signs[1]).double().mean())
 
 
-def slot_share(reads: Reads) -> float:
+def position_bias_share(reads: LogitReader) -> float:
     """How much of the variance of shuffled lists' logits their slots explain; what chance would is taken off (adjusted R2)."""
     left = whole = 0.0
     freedom = total = 0
@@ -143,7 +143,7 @@ def slot_share(reads: Reads) -> float:
     return min(1.0, max(0.0, 1 - (left / freedom) / (whole / total)))
 
 
-def _check(ranker: VLMRanker, asks: Sequence[Ask]) -> None:
+def _check(ranker: VLMRanker, asks: Sequence[ScoringRequest]) -> None:
     if ranker.readout != "labels":
         raise RNXError(f"{ranker.name} is read {ranker.readout}; load it with readout='labels' to examine its labels.")
     lengths = [len(memories) for _, memories in asks]
@@ -151,7 +151,7 @@ def _check(ranker: VLMRanker, asks: Sequence[Ask]) -> None:
         raise RNXError(f"got lists of {lengths or 'no'} candidates; 2 to {ranker.window} each are allowed, at least one list.")
 
 
-def _shuffled(ranker: VLMRanker, asks: Sequence[Ask], lengths: Sequence[int], dice: random.Random) -> Reads:
+def _shuffled(ranker: VLMRanker, asks: Sequence[ScoringRequest], lengths: Sequence[int], dice: random.Random) -> LogitReader:
     """Every list, or a random part of it of this length, in `SHUFFLES` random orders."""
     orders = [
         [dice.sample(range(len(memories)), length) for (_, memories), length in zip(asks, lengths, strict=True)]
@@ -160,7 +160,7 @@ def _shuffled(ranker: VLMRanker, asks: Sequence[Ask], lengths: Sequence[int], di
     return [read for one in orders for read in _centred(ranker, asks, one)]
 
 
-def _centred(ranker: VLMRanker, asks: Sequence[Ask], orders: Sequence[Sequence[int]]) -> Reads:
+def _centred(ranker: VLMRanker, asks: Sequence[ScoringRequest], orders: Sequence[Sequence[int]]) -> LogitReader:
     shuffled = [(query, [memories[i] for i in order]) for (query, memories), order in zip(asks, orders, strict=True)]
     logits = [torch.tensor(row, dtype=torch.float64).logit(1e-12) for row in ranker.score_many(shuffled)]
     return [(order, row - row.mean()) for order, row in zip(orders, logits, strict=True)]
@@ -172,7 +172,7 @@ def _by_candidate(order: Sequence[int], by_slot: Tensor) -> Tensor:
     return found
 
 
-def _by_slot(reads: Reads) -> list[Tensor]:
+def _by_slot(reads: LogitReader) -> list[Tensor]:
     """The logits [lists, slots] of all lists of one length, for each length, shortest first."""
     lengths = sorted({len(logits) for _, logits in reads})
     return [torch.stack([logits for _, logits in reads if len(logits) == length]) for length in lengths]
@@ -184,7 +184,7 @@ def _two_thirds(longest: int) -> list[int]:
 
 
 def _judged(
-    reads: Reads, calibration: Calibration, asks: Sequence[Ask], grades: Sequence[Sequence[float]]
+    reads: LogitReader, calibration: Calibration, asks: Sequence[ScoringRequest], grades: Sequence[Sequence[float]]
 ) -> tuple[Tensor, Tensor]:
     """The logits without slot bias of all graded candidates, read by read, and whether each is relevant."""
     if [len(row) or len(memories) for row, (_, memories) in zip(grades, asks, strict=False)] != [len(m) for _, m in asks]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llama_index_rnx.candidates import Candidate, ImageSource
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.vlm.backbone import Backbone, Row, Seen
+from llama_index_rnx.rankers.vlm.backbone import Backbone, ImageFeatures, PromptTokens
 from llama_index_rnx.rankers.vlm.prompts import VISION_END, VISION_START
 from llama_index_rnx.rankers.vlm.ranker import VLMRanker, unpack
 
@@ -64,9 +64,9 @@ class Writer:
                 f"{self.ranker.name}: the conversation has {len(row)} tokens and the answer up to {self.most}; "
                 f"{self.context} are allowed. Give fewer or smaller sources (top_n, max_pixels)."
             )
-        yield from said(self._tokenizer, self._backbone.written(row, self.most, self._ends))
+        yield from stream_decode(self._tokenizer, self._backbone.written(row, self.most, self._ends))
 
-    def _row(self, turns: Sequence[Turn]) -> Row:
+    def _row(self, turns: Sequence[Turn]) -> PromptTokens:
         images = [part for turn in turns for part in turn.parts if isinstance(part, ImageSource)]
         memories = self.ranker.remember([Candidate(id=str(i), image=image) for i, image in enumerate(images)])
         seen = [unpack({name: tensor.to(self._backbone.device) for name, tensor in memory.items()}) for memory in memories]
@@ -77,9 +77,9 @@ class Writer:
             ids += [self._said(part, left) for part in turn.parts]
             ids.append(self._literal(f"{TURN_END}\n"))
         ids.append(self._literal("<|im_start|>assistant\n"))
-        return Row(ids=torch.cat(ids), seen=seen)
+        return PromptTokens(ids=torch.cat(ids), seen=seen)
 
-    def _said(self, part: str | ImageSource, seen: Iterator[Seen]) -> Tensor:
+    def _said(self, part: str | ImageSource, seen: Iterator[ImageFeatures]) -> Tensor:
         if isinstance(part, str):
             made = self._tokenizer(part, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             return torch.tensor(made, dtype=torch.long)
@@ -90,7 +90,7 @@ class Writer:
         return torch.tensor(self._tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
 
 
-def said(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
+def stream_decode(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
     """Tokens as pieces of text; a sign that takes several tokens comes when it is whole."""
     written: list[int] = []
     done = ""

@@ -6,8 +6,8 @@ import warnings
 from typing import get_args
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.vlm.checkpoints import Source, beside, find, load_backbone
-from llama_index_rnx.rankers.vlm.config import RECIPE, Recipe, read_recipe
+from llama_index_rnx.rankers.vlm.checkpoints import CheckpointSource, load_backbone, optional_file, resolve_checkpoint
+from llama_index_rnx.rankers.vlm.config import CONFIG_NAME, RankerConfig, read_config
 from llama_index_rnx.rankers.vlm.prompts import ListPrompt, PairPrompt
 from llama_index_rnx.rankers.vlm.ranker import Readout, VLMRanker
 
@@ -58,8 +58,8 @@ def load_vlm(
     """
     if readout not in ("auto", *get_args(Readout)):
         raise RNXError(f"readout={readout!r} is not known; allowed: auto, {', '.join(get_args(Readout))}.")
-    source = find(model, adapter, revision)
-    recipe = recipe_of(source)
+    source = resolve_checkpoint(model, adapter, revision)
+    recipe = config_of(source)
     chosen = _readout(source.name, readout, recipe)
     backbone = load_backbone(
         source,
@@ -85,13 +85,13 @@ def load_vlm(
     )
 
 
-def recipe_of(source: Source) -> Recipe:
+def config_of(source: CheckpointSource) -> RankerConfig:
     """What lies beside the adapter, or else beside the base."""
-    path = beside(source.adapter, RECIPE, source.adapter_revision) if source.adapter else None
-    return read_recipe(path or beside(source.base, RECIPE, source.revision))
+    path = optional_file(source.adapter, CONFIG_NAME, source.adapter_revision) if source.adapter else None
+    return read_config(path or optional_file(source.base, CONFIG_NAME, source.revision))
 
 
-def _readout(name: str, asked: str, recipe: Recipe) -> Readout:
+def _readout(name: str, asked: str, recipe: RankerConfig) -> Readout:
     if asked == "labels" and recipe.readout != "labels":
         warnings.warn(
             f"model={name!r} was not trained to answer with labels (no rnx.json says so): such models order a list by "

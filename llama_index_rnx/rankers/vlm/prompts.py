@@ -73,7 +73,7 @@ class Slot:
     part: Literal["text", "image"]
 
 
-Piece = str | Slot
+PromptPart = str | Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +116,9 @@ class ListPrompt:
         shown = [self.written.replace("{label}", label) for label in labels]
         return [list(encode(name)) for name in shown], [list(encode(self.separator + name)) for name in shown]
 
-    def pieces(self, kinds: Sequence[Kind], labels: Sequence[str], query: Kind) -> list[Piece]:
+    def pieces(self, kinds: Sequence[Kind], labels: Sequence[str], query: Kind) -> list[PromptPart]:
         """The prompt of candidates of these kinds under these labels."""
-        shown: list[Piece] = []
+        shown: list[PromptPart] = []
         for owner, (kind, label) in enumerate(zip(kinds, labels, strict=True)):
             shown += _filled(self.candidate.replace("{label}", label), {"content": content(owner, kind)})
         return _joined(_filled(self.template, {"query": content(QUERY, query), "candidates": shown}))
@@ -148,20 +148,20 @@ class PairPrompt:
         """The literal text right before the answer that is read."""
         return _split(self.template)[-1]
 
-    def prefix(self, query: Kind) -> list[Piece]:
+    def prefix(self, query: Kind) -> list[PromptPart]:
         """What all candidates of a query share: it ends in literal text."""
         head = self.template.split("{content}")[0].replace("{instruction}", self.instruction)
         return _joined(_filled(head, {"query": content(QUERY, query)}))
 
-    def suffix(self, owner: int, kind: Kind) -> list[Piece]:
+    def suffix(self, owner: int, kind: Kind) -> list[PromptPart]:
         """What is read of one candidate after the prefix."""
         return _joined([*content(owner, kind), self.template.split("{content}")[1]])
 
 
-def content(owner: int, kind: Kind) -> list[Piece]:
+def content(owner: int, kind: Kind) -> list[PromptPart]:
     """A candidate or a query as pieces: its image between its marks, then its text (the order of Qwen's own templates)."""
-    image: list[Piece] = [VISION_START, Slot(owner=owner, part="image"), VISION_END]
-    text: list[Piece] = [Slot(owner=owner, part="text")]
+    image: list[PromptPart] = [VISION_START, Slot(owner=owner, part="image"), VISION_END]
+    text: list[PromptPart] = [Slot(owner=owner, part="text")]
     return {"image": image, "text": text, "both": image + text}[kind]
 
 
@@ -218,8 +218,8 @@ def label_id(answer: str, encode: Encode, label: str) -> int | None:
 _NAME = re.compile(r"\{(query|candidates|content|label|instruction)\}")
 
 
-def _filled(template: str, values: dict[str, list[Piece]]) -> list[Piece]:
-    pieces: list[Piece] = []
+def _filled(template: str, values: dict[str, list[PromptPart]]) -> list[PromptPart]:
+    pieces: list[PromptPart] = []
     for place, part in enumerate(_NAME.split(template)):  # literal, name, literal, name, ..., literal
         pieces += values[part] if place % 2 else [part]
     return pieces
@@ -229,9 +229,9 @@ def _split(template: str) -> list[str]:
     return _NAME.split(template)[::2]
 
 
-def _joined(pieces: Sequence[Piece]) -> list[Piece]:
+def _joined(pieces: Sequence[PromptPart]) -> list[PromptPart]:
     """Neighbouring literals as one, so that they are tokenised together; empty ones fall away."""
-    joined: list[Piece] = []
+    joined: list[PromptPart] = []
     for piece in pieces:
         if isinstance(piece, str) and joined and isinstance(joined[-1], str):
             joined[-1] += piece

@@ -25,7 +25,7 @@ from torch import Tensor
 from llama_index_rnx.candidates import Candidate, ImageSource, Query, on_sheet
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.rankers.vlm.backbone import Backbone, Prefix, Row, Seen
+from llama_index_rnx.rankers.vlm.backbone import Backbone, ImageFeatures, Prefix, PromptTokens
 from llama_index_rnx.rankers.vlm.prompts import (
     ORDER_CANDIDATE,
     ORDER_TEMPLATE,
@@ -33,22 +33,22 @@ from llama_index_rnx.rankers.vlm.prompts import (
     Kind,
     ListPrompt,
     PairPrompt,
-    Piece,
+    PromptPart,
     choose_labels,
     label_id,
     written_order,
 )
 from llama_index_rnx.ranking import (
-    Ask,
     Calibration,
+    ScoringRequest,
     TooLargeError,
     Window,
-    ahead,
-    by_length,
-    drive,
-    in_groups,
-    in_parts,
-    sliding,
+    batches_by_token_budget,
+    batches_of_equal_shape,
+    halve_on_oom,
+    prefetch,
+    run_plan,
+    sliding_windows,
 )
 
 Readout = Literal["labels", "pointwise", "permutation"]
@@ -127,7 +127,7 @@ class VLMRanker:
         self._patches, self._places = PATCHES_AT_ONCE.get(kind, 8_192), PLACES_AT_ONCE.get(kind, 8_192)
         self._encode = lru_cache(maxsize=1_024)(self._encode_literal)
         self._queries: OrderedDict[str, Memory] = OrderedDict()
-        self._near: OrderedDict[int, tuple[Tensor, Seen]] = OrderedDict()  # by the id of a memory's tensor
+        self._near: OrderedDict[int, tuple[Tensor, ImageFeatures]] = OrderedDict()  # by the id of a memory's tensor
         self._near_bytes = NEAR_BYTES.get(kind, 0)
         self._said: set[str] = set()
         self._lock = threading.RLock()
@@ -175,7 +175,7 @@ class VLMRanker:
         """
         return self.score_many([(query, memories)])[0]
 
-    def score_many(self, asks: Sequence[Ask]) -> list[list[float]]:
+    def score_many(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         """The same for several windows, of one query or of many; they share forwards as far as memory allows."""
         asks = [(query, list(memories)) for query, memories in asks]
         longest = max((len(memories) for _, memories in asks), default=0)
@@ -255,7 +255,7 @@ class VLMRanker:
 
     # ---- labels: one prompt a list, one logit a candidate -----------------------------------------------------------
 
-    def _by_labels(self, asks: Sequence[Ask]) -> list[list[float]]:
+    def _by_labels(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         """Lists that fit share forwards; one that does not is read in smaller windows."""
         rows = [self._list_rows(*ask) if 0 < len(ask[1]) <= self._window else [] for ask in asks]
         rows = [pair if max(map(len, pair), default=0) <= self._window_tokens else [] for pair in rows]
@@ -271,7 +271,7 @@ class VLMRanker:
             for ask, pair in zip(asks, rows, strict=True)
         ]
 
-    def _list_rows(self, query: Query, memories: Sequence[Memory]) -> list[Row]:
+    def _list_rows(self, query: Query, memories: Sequence[Memory]) -> list[PromptTokens]:
         """The list as a prompt; with `both_orders` also its reverse."""
         asked = self._query(query)
         orders = [memories, memories[::-1]] if self.both_orders and len(memories) > 1 else [memories]
@@ -302,13 +302,13 @@ class VLMRanker:
         def read(places: Window) -> list[float]:
             return self.score(query, [memories[i] for i in places])
 
-        ranking = drive(sliding(len(memories), size, max(1, size // 2)), read)
+        ranking = run_plan(sliding_windows(len(memories), size, max(1, size // 2)), read)
         scores = dict(zip(ranking.order, ranking.scores, strict=True))
         return [scores[i] for i in range(len(memories))]
 
     # ---- pointwise: one prompt a candidate, the query's part read once ----------------------------------------------
 
-    def _by_pairs(self, asks: Sequence[Ask]) -> list[list[float]]:
+    def _by_pairs(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         return [self._pair_scores(query, memories) if memories else [] for query, memories in asks]
 
     def _pair_scores(self, query: Query, memories: Sequence[Memory]) -> list[float]:
@@ -328,7 +328,7 @@ class VLMRanker:
 
     # ---- permutation: one prompt a list, its order written under constraint ----------------------------------------
 
-    def _by_writing(self, asks: Sequence[Ask]) -> list[list[float]]:
+    def _by_writing(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         return [self._written_scores(query, memories) if memories else [] for query, memories in asks]
 
     def _written_scores(self, query: Query, memories: Sequence[Memory]) -> list[float]:
@@ -344,14 +344,14 @@ class VLMRanker:
         places = {candidate: place for place, candidate in enumerate(order)}
         return [1 - places[i] / count for i in range(count)]
 
-    def _written_order(self, row: Row, count: int) -> list[int]:
+    def _written_order(self, row: PromptTokens, count: int) -> list[int]:
         """What the model writes after the list, held to a permutation. The list is read once, what is written again."""
         first, later = self.list_prompt.names(self.labels[:count], self._plain)
-        prefix, last = self._prefix(Row(ids=row.ids[:-1], seen=row.seen)), row.ids[-1:].tolist()
+        prefix, last = self._prefix(PromptTokens(ids=row.ids[:-1], seen=row.seen)), row.ids[-1:].tolist()
 
         def choose(written: Sequence[int], possible: Sequence[int]) -> int:
-            tail = Row(ids=torch.tensor([*last, *written]))
-            (logits,) = in_parts([tail], lambda rows: list(self._backbone.read(rows, prefix, possible)), self._fewer)
+            tail = PromptTokens(ids=torch.tensor([*last, *written]))
+            (logits,) = halve_on_oom([tail], lambda rows: list(self._backbone.read(rows, prefix, possible)), self._fewer)
             self._check_numbers(logits[list(possible)])
             return possible[int(logits[list(possible)].argmax())]
 
@@ -359,10 +359,10 @@ class VLMRanker:
 
     # ---- prompts and forwards ---------------------------------------------------------------------------------------
 
-    def _row(self, pieces: Sequence[Piece], query: Memory, memories: Sequence[Memory]) -> Row:
+    def _row(self, pieces: Sequence[PromptPart], query: Memory, memories: Sequence[Memory]) -> PromptTokens:
         """Pieces with their slots filled from memories."""
         ids: list[Tensor] = []
-        seen: list[Seen] = []
+        seen: list[ImageFeatures] = []
         for piece in pieces:
             if isinstance(piece, str):
                 ids.append(self._encode(piece))
@@ -373,22 +373,22 @@ class VLMRanker:
             else:
                 seen.append(self._seen(memory))
                 ids.append(torch.full((len(seen[-1].tokens),), self._backbone.image_token))
-        return Row(ids=torch.cat(ids), seen=seen)
+        return PromptTokens(ids=torch.cat(ids), seen=seen)
 
-    def _read(self, rows: Sequence[Row], prefix: Prefix | None = None) -> list[Answer]:
+    def _read(self, rows: Sequence[PromptTokens], prefix: Prefix | None = None) -> list[Answer]:
         """What follows each row; rows of like length are read together. Raises TooLargeError if a single one does not fit."""
         found: dict[int, Answer] = {}
         shared = prefix.length if prefix else 0
-        for part in by_length([len(row) for row in rows], lambda: self._places, shared):
-            read = in_parts(part, lambda some: self._answered([rows[i] for i in some], prefix), self._fewer)
+        for part in batches_by_token_budget([len(row) for row in rows], lambda: self._places, shared):
+            read = halve_on_oom(part, lambda some: self._answered([rows[i] for i in some], prefix), self._fewer)
             found.update(zip(part, read, strict=True))
         return [found[i] for i in range(len(rows))]
 
-    def _prefix(self, row: Row) -> Prefix:
-        (prefix,) = in_parts([row], lambda rows: [self._backbone.prefix(rows[0])], self._fewer)
+    def _prefix(self, row: PromptTokens) -> Prefix:
+        (prefix,) = halve_on_oom([row], lambda rows: [self._backbone.prefix(rows[0])], self._fewer)
         return prefix
 
-    def _answered(self, rows: Sequence[Row], prefix: Prefix | None) -> list[Answer]:
+    def _answered(self, rows: Sequence[PromptTokens], prefix: Prefix | None) -> list[Answer]:
         """One forward. Of the vocabulary only the answers' logits are kept."""
         logits = self._backbone.read(rows, prefix, self._answers)  # [B, W]
         kept, total = logits[:, self._answers].cpu().double(), logits.logsumexp(-1).cpu()
@@ -435,20 +435,20 @@ class VLMRanker:
             )
         return [torch.tensor(ids[: self._text_tokens], dtype=torch.int32) for ids in made]
 
-    def _see(self, sources: Sequence[ImageSource]) -> list[Seen]:
+    def _see(self, sources: Sequence[ImageSource]) -> list[ImageFeatures]:
         """The visual tokens of pictures. While the tower sees a batch, threads cut the next pictures into patches."""
-        seen: list[Seen] = []
+        seen: list[ImageFeatures] = []
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as workers:
-            pictures = ahead(workers, self._patched, sources, AHEAD)
-            for batch in in_groups(pictures, lambda picture: len(picture[0]), lambda: self._patches):
+            pictures = prefetch(workers, self._patched, sources, AHEAD)
+            for batch in batches_of_equal_shape(pictures, lambda picture: len(picture[0]), lambda: self._patches):
                 try:
                     with self._lock:
-                        seen += in_parts(batch, self._backbone.see, self._fewer_patches)
+                        seen += halve_on_oom(batch, self._backbone.see, self._fewer_patches)
                 except TooLargeError as error:
                     raise RNXError(f"{self._name}: out of memory on one picture; lower max_pixels.") from error
         return seen
 
-    def _seen(self, memory: Memory) -> Seen:
+    def _seen(self, memory: Memory) -> ImageFeatures:
         """The picture of a memory, on the device, where the last ones stay: windows overlap, and good pages come again.
 
         A hundred pictures of 512 tokens are 160 MB in bfloat16 (Qwen3-VL: 840 MB), 10 to 100 ms on the way to a GPU.
@@ -550,16 +550,16 @@ def kind_of(memory: Memory) -> Kind:
     return "both" if "text" in memory and "image" in memory else "image" if "image" in memory else "text"
 
 
-def pack(seen: Seen, dtype: torch.dtype) -> dict[str, Tensor]:
+def pack(seen: ImageFeatures, dtype: torch.dtype) -> dict[str, Tensor]:
     """A picture as the tensors of a memory, on the CPU."""
     memory = {"grid": seen.grid.to(torch.int32).cpu(), **_packed("image", seen.tokens, dtype)}
     return memory if seen.deep is None else {**memory, **_packed("deep", seen.deep, dtype)}
 
 
-def unpack(memory: Memory) -> Seen:
+def unpack(memory: Memory) -> ImageFeatures:
     """The picture of a memory."""
     deep = _unpacked("deep", memory) if "deep" in memory else None
-    return Seen(tokens=_unpacked("image", memory), grid=memory["grid"].long(), deep=deep)
+    return ImageFeatures(tokens=_unpacked("image", memory), grid=memory["grid"].long(), deep=deep)
 
 
 def _packed(name: str, rows: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:

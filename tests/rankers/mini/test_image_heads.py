@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import normalize
 
-from llama_index_rnx.rankers.mini import Eyes, ImageConfig, ImagePart, ImageTower, ImageVectors, grid
+from llama_index_rnx.rankers.mini import ImageConfig, ImageEncoder, ImageScorer, ImageTower, ImageVectors, grid
 
 SMALL = ImageConfig(dim=4, text_width=4, text_heads=1, word_dim=2, heads=2, head_dim=3, bank=3, others=("lite1",))
 
@@ -13,7 +13,7 @@ SMALL = ImageConfig(dim=4, text_width=4, text_heads=1, word_dim=2, heads=2, head
 @torch.inference_mode()
 def test_every_head_has_its_own_map() -> None:
     torch.manual_seed(0)
-    eyes, x = Eyes(("lite2", "lite1")).eval(), torch.randn(1, 3, 64, 64)
+    eyes, x = ImageEncoder(("lite2", "lite1")).eval(), torch.randn(1, 3, 64, 64)
     first, plain, second = eyes(x).unbind(1)
     assert first.shape == plain.shape == second.shape == (1, 1280, 2, 2)
     middle = eyes.tower.middle(x)
@@ -24,7 +24,7 @@ def test_every_head_has_its_own_map() -> None:
 
 def test_another_end_costs_no_second_trunk() -> None:
     def count(*others: str) -> int:
-        return sum(p.numel() for p in Eyes(others).parameters())
+        return sum(p.numel() for p in ImageEncoder(others).parameters())
 
     end = sum(p.numel() for p in ImageTower("lite2").end.parameters())
     assert count("lite2") == count() + end
@@ -43,7 +43,7 @@ def test_a_grid_is_means_of_four_cells_normed() -> None:
 def test_joined_vectors_have_the_mean_of_the_heads_cosines() -> None:
     """As far as the basis holds their directions: here two of each head's four, and vectors that need no more."""
     torch.manual_seed(0)
-    part = ImagePart(SMALL).eval()
+    part = ImageScorer(SMALL).eval()
     part.basis.zero_()
     for place, direction in enumerate((0, 1, 4, 5)):
         part.basis[direction, place] = 1.0
@@ -55,7 +55,7 @@ def test_joined_vectors_have_the_mean_of_the_heads_cosines() -> None:
 
 @torch.inference_mode()
 def test_one_head_alone_is_left_as_it_is() -> None:
-    part = ImagePart(ImageConfig(dim=4, text_width=4, text_heads=1, word_dim=2, heads=2, head_dim=3, bank=3)).eval()
+    part = ImageScorer(ImageConfig(dim=4, text_width=4, text_heads=1, word_dim=2, heads=2, head_dim=3, bank=3)).eval()
     maps = torch.randn(2, 1, 1280, 8, 8)
     assert torch.equal(part.images(maps).vector, part.projector(maps[:, 0]).vector)
 
@@ -63,7 +63,7 @@ def test_one_head_alone_is_left_as_it_is() -> None:
 @torch.inference_mode()
 def test_cached_cells_and_maps_give_the_same_vectors() -> None:
     torch.manual_seed(0)
-    part = ImagePart(SMALL).eval()
+    part = ImageScorer(SMALL).eval()
     maps = torch.randn(2, 2, 1280, 8, 8)
     seen: ImageVectors = part.images(maps)
     cached = part.joined_images(part.projector(maps[:, 0]), [grid(maps[:, 1])])

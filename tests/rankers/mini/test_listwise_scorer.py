@@ -9,40 +9,40 @@ import torch
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from llama_index_rnx.rankers.mini import (
+    ListwiseScorer,
     QueryStates,
-    Reader,
-    ReaderConfig,
+    ScorerConfig,
     TextMemory,
     collate,
     compress_tokens,
     distinct_pieces,
 )
-from llama_index_rnx.rankers.mini.listwise_scorer import KindCalibration, ReadLayer, _pad, blend_long
+from llama_index_rnx.rankers.mini.listwise_scorer import CrossAttentionLayer, ModalityCalibration, _pad, blend_long
 
-SMALL = ReaderConfig(
+SMALL = ScorerConfig(
     state_width=16, memory_width=8, slots=6, lexicon=5, query_tokens=4, width=12, heads=2, list_width=8, list_heads=2
 )
 
 
-def test_it_starts_at_the_order_of_the_cosine(reader: Reader, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_it_starts_at_the_order_of_the_cosine(reader: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
     passages = [replace(memory, chunks=memory.chunks[:1]) for memory in memories]  # pages are blended with BM25
     cosines = torch.stack([normalize(memory.chunks.mean(0), dim=0) @ query.vector for memory in passages])
     assert reader(query, collate(passages, SMALL)).argsort().tolist() == cosines.argsort().tolist()
 
 
-def test_scores_follow_their_candidates(trained: Reader, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_scores_follow_their_candidates(trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
     order = [3, 0, 4, 2, 1]
     shuffled = trained(query, collate([memories[place] for place in order], SMALL))
     assert torch.allclose(shuffled, trained(query, collate(memories, SMALL))[order], atol=1e-5)
 
 
-def test_candidates_matter_to_one_another(trained: Reader, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_candidates_matter_to_one_another(trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
     whole = trained(query, collate(memories, SMALL))
     alone = trained(query, collate(memories[:2], SMALL))
     assert not torch.allclose(whole[0] - whole[1], alone[0] - alone[1], atol=1e-5)
 
 
-def test_padding_does_not_matter(trained: Reader, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_padding_does_not_matter(trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
     batch = collate(memories, SMALL)
     padded = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
     for name in ("tokens", "token_mask", "chunks", "chunk_mask", "pieces", "counts"):
@@ -51,7 +51,7 @@ def test_padding_does_not_matter(trained: Reader, query: QueryStates, memories: 
     assert torch.allclose(trained(query, type(batch)(**padded)), trained(query, batch), atol=1e-5)
 
 
-def test_a_picture_needs_no_text(trained: Reader, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_a_picture_needs_no_text(trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
     has_image, logits = torch.tensor([True, False, True]), torch.tensor([1.0, 0.0, -1.0])
     scores = trained(query, collate([None, memories[0], memories[1]], SMALL, has_image, logits))
     assert scores.shape == (3,)
@@ -62,7 +62,7 @@ def test_a_picture_needs_no_text(trained: Reader, query: QueryStates, memories: 
 def test_what_is_both_answers_by_its_text_or_by_its_picture(memories: list[TextMemory]) -> None:
     batch = collate([memories[0], memories[0], memories[0], None], SMALL, torch.tensor([0, 1, 1, 1]).bool(), torch.zeros(4))
     batch = replace(batch, image_logit=torch.tensor([0.0, -9.0, 5.0, -9.0]))
-    text, blank, shown, alone = KindCalibration(replace(SMALL, picture_bias=3.0))(torch.full((4,), -2.0), batch).tolist()
+    text, blank, shown, alone = ModalityCalibration(replace(SMALL, picture_bias=3.0))(torch.full((4,), -2.0), batch).tolist()
     assert text == -2.0
     assert blank == pytest.approx(-2.0, abs=0.01)  # a picture that says nothing
     assert blank > text
@@ -72,7 +72,7 @@ def test_what_is_both_answers_by_its_text_or_by_its_picture(memories: list[TextM
 
 def test_reading_makes_no_keys_and_values_and_finds_what_they_would_give() -> None:
     torch.manual_seed(3)
-    layer = ReadLayer(SMALL).eval()
+    layer = CrossAttentionLayer(SMALL).eval()
     asks, memory, mask = torch.randn(5, 3, 12), torch.randn(5, 7, 8), torch.rand(5, 1, 1, 7) > 0.3
     mask[..., 0] = True
     key, value = layer.key_value(memory).chunk(2, dim=-1)
@@ -89,7 +89,7 @@ def test_padding_knows_what_is_missing() -> None:
     assert (rows.shape, mask.tolist()) == ((2, 1, 3), [[False], [False]])
 
 
-def test_remember_keeps_within_the_slots_and_unit_length(reader: Reader) -> None:
+def test_remember_keeps_within_the_slots_and_unit_length(reader: ListwiseScorer) -> None:
     ids = torch.tensor([101, *range(2000, 2040), 102])
     memory = reader.remember(torch.randn(42, 16), ids, normalize(torch.randn(2, 16), dim=-1))
     assert memory.tokens.shape == (6, 8)
@@ -113,7 +113,7 @@ def test_distinct_pieces_are_counted_and_the_heaviest_kept() -> None:
     assert dict(zip(pieces.tolist(), counts.tolist(), strict=True)) == {1500: 2, 1200: 1}
 
 
-def test_an_empty_query_and_an_empty_text_have_a_score(trained: Reader) -> None:
+def test_an_empty_query_and_an_empty_text_have_a_score(trained: ListwiseScorer) -> None:
     specials = torch.tensor([101, 102])
     query = trained.query(torch.randn(2, 16), specials, normalize(torch.randn(16), dim=0))
     empty = trained.remember(torch.randn(2, 16), specials, normalize(torch.randn(1, 16), dim=-1))
@@ -121,13 +121,13 @@ def test_an_empty_query_and_an_empty_text_have_a_score(trained: Reader) -> None:
 
 
 @pytest.fixture
-def reader() -> Reader:
+def reader() -> ListwiseScorer:
     torch.manual_seed(0)
-    return Reader(SMALL).eval()
+    return ListwiseScorer(SMALL).eval()
 
 
 @pytest.fixture
-def trained(reader: Reader) -> Reader:
+def trained(reader: ListwiseScorer) -> ListwiseScorer:
     """Residuals that are no longer zero."""
     for layer in (reader.joint.residual, reader.list.residual):
         torch.nn.init.normal_(layer.weight)
@@ -135,13 +135,13 @@ def trained(reader: Reader) -> Reader:
 
 
 @pytest.fixture
-def query(reader: Reader) -> QueryStates:
+def query(reader: ListwiseScorer) -> QueryStates:
     torch.manual_seed(1)
     return reader.query(torch.randn(5, 16), torch.tensor([101, 2000, 2001, 2002, 102]), normalize(torch.randn(16), dim=0))
 
 
 @pytest.fixture
-def memories(reader: Reader) -> list[TextMemory]:
+def memories(reader: ListwiseScorer) -> list[TextMemory]:
     torch.manual_seed(2)
     lengths = (3, 9, 5, 4, 7)
     return [

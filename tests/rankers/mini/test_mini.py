@@ -17,11 +17,11 @@ from llama_index.core.schema import ImageNode
 from PIL import Image
 
 from llama_index_rnx import Ranker, load_ranker
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, picture_source
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, pil_source
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.mini import MiniRanker, TextTower, model_folder
-from llama_index_rnx.ranking import recall
+from llama_index_rnx.rankers.mini import MiniRanker, TextEncoder, model_folder
+from llama_index_rnx.ranking import get_or_compute_memories
 
 TEXTS = (
     "Bees make honey from the nectar of flowers.",
@@ -41,7 +41,7 @@ def noise(seed: int) -> ImageSource:
     numbers = random.Random(seed)
     small = Image.new("RGB", (6, 6))
     small.putdata([tuple(numbers.randrange(256) for _ in range(3)) for _ in range(36)])
-    return picture_source(small.resize((90, 70)))
+    return pil_source(small.resize((90, 70)))
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,9 @@ def test_the_fingerprint_changes_with_what_changes_memories(mini: MiniRanker) ->
 
 def test_remembered_equals_fresh(mini: MiniRanker, candidates: list[Candidate], tmp_path: Any) -> None:
     store = MemoryStore(tmp_path)
-    first = recall(mini, candidates, store)
+    first = get_or_compute_memories(mini, candidates, store)
     scores = mini.score(QUERY, first)
-    assert mini.score(QUERY, recall(mini, candidates, store)) == scores
+    assert mini.score(QUERY, get_or_compute_memories(mini, candidates, store)) == scores
     assert close(mini.score(QUERY, mini.remember(candidates)), scores, 1e-6)
 
 
@@ -247,8 +247,8 @@ def test_indexing_embeds_each_text_and_opens_each_picture_once(tmp_path: Path, m
 
     texts: list[str] = []
     opened: list[str] = []
-    encode, load = TextTower.encode, ImageSource.load
-    monkeypatch.setattr(TextTower, "encode", lambda self, t, max_chunks=8: (texts.extend(t), encode(self, t, max_chunks))[1])
+    encode, load = TextEncoder.encode, ImageSource.load
+    monkeypatch.setattr(TextEncoder, "encode", lambda self, t, max_chunks=8: (texts.extend(t), encode(self, t, max_chunks))[1])
     monkeypatch.setattr(ImageSource, "load", lambda self, limit=None: (opened.append(self.label), load(self, limit))[1])
     collection = NodeCollection(tmp_path / "idx")
     pictures = [tmp_path / f"{i}.png" for i in range(3)]

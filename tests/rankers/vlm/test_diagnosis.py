@@ -61,7 +61,7 @@ def test_a_fair_reader_is_usable() -> None:
     found = diagnose(Reader(), lists())
     assert found.usable
     assert found.agreement == 1.0
-    assert found.slot_share < 0.02
+    assert found.position_bias_share < 0.02
     assert "may be read by labels" in str(found)
 
 
@@ -69,13 +69,13 @@ def test_a_reader_of_slots_is_refused_plainly() -> None:
     found = diagnose(Reader(falling, judgement=0.1), lists())
     assert not found.usable
     assert found.agreement < -0.8
-    assert found.slot_share > 0.9
+    assert found.position_bias_share > 0.9
     assert "should NOT be read by labels" in str(found)
 
 
 def test_the_share_of_slots_counts_no_chance() -> None:
     for count in (1, 2, 5):  # few lists: slot means differ by chance
-        shares = [diagnose(Reader(), lists(count, seed=seed)).slot_share for seed in range(20)]
+        shares = [diagnose(Reader(), lists(count, seed=seed)).position_bias_share for seed in range(20)]
         assert sum(shares) / len(shares) < 0.1
 
 
@@ -88,15 +88,15 @@ def test_the_slot_bias_is_found_and_removed() -> None:
     reader.calibration = calibration
     there, back = reader.score_many([ask, (QUERY, ask[1][::-1])])
     assert there == pytest.approx(back[::-1], abs=0.05)
-    assert diagnose(reader, lists(seed=1)).slot_share < 0.05  # the doctor sees the checkpoint with its calibration
+    assert diagnose(reader, lists(seed=1)).position_bias_share < 0.05  # the doctor sees the checkpoint with its calibration
 
 
 @pytest.mark.parametrize("length", [16, 14, 11, 8, 6, 5, 4, 3, 2])
 def test_the_bias_of_lists_of_other_lengths_is_removed_too(length: int) -> None:
     reader = Reader(by_label, judgement=0.3)
-    before = diagnose(reader, lists(length=length)).slot_share
+    before = diagnose(reader, lists(length=length)).position_bias_share
     reader.calibration = fit(reader, lists(length=16))
-    after = diagnose(reader, lists(length=length)).slot_share
+    after = diagnose(reader, lists(length=length)).position_bias_share
     assert before > 0.8
     assert after < 0.35
 
@@ -161,7 +161,7 @@ def test_on_a_true_class(folders: dict[str, Path]) -> None:
     ranker.score(*asks[0])
     found = diagnose(ranker, asks)
     assert not found.usable
-    assert found.slot_share > 0.8  # what is read once is examined, though the ranker reads both orders
+    assert found.position_bias_share > 0.8  # what is read once is examined, though the ranker reads both orders
     assert len(found.slot_bias) == 9
     masses = []
     for ask in asks[:2]:
@@ -172,10 +172,10 @@ def test_on_a_true_class(folders: dict[str, Path]) -> None:
     once.score_many(asks[:2])
     assert once.label_mass == pytest.approx(sum(masses) / 2)
     ranker.calibration = fit(ranker, asks)
-    assert diagnose(ranker, asks).slot_share < found.slot_share / 2
+    assert diagnose(ranker, asks).position_bias_share < found.slot_share / 2
     for length in (8, 6, 4, 3):  # another length than the lists that were given
         shorter = [(query, memories[:length]) for query, memories in asks]
-        assert diagnose(ranker, shorter).slot_share < 0.7
+        assert diagnose(ranker, shorter).position_bias_share < 0.7
     with pytest.raises(RNXError, match="2 to 9 each"):
         diagnose(ranker, [(QUERY, asks[0][1][:1])])
     with pytest.raises(RNXError, match="readout='labels'"):

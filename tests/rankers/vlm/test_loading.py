@@ -20,20 +20,20 @@ from transformers import AttentionInterface, AttentionMaskInterface, Qwen2Config
 from transformers.masking_utils import flash_attention_mask
 
 from llama_index_rnx import RNXRerank
-from llama_index_rnx.candidates import Candidate, Query, picture_source
+from llama_index_rnx.candidates import Candidate, Query, pil_source
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.vlm import (
     ListPrompt,
     PairPrompt,
-    Recipe,
+    RankerConfig,
     VLMRanker,
     checkpoints,
     load_vlm,
-    place_of,
+    resolve_placement,
     save_tiny,
 )
-from llama_index_rnx.rankers.vlm.config import read_recipe
+from llama_index_rnx.rankers.vlm.config import read_config
 from llama_index_rnx.rankers.vlm.tiny import FAMILIES
 from llama_index_rnx.ranking import Calibration
 
@@ -58,7 +58,7 @@ def loaded(folder: Path, readout: str = "labels", **options: Any) -> VLMRanker:
 
 
 def candidates() -> list[Candidate]:
-    pictures = [picture_source(Image.new("RGB", size, colour)) for size, colour in (((60, 100), BLUE), ((120, 64), RED))]
+    pictures = [pil_source(Image.new("RGB", size, colour)) for size, colour in (((60, 100), BLUE), ((120, 64), RED))]
     return [
         Candidate(id="a", text="a red apple"),
         Candidate(id="b", image=pictures[0]),
@@ -70,7 +70,7 @@ def candidates() -> list[Candidate]:
 # ---- adapters -------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(base: Path, folder: Path, modules: str = LANGUAGE, recipe: Recipe | None = None) -> Path:
+def save_adapter(base: Path, folder: Path, modules: str = LANGUAGE, recipe: RankerConfig | None = None) -> Path:
     """A LoRA adapter with random weights, as peft saves it."""
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForImageTextToText
@@ -85,7 +85,7 @@ def save_adapter(base: Path, folder: Path, modules: str = LANGUAGE, recipe: Reci
 
 
 def test_an_adapter_changes_scores_and_keeps_the_memories(folder: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(folder, tmp_path / "a", recipe=Recipe(readout="labels"))
+    adapter = save_adapter(folder, tmp_path / "a", recipe=RankerConfig(readout="labels"))
     plain, tuned = loaded(folder), load_ranker(str(folder), adapter=str(adapter), device="cpu", memory_dtype="float32")
     assert isinstance(tuned, VLMRanker)
     assert (tuned.readout, tuned.fingerprint) == ("labels", plain.fingerprint)
@@ -106,7 +106,10 @@ def test_a_merged_adapter_scores_as_peft_computes_it(folders: dict[str, Path], t
 
 
 def test_the_name_of_an_adapter_stands_for_its_base_with_it(folders: dict[str, Path], tmp_path: Path) -> None:
-    base, adapter = folders["qwen3_vl"], save_adapter(folders["qwen3_vl"], tmp_path / "a", recipe=Recipe(readout="labels"))
+    base, adapter = (
+        folders["qwen3_vl"],
+        save_adapter(folders["qwen3_vl"], tmp_path / "a", recipe=RankerConfig(readout="labels")),
+    )
     alone, both = (load_vlm(name, device="cpu", adapter=on) for name, on in ((str(adapter), None), (str(base), str(adapter))))
     memories = both.remember(candidates())
     assert alone.score(QUERY, memories) == both.score(QUERY, memories)
@@ -122,7 +125,7 @@ def test_an_adapter_of_the_vision_tower_has_memories_of_its_own(folders: dict[st
 
 def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(folders: dict[str, Path], tmp_path: Path) -> None:
     prompt = ListPrompt(candidate="{label}\n{content}\n")
-    recipe = Recipe(
+    recipe = RankerConfig(
         readout="labels",
         list_prompt=prompt,
         calibration=Calibration(temperature=2.0, slot_bias=[[0.5, -0.5]]),
@@ -141,7 +144,7 @@ def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(folders: dict[str
 
 
 def test_the_reranker_takes_an_adapter(folders: dict[str, Path], tmp_path: Path) -> None:
-    adapter = str(save_adapter(folders["qwen2_vl"], tmp_path / "a", recipe=Recipe(readout="labels")))
+    adapter = str(save_adapter(folders["qwen2_vl"], tmp_path / "a", recipe=RankerConfig(readout="labels")))
     reranker = RNXRerank(model=str(folders["qwen2_vl"]), adapter=adapter, device="cpu")
     assert reranker._loaded().name == f"{folders['qwen2_vl']}+{adapter}"
     with pytest.raises(RNXError, match="'rnx-mini' has no option adapter"):
@@ -282,16 +285,16 @@ def test_missing_files_and_weights(tmp_path: Path) -> None:
 def test_a_recipe_with_a_mistake(tmp_path: Path, recipe: str, said: str) -> None:
     (tmp_path / "rnx.json").write_text(recipe)
     with pytest.raises(RNXError, match=said):
-        read_recipe(tmp_path / "rnx.json")
+        read_config(tmp_path / "rnx.json")
 
 
 def test_a_recipe_is_read_as_it_was_saved(tmp_path: Path) -> None:
-    recipe = Recipe(
+    recipe = RankerConfig(
         readout="labels", pair_prompt=PairPrompt(yes="y"), calibration=Calibration(slot_bias=[[0.5, -0.5]]), window=8
     )
     recipe.save(tmp_path)
-    assert read_recipe(tmp_path / "rnx.json") == recipe
-    assert read_recipe(None) == Recipe()
+    assert read_config(tmp_path / "rnx.json") == recipe
+    assert read_config(None) == RankerConfig()
 
 
 # ---- precision ------------------------------------------------------------------------------------------------------
@@ -371,14 +374,14 @@ def test_nothing_asks_flash_kernels_for_a_mask(folder: Path, readout: str) -> No
 
 
 def test_flash_attention_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place_of("cpu", None, "auto", None).attention == "sdpa"
+    assert resolve_placement("cpu", None, "auto", None).attention == "sdpa"
     monkeypatch.setattr(checkpoints, "_installed", lambda module: True)
     with pytest.raises(RNXError, match=r"needs cuda in bfloat16 or float16; got cpu in torch\.bfloat16"):
-        place_of("cpu", "bf16", "flash_attention_2", None)
+        resolve_placement("cpu", "bf16", "flash_attention_2", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert place_of("cuda", None, "auto", None).attention == "flash_attention_2"
-    assert place_of("cuda", "fp32", "auto", None).attention == "sdpa"
-    assert place_of("cuda", None, "sdpa", None).attention == "sdpa"
+    assert resolve_placement("cuda", None, "auto", None).attention == "flash_attention_2"
+    assert resolve_placement("cuda", "fp32", "auto", None).attention == "sdpa"
+    assert resolve_placement("cuda", None, "sdpa", None).attention == "sdpa"
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own parts

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
 
 from llama_index_rnx import RNXRerank
-from llama_index_rnx.candidates import Candidate, Query, bytes_source, picture_source
+from llama_index_rnx.candidates import Candidate, Query, bytes_source, pil_source
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.vlm import ListPrompt, PairPrompt, Row, VLMRanker, load_vlm, save_tiny
+from llama_index_rnx.rankers.vlm import ListPrompt, PairPrompt, PromptTokens, VLMRanker, load_vlm, save_tiny
 from llama_index_rnx.rankers.vlm.backbone import FAMILIES as ADAPTORS
 from llama_index_rnx.rankers.vlm.prompts import VISION_END, VISION_START, choose_labels
 from llama_index_rnx.rankers.vlm.ranker import kind_of, pack, unpack
@@ -60,7 +60,7 @@ TEXTS = {"a": "a red apple", "c": "the sea", "d": "nothing here", "f": "no"}
 
 def mixed(ids: str = "abcdef") -> list[Candidate]:
     """Texts (a, d, f), pictures (b, e) and both (c), of different sizes."""
-    return [Candidate(id=i, text=TEXTS.get(i, ""), image=picture_source(PICTURES[i]) if i in PICTURES else None) for i in ids]
+    return [Candidate(id=i, text=TEXTS.get(i, ""), image=pil_source(PICTURES[i]) if i in PICTURES else None) for i in ids]
 
 
 def plain_logits(folder: Path, prompt: str, pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -121,14 +121,14 @@ def test_label_scores_are_those_of_the_plain_call(folder: Path, ids: str) -> Non
 
 @pytest.mark.parametrize("text", ["", "like this"])
 def test_a_query_may_be_a_picture_or_both(folder: Path, text: str) -> None:
-    query = Query(text=text, image=picture_source(picture((10, 90, 30), (90, 150))))
+    query = Query(text=text, image=pil_source(picture((10, 90, 30), (90, 150))))
     ranker, candidates = loaded(folder), mixed("abc")
     scores = ranker.score(query, ranker.remember(candidates))
     assert scores == pytest.approx(expected_by_labels(folder, ranker, candidates, query), abs=EXACT)
 
 
 def test_pointwise_scores_are_those_of_the_plain_call(folder: Path) -> None:
-    query = Query(text="see this", image=picture_source(picture(GREEN, (90, 150))))
+    query = Query(text="see this", image=pil_source(picture(GREEN, (90, 150))))
     ranker, candidates = loaded(folder, "pointwise"), mixed()
     yes, no = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(["yes", "no"])
     expected = []
@@ -170,7 +170,7 @@ def test_deepstack_features_matter_where_a_family_has_them(folders: dict[str, Pa
 @pytest.mark.parametrize("readout", ["labels", "pointwise"])
 def test_windows_that_share_a_forward_score_as_alone(folder: Path, readout: str) -> None:
     ranker = loaded(folder, readout)
-    other = Query(text="the sea?", image=picture_source(PICTURES["c"]))
+    other = Query(text="the sea?", image=pil_source(PICTURES["c"]))
     asks = [(q, ranker.remember(mixed(ids))) for q, ids in [(QUERY, "abc"), (other, "fedcba"), (QUERY, ""), (QUERY, "be")]]
     together = ranker.score_many(asks)
     assert [len(scores) for scores in together] == [3, 6, 0, 2]
@@ -252,7 +252,7 @@ def test_a_picture_query_is_seen_once(folders: dict[str, Path], monkeypatch: pyt
     seen: list[int] = []
     see = ranker._backbone.see
     monkeypatch.setattr(ranker._backbone, "see", lambda pictures: (seen.append(len(pictures)), see(pictures))[1])
-    query = Query(image=picture_source(PICTURES["e"]))
+    query = Query(image=pil_source(PICTURES["e"]))
     assert ranker.score(query, memories) == ranker.score(query, memories)
     assert seen == [1]
 
@@ -275,9 +275,9 @@ def test_int8_rows_have_their_own_scale() -> None:
 
 
 def _seen(tokens: torch.Tensor) -> Any:
-    from llama_index_rnx.rankers.vlm.backbone import Seen
+    from llama_index_rnx.rankers.vlm.backbone import ImageFeatures
 
-    return Seen(tokens=tokens, grid=torch.tensor([1, 2, 2]))
+    return ImageFeatures(tokens=tokens, grid=torch.tensor([1, 2, 2]))
 
 
 # ---- order, slots, calibration --------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def test_texts_are_cut_at_token_borders_and_the_cut_is_said_once(folders: dict[s
 
 def test_max_pixels_bounds_the_visual_tokens(folder: Path) -> None:
     small = loaded(folder, max_pixels=64 * 64)
-    large = Candidate(id="l", image=picture_source(picture(RED, (900, 700))))
+    large = Candidate(id="l", image=pil_source(picture(RED, (900, 700))))
     tokens = len(small.remember([large])[0]["image"])
     assert tokens <= 64 * 64 / 28 / 28
     assert len(loaded(folder).remember([large])[0]["image"]) <= 512
@@ -551,7 +551,7 @@ def test_a_broken_picture_and_a_ribbon(folders: dict[str, Path]) -> None:
 def test_answers_are_read_finer_than_the_model_computes(folder: Path) -> None:
     """A logit of bfloat16 has 8 bits: scores made of such logits tie."""
     backbone = load_vlm(str(folder), dtype="bf16", device="cpu")._backbone
-    row, words = Row(ids=torch.arange(40)), [7, 250, 30]
+    row, words = PromptTokens(ids=torch.arange(40)), [7, 250, 30]
     rounded, fine = backbone.read([row]), backbone.read([row], words=words)
     assert torch.equal(rounded, rounded.bfloat16().float())
     assert (fine[:, words] != fine[:, words].bfloat16().float()).all()
@@ -613,7 +613,7 @@ def test_a_long_list_slides_and_stays_a_permutation(folders: dict[str, Path], tm
 def test_lists_that_share_forwards_are_ordered_as_alone(folder: Path, windows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ranker, store = loaded(folder, window=6), MemoryStore()
     passages = [Candidate(id=str(i), text=f"passage {i}") for i in range(12)]
-    other = Query(text="the sea", image=picture_source(PICTURES["b"]))
+    other = Query(text="the sea", image=pil_source(PICTURES["b"]))
     lists = [(QUERY, [*passages, *mixed()]), (other, [*mixed("fed"), *passages[:4]]), (QUERY, mixed("be")), (other, [])]
     rows: list[int] = []
     read = ranker._backbone.read

@@ -192,7 +192,7 @@ def test_the_doctor_has_lists_of_its_own_and_exit_code_0(
 
     def usable(ranker: Any, asks: Any) -> Diagnosis:
         seen.extend(len(memories) for _, memories in asks)
-        return Diagnosis(lists=8, labels=ranker.labels, label_mass=0.9, agreement=0.8, slot_share=0.1, slot_bias=[0.1])
+        return Diagnosis(lists=8, labels=ranker.labels, label_mass=0.9, agreement=0.8, position_bias_share=0.1, slot_bias=[0.1])
 
     monkeypatch.setattr("llama_index_rnx.batch.diagnose.diagnose", usable)
     result = rnx("doctor", "--model", folders["qwen2_vl"])

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.data import Picture, kept_lists
+from training.data import CaptionedImage, kept_lists
 from training.data import synthetic as generated
 from training.evaluation import evaluate, given_run, mean, qrels_of
 from training.learners.mini import image_places
 from training.losses import softmax_kl
 from training.teachers import caption_lists, matching_noise, picture_lists
-from training.teachers.captions import caption_likeness, soft_grades
+from training.teachers.captions import caption_grades, caption_likeness
 from training.teachers.joint_lists import near_images
 
 DOG, BEACH, CAR = (
-    Picture(path=Path("dog.png"), queries=("a dog", "a dog runs"), about=("the dog is wet",)),
-    Picture(path=Path("beach.png"), queries=("a beach", "a dog on a beach")),
-    Picture(path=Path("car.png"), queries=("a car",)),
+    CaptionedImage(path=Path("dog.png"), queries=("a dog", "a dog runs"), about=("the dog is wet",)),
+    CaptionedImage(path=Path("beach.png"), queries=("a beach", "a dog on a beach")),
+    CaptionedImage(path=Path("car.png"), queries=("a car",)),
 )
 
 
@@ -38,7 +38,7 @@ def test_a_picture_is_as_like_as_its_nearest_caption() -> None:
 
 def test_soft_grades_are_the_teachers_softmax_for_the_loss() -> None:
     likeness, temperature = torch.tensor([0.9, 0.6, 0.1]), 0.2
-    grades = soft_grades(likeness, temperature)
+    grades = caption_grades(likeness, temperature)
     assert grades[0] == pytest.approx(3.0)
     assert float(softmax_kl(likeness / temperature, grades)) == pytest.approx(0.0, abs=1e-6)
     assert float(softmax_kl(torch.zeros(3), grades)) > 0.1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llama_index_rnx.errors import RNXError
 from training.data import GradedList
-from training.engine import Alone, Lists, Stage, Trainer, checkpoint, ndcg, train
+from training.engine import Lists, SingleProcess, Stage, Trainer, checkpoint, ndcg, train
 from training.engine.trainer import draw, rate_factor, round_of, starts_round
 
 STAGE = Stage(
@@ -173,7 +173,7 @@ def test_hashes_name_the_content(tmp_path: Path) -> None:
     }
 
 
-class Half(Alone):
+class Half(SingleProcess):
     """One of two processes, whose other half has already told its gradients and its loss."""
 
     count = 2

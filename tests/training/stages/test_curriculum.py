@@ -15,7 +15,7 @@ from training.data import GradedList
 from training.engine import LOSSES, Lists, Stage, Trainer, checkpoint
 from training.evaluation import ablations, draw, longest_chain, rows_of, table
 from training.learners import MiniLearner
-from training.stages import ENDED, MINI, SMOKE, GeneratedMaterial, chains, chosen, scaled
+from training.stages import ENDED, MINI, SMOKE, SyntheticData, chains, chosen, scaled
 from training.stages import run_stages as run
 
 NAMES = ["retriever", "text-lists", "image-lists", "joint-lists"]
@@ -23,13 +23,13 @@ SHORT = [replace(stage, steps=4, evaluate_every=3, lists_a_step=2) for stage in 
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> GeneratedMaterial:
+def material(tmp_path_factory: pytest.TempPathFactory) -> SyntheticData:
     torch.set_num_threads(1)
-    return GeneratedMaterial(tmp_path_factory.mktemp("data"), seed=0, count=8, held_out=4)
+    return SyntheticData(tmp_path_factory.mktemp("data"), seed=0, count=8, held_out=4)
 
 
 @pytest.fixture(scope="module")
-def whole(material: GeneratedMaterial, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(material: SyntheticData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of all stages in one go."""
     work = tmp_path_factory.mktemp("whole")
     run(SHORT, material, work, seed=0)
@@ -43,7 +43,7 @@ def test_the_stages_are_those_of_the_papers_in_their_order() -> None:
         assert all(stage.loss in LOSSES or stage.negatives == "in batch" for stage in curriculum)
 
 
-def test_each_stage_writes_one_row_with_all_that_makes_it_again(whole: Path, material: GeneratedMaterial) -> None:
+def test_each_stage_writes_one_row_with_all_that_makes_it_again(whole: Path, material: SyntheticData) -> None:
     rows = rows_of(whole / "results.jsonl")
     assert [row["chain"] for row in rows] == [NAMES[:length] for length in (1, 2, 3, 4)]
     for row in rows:
@@ -64,7 +64,7 @@ def test_a_stage_trains_what_it_names_and_nothing_else(whole: Path) -> None:
         assert all(any(name.startswith(part) for part in stage.trained) for name in moved)
 
 
-def test_ended_stages_are_not_trained_again(whole: Path, material: GeneratedMaterial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_stages_are_not_trained_again(whole: Path, material: SyntheticData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))
     learner = run(SHORT, material, whole, seed=0)
     assert len(rows_of(whole / "results.jsonl")) == 4
@@ -74,7 +74,7 @@ def test_ended_stages_are_not_trained_again(whole: Path, material: GeneratedMate
 
 @pytest.mark.parametrize("steps", [6, 11])  # in the second stage; in the third, when its lists were mined anew
 def test_a_killed_curriculum_goes_on_to_the_same_weights(
-    steps: int, whole: Path, material: GeneratedMaterial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, whole: Path, material: SyntheticData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step, taken = Trainer.step, itertools.count()
 
@@ -96,7 +96,7 @@ def test_a_killed_curriculum_goes_on_to_the_same_weights(
     assert len(rows_of(tmp_path / "results.jsonl")) == 3
 
 
-def test_an_ablation_shares_what_comes_before(whole: Path, material: GeneratedMaterial) -> None:
+def test_an_ablation_shares_what_comes_before(whole: Path, material: SyntheticData) -> None:
     (without,) = chains(SHORT, "image-lists")
     run(without[:3], material, whole, seed=0)
     found = rows_of(whole / "results.jsonl")[-1]
@@ -124,14 +124,14 @@ def test_stages_are_chosen_by_name_and_keep_their_order() -> None:
         chosen(SHORT, ["texts"])
 
 
-def test_other_settings_in_the_same_folder_are_refused(whole: Path, material: GeneratedMaterial) -> None:
+def test_other_settings_in_the_same_folder_are_refused(whole: Path, material: SyntheticData) -> None:
     with pytest.raises(RNXError, match=r"settings\.rate"):
         run([replace(SHORT[0], rate=1.0)], material, whole, seed=0)
     with pytest.raises(RNXError, match="seed"):
         run(SHORT[:1], material, whole, seed=1)
 
 
-def test_negatives_are_mined_by_the_ranker_as_it_is(material: GeneratedMaterial) -> None:
+def test_negatives_are_mined_by_the_ranker_as_it_is(material: SyntheticData) -> None:
     learner = material.learner()
     before = material.lists("pictures", SHORT[2], learner, 0)
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_the_table_and_the_picture_of_the_progress(whole: Path, tmp_path: Path) 
         draw([], tmp_path / "none.png")
 
 
-def test_scores_in_training_are_those_of_the_reader_and_the_image_part(material: GeneratedMaterial) -> None:
+def test_scores_in_training_are_those_of_the_reader_and_the_image_part(material: SyntheticData) -> None:
     """One list of a text, a picture and both: the image logit reaches the reader for the last two, with gradients."""
     learner = material.learner()
     assert isinstance(learner, MiniLearner)

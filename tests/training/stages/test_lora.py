@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from llama_index_rnx import load_ranker
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.vlm import Recipe, VLMRanker, load_vlm
+from llama_index_rnx.rankers.vlm import RankerConfig, VLMRanker, load_vlm
 from training import rehearsal, train_vlm, write_lists
 from training.data import GradedList, read_own
 from training.engine import Stage, Trainer, record_of
@@ -40,7 +40,7 @@ def _one_thread() -> None:
 def learner_of(folder: Path, dropout: float = 0.0, checkpointing: bool = False) -> VLMLearner:
     ranker = load_vlm(str(folder), readout="labels", device="cpu", memory_dtype="float32")
     return VLMLearner(
-        ranker, MemoryStore(), Recipe(readout="labels"), Lora(rank=4, dropout=dropout), checkpointing=checkpointing
+        ranker, MemoryStore(), RankerConfig(readout="labels"), Lora(rank=4, dropout=dropout), checkpointing=checkpointing
     )
 
 
@@ -202,7 +202,7 @@ def test_a_stage_starts_from_the_adapter_of_the_last(folders: dict[str, Path], t
     with pytest.raises(RNXError, match="holds no adapter of this size"):
         second.start_from(tmp_path)
     ranker = load_vlm(str(folders["qwen2_vl"]), readout="labels", device="cpu")
-    other = VLMLearner(ranker, MemoryStore(), Recipe(), Lora(rank=2), checkpointing=False)
+    other = VLMLearner(ranker, MemoryStore(), RankerConfig(), Lora(rank=2), checkpointing=False)
     with pytest.raises(RNXError, match="holds no adapter of this size"):
         other.start_from(tmp_path / "a")
 
@@ -210,7 +210,7 @@ def test_a_stage_starts_from_the_adapter_of_the_last(folders: dict[str, Path], t
 def test_a_ranker_that_is_not_read_by_labels_is_not_trained(folders: dict[str, Path]) -> None:
     ranker = load_vlm(str(folders["qwen2_vl"]), device="cpu")
     with pytest.raises(RNXError, match="read by 'pointwise'; load it with readout='labels'"):
-        VLMLearner(ranker, MemoryStore(), Recipe())
+        VLMLearner(ranker, MemoryStore(), RankerConfig())
 
 
 def test_a_planted_order_is_learned_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
