@@ -37,7 +37,8 @@ from safetensors.torch import save
 from llama_index_rnx import NodeCollection, RNXEmbedding, Storage
 from llama_index_rnx.candidates import Query, candidate_of
 from llama_index_rnx.collection import TEXT
-from llama_index_rnx.collection.collection import _Entry, _settings
+from llama_index_rnx.collection import PreparedNode as _Entry
+from llama_index_rnx.collection import creation_settings as _settings
 from llama_index_rnx.ingestion import SourceFile, nodes_of
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import get_or_compute_memories

@@ -1,4 +1,11 @@
-"""The one error of the package: a line that says what was got, what is allowed and what to do."""
+"""The errors of the package, each one line: what was got, what is allowed, what to do. It imports nothing.
+
+RNXError                     anything that a caller can mend
+├── SettingsError            an argument, an option or an input file that does not fit
+├── StorageError             an index or a store of memories: not there, in use, full, damaged, made otherwise
+├── ConnectionFailedError    a server or a service that does not answer, or refuses
+└── ImageError               an image that cannot be read
+"""
 
 MAX_LINE = 2_000
 MAX_VALUE = 100
@@ -18,6 +25,18 @@ class RNXError(ValueError):
         super().__init__(_one_line(str(message)))
 
 
+class SettingsError(RNXError):
+    """An argument, an option or an input file that does not fit: nothing was tried yet, and nothing has changed."""
+
+
+class StorageError(RNXError):
+    """An index or a store of memories that cannot be used: missing, in use, full, damaged, or made with other settings."""
+
+
+class ConnectionFailedError(RNXError):
+    """A server or a service that does not answer, answers nonsense, or refuses. Another try may succeed."""
+
+
 class ImageError(RNXError):
     """An image that cannot be read: missing, empty, truncated, too large, or no image at all."""
 
@@ -34,6 +53,17 @@ def shown(value: object) -> str:
     except Exception:  # Whoever wrote the class chose what it raises; Python itself refuses huge numbers.
         return f"<{type(value).__name__}>"
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """Return the message of an error as one line of at most `limit` letters; the name of its class where it has none.
+
+    Example:
+        >>> one_line(OSError("disk\\n   full")), one_line(KeyError())
+        ('disk full', 'KeyError')
+    """
+    line = " ".join(str(error).split())
+    return line[:limit] or type(error).__name__
 
 
 def _one_line(message: str) -> str:

@@ -1,37 +1,38 @@
 """A node as a ranker sees it: text, image, digest. It knows neither models nor Qdrant."""
 
 from llama_index_rnx.candidates.candidate import (
-    DEFAULT_MAX_PIXELS,
+    Candidate,
+    Query,
+    unreadable_images,
+    without_unreadable_images,
+)
+from llama_index_rnx.candidates.decoding import DEFAULT_MAX_PIXELS, image_pixels, on_sheet
+from llama_index_rnx.candidates.images import (
+    ImageSource,
+    base64_source,
+    bytes_source,
+    file_source,
+    is_data_uri,
+    note_file,
+    pil_source,
+    source_at,
+    url_source,
+)
+from llama_index_rnx.candidates.nodes import (
     EMPTY,
     PAGE,
     SOURCE,
-    Candidate,
-    ImageSource,
     PageNode,
-    Query,
-    base64_source,
-    bytes_source,
     candidate_of,
     dense_texts_of,
     dense_vector_of,
-    file_source,
     image_of,
-    image_pixels,
     inline_image,
-    is_data_uri,
-    note_file,
-    on_sheet,
-    pil_source,
     query_of,
     restore_inline_image,
-    source_at,
-    unreadable_images,
-    url_source,
     usable_candidate,
     with_inline_image,
-    without_unreadable_images,
 )
-from llama_index_rnx.text.sanitize import clean_text
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -45,7 +46,6 @@ __all__ = [
     "base64_source",
     "bytes_source",
     "candidate_of",
-    "clean_text",
     "dense_texts_of",
     "dense_vector_of",
     "file_source",

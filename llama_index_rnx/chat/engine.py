@@ -7,9 +7,7 @@ when the answer fails.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE
@@ -19,14 +17,17 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.prompts import RichPromptTemplate
 from llama_index.core.response_synthesizers import BaseSynthesizer, CompactAndRefine
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore
 
 from llama_index_rnx.candidates import with_inline_image
+from llama_index_rnx.chat.events import Event, FailedEvent, RetrievedEvent, TextEvent
 from llama_index_rnx.chat.extractive import ExtractiveSynthesizer, deep_copy
-from llama_index_rnx.chat.llms import EXTRACT, GGUFModel, RankerLLM, load_llm
+from llama_index_rnx.chat.followups import standalone, user_questions
+from llama_index_rnx.chat.gguf import GGUFModel
+from llama_index_rnx.chat.llms import EXTRACT, RankerLLM, load_llm
+from llama_index_rnx.chat.prompts import CONTEXT_PROMPT, PAGES_PROMPT, REFINE_PROMPT
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.memory import MemoryStore
@@ -34,78 +35,14 @@ from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.ranking import Ranker
 from llama_index_rnx.rerank import RNXRerank
-from llama_index_rnx.results import Comparison, Hit, compare
+from llama_index_rnx.results import Hit, compare
 from llama_index_rnx.retrieve import RNXRetriever
-from llama_index_rnx.text import bm25, clean_text
+from llama_index_rnx.text import clean_text
 
 MAX_QUESTION = 4_000  # characters
 HISTORY_WORDS = 1_500  # of the conversation that a language model is shown, a quarter of its context at most
-TURNS_BACK = 3  # follow-up questions that are put together
 SOURCES = 5  # that an answer has where no reranker says how many
 NOTHING = "Nothing was found: the index is empty."
-
-CONTEXT_PROMPT = """You answer questions about the user's documents. These are the sources that were found, with their numbers:
-
-{context_str}
-
-Answer from these sources only, shortly, and give the number of the source after each statement, like this: [1]. \
-If they do not hold the answer, say so.
-"""
-REFINE_PROMPT = """You answer questions about the user's documents. Here are further sources:
-
-{context_msg}
-
-This is the answer so far:
-{existing_answer}
-
-Improve it if these sources help, with their numbers like this: [1]; otherwise repeat it.
-"""
-PAGES_PROMPT = RichPromptTemplate(
-    """{% chat role="system" %}
-You answer questions about the user's documents from the sources that follow, texts and pictures, each with its number. \
-Answer from these sources only, shortly, and give the number of the source after each statement, like this: [1]. \
-If they do not hold the answer, say so.
-{% endchat %}
-{% chat role="user" %}
-{% for message in context_messages %}{% for block in message.blocks %}
-{% if block.block_type == 'text' %}{{ block.text }}{% endif %}
-{% if block.block_type == 'image' %}{{ block.inline_url() | image }}{% endif %}
-{% endfor %}{% endfor %}
-{% if history %}The conversation so far:
-{{ history }}
-{% endif %}
-Question: {{ query_str }}
-{% endchat %}
-"""
-)
-
-_POINTING = frozenset("it its they them their theirs this these those he him his she her hers one ones".split())  # noqa: SIM905
-_GOING_ON = re.compile(r"^(?:and|or|but|so|then|also|what about|how about|what else|anything else|why not)\b", re.IGNORECASE)
-_ASKING = frozenset("can could did do does has have how i me much many often should what when where which who why you".split())  # noqa: SIM905
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievedEvent:
-    """What was found; `section.query` is the question as it was looked for."""
-
-    section: Comparison
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextEvent:
-    """A piece of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailedEvent:
-    """The answer, or the rest of it, could not be had; the sources are there all the same."""
-
-    line: str
-
-
-Event = RetrievedEvent | TextEvent | FailedEvent
 
 
 class _PictureSynthesizer(CompactAndRefine):
@@ -201,7 +138,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         try:
             return self._condense_question(list(history), question), None
         except Exception as error:  # as above: the sources can be found without a language model
-            return standalone(_questions(history), question), _fault(self._llm, error)
+            return standalone(user_questions(history), question), _fault(self._llm, error)
 
     def _run_c3(self, message: str, *more: Any, **options: Any) -> Any:
         """Retrieve and rerank for `chat` and `stream_chat`."""
@@ -214,7 +151,7 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         if self._rewrites:
             self._asked = super()._condense_question(chat_history, latest_message).strip() or latest_message
         else:
-            self._asked = standalone(_questions(chat_history), latest_message)
+            self._asked = standalone(user_questions(chat_history), latest_message)
         return self._asked
 
     async def _acondense_question(self, chat_history: list[ChatMessage], latest_message: str) -> str:
@@ -294,20 +231,6 @@ def conversations(
     return lambda: chat_engine(retriever, reranker, writer, extractor=mini, multimodal=images)
 
 
-def standalone(before: Sequence[str], question: str, back: int = TURNS_BACK) -> str:
-    """A question that points back, with the one before it; any other as it is. English only; no language model.
-
-    Example:
-        >>> standalone(["How do bees make honey?"], "And in winter?")
-        'How do bees make honey? And in winter?'
-        >>> standalone(["How do bees make honey?"], "Why does iron rust?")
-        'Why does iron rust?'
-    """
-    if not before or back == 0 or not _points_back(question):
-        return question
-    return f"{standalone(before[:-1], before[-1], back - 1)} {question}"
-
-
 def numbered(hits: Sequence[Hit]) -> list[NodeWithScore]:
     """The nodes with their numbers in the text that a language model is shown, so that it can name them."""
     return [NodeWithScore(node=_numbered(hit), score=hit.score) for hit in hits]
@@ -321,16 +244,6 @@ def _numbered(hit: Hit) -> Any:
     node = hit.node.model_copy()
     node.metadata = {"number": f"[{hit.rank}]", **hit.node.metadata}
     return node
-
-
-def _points_back(question: str) -> bool:
-    words = re.findall(r"\w+", question.lower())
-    content = [word for word in words if word not in bm25.STOP_WORDS | _ASKING]
-    return len(content) < 2 or bool(_POINTING.intersection(words)) or bool(_GOING_ON.match(question.strip()))
-
-
-def _questions(history: Sequence[ChatMessage]) -> list[str]:
-    return [message.content or "" for message in history if message.role == MessageRole.USER]
 
 
 def _checked_message(message: Any) -> str:

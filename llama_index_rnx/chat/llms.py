@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,100 +16,19 @@ from llama_index.core.base.llms.types import ImageBlock, TextBlock
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import (
     ChatMessage,
-    ChatResponse,
-    ChatResponseGen,
-    CompletionResponse,
-    CompletionResponseGen,
-    CustomLLM,
     LLMMetadata,
 )
-from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
 
 from llama_index_rnx.candidates import ImageSource, base64_source, bytes_source, is_data_uri
-from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.vlm import Turn, VLMRanker, Writer, stream_decode
+from llama_index_rnx.chat.gguf import GGUFModel
+from llama_index_rnx.chat.streaming import ANSWER_TOKENS, StreamedLLM
+from llama_index_rnx.errors import RNXError, one_line
+from llama_index_rnx.rankers.vlm import Turn, VLMRanker, Writer
 from llama_index_rnx.ranking import Ranker
 
 EXTRACT, SMOLLM2, RANKER = "extract", "smollm2", "ranker"
-ANSWER_TOKENS = 256
 INSTALL = "pip install 'llama-index-rnx[chat]'"
-REPEATED = 6  # tokens in a row that a small model may not say twice: left alone it says one sentence again and again
-CONTEXT = 4_096  # of a .gguf model: five passages or pages, and some conversation
-
-
-class StreamedLLM(CustomLLM):
-    """A chat model that is one function: messages in, pieces of text out. Its subclasses give `pieces` and `metadata`."""
-
-    def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
-        """The answer, piece by piece."""
-        raise NotImplementedError
-
-    @llm_chat_callback()
-    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return ChatResponse(message=ChatMessage(role="assistant", content="".join(self.pieces(messages)).strip()))
-
-    @llm_chat_callback()
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        def told() -> ChatResponseGen:
-            text = ""
-            for piece in _some(self.pieces(messages)):
-                text += piece
-                yield ChatResponse(message=ChatMessage(role="assistant", content=text), delta=piece)
-
-        return told()
-
-    @llm_completion_callback()
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return CompletionResponse(text="".join(self.pieces([ChatMessage(role="user", content=prompt)])).strip())
-
-    @llm_completion_callback()
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        def told() -> CompletionResponseGen:
-            text = ""
-            for piece in _some(self.pieces([ChatMessage(role="user", content=prompt)])):
-                text += piece
-                yield CompletionResponse(text=text, delta=piece)
-
-        return told()
-
-
-class GGUFModel(StreamedLLM):
-    """A small chat model in a .gguf file, read by transformers and the `gguf` package; one answer at a time.
-
-    On a CPU: the weights are unpacked to fp32, four bytes a parameter. For a large model take llama.cpp or Ollama through
-    their LlamaIndex integrations.
-    """
-
-    path: str = Field(description="The file.")
-    context: int = Field(default=CONTEXT, ge=512, description="Tokens of a prompt and its answer together.")
-    most: int = Field(default=ANSWER_TOKENS, ge=1, description="Tokens of an answer.")
-
-    _opened: Any = PrivateAttr(default=None)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
-
-    @classmethod
-    def class_name(cls) -> str:
-        return "GGUFModel"
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        return LLMMetadata(
-            context_window=self.context, num_output=self.most, is_chat_model=True, model_name=Path(self.path).stem
-        )
-
-    def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
-        with self._lock:
-            if self._opened is None:
-                self._opened = _opened(Path(self.path))
-            model, tokenizer = self._opened
-            ids = _prompt(tokenizer, messages)  # [1, L]
-            if ids.shape[1] + self.most > self.context:
-                raise RNXError(
-                    f"{Path(self.path).name}: the conversation has {ids.shape[1]} tokens and the answer up to {self.most}; "
-                    f"{self.context} are allowed. Give fewer sources (-n), or a larger context."
-                )
-            yield from stream_decode(tokenizer, _written(model, ids, self.most))
 
 
 class RankerLLM(StreamedLLM):
@@ -181,7 +98,7 @@ def _made(name: str, make: Callable[..., Any], options: dict[str, Any]) -> LLM:
     except RNXError:
         raise
     except Exception as error:  # of a class that we do not know
-        raise RNXError(f"--llm {name} with the options {options or 'none'}: {_line(error)}") from error
+        raise RNXError(f"--llm {name} with the options {options or 'none'}: {one_line(error)}") from error
     if not isinstance(found, LLM):
         raise RNXError(f"--llm {name} gives a {type(found).__name__}; a LlamaIndex LLM is needed.")
     return found
@@ -222,55 +139,6 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _opened(path: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a .gguf file."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32")
-    except Exception as error:  # of a file that anybody made
-        raise RNXError(f"{path}: transformers cannot read it ({_line(error)}).") from error
-    if not tokenizer.chat_template:
-        raise RNXError(f"{path}: has no chat template; give an instruct model.")
-    return model.eval(), tokenizer
-
-
-def _prompt(tokenizer: Any, messages: Sequence[ChatMessage]) -> Any:
-    """The conversation as token ids [1, L]; nobody's text forges a special token."""
-    special = re.compile("|".join(re.escape(token) for token in tokenizer.all_special_tokens))
-    turns = [{"role": message.role.value, "content": special.sub("", message.content or "")} for message in messages]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")["input_ids"]
-
-
-def _written(model: Any, ids: Any, most: int) -> Iterator[int]:
-    """The most probable token that repeats nothing, again and again."""
-    import torch
-    from transformers import DynamicCache, NoRepeatNGramLogitsProcessor
-
-    fresh, written = NoRepeatNGramLogitsProcessor(REPEATED), list[int]()
-    ends = model.generation_config.eos_token_id
-    ends = set(ends) if isinstance(ends, list) else {ends}
-    cache: Any = DynamicCache()
-    for _ in range(most):
-        with torch.inference_mode():
-            logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits  # [1, 1, W]
-        token = int(fresh(torch.tensor([written], dtype=torch.long), logits[:, -1])[0].argmax())
-        if token in ends:
-            return
-        yield token
-        written.append(token)
-        ids = torch.tensor([[token]])
-
-
-def _some(pieces: Iterator[str]) -> Iterator[str]:
-    """One piece at least: LlamaIndex's observers break on a stream that ends before it began."""
-    yield next(pieces, "")
-    yield from pieces
-
-
 def _turn(message: ChatMessage) -> Turn:
     """A LlamaIndex message; whoever is neither system nor assistant is the user."""
     parts: list[str | ImageSource] = []
@@ -292,7 +160,3 @@ def _picture_in(block: ImageBlock) -> ImageSource:
     if block.url is not None and is_data_uri(block.url):
         return base64_source(str(block.url), label)
     return bytes_source(block.resolve_image().read(), label)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -231,11 +231,10 @@ def ui(
     """Open a page in the browser, for this machine only. Ask an index, see pages beside the answer, add PDFs and pictures."""
     options = _json_object(llm_options)
     try:
-        import llama_index_rnx.ui.app  # noqa: F401
+        from llama_index_rnx.ui import open_library, run_page
     except ImportError as error:
         raise RNXError(f"rnx ui needs {error.name}; install it with: pip install 'llama-index-rnx[ui]'") from error
     from llama_index_rnx.chat import conversations
-    from llama_index_rnx.ui import open_library, run_page
 
     with open_library(from_, collection, max_upload * 2**20) as (source, library):
         begin = conversations(source, model=model, llm=llm, options=options, images=images, k=k, n=n)

@@ -7,39 +7,37 @@ import lazy_loader
 __all__ = [
     "BATCH",
     "FIELD_KINDS",
-    "SOURCE",
     "TEXT",
     "NodeCollection",
+    "PreparedNode",
     "Skipped",
     "Stamp",
     "Storage",
+    "creation_settings",
     "holds_index",
 ]
 
 if TYPE_CHECKING:
-    from llama_index_rnx.candidates.candidate import SOURCE
-    from llama_index_rnx.collection.collection import (
-        BATCH,
-        TEXT,
-        NodeCollection,
-        Skipped,
-        Stamp,
-        holds_index,
-    )
+    from llama_index_rnx.collection.collection import BATCH, NodeCollection
+    from llama_index_rnx.collection.points import TEXT, PreparedNode, Skipped, Stamp
+    from llama_index_rnx.collection.schema import creation_settings, holds_index
     from llama_index_rnx.collection.settings import FIELD_KINDS, Storage
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
         __name__,
         submod_attrs={
-            "candidate": [
-                "SOURCE",
-            ],
             "collection": [
                 "BATCH",
                 "NodeCollection",
+            ],
+            "points": [
+                "PreparedNode",
                 "Skipped",
                 "Stamp",
                 "TEXT",
+            ],
+            "schema": [
+                "creation_settings",
                 "holds_index",
             ],
             "settings": [

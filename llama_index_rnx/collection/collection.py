@@ -7,49 +7,25 @@ operators (filters.py).
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
-import uuid
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import islice
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import (
     BaseNode,
-    Document,
-    ImageDocument,
-    ImageNode,
-    IndexNode,
-    Node,
     NodeWithScore,
-    TextNode,
 )
 from llama_index.core.vector_stores.types import MetadataFilters
 from platformdirs import user_cache_path
 from qdrant_client import QdrantClient, models
 
-from llama_index_rnx.candidates import (
-    SOURCE,
-    Candidate,
-    ImageSource,
-    PageNode,
-    Query,
-    candidate_of,
-    dense_texts_of,
-    dense_vector_of,
-    inline_image,
-    note_file,
-    restore_inline_image,
-)
+from llama_index_rnx.candidates import SOURCE, ImageSource, Query, candidate_of, dense_texts_of, dense_vector_of
 from llama_index_rnx.collection.connection import (
     MEMORY,
     Location,
@@ -57,106 +33,57 @@ from llama_index_rnx.collection.connection import (
     client_again,
     client_options,
     connect,
-    line_of,
     urls_of,
 )
 from llama_index_rnx.collection.filters import TextMatch, qdrant_filter, with_ids, with_substrings
-from llama_index_rnx.collection.json_paths import ROOT, original_keys, paths, stored_keys
-from llama_index_rnx.collection.metadata import clean_name, json_metadata, json_text, json_value, original_path
+from llama_index_rnx.collection.fusion import DEPTH, RRF, fusion_query
+from llama_index_rnx.collection.json_paths import ROOT, paths
+from llama_index_rnx.collection.metadata import clean_name
+from llama_index_rnx.collection.points import (
+    IMAGE,
+    NODE_FIELDS,
+    SPARSE,
+    TEXT,
+    PreparedNode,
+    Skipped,
+    Stamp,
+    build_point,
+    check_path,
+    deduplicate,
+    node_from_payload,
+    point_id_of,
+    with_stored_metadata,
+)
+from llama_index_rnx.collection.schema import (
+    LAYOUT,
+    PAYLOAD_INDEXES,
+    create_field_index,
+    creation_options,
+    creation_settings,
+    embedding_dimensions,
+)
 from llama_index_rnx.collection.settings import Storage
+from llama_index_rnx.collection.upload import (
+    T,
+    background_writes,
+    batched,
+    split_by_size,
+    too_large_error,
+    upsert_points,
+)
 from llama_index_rnx.console import progress_bar
-from llama_index_rnx.embed import RNXEmbedding, Vectors, embed_candidates, embed_query, fingerprint_of
+from llama_index_rnx.embed import RNXEmbedding, embed_candidates, embed_query, fingerprint_of
 from llama_index_rnx.errors import ImageError, RNXError, shown
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker, get_or_compute_memories, with_dynamic_batching
 from llama_index_rnx.text import bm25, clean_text
 from llama_index_rnx.validation import checked_count, checked_ids, checked_nodes
 
-TEXT, IMAGE, SPARSE = "text", "image", "bm25"  # the named vectors of a point: it has those that its node has
 BATCH = 32  # nodes embedded, remembered and written together: a killed run loses no more
-RRF_K = 60  # Cormack et al. 2009
-IMAGE_FLOOR = 0.75  # by rank alone, the best picture stands among the first 25 texts: a reranker shall see some pictures
-DEPTH = 50  # what each source gives to the fusion at least: ranks agree where lists are long enough to overlap
 SCROLL = 1_000
 EMBEDDED_SCROLL = 100_000  # the embedded engine goes through all points for each page
-REQUEST_BYTES = 16 * 2**20  # a server takes 32 MiB at once, some gateways less: then parts are halved
-FLOAT_BYTES = 25  # of a vector's number as JSON, at most
-LAYOUT = 1  # of the payload; an index of another layout is refused
-_NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
-_NODE_TYPES: dict[str, type[BaseNode]] = {
-    kind.class_name(): kind for kind in (TextNode, ImageNode, Node, Document, ImageDocument, IndexNode, PageNode)
-}
-_PAYLOAD_INDEXES = dict.fromkeys(("file", "file_sha", "kind", f"{ROOT}.{SOURCE}"), "keyword")  # filtered by in here
 _VALUES_A_FILTER = 500
-_EXCLUDED = ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")  # fields of a node that name metadata keys
-_PATHS = ("image_path", "pdf_path")  # fields of a node that name a file
-T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stamp:
-    """Which file a node came from: enough to see whether the file changed and whether all its nodes are there.
-
-    `reader` is the version of what read the file; in an index of before it was counted it is 0.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    nodes: int
-    reader: int = 0
-
-    def payload(self) -> dict[str, Any]:
-        """The payload fields of a stamp, flat."""
-        fields = {
-            "file": self.path,
-            "file_stat": [self.size, self.mtime_ns],
-            "file_sha": self.sha256,
-            "file_nodes": self.nodes,
-        }
-        return fields | ({"file_reader": self.reader} if self.reader else {})
-
-    def matches(self, payload: Mapping[str, Any]) -> bool:
-        """Whether a node with this payload was read off the same state of the file, and alike."""
-        same_reader = payload.get("file_reader", 0) == self.reader
-        return same_reader and payload.get("file_stat") == [self.size, self.mtime_ns]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A node or a file that was left out, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A node on its way into Qdrant, its metadata as it is stored."""
-
-    node: BaseNode
-    candidate: Candidate
-    stamp: Stamp | None
-
-    @cached_property
-    def point_id(self) -> str:
-        return _point_id(self.node.node_id)
-
-    @cached_property
-    def payload(self) -> dict[str, Any]:
-        """What is stored: the node as JSON, its metadata apart (for filters), an inline image apart (for size)."""
-        payload: dict[str, Any] = {
-            "node": json_text(_node_fields(self.node)),
-            "metadata": stored_keys(self.node.metadata),
-            "kind": self.candidate.kind,
-        }
-        inline = inline_image(self.node)
-        if inline is not None:
-            payload["image_data"] = inline.decode("utf-8", "replace")
-        payload["digest"] = hashlib.sha256(f"{self.candidate.digest}\n{json_text(payload)}".encode()).hexdigest()
-        return payload | (self.stamp.payload() if self.stamp else {})
 
 
 class NodeCollection:
@@ -231,7 +158,7 @@ class NodeCollection:
             RNXError: `nodes` is no list of nodes, two nodes with one id have different contents, Qdrant does not answer, or
                 the index is read-only.
         """
-        distinct = _distinct(checked_nodes(nodes))
+        distinct = deduplicate(checked_nodes(nodes))
         with progress_bar("indexing", len(distinct), "nodes", show_progress) as advance:
             written = self.write(((node, None) for node in distinct), advance)
         _warn_of(self.skipped)
@@ -246,10 +173,10 @@ class NodeCollection:
         self.skipped = []
         self._create()
         written, refused = 0, list[str]()
-        with _behind(0 if self.embedded else self.storage.batches_in_flight) as submit:
-            for batch in _batches(stamped, BATCH):
+        with background_writes(0 if self.embedded else self.storage.batches_in_flight) as submit:
+            for batch in batched(stamped, BATCH):
                 points = self._points(self._changed(list(self._entries(batch))))
-                for part in _by_size(points):
+                for part in split_by_size(points):
                     submit(partial(self._upsert, part, refused))
                 written += len(points)
                 advance(len(batch))
@@ -259,7 +186,7 @@ class NodeCollection:
         """Removes the nodes with these ids; unknown ids are ignored."""
         ids = checked_ids(node_ids)
         self._check_writable()
-        points = models.PointIdsList(points=[_point_id(node_id) for node_id in ids])
+        points = models.PointIdsList(points=[point_id_of(node_id) for node_id in ids])
         if ids and self._is_there():
             self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
 
@@ -285,20 +212,20 @@ class NodeCollection:
             return []
         self._check_length(query)
         condition = qdrant_filter(filters, self._holding)
-        prefetch, fusion = self._channels(query, max(k, DEPTH), condition), _fusion(self.embedding, query)
+        prefetch, fusion = self._channels(query, max(k, DEPTH), condition), fusion_query(self.embedding, query)
         found = self._call(
-            lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=_FOR_NODES)
+            lambda client: client.query_points(self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=NODE_FIELDS)
         )
         points = sorted(found.points, key=lambda point: (-point.score, str(point.id)))  # a server orders ties by chance
-        return [NodeWithScore(node=_node_of(point.payload), score=float(point.score)) for point in points]
+        return [NodeWithScore(node=node_from_payload(point.payload), score=float(point.score)) for point in points]
 
     def get(self, node_ids: Iterable[str]) -> list[BaseNode]:
         """The nodes with these ids, in this order; unknown ids are left out."""
-        ids = [_point_id(node_id) for node_id in checked_ids(node_ids)]
+        ids = [point_id_of(node_id) for node_id in checked_ids(node_ids)]
         if not self._is_there():
             return []
-        points = self._call(lambda client: client.retrieve(self.name, ids=ids, with_payload=_FOR_NODES))
-        nodes = {str(point.id): _node_of(point.payload) for point in points}
+        points = self._call(lambda client: client.retrieve(self.name, ids=ids, with_payload=NODE_FIELDS))
+        nodes = {str(point.id): node_from_payload(point.payload) for point in points}
         return [nodes[point_id] for point_id in ids if point_id in nodes]
 
     def files(self, paths: Collection[str], sources: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
@@ -374,19 +301,19 @@ class NodeCollection:
             "storage": self.storage,
         }
 
-    def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[_Entry]:
+    def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[PreparedNode]:
         for node, stamp in batch:
             try:
-                _check_path(stamp)
-                storable = _storable(node)
-                entry = _Entry(node=storable, candidate=candidate_of(storable, self.allow_urls), stamp=stamp)
+                check_path(stamp)
+                storable = with_stored_metadata(node)
+                entry = PreparedNode(node=storable, candidate=candidate_of(storable, self.allow_urls), stamp=stamp)
                 entry.payload  # noqa: B018  (made here, so that a node that cannot be stored costs itself only)
             except RNXError as error:
                 self._skip(node.node_id, error)
             else:
                 yield entry
 
-    def _changed(self, entries: list[_Entry]) -> list[_Entry]:
+    def _changed(self, entries: list[PreparedNode]) -> list[PreparedNode]:
         """Those that are not there yet, or there with another content; of equal ids the last."""
         ids = {entry.point_id: entry for entry in entries}
         known = self._call(
@@ -399,7 +326,7 @@ class NodeCollection:
                 del ids[str(point.id)]
         return list(ids.values())
 
-    def _points(self, entries: list[_Entry]) -> list[models.PointStruct]:
+    def _points(self, entries: list[PreparedNode]) -> list[models.PointStruct]:
         """Embeds and remembers; a broken image costs its own node only."""
         if not entries:
             return []
@@ -416,7 +343,7 @@ class NodeCollection:
                 return []
             half = len(entries) // 2
             return self._points(entries[:half]) + self._points(entries[half:])
-        return [_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
+        return [build_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
 
     def _check_length(self, query: Query) -> None:
         """Raises RNXError for a vector of the caller's own that is not as long as those of the nodes."""
@@ -437,11 +364,11 @@ class NodeCollection:
             sparse = models.SparseVector(indices=indices, values=values)
             said.append(models.Prefetch(query=sparse, using=SPARSE, limit=depth, filter=condition))
         shown = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=condition, params=params)
-        channels = [models.Prefetch(prefetch=said, query=_RRF, limit=depth), shown]
+        channels = [models.Prefetch(prefetch=said, query=RRF, limit=depth), shown]
         if isinstance(self.embedding, RNXEmbedding):
             alone = models.Filter(must=[_PICTURE_ALONE, *([condition] if condition else [])])
             pictures = models.Prefetch(query=dense, using=IMAGE, limit=depth, filter=alone, params=params)
-            channels.append(models.Prefetch(prefetch=[pictures], query=_RRF, limit=depth))
+            channels.append(models.Prefetch(prefetch=[pictures], query=RRF, limit=depth))
         return channels
 
     def _upsert(self, points: list[models.PointStruct], refused: list[str]) -> None:
@@ -450,11 +377,11 @@ class NodeCollection:
         refused: gets the ids of the points that were left out; several threads write.
         """
         try:
-            self._call(partial(_write, name=self.name, points=points))
+            self._call(partial(upsert_points, name=self.name, points=points))
         except TooLargeError as error:
             if len(points) == 1:
                 refused.append(str(points[0].id))
-                self._skip(_node_of(points[0].payload).node_id, _too_large(points[0], error))
+                self._skip(node_from_payload(points[0].payload).node_id, too_large_error(points[0], error))
                 return
             half = len(points) // 2
             self._upsert(points[:half], refused)
@@ -498,7 +425,7 @@ class NodeCollection:
             return [payload for _, payload in self._scroll(fields)]
         found: dict[str, dict[str, Any]] = {}
         for key, values in (("file", paths), (f"{ROOT}.{SOURCE}", sources)):
-            for part in _batches(map(clean_name, values), _VALUES_A_FILTER):
+            for part in batched(map(clean_name, values), _VALUES_A_FILTER):
                 among = models.FieldCondition(key=key, match=models.MatchAny(any=part))
                 found.update(self._scroll(fields, models.Filter(must=[among])))
         return found.values()
@@ -541,14 +468,14 @@ class NodeCollection:
                 f"the index at {self._where} was made with {made['embedding']}, the embedding given is {ours}; "
                 "pass the same embedding=, or index again into a new folder."
             )
-        found = _made_with(config)
+        found = creation_options(config)
         self.storage.refuse_unless_made(found, self.name, self._where)
         self._quantized = found["quantization"] is not None
 
     def _create(self) -> None:
         """Makes the collection unless it is there; of two workers that try at once the second takes what the first made."""
         if not self._is_there():
-            settings = _settings(self.storage, _dimensions(self.embedding), fingerprint_of(self.embedding))
+            settings = creation_settings(self.storage, embedding_dimensions(self.embedding), fingerprint_of(self.embedding))
             try:
                 self._connection.create(self.name, settings)
             except ValueError:  # RNXError from a server
@@ -570,11 +497,11 @@ class NodeCollection:
 
     def _index_payload(self) -> None:
         asked = self.storage.metadata_indexes.items()
-        wanted = _PAYLOAD_INDEXES | {path: kind for name, kind in asked for path in paths(name)}
+        wanted = PAYLOAD_INDEXES | {path: kind for name, kind in asked for path in paths(name)}
         there = self._call(lambda client: client.get_collection(self.name)).payload_schema
         for key, kind in wanted.items():
             if key not in there:
-                self._call(partial(_index_field, name=self.name, field=key, kind=models.PayloadSchemaType(kind)))
+                self._call(partial(create_field_index, name=self.name, field=key, kind=models.PayloadSchemaType(kind)))
 
 
 def _made_again(
@@ -590,39 +517,6 @@ def _made_again(
         collection._connection.restore(collection.name, points)
         collection._check_made()
     return collection
-
-
-def _write(client: QdrantClient, name: str, points: list[models.PointStruct]) -> None:
-    client.upsert(name, points=points, wait=True)
-
-
-def _by_size(points: Sequence[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
-    """Parts that a server takes at once: it refuses requests above 32 MiB, and photographs as base64 are large."""
-    part: list[models.PointStruct] = []
-    size = 0
-    for point in points:
-        own = _request_bytes(point)
-        if part and size + own > REQUEST_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(point)
-        size += own
-    if part:
-        yield part
-
-
-def _request_bytes(point: models.PointStruct) -> int:
-    """What a point takes in a request: its payload as JSON, and its vectors."""
-    vectors: Iterable[Any] = point.vector.values() if isinstance(point.vector, dict) else []
-    numbers = sum(2 * len(one.values) if isinstance(one, models.SparseVector) else len(one) for one in vectors)
-    return len(json_text(point.payload).encode()) + FLOAT_BYTES * numbers
-
-
-def _too_large(point: models.PointStruct, error: Exception) -> RNXError:
-    return RNXError(
-        f"it takes {_request_bytes(point):,} bytes, more than the server accepts at once; shorten its text, picture or "
-        f"metadata ({error})."
-    )
 
 
 def _warn_of(skipped: Sequence[Skipped]) -> None:
@@ -646,98 +540,7 @@ def _scrolled(
     return client.scroll(name, scroll_filter=condition, limit=page, offset=offset, with_payload=fields)
 
 
-def _index_field(client: QdrantClient, name: str, field: str, kind: models.PayloadSchemaType) -> None:
-    client.create_payload_index(name, field_name=field, field_schema=kind)
-
-
-@contextmanager
-def _behind(at_once: int) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Yields `submit(work)`: at most so many are under way, and a fault comes out of a later submit or of the end.
-
-    With 0 the work is done on the spot.
-    """
-    if at_once == 0:
-        yield lambda work: work()
-        return
-    under_way: deque[Future[None]] = deque()
-
-    def submit(work: Callable[[], None]) -> None:
-        while len(under_way) >= at_once:
-            under_way.popleft().result()
-        under_way.append(pool.submit(work))
-
-    with ThreadPoolExecutor(at_once, thread_name_prefix="rnx-write") as pool:
-        yield submit
-        while under_way:
-            under_way.popleft().result()
-
-
-def _settings(storage: Storage, dimensions: int, fingerprint: str) -> dict[str, Any]:
-    """The arguments of `create_collection`."""
-    dense = models.VectorParams(size=dimensions, distance=models.Distance.COSINE, on_disk=storage.on_disk)
-    index = models.SparseIndexParams(on_disk=True) if storage.on_disk else None
-    sparse = models.SparseVectorParams(modifier=models.Modifier.IDF, index=index)
-    scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
-    return {
-        "vectors_config": {TEXT: dense, IMAGE: dense},
-        "sparse_vectors_config": {SPARSE: sparse},
-        "metadata": {"rnx": {"layout": LAYOUT, "embedding": fingerprint}},
-        "shard_number": storage.shards,
-        "replication_factor": storage.replication_factor,
-        "write_consistency_factor": storage.write_consistency_factor,
-        "on_disk_payload": storage.payload_on_disk,
-        "quantization_config": models.ScalarQuantization(scalar=scalar) if storage.quantization else None,
-    }
-
-
-def _made_with(config: models.CollectionConfig) -> dict[str, Any]:
-    """The settings of a collection that is there, in the words of `Storage`."""
-    params = config.params
-    vectors = params.vectors if isinstance(params.vectors, dict) else {}
-    return {
-        "shards": params.shard_number,
-        "replication_factor": params.replication_factor,
-        "write_consistency_factor": params.write_consistency_factor,
-        "on_disk": bool(vectors and vectors[TEXT].on_disk),
-        "payload_on_disk": params.on_disk_payload,
-        "quantization": "int8" if isinstance(config.quantization_config, models.ScalarQuantization) else None,
-    }
-
-
-_RRF = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
-
-
-def _fusion(embedding: MultiModalEmbedding, query: Query) -> models.RrfQuery | models.FormulaQuery:
-    """How the two channels become one score: the first by its own, the second by the logistic of its cosine.
-
-    Pictures that are asked for by a picture count with the cosine itself: it is theirs, and a likelihood near 1 for all.
-    """
-    if not isinstance(embedding, RNXEmbedding):
-        return _RRF
-    if query.image is not None:
-        return _sum_of_channels("$score[1]")
-    scale, bias = embedding.image_calibration
-    odds = models.SumExpression(sum=[-bias, models.MultExpression(mult=[-scale, "$score[1]"])])
-    likelihood = models.DivExpression(
-        div=models.DivParams(left=1.0, right=models.SumExpression(sum=[1.0, models.ExpExpression(exp=odds)]))
-    )
-    return _sum_of_channels(likelihood)
-
-
-def _sum_of_channels(shown: str | models.DivExpression) -> models.FormulaQuery:
-    weighed = models.MultExpression(mult=[2 / (RRF_K + 1), shown])  # 1 weighs as much as being first in two lists
-    floor = models.MultExpression(mult=[IMAGE_FLOOR, "$score[2]"])
-    nothing = {"$score[0]": 0.0, "$score[1]": -1.0, "$score[2]": 0.0}  # of a node that is not in that channel
-    return models.FormulaQuery(formula=models.SumExpression(sum=["$score[0]", weighed, floor]), defaults=nothing)
-
-
 _PICTURE_ALONE = models.FieldCondition(key="kind", match=models.MatchValue(value="image"))
-_FOR_NODES = models.PayloadSelectorInclude(include=["node", "metadata", "image_data", "file", "file_stat"])
-
-
-def holds_index(folder: Path) -> bool:
-    """Whether embedded Qdrant was here before; to open a folder would make an index of it."""
-    return (folder.expanduser() / "meta.json").is_file()
 
 
 def _checked(name: str) -> str:
@@ -789,102 +592,3 @@ def _memory_folder(location: Location) -> Path | None:
     if urls_of(location):
         return user_cache_path("llama-index-rnx") / "memories"
     return Path(str(location)).expanduser().resolve() / "memories"
-
-
-def _dimensions(embedding: MultiModalEmbedding) -> int:
-    return len(embedding.get_query_embedding("how long is a vector?"))
-
-
-def _point_id(node_id: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE, clean_name(node_id)))
-
-
-def _point(entry: _Entry, dense: Vectors) -> models.PointStruct:
-    vectors: dict[str, Any] = {}
-    if dense.text is not None:
-        vectors[TEXT] = dense.text
-        indices, values = bm25.document_vector(entry.candidate.text)
-        if indices:
-            vectors[SPARSE] = models.SparseVector(indices=indices, values=values)
-    if dense.image is not None:
-        vectors[IMAGE] = dense.image
-    return models.PointStruct(id=entry.point_id, vector=vectors, payload=entry.payload)
-
-
-def _check_path(stamp: Stamp | None) -> None:
-    if stamp is not None and clean_name(stamp.path) != stamp.path:
-        raise RNXError(f"{clean_name(stamp.path)}: the name of the file is not UTF-8; rename it.")
-
-
-def _storable(node: BaseNode) -> BaseNode:
-    """The node with its metadata as it is stored, so that what is embedded now is what a retrieved node says later."""
-    excluded = {name: [clean_name(key) for key in getattr(node, name)] for name in _EXCLUDED}
-    return node.model_copy(update={"metadata": json_metadata(node.metadata), **excluded})
-
-
-def _node_fields(node: BaseNode) -> dict[str, Any]:
-    """The node as JSON, without its metadata and its inline image."""
-    try:
-        dumped = node.model_dump(mode="json", exclude={"embedding", "image", "metadata"}, fallback=json_value)
-        fields: dict[str, Any] = json_value(_with_clean_texts(dumped))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise RNXError(f"node {node.node_id!r} cannot be stored as JSON ({line_of(error)}); mend text or metadata.") from error
-    if fields.get("class_name") not in _NODE_TYPES:
-        fields["class_name"] = _stored_kind(node)
-    return fields
-
-
-def _stored_kind(node: BaseNode) -> str:
-    """As what a node of the user's own class comes back."""
-    for kind in (ImageNode, TextNode, Node):
-        if isinstance(node, kind):
-            return kind.class_name()
-    raise RNXError(
-        f"node {node.node_id!r} is a {type(node).__name__}, which is no kind of TextNode, ImageNode or Node; make it one."
-    )
-
-
-def _with_clean_texts(fields: dict[str, Any]) -> dict[str, Any]:
-    """In a text half a surrogate pair becomes a question mark, as in what is embedded; elsewhere its escape."""
-    for owner in (fields, *(fields.get(name) or {} for name in ("text_resource", "image_resource"))):
-        if isinstance(owner.get("text"), str):
-            owner["text"] = owner["text"].encode("utf-8", "replace").decode()
-    return fields
-
-
-def _node_of(payload: Mapping[str, Any] | None) -> BaseNode:
-    fields = json.loads((payload or {})["node"])
-    fields |= {name: original_path(fields[name]) for name in _PATHS if isinstance(fields.get(name), str)}
-    metadata = original_keys((payload or {}).get("metadata") or {})
-    node = _NODE_TYPES[fields["class_name"]].from_dict(fields | {"metadata": metadata})
-    if payload and "file" in payload:
-        note_file(payload["file"], *payload["file_stat"])
-    if payload and "image_data" in payload:
-        restore_inline_image(node, payload["image_data"].encode())
-    return node
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _equal(one: BaseNode, other: BaseNode) -> bool:
-    """Whether both are stored alike: numpy's 1 is 1."""
-    if one.hash == other.hash:
-        return True
-    try:
-        return bool(_storable(one).hash == _storable(other).hash)
-    except RNXError:  # one of them cannot be stored
-        return False
-
-
-def _distinct(nodes: Sequence[BaseNode]) -> list[BaseNode]:
-    """Each node once; two with one id must be equal."""
-    seen: dict[str, BaseNode] = {}
-    for node in nodes:
-        first = seen.setdefault(clean_name(node.node_id), node)
-        if first is not node and not _equal(first, node):
-            raise RNXError(f"two different nodes have the id {node.node_id!r}; give each an id of its own.")
-    return list(seen.values())

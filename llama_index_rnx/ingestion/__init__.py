@@ -24,35 +24,36 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from llama_index_rnx.ingestion.discovery import SourceFile, discover, survey
     from llama_index_rnx.ingestion.indexing import (
         IndexReport,
-        SourceFile,
-        discover,
-        file_of,
         index_file,
         index_paths,
         is_complete,
         look_back,
-        nodes_of,
-        survey,
     )
+    from llama_index_rnx.ingestion.readers import file_of, nodes_of
     from llama_index_rnx.ingestion.sharding import Shard, device_of, resolve_shard
     from llama_index_rnx.ingestion.workers import MemoryWorkerPool, index_sharded, send_report
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
         __name__,
         submod_attrs={
-            "indexing": [
-                "IndexReport",
+            "discovery": [
                 "SourceFile",
                 "discover",
-                "file_of",
+                "survey",
+            ],
+            "indexing": [
+                "IndexReport",
                 "index_file",
                 "index_paths",
                 "is_complete",
                 "look_back",
+            ],
+            "readers": [
+                "file_of",
                 "nodes_of",
-                "survey",
             ],
             "sharding": [
                 "Shard",

@@ -4,57 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llama_index.core.schema import BaseNode, ImageNode, TextNode
+from llama_index.core.schema import BaseNode
 
-from llama_index_rnx.candidates import PAGE, SOURCE, PageNode
+from llama_index_rnx.candidates import SOURCE
 from llama_index_rnx.collection import NodeCollection, Skipped, Stamp
 from llama_index_rnx.console import Bar, progress_bar
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.ingestion.discovery import IMAGE_SUFFIXES, PDF_SUFFIX, SourceFile, is_inside, real_path, survey
+from llama_index_rnx.ingestion.readers import count_nodes, file_of, nodes_of, read_text, reader_of, stamp_of
 from llama_index_rnx.ingestion.sharding import Shard
-from llama_index_rnx.pdf import READER, count_pages, read_pages
-from llama_index_rnx.text import CUTTER, is_cut_by_words, passages
+from llama_index_rnx.text import is_cut_by_words
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-TEXT_SUFFIXES = frozenset({".txt", ".md", ".markdown"})
-PDF_SUFFIX = ".pdf"
-KNOWN_SUFFIXES = IMAGE_SUFFIXES | TEXT_SUFFIXES | {PDF_SUFFIX}
-MAX_TEXT_BYTES = 64 * 2**20
 FILES_AT_ONCE = 4_096  # looked up in the index, stamped and written before the next: of the rest only names are held
 Known = dict[str, list[dict[str, Any]]]  # by path, what the index holds of a file
 STEP = 8  # nodes of one file written at a time where somebody watches: on one core about two seconds of pages
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """A file to index. `docid` is its path relative to the folder that was named."""
-
-    path: Path
-    docid: str
-
-
-@dataclass(kw_only=True)
-class Survey:
-    """What lies below the named paths: files of known kinds, how many others, links that were not followed."""
-
-    files: list[SourceFile] = field(default_factory=list)
-    ignored: int = 0
-    outside: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A path below one that was named, and its name relative to that."""
-
-    path: Path
-    docid: str
 
 
 Prepare = Callable[[Sequence[SourceFile], int], None]
@@ -119,12 +88,12 @@ def look_back(collection: NodeCollection, paths: Sequence[Path], report: IndexRe
 
     Their nodes are kept until somebody says otherwise.
     """
-    roots, beyond = [_real(path) for path in paths], [_real(Path(link)) for link in report.outside]
+    roots, beyond = [real_path(path) for path in paths], [real_path(Path(link)) for link in report.outside]
     for path in sorted(collection.paths()):
-        if _is_inside(Path(path), roots):
+        if is_inside(Path(path), roots):
             if not os.path.exists(path):
                 report.missing.append(path)
-        elif _is_inside(Path(path), beyond):
+        elif is_inside(Path(path), beyond):
             report.outside_kept.append(path)
 
 
@@ -136,7 +105,7 @@ def index_file(collection: NodeCollection, source: SourceFile, advance: Callable
     Raises:
         RNXError: the file cannot be read.
     """
-    stamp, report, done = stamp_of(source, _count(source)), IndexReport(files=1), 0
+    stamp, report, done = stamp_of(source, count_nodes(source)), IndexReport(files=1), 0
     advance(done, stamp.nodes)
     stream = ((node, stamp) for node in nodes_of(source))
     while part := list(islice(stream, STEP)):
@@ -145,96 +114,6 @@ def index_file(collection: NodeCollection, source: SourceFile, advance: Callable
         done += len(part)
         advance(done, stamp.nodes)
     return report
-
-
-def discover(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[SourceFile], int]:
-    """The files of known kinds below the paths, in a fixed order, and how many others there were; hidden ones are passed by."""
-    found = survey(paths, follow_links)
-    return found.files, found.ignored
-
-
-def survey(paths: Sequence[Path], follow_links: bool = False) -> Survey:
-    """Looks through the named paths: each real folder once, each real file once, by its plain name where it has one.
-
-    A link is followed if it leads to something below the named paths, or always with `follow_links`.
-
-    Raises:
-        RNXError: a path does not exist, or there is no file of a known kind in any of them.
-    """
-    for path in paths:
-        if not os.path.exists(path):
-            raise RNXError(f"{path} does not exist; give files or folders with {_kinds()}.")
-
-    found, roots = Survey(), [_real(path) for path in paths]
-    files, walked, links = dict[Path, SourceFile](), set[Path](), deque[_Entry]()
-    for path in paths:
-        named = _Entry(path=path, docid="" if os.path.isdir(path) else path.name)
-        links.extend(_take_in(named, files, walked, found))
-    while links:
-        link = links.popleft()
-        if not follow_links and _leads_out(link.path, roots):
-            found.outside.append(str(link.path))
-        else:
-            links.extend(_take_in(link, files, walked, found))
-
-    found.files = list(files.values())
-    if not found.files:
-        raise _nothing(paths, found)
-    return found
-
-
-def nodes_of(source: SourceFile) -> Iterator[BaseNode]:
-    """The nodes of one file: a PDF gives one a page, a picture one, a text one for each passage of about 180 words.
-
-    Raises:
-        RNXError: the file is gone, empty, broken, encrypted, or not UTF-8 and not Latin-1 text either.
-    """
-    suffix = source.path.suffix.lower()
-    if suffix == PDF_SUFFIX:
-        yield from _pages(source)
-    elif suffix in IMAGE_SUFFIXES:
-        yield ImageNode(
-            id_=source.docid,
-            image_path=str(source.path),
-            metadata={SOURCE: source.docid},
-            excluded_embed_metadata_keys=[SOURCE],
-            excluded_llm_metadata_keys=[],
-        )
-    else:
-        yield from _passages(source)
-
-
-def file_of(node_id: str) -> str:
-    """The docid of the file that a node came from: without its page, or which passage it is.
-
-    Example:
-        >>> file_of("manual.pdf#12"), file_of("notes.md@3"), file_of("notes.md")
-        ('manual.pdf', 'notes.md', 'notes.md')
-    """
-    return re.sub(r"[#@]\d+$", "", node_id)
-
-
-def stamp_of(source: SourceFile, nodes: int) -> Stamp:
-    """The state of a file now."""
-    found = source.path.stat()
-    with source.path.open("rb") as stream:
-        sha = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Stamp(
-        path=str(source.path),
-        size=found.st_size,
-        mtime_ns=found.st_mtime_ns,
-        sha256=sha,
-        nodes=nodes,
-        reader=reader_of(source),
-    )
-
-
-def reader_of(source: SourceFile) -> int:
-    """The version of what reads files of this kind; 0 where it never changed what a file gives."""
-    suffix = source.path.suffix.lower()
-    if suffix == PDF_SUFFIX:
-        return READER
-    return 0 if suffix in IMAGE_SUFFIXES else CUTTER
 
 
 def _index_part(
@@ -287,7 +166,7 @@ def _changed(files: Sequence[SourceFile], known: Known, report: IndexReport) -> 
             if is_complete(source, known.get(str(source.path), [])):
                 report.unchanged += 1
                 continue
-            yield source, stamp_of(source, _count(source))
+            yield source, stamp_of(source, count_nodes(source))
         except (RNXError, OSError) as error:
             report.skipped.append(Skipped(id=source.docid, reason=_reason(source, error)))
 
@@ -311,136 +190,7 @@ def _reads_alike(source: SourceFile, reader: int) -> bool:
     if reader == reader_of(source):
         return True
     is_text = source.path.suffix.lower() not in IMAGE_SUFFIXES | {PDF_SUFFIX}
-    return is_text and reader == 0 and is_cut_by_words(_read_text(source.path))
-
-
-def _count(source: SourceFile) -> int:
-    """How many nodes the file gives; opens it, so a bad one shows before anything is written."""
-    if source.path.stat().st_size == 0:
-        raise RNXError(f"{source.path}: is empty (0 bytes); remove or replace it.")
-    suffix = source.path.suffix.lower()
-    if suffix == PDF_SUFFIX:
-        return count_pages(source.path)
-    return 1 if suffix in IMAGE_SUFFIXES else sum(1 for _ in _passages(source))
-
-
-def _pages(source: SourceFile) -> Iterator[BaseNode]:
-    for number, page in enumerate(read_pages(source.path), start=1):
-        yield PageNode(
-            id_=f"{source.docid}#{number}",
-            text=page.text,
-            pdf_path=str(source.path),
-            page=number,
-            has_fields=page.has_fields,
-            metadata={SOURCE: source.docid, PAGE: number},  # type: ignore[call-arg]
-            excluded_embed_metadata_keys=[SOURCE, PAGE],
-        )
-
-
-def _passages(source: SourceFile) -> Iterator[BaseNode]:
-    found = passages(_read_text(source.path))
-    if not found:
-        raise RNXError(f"{source.path}: holds no text (white space only); remove or fill it.")
-    for number, passage in enumerate(found, start=1):
-        yield TextNode(
-            id_=source.docid if number == 1 else f"{source.docid}@{number}",
-            text=passage,
-            metadata={SOURCE: source.docid},
-            excluded_embed_metadata_keys=[SOURCE],
-        )
-
-
-def _read_text(path: Path) -> str:
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise RNXError(f"{path}: has {path.stat().st_size:,} bytes; text files of at most {MAX_TEXT_BYTES:,} are read.")
-    data = path.read_bytes()
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")  # what older editors wrote; every byte has a meaning there
-    if text.count("\x00") > 0:
-        raise RNXError(f"{path}: is not a text (it holds zero bytes); save it as UTF-8 or leave it out.")
-    return text
-
-
-def _take_in(entry: _Entry, files: dict[Path, SourceFile], walked: set[Path], found: Survey) -> list[_Entry]:
-    """Takes in a file, or all plain files below a folder; the links in it are for later, when all plain names are known."""
-    plain, links = _walk(entry, walked) if os.path.isdir(entry.path) else ([entry], [])
-    found.ignored += sum(not _add(files, one) for one in plain)
-    return links
-
-
-def _walk(start: _Entry, walked: set[Path]) -> tuple[list[_Entry], list[_Entry]]:
-    """The files and folders below a folder that are no links, and the links; what was walked through before is left out."""
-    plain, links = list[_Entry](), list[_Entry]()
-    for folder, folders, names in os.walk(start.path):
-        real = _real(Path(folder))
-        if real in walked:
-            folders.clear()
-            continue
-        walked.add(real)
-        below = Path(start.docid) / Path(folder).relative_to(start.path)
-        shown = [name for name in sorted(names) + sorted(folders) if not name.startswith(".")]
-        linked = {name for name in shown if _is_link(Path(folder) / name)}
-        folders[:] = sorted(name for name in folders if name in shown and name not in linked)
-        for name in shown:
-            entry = _Entry(path=Path(folder) / name, docid=(below / name).as_posix())
-            if name in linked:
-                links.append(entry)
-            elif name not in folders:
-                plain.append(entry)
-    return plain, links
-
-
-def _add(files: dict[Path, SourceFile], entry: _Entry) -> bool:
-    """Takes a file in, unless it is there by another name; whether it is one of a known kind.
-
-    A device, a pipe or a socket is none: to read it might never end. A link to nothing is taken in, so
-    that it is listed with the reason.
-    """
-    real = _real(entry.path)
-    if real.suffix.lower() in KNOWN_SUFFIXES:
-        path = real
-    elif entry.path.suffix.lower() in KNOWN_SUFFIXES:  # a store of contents knows no suffixes, its links have them
-        path = _real(entry.path.parent) / entry.path.name
-    else:
-        return False
-    if not os.path.isfile(real) and os.path.exists(real):
-        return False
-    files.setdefault(real, SourceFile(path=path, docid=entry.docid))
-    return True
-
-
-def _leads_out(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a link leads to a folder, or a file of a known kind, that is not below the named paths."""
-    real = _real(path)
-    if _is_inside(real, roots):
-        return False
-    readable = {path.suffix.lower(), real.suffix.lower()} & KNOWN_SUFFIXES
-    return os.path.isdir(real) or (bool(readable) and os.path.isfile(real))
-
-
-def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)
-
-
-def _is_link(path: Path) -> bool:
-    """Also a junction of Windows, which Python knows from 3.12 on."""
-    return os.path.islink(path) or (hasattr(path, "is_junction") and path.is_junction())
-
-
-def _real(path: Path) -> Path:
-    try:
-        return Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
-    except OSError:  # a link that may not be read, as some of /proc
-        return Path(os.path.abspath(path))
-
-
-def _nothing(paths: Sequence[Path], found: Survey) -> RNXError:
-    names = ", ".join(str(path) for path in paths)
-    links = f", {len(found.outside)} links that lead out: --follow-links follows them" if found.outside else ""
-    return RNXError(f"no file to index in {names} ({found.ignored} of other kinds{links}); known are {_kinds()}.")
+    return is_text and reader == 0 and is_cut_by_words(read_text(source.path))
 
 
 def _named_apart(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -484,7 +234,3 @@ def _names(source: SourceFile) -> list[str]:
 
 def _reason(source: SourceFile, error: Exception) -> str:
     return f"{source.path}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _kinds() -> str:
-    return " ".join(sorted(KNOWN_SUFFIXES))

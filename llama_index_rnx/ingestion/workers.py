@@ -24,7 +24,9 @@ from llama_index_rnx.collection import BATCH, Skipped
 from llama_index_rnx.console import Bar, JsonLines
 from llama_index_rnx.embed import RNXEmbedding
 from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.ingestion.indexing import IndexReport, SourceFile, nodes_of
+from llama_index_rnx.ingestion.discovery import SourceFile
+from llama_index_rnx.ingestion.indexing import IndexReport
+from llama_index_rnx.ingestion.readers import nodes_of
 from llama_index_rnx.ingestion.sharding import Shard
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker, get_or_compute_memories, with_dynamic_batching

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from llama_index_rnx.memory.backend import MemoryBackend, backend_at
+from llama_index_rnx.memory.backend import MemoryBackend
+from llama_index_rnx.memory.open_backend import backend_at
 
 Memory = Mapping[str, Tensor]
 

@@ -1,23 +1,13 @@
 """Hits, and how people see them: tables, pages, explanations. It knows no model."""
 
-from llama_index_rnx.candidates.candidate import PAGE
 from llama_index_rnx.results.comparison import compare
-from llama_index_rnx.results.hits import Hit, hits_of, search, search_many
-from llama_index_rnx.results.html import (
-    Comparison,
-    excerpt_of,
-    html_page,
-    movement,
-    print_table,
-    source_of,
-    style_sheet,
-    thumbnail,
-    with_bars,
-)
+from llama_index_rnx.results.hits import Hit, hits_of, movement, source_of, with_bars
+from llama_index_rnx.results.html import Comparison, excerpt_of, html_page, style_sheet, thumbnail
 from llama_index_rnx.results.occlusion import why
+from llama_index_rnx.results.search import search, search_many
+from llama_index_rnx.results.table import print_table
 
 __all__ = [
-    "PAGE",
     "Comparison",
     "Hit",
     "compare",

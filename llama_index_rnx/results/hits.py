@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore
 
 from llama_index_rnx.candidates import SOURCE, PageNode, usable_candidate
-from llama_index_rnx.errors import ImageError
-from llama_index_rnx.ranking import LISTS_AT_ONCE
-from llama_index_rnx.rerank import RNXRerank
-from llama_index_rnx.retrieve import RNXRetriever
+from llama_index_rnx.text import clean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,45 +40,6 @@ class Hit:
         return {name: getattr(self, name) for name in names}
 
 
-def search(retriever: RNXRetriever, reranker: RNXRerank | None, query: Any, n: int) -> list[Hit]:
-    """Retrieve, rerank (unless `reranker` is None), and keep the best `n`. `query`: a text or a `QueryBundle`.
-
-    Example:
-        >>> from llama_index.core.schema import TextNode
-        >>> from llama_index_rnx import NodeCollection
-        >>> collection = NodeCollection(":memory:")
-        >>> collection.add([TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is iron oxide.")])
-        2
-        >>> (hit,) = search(RNXRetriever(collection), RNXRerank(), "What is rust?", n=1)
-        >>> hit.rank, hit.id, hit.kind, hit.text
-        (1, 'b', 'text', 'Rust is iron oxide.')
-    """
-    retrieved = retriever.retrieve(query)
-    if reranker is None:
-        return hits_of(retrieved[:n], retrieved)
-    text, bundle = (query, None) if isinstance(query, str) else (None, query)
-    return hits_of(reranker.postprocess_nodes(retrieved, query_str=text, query_bundle=bundle)[:n], retrieved)
-
-
-def search_many(
-    retriever: RNXRetriever, reranker: RNXRerank | None, queries: Sequence[QueryBundle], n: int
-) -> Iterator[list[Hit] | ImageError]:
-    """`search` for every query, a few at once, so that their lists share forwards; the error of a query whose image is none."""
-    for start in range(0, len(queries), LISTS_AT_ONCE):
-        part = queries[start : start + LISTS_AT_ONCE]
-        retrieved = [_retrieved(retriever, query) for query in part]
-        asks = [(query, hits) for query, hits in zip(part, retrieved, strict=True) if not isinstance(hits, ImageError)]
-        final = iter(reranker.postprocess_many(asks) if reranker else [hits for _, hits in asks])
-        yield from (hits if isinstance(hits, ImageError) else hits_of(next(final)[:n], hits) for hits in retrieved)
-
-
-def _retrieved(retriever: RNXRetriever, query: QueryBundle) -> list[NodeWithScore] | ImageError:
-    try:
-        return retriever.retrieve(query)
-    except ImageError as error:
-        return error
-
-
 def hits_of(final: Sequence[NodeWithScore], retrieved: Sequence[NodeWithScore]) -> list[Hit]:
     """The final list, each node with the rank and the score that the retriever gave it."""
     places = {hit.node_id: (rank, float(hit.score or 0.0)) for rank, hit in enumerate(retrieved, start=1)}
@@ -102,3 +60,24 @@ def _hit(rank: int, found: NodeWithScore, retrieval_rank: int, retrieval_score: 
         text=node.get_content(),
         node=node,
     )
+
+
+ARROWS = {"up": "↑", "down": "↓", "same": "="}
+
+
+def movement(hit: Hit) -> str:
+    """`up`, `down` or `same`: where the reranker moved a hit from its place in the retriever's list."""
+    return "up" if hit.rank < hit.retrieval_rank else "down" if hit.rank > hit.retrieval_rank else "same"
+
+
+def source_of(hit: Hit) -> str:
+    """The file and the page, as people say it."""
+    name = clean(hit.source or hit.id)
+    return name if hit.page is None else f"{name}, page {hit.page}"
+
+
+def with_bars(hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
+    """Each hit with its score as a part of the greatest; where some are negative, from the least to the greatest."""
+    floor = min([0.0, *(hit.score for hit in hits)])
+    top = max((hit.score for hit in hits), default=0.0) - floor
+    return [(hit, (hit.score - floor) / top if top > 0 else 0.0) for hit in hits]

@@ -10,37 +10,25 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from llama_index_rnx.candidates import ImageSource, image_of
-from llama_index_rnx.console import SafeConsole, is_unicode
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.results.hits import Hit
-from llama_index_rnx.text import clean, encodable, lines
+from llama_index_rnx.text import clean
 
 if TYPE_CHECKING:  # it loads models, which nothing here needs
-    from llama_index_rnx.results.occlusion import Attribution, Explanation, Side
+    pass
+from llama_index_rnx.results.hits import ARROWS, movement, with_bars
+from llama_index_rnx.results.table import format_score, text_of
 from llama_index_rnx.text import excerpt, prose, query_terms, split_at_terms
 
 CARD, GAP, LINKS = 124, 12, 72  # CSS pixels, as in report.css: of a card, below it, and between the two columns
 THUMBNAIL, QUERY_PICTURE, EXPLAINED = 300, 420, 900  # longest side in pixels: twice what is shown, for dense screens
 EXCERPT = 190  # characters of a text on a card
-COLUMNS = 30  # of a terminal, taken by all but the last column of the table
-SHADES = 5  # of what speaks for or against a candidate
 
 LEGEND = (
     "<p>Left: what the retriever found first. Right: the whole list after reranking, its first places. "
     "Dashed: came from further down.</p>"
 )
-
-KEY = '<span class="key for3">speaks for it</span><span class="key against3">against it</span>'
-
-_ARROWS = {"up": "↑", "down": "↓", "same": "="}
-_PLAIN_ARROWS = {"up": "^", "down": "v", "same": "="}
-_COLOURS = {"up": "green", "down": "yellow", "same": "dim"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,34 +50,6 @@ class Comparison:
         printer.text(text_of(self))
 
 
-def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | None = None) -> None:
-    """Hits as a table, best first; `was` is the rank that the retriever gave. The words of `query` (or `title`) are set off.
-
-    Texts are printed as they are: markup in them stays text, control characters and terminal escapes are taken out.
-    """
-    heading = _for_console(title, console)
-    if not hits:
-        console.print(Text(f"{heading}: nothing was found."))
-        return
-    table = Table(box=box.SIMPLE_HEAD, title=Text(heading, "bold"), title_justify="left", pad_edge=False)
-    for name in ("#", "was", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("source, text", overflow="fold")
-    terms = query_terms(title if query is None else query)
-    for hit in hits:
-        table.add_row(*_row(hit, console, terms))
-    console.print(table)
-
-
-def text_of(section: Comparison, width: int = 100) -> str:
-    """The returned hits as `rnx search` prints them, without colours, in lines of so many characters."""
-    console = SafeConsole(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
-    with console.capture() as written:
-        print_table(section.after, console, section.query or "Find this picture")
-    return "\n".join(line.rstrip() for line in written.get().splitlines())
-
-
 def html_page(sections: Sequence[Comparison], title: str) -> str:
     """One page that needs nothing else: styles and small pictures inside, no script, no network, light and dark.
 
@@ -97,7 +57,7 @@ def html_page(sections: Sequence[Comparison], title: str) -> str:
     """
     names = [f"Query {number}" if len(sections) > 1 else "Query" for number in range(1, len(sections) + 1)]
     body = "\n".join(map(html_comparison, names, sections))
-    heading = f"<h1>{_safe(title)}</h1>" if [title] != [section.query for section in sections] else ""
+    heading = f"<h1>{escape_text(title)}</h1>" if [title] != [section.query for section in sections] else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -105,7 +65,7 @@ def html_page(sections: Sequence[Comparison], title: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="color-scheme" content="light dark">
-<title>{_safe(title)}</title>
+<title>{escape_text(title)}</title>
 <style>
 {style_sheet()}</style>
 </head>
@@ -119,19 +79,6 @@ def html_page(sections: Sequence[Comparison], title: str) -> str:
 """
 
 
-def html_explanation(found: Explanation) -> str:
-    """Both candidates, side by side; what speaks for each is green, what speaks against it orange, the more the darker."""
-    sides = found.better, found.worse
-    most = max((abs(piece.weight) for side in sides for piece in (*side.words, *side.regions)), default=0.0)
-    names = "why it is above", "what it has instead"
-    shown = "".join(_explained(name, side, most) for name, side in zip(names, sides, strict=True))
-    about = f"a lead of {found.lead:+.2f} logits, {found.reads} readings in {found.seconds:.1f} s"
-    return (
-        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span>{KEY}</p>'
-        f'<div class="sides">{shown}</div></section>'
-    )
-
-
 def html_cell(inside: str) -> str:
     """A piece of a page with its styles, which reach nothing around it: what `_repr_html_` returns."""
     return f'<div class="rnx cell"><style>{style_sheet()}</style>{inside}</div>'
@@ -142,28 +89,10 @@ def style_sheet() -> str:
     return files("llama_index_rnx").joinpath("results", "report.css").read_text(encoding="utf-8")
 
 
-def movement(hit: Hit) -> str:
-    """`up`, `down` or `same`: where the reranker moved a hit from its place in the retriever's list."""
-    return "up" if hit.rank < hit.retrieval_rank else "down" if hit.rank > hit.retrieval_rank else "same"
-
-
-def source_of(hit: Hit) -> str:
-    """The file and the page, as people say it."""
-    name = clean(hit.source or hit.id)
-    return name if hit.page is None else f"{name}, page {hit.page}"
-
-
 def excerpt_of(hit: Hit, query: str) -> list[tuple[str, bool]]:
     """What a card shows of a text: the stretch that says most about the query, in pieces, each with whether it is its word."""
     terms = query_terms(query)
     return [piece for piece in split_at_terms(excerpt(clean(prose(hit.text)), terms, EXCERPT), terms) if piece[0]]
-
-
-def with_bars(hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
-    """Each hit with its score as a part of the greatest; where some are negative, from the least to the greatest."""
-    floor = min([0.0, *(hit.score for hit in hits)])
-    top = max((hit.score for hit in hits), default=0.0) - floor
-    return [(hit, (hit.score - floor) / top if top > 0 else 0.0) for hit in hits]
 
 
 def thumbnail(image: ImageSource, side: int) -> bytes:
@@ -173,19 +102,6 @@ def thumbnail(image: ImageSource, side: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80, optimize=True)
     return buffer.getvalue()
-
-
-def _row(hit: Hit, console: Console, terms: frozenset[int]) -> list[Text]:
-    arrows = _ARROWS if is_unicode(console.encoding) else _PLAIN_ARROWS
-    moved, width = movement(hit), max(20, console.width - COLUMNS)
-    cell = Text(_middle(_for_console(hit.docid, console), width), "bold")
-    text = excerpt(_for_console(prose(hit.text), console), terms, 2 * width - 6)
-    if text:
-        cell.append("\n")
-    for piece, marked in split_at_terms(text, terms):
-        cell.append(piece, "underline cyan" if marked else "not bold")
-    was = Text(f"{arrows[moved]} {hit.retrieval_rank}", _COLOURS[moved])
-    return [Text(str(hit.rank)), was, Text(_number(hit.score)), Text(hit.kind, "dim"), cell]
 
 
 def html_comparison(name: str, section: Comparison) -> str:
@@ -209,44 +125,6 @@ def html_lists(section: Comparison) -> str:
     return f'<div class="lists">{lists}</div>'
 
 
-def _explained(name: str, side: Side, most: float) -> str:
-    head = f'<h3 title="{_safe(side.candidate.id)}">{_safe(side.candidate.id)} <span>{name}</span></h3>'
-    image, picture = side.candidate.image, ""
-    if image is not None:
-        fields = "".join(_field(piece, most) for piece in side.regions)
-        overlay = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{fields}</svg>'
-        picture = f'<div class="drawn">{_img(_data_uri(image, EXPLAINED), "", "seen")}{overlay}</div>'
-    text = _weighed(side.candidate.text, side.words, most)
-    return f'<div class="side">{head}{picture}{f"<p>{text}</p>" if text else ""}</div>'
-
-
-def _weighed(text: str, pieces: Sequence[Attribution], most: float) -> str:
-    """The text with its pieces shaded."""
-    done, found = 0, list[str]()
-    for piece in pieces:
-        start, end = piece.span
-        inside = f'<span class="{_shade(piece, most)}" title="{piece.weight:+.2f}">{_kept(text[start:end])}</span>'
-        found += [_kept(text[done:start]), inside]
-        done = end
-    return "".join([*found, _kept(text[done:])])
-
-
-def _kept(text: str) -> str:
-    return escape(lines(text))
-
-
-def _field(piece: Attribution, most: float) -> str:
-    left, top, right, bottom = (round(100 * edge, 2) for edge in piece.box or (0, 0, 0, 0))
-    place = f'x="{left}" y="{top}" width="{right - left:.2f}" height="{bottom - top:.2f}"'
-    return f'<rect class="{_shade(piece, most)}" {place}><title>{piece.weight:+.2f}</title></rect>'
-
-
-def _shade(piece: Attribution, most: float) -> str:
-    """`for3`, `against5`, ...; nothing for what hardly weighs."""
-    level = round(SHADES * abs(piece.weight) / most) if most else 0
-    return f"{'for' if piece.weight > 0 else 'against'}{level}" if level else "none"
-
-
 def _is_reranked(section: Comparison) -> bool:
     return list(section.before) != list(section.after)
 
@@ -254,8 +132,8 @@ def _is_reranked(section: Comparison) -> bool:
 def _ask(name: str, section: Comparison) -> str:
     picture = ""
     if section.image is not None:
-        picture = _img(_data_uri(section.image, QUERY_PICTURE), "the picture that was asked with", "asked")
-    words = f"<h2>{_safe(section.query)}</h2>" if section.query.strip() else '<h2 class="wordless">Find this picture</h2>'
+        picture = image_tag(thumbnail_uri(section.image, QUERY_PICTURE), "the picture that was asked with", "asked")
+    words = f"<h2>{escape_text(section.query)}</h2>" if section.query.strip() else '<h2 class="wordless">Find this picture</h2>'
     took = f"{section.seconds * 1000:,.0f} ms" if section.seconds < 10 else f"{section.seconds:,.1f} s"
     about = f'<p class="eyebrow">{name}<span>answered in {took}</span></p>'
     return f'<div class="ask">{picture}<div>{about}{words}</div></div>'
@@ -267,20 +145,20 @@ def _list(name: str, cards: Sequence[str]) -> str:
 
 
 def _card(hit: Hit, pictures: dict[str, str | None], query: str, moved: str, share: float) -> str:
-    picture = _img(pictures[hit.id], "", "thumb") if hit.id in pictures else ""
+    picture = image_tag(pictures[hit.id], "", "thumb") if hit.id in pictures else ""
     text = "".join(f"<mark>{escape(piece)}</mark>" if marked else escape(piece) for piece, marked in excerpt_of(hit, query))
     return (
-        f'<li class="card {_safe(hit.kind)}"><div class="rank"><b>{hit.rank}</b>{moved}</div>{picture}<div class="body">'
-        f'<p class="source" title="{_safe(hit.docid)}">{_named(hit)}</p><p class="text">{text}</p>'
-        f'<p class="foot"><span class="kind">{_safe(hit.kind)}</span>{_bar(share)}'
-        f"<span>{_number(hit.score)}</span></p></div></li>"
+        f'<li class="card {escape_text(hit.kind)}"><div class="rank"><b>{hit.rank}</b>{moved}</div>{picture}<div class="body">'
+        f'<p class="source" title="{escape_text(hit.docid)}">{_named(hit)}</p><p class="text">{text}</p>'
+        f'<p class="foot"><span class="kind">{escape_text(hit.kind)}</span>{_bar(share)}'
+        f"<span>{format_score(hit.score)}</span></p></div></li>"
     )
 
 
 def _named(hit: Hit) -> str:
     """The source, cut where it is too long; but never its page."""
     page = f"#{hit.page}" if hit.page is not None else ""
-    return f"<span>{_safe(hit.docid.removesuffix(page))}</span>{page}"
+    return f"<span>{escape_text(hit.docid.removesuffix(page))}</span>{page}"
 
 
 def _bar(share: float) -> str:
@@ -291,7 +169,7 @@ def _bar(share: float) -> str:
 def _moved(hit: Hit) -> str:
     """In the reranked list: where a hit comes from."""
     moved, old = movement(hit), hit.retrieval_rank
-    return f'<span class="{moved}" title="the retriever had it at {old}">{_ARROWS[moved]} {old}</span>'
+    return f'<span class="{moved}" title="the retriever had it at {old}">{ARROWS[moved]} {old}</span>'
 
 
 def _moves(hit: Hit, new_rank: int | None) -> str:
@@ -331,37 +209,22 @@ def _pictures(hits: Sequence[Hit]) -> dict[str, str | None]:
                 image = image_of(hit.node)
             except RNXError:
                 image = None
-            found[hit.id] = _data_uri(image, THUMBNAIL) if image is not None else None
+            found[hit.id] = thumbnail_uri(image, THUMBNAIL) if image is not None else None
     return found
 
 
-def _data_uri(image: ImageSource, side: int) -> str | None:
+def thumbnail_uri(image: ImageSource, side: int) -> str | None:
     try:
         return "data:image/jpeg;base64," + base64.b64encode(thumbnail(image, side)).decode()
     except RNXError:
         return None
 
 
-def _img(uri: str | None, alt: str, name: str) -> str:
+def image_tag(uri: str | None, alt: str, name: str) -> str:
     if uri is None:
         return f'<div class="{name} broken">no picture</div>'
     return f'<div class="{name}"><img src="{uri}" alt="{escape(alt)}"></div>'
 
 
-def _number(score: float) -> str:
-    return f"{score:.3f}" if abs(score) >= 0.1 or score == 0 else f"{score:.4f}"
-
-
-def _safe(text: str) -> str:
+def escape_text(text: str) -> str:
     return escape(clean(text))
-
-
-def _middle(text: str, length: int) -> str:
-    """A long path without its middle."""
-    half = (length - 1) // 2
-    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
-
-
-def _for_console(text: str, console: Console) -> str:
-    """Cleaned, and with a ? for what the terminal's encoding cannot show."""
-    return encodable(clean(text), console.encoding)

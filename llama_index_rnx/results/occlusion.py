@@ -13,8 +13,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
@@ -33,6 +32,7 @@ from llama_index_rnx.candidates import (
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.ranking import Ranker, score_batch
+from llama_index_rnx.results.explanation import Attribution, Box, Explanation, Side
 from llama_index_rnx.text import Span, grouped, sentences
 
 MAX_PARTS = 20  # of a text and of a picture, at most; twice as many of a long text: its sentences, then the best one's words
@@ -42,55 +42,6 @@ AT_ONCE = 32  # variants remembered together
 EDGE = 1e-6  # scores nearer to 0 or 1 count as this far from it
 
 _WORD = re.compile(r"\S+")
-Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of width and height
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attribution:
-    """A piece of a text (`span`) or of a picture (`box`), and by how much the candidate's lead falls without it, in logits."""
-
-    weight: float
-    span: Span = (0, 0)
-    box: Box | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """One candidate, the pieces of its text and the regions of its picture: what speaks for it (> 0) and against it (< 0)."""
-
-    candidate: Candidate
-    score: float
-    words: Sequence[Attribution] = ()
-    regions: Sequence[Attribution] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """Why `better` leads `worse` by `lead` logits under `query`; `reads` lists were scored for it in `seconds`."""
-
-    query: Query
-    better: Side
-    worse: Side
-    lead: float
-    reads: int
-    seconds: float = field(compare=False)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from llama_index_rnx.results.html import html_cell, html_explanation
-
-        return html_cell(html_explanation(self))
-
-    def __str__(self) -> str:
-        """One line: what speaks most for the better one."""
-        said = max(self.better.words, key=lambda piece: piece.weight, default=None)
-        most = f'; without "{self.better.candidate.text[slice(*said.span)]}" {said.weight:.2f} less' if said else ""
-        names = f"{self.better.candidate.id} above {self.worse.candidate.id}"
-        return f"{names}: a lead of {self.lead:+.2f} logits{most} ({self.reads} readings)"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What IPython shows where there is no HTML."""
-        printer.text(str(self))
 
 
 def why(

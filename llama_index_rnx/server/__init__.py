@@ -20,9 +20,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from llama_index_rnx.server.app import create_app, run_server, serving, warn_of_open_server
+    from llama_index_rnx.server.app import create_app
     from llama_index_rnx.server.connections import GuardedProtocol
     from llama_index_rnx.server.limits import Limits, Receive, RequestError, Scope, Send
+    from llama_index_rnx.server.run import run_server, serving, warn_of_open_server
     from llama_index_rnx.server.schemas import RerankRequest, RerankResponse
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
@@ -30,9 +31,6 @@ else:
         submod_attrs={
             "app": [
                 "create_app",
-                "warn_of_open_server",
-                "run_server",
-                "serving",
             ],
             "connections": [
                 "GuardedProtocol",
@@ -43,6 +41,11 @@ else:
                 "RequestError",
                 "Scope",
                 "Send",
+            ],
+            "run": [
+                "run_server",
+                "serving",
+                "warn_of_open_server",
             ],
             "schemas": [
                 "RerankRequest",

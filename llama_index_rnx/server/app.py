@@ -7,29 +7,25 @@ it is read: its key, bytes, documents, and how many requests wait already. Too m
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, Ranking, rank, run_in_executor, with_dynamic_batching
-from llama_index_rnx.server.connections import GuardedProtocol
-from llama_index_rnx.server.limits import RETRY_SOON, Limits, RequestError, stopping
+from llama_index_rnx.ranking import Ranker, Ranking
+from llama_index_rnx.server.limits import Limits, RequestError, stopping
 from llama_index_rnx.server.middleware import RequestGuard
-from llama_index_rnx.server.requests import Reading, read_documents, shortened
+from llama_index_rnx.server.requests import Reading, shortened
 from llama_index_rnx.server.schemas import (
     MAX_DOCUMENTS,
     RerankRequest,
@@ -39,94 +35,15 @@ from llama_index_rnx.server.schemas import (
     answer_json,
     read_request,
 )
-from llama_index_rnx.system import run_until_stopped
+from llama_index_rnx.server.service import Service
 
-BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 LONGEST_MESSAGE = 1_000  # characters
 PREFIXES = ("", "/v1", "/v2", "/v3", "/api", "/api/v1", "/api/v2")  # under which others serve the same
 ALIASES = tuple(f"{prefix}/{name}" for prefix in PREFIXES for name in ("rerank", "reranking"))
 
 
-class Metrics:
-    """Prometheus counters of one server."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("rnx_requests", "Rerank requests by status.", ["status"], registry=self.registry)
-        self.documents = Counter("rnx_documents", "Documents ranked.", registry=self.registry)
-        self.seconds = Histogram("rnx_request_seconds", "Time of a request.", buckets=BUCKETS, registry=self.registry)
-        self.at_work = Gauge("rnx_requests_at_work", "Requests at work or waiting.", registry=self.registry)
-
-
-class Service:
-    """One ranker and its memories, for all callers at once; of requests at work or waiting there are `limits.at_once`."""
-
-    def __init__(self, ranker: Ranker, store: MemoryStore, limits: Limits, allow_urls: bool) -> None:
-        self.ranker, self.limits, self.meter = with_dynamic_batching(ranker), limits, Metrics()
-        self._store, self._allow_urls = store, allow_urls
-        self._lock = threading.Lock()
-        self._at_work, self._moved = 0, 0.0
-
-    async def rerank(self, request: RerankRequest) -> RerankResponse:
-        """The ranking of a request; documents that hold nothing to read come last, with a score of 0.
-
-        Raises:
-            Refused: the server is full, the request too large, or the ranking took too long.
-            RNXError: the query's image cannot be read.
-        """
-        read = await asyncio.to_thread(read_documents, request, self.limits, self._allow_urls)
-        ranking = Ranking(order=[], scores=[])
-        if read.candidates:
-            ranking = await self._admitted(lambda: rank(self.ranker, self._store, read.query, read.candidates))
-        self.meter.documents.inc(len(request.listed))
-        return _response(request, read, ranking, self.ranker.name)
-
-    def refuse_when_full(self, arriving: int = 0) -> None:
-        """Raises Refused when no place is free; requests that are just arriving take one, too."""
-        waiting = self._at_work + arriving
-        if waiting >= self.limits.at_once:
-            self.meter.requests.labels("503").inc()
-            raise RequestError(503, f"{waiting} requests are waiting already; try again in a moment.", RETRY_SOON)
-
-    async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
-        self.refuse_when_full()
-        self._count(+1)
-        limit = asyncio.timeout(self.limits.seconds)
-        try:
-            async with limit:
-                # A cancelled request ends when its thread is free.
-                ranking = await run_in_executor(work, ended=lambda: self._count(-1))
-        except TimeoutError as error:
-            if not limit.expired():  # it is the ranker's own
-                raise
-            message = f"no ranking within {self.limits.seconds:g} seconds; send fewer documents."
-            raise RequestError(503, message, RETRY_SOON) from error
-        self._moved = time.monotonic()
-        return ranking
-
-    def _count(self, change: int) -> None:
-        """Note that a request begins or ends; called from any thread."""
-        with self._lock:
-            if self._at_work == 0:
-                self._moved = time.monotonic()
-            self._at_work += change
-            self.meter.at_work.set(self._at_work)
-
-    def stalled_seconds(self) -> float:
-        """For how long no request was answered and the model finished nothing, although requests are at work.
-
-        Requests that were given up count as no answer: under steady traffic some end all the time. It is 0.0 when none is
-        at work.
-        """
-        with self._lock:
-            at_work, moved = self._at_work, self._moved
-        if at_work == 0:
-            return 0.0
-        return time.monotonic() - max(moved, getattr(self.ranker, "moved", 0.0))
-
-
-def _response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:
+def build_response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:
     """Best first; behind all that was ranked stands what was not, in the order of the request."""
     unusable = {index for index in ranking.faults if not read.candidates[index].text}
     ranked = {
@@ -333,75 +250,3 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)
     request.app.state.service.meter.requests.labels(str(error.status)).inc()
     return error.response()
-
-
-@contextmanager
-def serving(
-    ranker: Ranker,
-    *,
-    limits: Limits = Limits(),
-    api_key: str | None = None,
-    allow_urls: bool = False,
-    cors_origins: Sequence[str] = (),
-) -> Iterator[str]:
-    """A server in a thread of this process, on a free port of this machine, for as long as the block lasts: yields its URL.
-
-    For notebooks and tests; people are served by `rnx serve`.
-
-    Example:
-        >>> from llama_index_rnx import RNXRerank, load_ranker
-        >>> with serving(load_ranker("rnx-mini")) as url:
-        ...     reranker = RNXRerank(model=url)
-        >>> url.startswith("http://127.0.0.1:")
-        True
-    """
-    import uvicorn
-
-    app = create_app(
-        lambda: ranker,
-        limits=limits,
-        api_key=api_key,
-        allow_urls=allow_urls,
-        cors_origins=cors_origins,
-        loopback_only=api_key is None,
-    )
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))  # bound here and handed over, so that nobody else can take the port in between
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", http=GuardedProtocol))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
-        thread.start()
-        try:
-            while not server.started and thread.is_alive():
-                time.sleep(0.01)
-            if not server.started:
-                raise RNXError("the server did not start; its error stands above.")
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def run_server(app: FastAPI, host: str, port: int) -> None:
-    """Serves until it is stopped: Ctrl-C ends it within five seconds, SIGTERM finishes what is at work, 30 seconds at most.
-
-    Raises:
-        RNXError: the address or the port cannot be had.
-    """
-    import uvicorn
-
-    with warn_of_open_server(host, port) as door:
-        config = uvicorn.Config(app, log_level="info", server_header=False, ws="none", http=GuardedProtocol)
-        run_until_stopped(config, door)
-
-
-def warn_of_open_server(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
-
-    Raises:
-        RNXError: the address or the port cannot be had.
-    """
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = str(error.strerror).split(" (")[0]  # behind it Python names the address once more
-        raise RNXError(f"port {port} of {host} cannot be had ({reason}); choose another --port.") from error

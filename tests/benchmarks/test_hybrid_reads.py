@@ -10,7 +10,8 @@ import pytest
 from benchmarks.hybrid import Corrected, KeptReads
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.rankers.vlm import VLMRanker, diagnose, load_vlm, save_tiny
-from llama_index_rnx.ranking import BatchRanker, Calibration, Ranker
+from llama_index_rnx.ranking import Calibration, Ranker
+from llama_index_rnx.ranking.ranker import BatchRanker
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning"),

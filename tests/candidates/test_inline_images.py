@@ -23,7 +23,7 @@ from pydantic import AnyUrl
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.batch import list_of
 from llama_index_rnx.candidates import base64_source, candidate_of, is_data_uri, source_at
-from llama_index_rnx.candidates.candidate import MAX_FILE_BYTES
+from llama_index_rnx.candidates.images import MAX_FILE_BYTES
 from llama_index_rnx.chat.llms import _turn
 from llama_index_rnx.errors import ImageError
 
@@ -119,7 +119,7 @@ def test_a_broken_one_is_no_path_and_no_url(uri: str, reason: str) -> None:
 
 def test_its_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_FILE_BYTES == 512 * 2**20
-    monkeypatch.setattr("llama_index_rnx.candidates.candidate.MAX_FILE_BYTES", 50)
+    monkeypatch.setattr("llama_index_rnx.candidates.images.MAX_FILE_BYTES", 50)
     for uri in (SPELLINGS["usual"], GREEN_BASE64, SPELLINGS["percent-encoded"]):
         with pytest.raises(ImageError, match="at most 50"):
             base64_source(uri, "x").load()

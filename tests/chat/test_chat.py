@@ -16,8 +16,9 @@ from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextN
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
 from llama_index_rnx.chat import Event, FailedEvent, RetrievedEvent, RNXChatEngine, TextEvent, conversations
-from llama_index_rnx.chat.engine import NOTHING, chat_engine, standalone
-from llama_index_rnx.chat.llms import StreamedLLM
+from llama_index_rnx.chat.engine import NOTHING, chat_engine
+from llama_index_rnx.chat.followups import standalone
+from llama_index_rnx.chat.streaming import StreamedLLM
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves event loops open
 

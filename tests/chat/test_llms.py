@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llama_index_rnx import RNXError, load_ranker
 from llama_index_rnx.candidates import bytes_source
 from llama_index_rnx.chat import llms
-from llama_index_rnx.chat.llms import GGUFModel, RankerLLM, load_llm
+from llama_index_rnx.chat.gguf import GGUFModel
+from llama_index_rnx.chat.llms import RankerLLM, load_llm
 from llama_index_rnx.rankers.vlm import MERGES, Turn, VLMRanker, Writer, save_tiny, tiny_tokenizer
 from llama_index_rnx.rankers.vlm.tiny import FAMILIES
 

@@ -22,8 +22,8 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from llama_index_rnx import NodeCollection, RNXError, Storage
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.collection import connection as qdrant
-from llama_index_rnx.collection.collection import _behind
 from llama_index_rnx.collection.connection import Connection, connect, urls_of
+from llama_index_rnx.collection.upload import background_writes as _behind
 
 _names = itertools.count()
 

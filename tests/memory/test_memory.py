@@ -22,7 +22,8 @@ from llama_index_rnx import RNXError
 from llama_index_rnx.candidates import Candidate
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.memory import backend as blobs
-from llama_index_rnx.memory.backend import FILE_NAME, checksum
+from llama_index_rnx.memory.object_backend import checksum
+from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.memory.store import RamCache
 from llama_index_rnx.ranking import get_or_compute_memories
 from llama_index_rnx.ranking.ranker import REMEMBER_AT_ONCE

@@ -14,7 +14,8 @@ from llama_index_rnx.batch import CandidateList, rank_lists
 from llama_index_rnx.candidates import Candidate, Query, file_source
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import BatchRanker, rank, rank_many
+from llama_index_rnx.ranking import rank, rank_many
+from llama_index_rnx.ranking.ranker import BatchRanker
 from llama_index_rnx.results import search, search_many
 
 WORDS = ("red", "apple", "green", "pear", "blue", "plum")

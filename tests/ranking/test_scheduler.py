@@ -24,8 +24,9 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index_rnx import RNXRerank
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.ranking import BatchingRanker, BatchRanker, Ranker, run_in_executor, with_dynamic_batching
+from llama_index_rnx.ranking import BatchingRanker, Ranker, run_in_executor, with_dynamic_batching
 from llama_index_rnx.ranking.executor import Caller, RequestCancelledError
+from llama_index_rnx.ranking.ranker import BatchRanker
 
 TEXT = Candidate(id="t", text="t")
 TEXTS = {name: Query(text=name) for name in ("a", "b", "c", "d", "e", "bad")}

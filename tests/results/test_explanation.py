@@ -19,8 +19,9 @@ from llama_index_rnx.candidates import Candidate, Query, bytes_source
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.results import occlusion as explain
 from llama_index_rnx.results import why
-from llama_index_rnx.results.html import html_cell, html_explanation
-from llama_index_rnx.results.occlusion import EDGE, Side, grid
+from llama_index_rnx.results.explanation import Side, html_explanation
+from llama_index_rnx.results.html import html_cell
+from llama_index_rnx.results.occlusion import EDGE, grid
 
 LOWEST = math.log(EDGE / (1 - EDGE))
 

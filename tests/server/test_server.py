@@ -19,7 +19,7 @@ from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextN
 from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Candidate, Query, file_source
 from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.memory.backend import FILE_NAME
+from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.rankers import remote
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.rankers.remote import RemoteRanker, endpoint, scores_of

@@ -14,7 +14,7 @@ from sizes import sizes
 
 from llama_index_rnx.candidates import Candidate
 from llama_index_rnx.memory import RAM, MemoryStore
-from llama_index_rnx.memory.backend import FILE_NAME
+from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.ranking import get_or_compute_memories
 
 TEXTS = [Candidate(id=str(i), text=f"text number {i} " * (1 + i % 40)) for i in range(120)]

@@ -21,7 +21,7 @@ from fakes import BLUE, GREEN, RED, write_image, write_pdf
 from qdrant_client import QdrantClient
 from warm import KILLED, Warm, texts
 
-from llama_index_rnx.memory.backend import FILE_NAME
+from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 
 NOTES, PICTURES, PAGES = 64, 3, 2  # three batches
 KILLS = 50

@@ -15,7 +15,8 @@ from llama_index.core.schema import TextNode
 from test_library import put, settled
 
 from llama_index_rnx import NodeCollection
-from llama_index_rnx.memory.backend import FILE_NAME, backend_at
+from llama_index_rnx.memory.open_backend import backend_at
+from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.system import make_folder
 from llama_index_rnx.ui import open_library
 from llama_index_rnx.ui.library import Library

@@ -1,6 +1,5 @@
 """Grades for lists: from other models, from captions, from mined negatives."""
 
-from training.data.image_datasets import CaptionedImage, flickr, openstax
 from training.teachers.captions import Finder, Similarity, caption_lists, picture_lists
 from training.teachers.core_set import core_set, worth, worth_of_rows
 from training.teachers.grading import (
@@ -25,7 +24,6 @@ from training.teachers.negatives import (
 )
 
 __all__ = [
-    "CaptionedImage",
     "EmbedderTeacher",
     "Finder",
     "JointSet",
@@ -35,7 +33,6 @@ __all__ = [
     "caption_lists",
     "core_set",
     "ensemble",
-    "flickr",
     "grades_of_row",
     "joint_lists",
     "joint_set",
@@ -44,7 +41,6 @@ __all__ = [
     "load_teacher",
     "matching_noise",
     "mine",
-    "openstax",
     "picture_lists",
     "read_judged_questions",
     "read_rows",

@@ -23,18 +23,9 @@ from llama_index_rnx.rankers.mini.listwise_scorer import (
     distinct_pieces,
     list_bm25,
 )
+from llama_index_rnx.rankers.mini.model import NAME, MiniModel, holds_mini, model_folder, read_mini
 from llama_index_rnx.rankers.mini.quantization import quantize
-from llama_index_rnx.rankers.mini.ranker import (
-    CAPTION_SHARE,
-    IMAGE_PIXELS,
-    NAME,
-    MiniModel,
-    MiniRanker,
-    holds_mini,
-    load_mini,
-    model_folder,
-    read_mini,
-)
+from llama_index_rnx.rankers.mini.ranker import CAPTION_SHARE, IMAGE_PIXELS, MiniRanker, load_mini
 from llama_index_rnx.rankers.mini.text_encoder import (
     CHUNK_PIECES,
     EncodedText,

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from llama_index_rnx.candidates import Candidate, ImageSource, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder, preprocess
-from llama_index_rnx.rankers.mini.image_heads import CaptionVectors, ImageConfig, ImageScorer
-from llama_index_rnx.rankers.mini.listwise_scorer import (
-    ListwiseScorer,
-    QueryStates,
-    ScorerConfig,
-    ScorerOutput,
-    TextMemory,
-    collate,
-)
-from llama_index_rnx.rankers.mini.quantization import WithoutInitialWeights, dequantize, dequantize_rows, quantize_rows
-from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, MAX_CHUNKS, EncodedText, TextEncoder
+from llama_index_rnx.rankers.mini.image_encoder import preprocess
+from llama_index_rnx.rankers.mini.image_heads import CaptionVectors
+from llama_index_rnx.rankers.mini.listwise_scorer import QueryStates, ScorerOutput, TextMemory, collate
+from llama_index_rnx.rankers.mini.model import NAME, MiniModel, model_folder, read_mini
+from llama_index_rnx.rankers.mini.quantization import dequantize_rows, quantize_rows
+from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, MAX_CHUNKS, EncodedText
 from llama_index_rnx.ranking import ScorePlan
 
-NAME = "rnx-mini"
 WINDOW = 128  # candidates that attend to one another; the reader was trained on lists of up to 100
 IMAGE_PIXELS = 512 * 512  # decoded at about this size, then squashed to the tower's 256 x 256
 IMAGES_AT_ONCE = 16
@@ -42,24 +32,6 @@ READ_AT_ONCE = 50  # candidates of one part of a list; smaller parts cost more t
 PAGE_HUB = 0.2  # of a picture beside a text of several chunks: 2.5 off the logit by which words find it; pictures still do
 LAYOUT = "m2"  # of a memory; with another one, memories that were kept are made anew
 CAPTION_SHARE = 0.3  # of a text's dense vector: enough to find texts by a picture, too little to reorder texts
-
-
-class MiniModel(nn.Module):
-    """All weights of rnx-mini, by part: `text`, `eyes` (image towers), `image` (heads on maps and captions), `reader`."""
-
-    def __init__(self, text: TextEncoder, eyes: ImageEncoder, image: ImageScorer, reader: ListwiseScorer) -> None:
-        super().__init__()
-        self.text, self.eyes, self.image, self.reader = text, eyes, image, reader
-
-    @classmethod
-    def untrained(cls, folder: Path, image: ImageConfig, reader: ScorerConfig) -> MiniModel:
-        """Of the shipped shape; `folder` holds the tokenizer."""
-        return cls(
-            TextEncoder(TextEncoder.tokenizer_from(folder)),
-            ImageEncoder(image.others),
-            ImageScorer(image),
-            ListwiseScorer(reader),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,11 +332,6 @@ def _chunks(memory: Memory) -> Tensor:
     return dequantize_rows(memory["chunks"], memory["chunk_scales"])
 
 
-def model_folder() -> Path:
-    """Where the weights lie in the installed package."""
-    return Path(str(files("llama_index_rnx") / "models" / NAME))
-
-
 def load_mini(
     device: str | None = None,
     dtype: str | None = None,
@@ -387,42 +354,6 @@ def _load(folder: Path, device: str, dtype: torch.dtype, max_text_tokens: int) -
     model, config = read_mini(folder)
     model.requires_grad_(False)
     return MiniRanker(model, config, device, dtype, max_text_tokens, folder)
-
-
-def holds_mini(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint of rnx-mini: what ships with the package, or what training made of it."""
-    try:
-        return {"reader", "image", "retrieval"} <= set(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return False
-
-
-def read_mini(folder: Path) -> tuple[MiniModel, dict[str, Any]]:
-    """The weights in a folder as fp32, and its config.
-
-    Raises:
-        RNXError: they are missing or damaged, or of another version.
-    """
-    config, packed = _read(folder)
-    try:
-        shapes = ImageConfig(**config["image"]), ScorerConfig(**config["reader"])
-        with WithoutInitialWeights():  # to make up random ones takes longer than to read the true ones
-            model = MiniModel.untrained(folder, *shapes)
-        model.load_state_dict(dequantize(packed), assign=True)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise RNXError(
-            f"the weights of {NAME} in {folder} do not fit this version ({error}); install the package again."
-        ) from error
-    model.eyes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model, config
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        return config, load_file(folder / "model.safetensors")
-    except Exception as error:
-        raise RNXError(f"the weights of {NAME} in {folder} cannot be read ({error}); install the package again.") from error
 
 
 def _device(name: str | None) -> str:

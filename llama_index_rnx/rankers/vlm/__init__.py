@@ -65,14 +65,14 @@ else:
         submod_attrs={
             "backbone": [
                 "Backbone",
-                "Qwen2VL",
                 "PromptTokens",
+                "Qwen2VL",
             ],
             "checkpoints": [
                 "DTYPES",
-                "resolve_checkpoint",
-                "load_backbone",
                 "is_checkpoint_name",
+                "load_backbone",
+                "resolve_checkpoint",
                 "resolve_placement",
             ],
             "config": [
@@ -91,8 +91,8 @@ else:
                 "stream_decode",
             ],
             "loading": [
-                "load_vlm",
                 "config_of",
+                "load_vlm",
             ],
             "prompts": [
                 "CANDIDATE_TEMPLATE",

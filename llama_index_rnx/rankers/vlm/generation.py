@@ -17,8 +17,9 @@ from torch import Tensor
 from llama_index_rnx.candidates import Candidate, ImageSource
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.vlm.backbone import Backbone, ImageFeatures, PromptTokens
+from llama_index_rnx.rankers.vlm.packing import unpack
 from llama_index_rnx.rankers.vlm.prompts import VISION_END, VISION_START
-from llama_index_rnx.rankers.vlm.ranker import VLMRanker, unpack
+from llama_index_rnx.rankers.vlm.ranker import VLMRanker
 
 TURN_END = "<|im_end|>"
 ENDS = (TURN_END, "<|endoftext|>")

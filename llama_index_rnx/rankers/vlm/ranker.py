@@ -26,11 +26,11 @@ from llama_index_rnx.candidates import Candidate, ImageSource, Query, on_sheet
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers.vlm.backbone import Backbone, ImageFeatures, Prefix, PromptTokens
+from llama_index_rnx.rankers.vlm.packing import MEMORY_DTYPES, kind_of, pack, unpack
 from llama_index_rnx.rankers.vlm.prompts import (
     ORDER_CANDIDATE,
     ORDER_TEMPLATE,
     QUERY,
-    Kind,
     ListPrompt,
     PairPrompt,
     PromptPart,
@@ -64,7 +64,6 @@ PLACES_AT_ONCE = {"cuda": 65_536, "mps": 16_384, "cpu": 8_192}  # of the languag
 NEAR_BYTES = {"cuda": 2 * 2**30, "mps": 2**30}  # of pictures that stay on the device between windows and calls
 ENOUGH_MASS = 0.5  # the share of probability on the labels below which the prompt is not understood
 LIST_PROMPTS = {"label": ListPrompt(), "order": ListPrompt(template=ORDER_TEMPLATE, candidate=ORDER_CANDIDATE)}
-MEMORY_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -543,33 +542,3 @@ class VLMRanker:
         if key not in self._said:
             self._said.add(key)
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-
-
-def kind_of(memory: Memory) -> Kind:
-    """`text`, `image` or `both`: what a memory holds."""
-    return "both" if "text" in memory and "image" in memory else "image" if "image" in memory else "text"
-
-
-def pack(seen: ImageFeatures, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A picture as the tensors of a memory, on the CPU."""
-    memory = {"grid": seen.grid.to(torch.int32).cpu(), **_packed("image", seen.tokens, dtype)}
-    return memory if seen.deep is None else {**memory, **_packed("deep", seen.deep, dtype)}
-
-
-def unpack(memory: Memory) -> ImageFeatures:
-    """The picture of a memory."""
-    deep = _unpacked("deep", memory) if "deep" in memory else None
-    return ImageFeatures(tokens=_unpacked("image", memory), grid=memory["grid"].long(), deep=deep)
-
-
-def _packed(name: str, rows: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    if dtype != torch.int8:
-        return {name: rows.to(dtype, copy=True).cpu()}  # a view would keep its whole batch alive
-    scale = rows.float().abs().amax(-1).clamp_min(1e-12) / 127  # [V] or [D, V]
-    small = (rows.float() / scale.unsqueeze(-1)).round().to(torch.int8)
-    return {name: small.cpu().contiguous(), f"{name}_scale": scale.cpu().contiguous()}
-
-
-def _unpacked(name: str, memory: Memory) -> Tensor:
-    rows, scale = memory[name], memory.get(f"{name}_scale")
-    return rows if scale is None else rows.float() * scale.unsqueeze(-1)

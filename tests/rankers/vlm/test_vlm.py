@@ -22,8 +22,8 @@ from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.vlm import ListPrompt, PairPrompt, PromptTokens, VLMRanker, load_vlm, save_tiny
 from llama_index_rnx.rankers.vlm.backbone import FAMILIES as ADAPTORS
+from llama_index_rnx.rankers.vlm.packing import kind_of, pack, unpack
 from llama_index_rnx.rankers.vlm.prompts import VISION_END, VISION_START, choose_labels
-from llama_index_rnx.rankers.vlm.ranker import kind_of, pack, unpack
 from llama_index_rnx.rankers.vlm.tiny import FAMILIES
 from llama_index_rnx.ranking import Calibration, Ranker, rank, rank_many
 
