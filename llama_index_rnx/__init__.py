@@ -26,7 +26,7 @@ _MODULES = {
     "RNXError": "errors",
     "RNXRerank": "rerank",
     "RNXRetriever": "retrieve",
-    "Ranker": "rankers",
+    "Ranker": "ranking",
     "Storage": "collection",
     "load_ranker": "rankers",
 }

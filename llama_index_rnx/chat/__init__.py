@@ -1,6 +1,5 @@
 """Answers over a collection: quoted, or written by any language model."""
 
-from llama_index_rnx.chat import Found, Said
 from llama_index_rnx.chat.engine import RNXChatEngine, chat_engine, conversations
 from llama_index_rnx.chat.events import Event, FailedEvent, RetrievedEvent, TextEvent
 from llama_index_rnx.chat.extractive import ANSWER_WORDS, CLEAR, ExtractiveSynthesizer, quotes
@@ -11,10 +10,8 @@ __all__ = [
     "Event",
     "ExtractiveSynthesizer",
     "FailedEvent",
-    "Found",
     "RNXChatEngine",
     "RetrievedEvent",
-    "Said",
     "TextEvent",
     "chat_engine",
     "conversations",

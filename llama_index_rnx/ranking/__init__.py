@@ -1,6 +1,5 @@
 """Scoring lists with any ranker: the protocol, windows, scheduling. It holds no model."""
 
-from llama_index_rnx.ranking import recall
 from llama_index_rnx.ranking.batching import (
     TooLargeError,
     batches_by_token_budget,
@@ -66,7 +65,6 @@ __all__ = [
     "prompts_of",
     "rank",
     "rank_many",
-    "recall",
     "release_memory",
     "run_in_executor",
     "run_plan",

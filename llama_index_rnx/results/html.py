@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from llama_index_rnx.candidates import ImageSource, image_of
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.results.hits import Hit
+from llama_index_rnx.results.table import plain_table
 from llama_index_rnx.text import clean
 
 if TYPE_CHECKING:  # it loads models, which nothing here needs
     pass
 from llama_index_rnx.results.hits import ARROWS, movement, with_bars
-from llama_index_rnx.results.table import format_score, text_of
+from llama_index_rnx.results.table import format_score
 from llama_index_rnx.text import excerpt, prose, query_terms, split_at_terms
 
 CARD, GAP, LINKS = 124, 12, 72  # CSS pixels, as in report.css: of a card, below it, and between the two columns
@@ -47,7 +48,7 @@ class Comparison:
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """What IPython shows where there is no HTML: the table of the terminal."""
-        printer.text(text_of(self))
+        printer.text(plain_table(self.after, self.query or "Find this picture"))
 
 
 def html_page(sections: Sequence[Comparison], title: str) -> str:

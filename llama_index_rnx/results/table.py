@@ -12,7 +12,6 @@ from rich.text import Text
 
 from llama_index_rnx.console import SafeConsole, is_unicode
 from llama_index_rnx.results.hits import ARROWS, Hit, movement
-from llama_index_rnx.results.html import Comparison
 from llama_index_rnx.text import clean, encodable, excerpt, prose, query_terms, split_at_terms
 
 COLUMNS = 30  # of a terminal, taken by all but the last column of the table
@@ -44,11 +43,11 @@ def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | 
     console.print(table)
 
 
-def text_of(section: Comparison, width: int = 100) -> str:
-    """The returned hits as `rnx search` prints them, without colours, in lines of so many characters."""
+def plain_table(hits: Sequence[Hit], title: str, width: int = 100) -> str:
+    """Return hits as `rnx search` prints them, without colours, in lines of at most `width` characters."""
     console = SafeConsole(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
     with console.capture() as written:
-        print_table(section.after, console, section.query or "Find this picture")
+        print_table(hits, console, title)
     return "\n".join(line.rstrip() for line in written.get().splitlines())
 
 

@@ -7,7 +7,6 @@ it is read: its key, bytes, documents, and how many requests wait already. Too m
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,15 +21,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, Ranking
+from llama_index_rnx.ranking import Ranker
 from llama_index_rnx.server.limits import Limits, RequestError, stopping
 from llama_index_rnx.server.middleware import RequestGuard
-from llama_index_rnx.server.requests import Reading, shortened
 from llama_index_rnx.server.schemas import (
     MAX_DOCUMENTS,
     RerankRequest,
     RerankResponse,
-    Result,
     TextResult,
     answer_json,
     read_request,
@@ -41,32 +38,6 @@ RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 LONGEST_MESSAGE = 1_000  # characters
 PREFIXES = ("", "/v1", "/v2", "/v3", "/api", "/api/v1", "/api/v2")  # under which others serve the same
 ALIASES = tuple(f"{prefix}/{name}" for prefix in PREFIXES for name in ("rerank", "reranking"))
-
-
-def build_response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:
-    """Best first; behind all that was ranked stands what was not, in the order of the request."""
-    unusable = {index for index in ranking.faults if not read.candidates[index].text}
-    ranked = {
-        int(read.candidates[index].id): score
-        for index, score in zip(ranking.order, ranking.scores, strict=True)
-        if index not in unusable
-    }
-
-    lowest = min([0.0, *ranked.values()])  # a service behind this server may score below 0
-    scores = ranked | {index: lowest for index in range(len(request.listed)) if index not in ranked}
-    results = [Result(index=index, relevance_score=score) for index, score in scores.items()]
-
-    warnings = [*read.warnings, *ranking.faults.values()]
-    meta: dict[str, Any] = {"api_version": {"version": "2"}}
-    if warnings:
-        meta["warnings"] = shortened(warnings)
-    return RerankResponse(
-        id=str(uuid.uuid4()),
-        model=model,
-        results=results[: request.top_n or request.top_k or None],
-        usage={"total_tokens": 0, "documents": len(request.listed)},
-        meta=meta,
-    )
 
 
 def create_app(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker, Ranking, rank, run_in_executor, with_dynamic_batching
-from llama_index_rnx.server.app import build_response
 from llama_index_rnx.server.limits import RETRY_SOON, Limits, RequestError
-from llama_index_rnx.server.requests import read_documents
-from llama_index_rnx.server.schemas import RerankRequest, RerankResponse
+from llama_index_rnx.server.requests import Reading, read_documents, shortened
+from llama_index_rnx.server.schemas import (
+    RerankRequest,
+    RerankResponse,
+    Result,
+)
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 
@@ -95,3 +100,29 @@ class Service:
         if at_work == 0:
             return 0.0
         return time.monotonic() - max(moved, getattr(self.ranker, "moved", 0.0))
+
+
+def build_response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:
+    """Best first; behind all that was ranked stands what was not, in the order of the request."""
+    unusable = {index for index in ranking.faults if not read.candidates[index].text}
+    ranked = {
+        int(read.candidates[index].id): score
+        for index, score in zip(ranking.order, ranking.scores, strict=True)
+        if index not in unusable
+    }
+
+    lowest = min([0.0, *ranked.values()])  # a service behind this server may score below 0
+    scores = ranked | {index: lowest for index in range(len(request.listed)) if index not in ranked}
+    results = [Result(index=index, relevance_score=score) for index, score in scores.items()]
+
+    warnings = [*read.warnings, *ranking.faults.values()]
+    meta: dict[str, Any] = {"api_version": {"version": "2"}}
+    if warnings:
+        meta["warnings"] = shortened(warnings)
+    return RerankResponse(
+        id=str(uuid.uuid4()),
+        model=model,
+        results=results[: request.top_n or request.top_k or None],
+        usage={"total_tokens": 0, "documents": len(request.listed)},
+        meta=meta,
+    )

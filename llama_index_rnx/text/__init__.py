@@ -8,6 +8,7 @@ __all__ = [
     "CUTTER",
     "UNSAFE",
     "Span",
+    "bm25",
     "clean",
     "clean_text",
     "encodable",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from llama_index_rnx.text import bm25
     from llama_index_rnx.text.passage_splitter import CUTTER, is_cut_by_words, passages
     from llama_index_rnx.text.sanitize import (
         UNSAFE,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
         __name__,
+        submodules=["bm25"],
         submod_attrs={
             "passage_splitter": [
                 "CUTTER",
@@ -57,6 +60,7 @@ else:
             ],
             "sentence_splitter": [
                 "Span",
+                "bm25",
                 "grouped",
                 "sentences",
             ],

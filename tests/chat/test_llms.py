@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_index_rnx import RNXError, load_ranker
 from llama_index_rnx.candidates import bytes_source
-from llama_index_rnx.chat import llms
+from llama_index_rnx.chat import gguf
 from llama_index_rnx.chat.gguf import GGUFModel
 from llama_index_rnx.chat.llms import RankerLLM, load_llm
 from llama_index_rnx.rankers.vlm import MERGES, Turn, VLMRanker, Writer, save_tiny, tiny_tokenizer
@@ -115,7 +115,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=end, **shape)).eval()
-    monkeypatch.setattr(llms, "_opened", lambda path: (model, tokenizer))
+    monkeypatch.setattr(gguf, "_opened", lambda path: (model, tokenizer))
     path = tmp_path / "small.gguf"
     path.write_bytes(b"GGUF")
     return path
@@ -124,7 +124,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_gguf_file(small: Path) -> None:
     llm = load_llm(str(small), {"most": 8})
     assert isinstance(llm, GGUFModel)
-    model, tokenizer = llms._opened(small)
+    model, tokenizer = gguf._opened(small)
     ids = torch.tensor([tokenizer.encode("<|im_start|>user\nhi there<|im_end|>\n<|im_start|>assistant\n")])
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, no_repeat_ngram_size=6)
     expected = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)

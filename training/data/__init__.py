@@ -1,5 +1,6 @@
 """Graded lists and where they come from. It knows no model."""
 
+from training.data import synthetic
 from training.data.files import Row, data_folder, files_read, rows
 from training.data.from_index import IndexRow, list_of, read_questions, summary
 from training.data.graded_list import GradedList, kept_lists, take
@@ -45,6 +46,7 @@ __all__ = [
     "scifact_claims",
     "scifact_corpus",
     "summary",
+    "synthetic",
     "take",
     "trec",
     "write_lists",

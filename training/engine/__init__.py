@@ -1,5 +1,6 @@
 """The one training loop, checkpoints, processes. It knows no model and no data."""
 
+from training.engine import checkpoint
 from training.engine.checkpoint import Record, hashes, record_of, strip_prefix
 from training.engine.distributed import Distributed, SingleProcess, processes
 from training.engine.learner import Learner
@@ -16,6 +17,7 @@ __all__ = [
     "SingleProcess",
     "Stage",
     "Trainer",
+    "checkpoint",
     "hashes",
     "ndcg",
     "processes",
