@@ -1,16 +1,19 @@
-"""How real language weights in the 2B class rank lists of texts on TREC DL19: read-outs, prejudice for slots, windows.
+"""How real language weights in the 2B class rank lists of texts on TREC DL19: read-outs, prejudice
+for slots, windows.
 
-    RNX_DATA=DIR python -m benchmarks.hybrid --model FOLDER --to OUT [--top 20] [--windows sliding] [--limit N] WAY...
+    RNX_DATA=DIR python -m benchmarks.hybrid --model FOLDER --to OUT [--top 20] [--windows sliding]
+    [--limit N] WAY...
 
-FOLDER comes from `training.assemble_hybrid`: real language weights, a RANDOM vision tower, so texts only. WAY is one of
+FOLDER comes from `training.assemble_hybrid`: real language weights, a RANDOM vision tower, so texts
+only. WAY is one of
     bm25, gte-small, rnx-mini                 for comparison, on the same candidates
     pointwise                                 yes against no, each candidate alone
-    labels, labels+both, labels+bias, labels+both+bias
-        one letter for each candidate; `both`: also the reversed list; `bias`: less the mean logit of each slot, fitted
-        without grades on lists of DL22
+    labels, labels+both, labels+bias, labels+both+bias one letter for each candidate; `both`: also
+        the reversed list; `bias`: less the mean logit of each slot, fitted without grades on lists
+        of DL22
     doctor                                    label mass, agreement of a list with its reverse, and the doctor's verdict on DL22
-Nothing is fitted on DL19. Texts are cut to 70 tokens. Every read is kept in OUT and never made twice: a killed run goes on
-where it was, and ways share their reads.
+Nothing is fitted on DL19. Texts are cut to 70 tokens. Every read is kept in OUT and never made
+twice: a killed run goes on where it was, and ways share their reads.
 """
 
 from __future__ import annotations
@@ -37,7 +40,17 @@ from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers.vlm import VLMRanker, diagnose, fit, kendall_tau
 from llama_index_rnx.ranking import Calibration, Ranker, ScoringRequest
 from training.data import GradedList, data_folder, rows, take, trec
-from training.evaluation import NDCG10, Run, Values, bootstrap, evaluate, first_run, mean, qrels_of, run_of
+from training.evaluation import (
+    NDCG10,
+    Run,
+    Values,
+    bootstrap,
+    evaluate,
+    first_run,
+    mean,
+    qrels_of,
+    run_of,
+)
 
 TEXT_TOKENS = 70
 BIAS_LISTS = 12  # of DL22, each shuffled four times: 48 reads a slot
@@ -51,36 +64,54 @@ WAYS = ("bm25", "gte-small", "rnx-mini", "pointwise", *LABELS, "doctor")
 
 
 def main() -> None:
-    """Ranks the lists by every way and prints its nDCG@10, with the paired interval against BM25's order."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Ranks the lists by every way and prints its nDCG@10, with the paired interval against BM25's
+    order.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("ways", nargs="+", choices=WAYS, metavar="WAY")
     parser.add_argument("--model", required=True)
     parser.add_argument("--to", type=Path, required=True, help="the folder of the kept reads")
-    parser.add_argument("--windows", choices=["sliding", "parallel"], default="sliding", help="of lists beyond 20")
+    parser.add_argument(
+        "--windows", choices=["sliding", "parallel"], default="sliding", help="of lists beyond 20"
+    )
     parser.add_argument("--top", type=int, default=20, help="candidates of BM25's list")
     parser.add_argument("--limit", type=int, help="only the first queries")
     parser.add_argument("--dtype", default="bfloat16")
     args = parser.parse_args()
     args.to.mkdir(parents=True, exist_ok=True)
-    lists = [take(of, range(min(args.top, len(of.docids)))) for of in trec("dl19", ["bm25"])[: args.limit]]
+    lists = [
+        take(of, range(min(args.top, len(of.docids))))
+        for of in trec("dl19", ["bm25"])[: args.limit]
+    ]
     bm25 = evaluate(qrels_of(lists), first_run(lists), NDCG10)
     kept = lru_cache(maxsize=1)(partial(opened, args))
-    print(f"DL19, BM25's top {args.top}, {len(lists)} queries, texts of {TEXT_TOKENS} tokens; {args.model} in {args.dtype}")
+    print(
+        f"DL19, BM25's top {args.top}, {len(lists)} queries, texts of {TEXT_TOKENS} tokens; {args.model} in {args.dtype}"
+    )
     for way in args.ways:
         if way == "doctor":
             print(prejudice(kept("labels"), lists))
             continue
         values, spent = measured(way, lists, kept, args)
-        print(f"{way:18} nDCG@10 {mean(values):.4f}  against BM25 {bootstrap(values, bm25)}  {spent}", flush=True)
+        print(
+            f"{way:18} nDCG@10 {mean(values):.4f}  against BM25 {bootstrap(values, bm25)}  {spent}",
+            flush=True,
+        )
 
 
-def measured(way: str, lists: Sequence[GradedList], kept: Callable[[str], KeptReads], args: Any) -> tuple[Values, str]:
+def measured(
+    way: str, lists: Sequence[GradedList], kept: Callable[[str], KeptReads], args: Any
+) -> tuple[Values, str]:
     """nDCG@10 by query, and what reading took (also what earlier runs spent on the same reads)."""
     if way == "bm25":
         return evaluate(qrels_of(lists), first_run(lists), NDCG10), ""
     if way == "gte-small":
         return evaluate(qrels_of(lists), run_of(lists, [cosines(of) for of in lists]), NDCG10), ""
-    ranker: Ranker = load_ranker(max_text_tokens=TEXT_TOKENS) if way == "rnx-mini" else way_of(way, kept)
+    ranker: Ranker = (
+        load_ranker(max_text_tokens=TEXT_TOKENS) if way == "rnx-mini" else way_of(way, kept)
+    )
     found = evaluate(qrels_of(lists), reranked(ranker, lists, args), NDCG10)
     return found, kept(way.split("+")[0]).spent() if way != "rnx-mini" else ""
 
@@ -91,16 +122,26 @@ def way_of(way: str, kept: Callable[[str], KeptReads]) -> Ranker:
         return kept("pointwise")
     both, bias = LABELS[way]
     reads = kept("labels")
-    return Corrected(reads, both, fit(cast(VLMRanker, reads), dl22(reads), lengths=[reads.window]) if bias else Calibration())
+    return Corrected(
+        reads,
+        both,
+        fit(cast(VLMRanker, reads), dl22(reads), lengths=[reads.window]) if bias else Calibration(),
+    )
 
 
 def reranked(ranker: Ranker, lists: Sequence[GradedList], args: Any) -> Run:
     """Every list through `RNXRerank`, as a user would."""
     memories = str(args.to / "memories")
-    reranker, run = RNXRerank(ranker=ranker, top_n=args.top, windows=args.windows, memory_path=memories), Run()
+    reranker, run = (
+        RNXRerank(ranker=ranker, top_n=args.top, windows=args.windows, memory_path=memories),
+        Run(),
+    )
     with progress_bar("reranking", len(lists), "lists") as advance:
         for of in lists:
-            nodes = [NodeWithScore(node=TextNode(id_=d, text=t)) for d, t in zip(of.docids, of.texts, strict=True)]
+            nodes = [
+                NodeWithScore(node=TextNode(id_=d, text=t))
+                for d, t in zip(of.docids, of.texts, strict=True)
+            ]
             best = reranker.postprocess_nodes(nodes, query_str=of.query)
             run[of.qid] = {hit.node_id: float(len(best) - place) for place, hit in enumerate(best)}
             advance(1)
@@ -111,12 +152,16 @@ def cosines(of: GradedList) -> list[float]:
     """gte-small's cosines, whole texts; it is the text tower of rnx-mini."""
     embedding = RNXEmbedding()
     asked = torch.tensor(embedding.get_query_embedding(of.query))
-    found: list[float] = (torch.tensor(embedding.get_text_embedding_batch(list(of.texts))) @ asked).tolist()
+    found: list[float] = (
+        torch.tensor(embedding.get_text_embedding_batch(list(of.texts))) @ asked
+    ).tolist()
     return found
 
 
 def prejudice(reads: KeptReads, lists: Sequence[GradedList]) -> str:
-    """On the lists: agreement with the reverse, and label mass. On DL22, where the slot bias is fitted: the doctor's words."""
+    """On the lists: agreement with the reverse, and label mass. On DL22, where the slot bias is
+    fitted: the doctor's words.
+    """
     asks = [ask_of(reads, of.query, of.texts) for of in lists]
     taus = []
     for query, memories in asks:
@@ -133,22 +178,34 @@ def prejudice(reads: KeptReads, lists: Sequence[GradedList]) -> str:
 def dl22(reads: KeptReads) -> list[ScoringRequest]:
     """The lists on which the slot bias is fitted; they need no grades."""
     found = islice(rows(data_folder() / "trec" / "dl22.bm25.jsonl.gz"), BIAS_LISTS)
-    return [ask_of(reads, row["query"], [c["text"] for c in row["candidates"][: reads.window]]) for row in found]
+    return [
+        ask_of(reads, row["query"], [c["text"] for c in row["candidates"][: reads.window]])
+        for row in found
+    ]
 
 
 def ask_of(reads: KeptReads, query: str, texts: Sequence[str]) -> ScoringRequest:
-    return Query(text=query), reads.remember([Candidate(id=str(i), text=text) for i, text in enumerate(texts)])
+    return Query(text=query), reads.remember(
+        [Candidate(id=str(i), text=text) for i, text in enumerate(texts)]
+    )
 
 
 def opened(args: Any, readout: str) -> KeptReads:
     """The reads of one read-out; those of another model, precision or prompt lie in another file."""
-    ranker = cast(VLMRanker, load_ranker(args.model, readout=readout, dtype=args.dtype, max_text_tokens=TEXT_TOKENS))
+    ranker = cast(
+        VLMRanker,
+        load_ranker(args.model, readout=readout, dtype=args.dtype, max_text_tokens=TEXT_TOKENS),
+    )
     settings = json.dumps([args.model, args.dtype, TEXT_TOKENS, ranker.prompts])
-    return KeptReads(ranker, args.to / f"{readout}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}.jsonl")
+    return KeptReads(
+        ranker, args.to / f"{readout}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}.jsonl"
+    )
 
 
 class KeptReads:
-    """A `VLMRanker` without its corrections, whose reads are written to a file as they come and are never made twice."""
+    """A `VLMRanker` without its corrections, whose reads are written to a file as they come and are
+    never made twice.
+    """
 
     def __init__(self, ranker: VLMRanker, path: Path) -> None:
         self._ranker, self._path = ranker.uncalibrated(), path
@@ -199,7 +256,9 @@ class KeptReads:
         self._used.add(key)
         if key not in self._kept:
             self._kept[key] = self._made(query, memories)
-            with self._path.open("a") as stream:  # the break comes first: a torn last line costs only itself
+            with self._path.open(
+                "a"
+            ) as stream:  # the break comes first: a torn last line costs only itself
                 stream.write("\n" + json.dumps({"key": key, **self._kept[key]}))
         return self._kept[key]
 
@@ -208,15 +267,25 @@ class KeptReads:
         cpu, wall = time.process_time(), time.perf_counter()
         scores = once.score(query, memories)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        return {"query": query.text, "scores": scores, "mass": once.label_mass, "cpu": cpu, "wall": wall}
+        return {
+            "query": query.text,
+            "scores": scores,
+            "mass": once.label_mass,
+            "cpu": cpu,
+            "wall": wall,
+        }
 
     def _key(self, query: Query, memories: Sequence[Memory]) -> str:
         texts = [memory["text"].tolist() for memory in memories]
-        return hashlib.sha256(json.dumps([self.name, self.readout, query.text, texts]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([self.name, self.readout, query.text, texts]).encode()
+        ).hexdigest()
 
 
 class Corrected:
-    """The ranker by labels over kept reads, with `both_orders` and a calibration as `VLMRanker` applies them."""
+    """The ranker by labels over kept reads, with `both_orders` and a calibration as `VLMRanker`
+    applies them.
+    """
 
     def __init__(self, reads: KeptReads, both: bool, calibration: Calibration) -> None:
         self._reads, self._both, self._calibration = reads, both, calibration

@@ -1,13 +1,15 @@
-"""Many queries at once: forwards shared by `RNXRerank` against each caller alone in a thread, with the same ranker.
+"""Many queries at once: forwards shared by `RNXRerank` against each caller alone in a thread, with
+the same ranker.
 
     python -m benchmarks.load [--ranker mini|vlm] [--callers 1 8 32] [--queries 64] [--rounds 3] [--candidates 20] [--threads 1]
     python -m benchmarks.load --http        # `rnx serve` over a socket: 32 clients, then five times as many as it takes
     python -m benchmarks.load --memory      # what a process has in memory after so many callers at once, ever new texts
 
-`alone` is what LlamaIndex's own postprocessors do: `asyncio.to_thread` for each call, each with its own forwards. Both ways
-rank the same lists, remembered before; each caller asks its next query when it has its answer. They are run in turn, and the
-ratios are of sums over the rounds of one run. `mini` is the shipped rnx-mini, `vlm` a tiny random Qwen2-VL read by labels: its
-arithmetic costs next to nothing, so it shows what sharing saves in calls, not what it saves on a GPU.
+`alone` is what LlamaIndex's own postprocessors do: `asyncio.to_thread` for each call, each with its
+own forwards. Both ways rank the same lists, remembered before; each caller asks its next query when
+it has its answer. They are run in turn, and the ratios are of sums over the rounds of one run.
+`mini` is the shipped rnx-mini, `vlm` a tiny random Qwen2-VL read by labels: its arithmetic costs
+next to nothing, so it shows what sharing saves in calls, not what it saves on a GPU.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ Ask = Callable[[str], Awaitable[object]]
 
 @dataclass(kw_only=True)
 class Load:
-    """What one way did: the seconds of every answered query, and of all of them by the clock and of the processor."""
+    """What one way did: the seconds of every answered query, and of all of them by the clock and of
+    the processor.
+    """
 
     seconds: list[float] = field(default_factory=list)
     elapsed: float = 0.0
@@ -64,13 +68,20 @@ class Load:
 
 def main() -> None:
     """Prints a line for each number of callers and each way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ranker", choices=["mini", "vlm"], default="mini")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--candidates", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 favours `alone`, whose threads have as many each")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of torch; 1 favours `alone`, whose threads have as many each",
+    )
     parser.add_argument("--http", action="store_true")
     parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
@@ -89,10 +100,14 @@ def main() -> None:
 
 
 def _tiny(folder: Path) -> Ranker:
-    return load_ranker(str(save_tiny(folder)), readout="labels", dtype="float32", max_text_tokens=64)
+    return load_ranker(
+        str(save_tiny(folder)), readout="labels", dtype="float32", max_text_tokens=64
+    )
 
 
-async def compared(ranker: Ranker, nodes: list[NodeWithScore], callers: int, queries: int, rounds: int) -> None:
+async def compared(
+    ranker: Ranker, nodes: list[NodeWithScore], callers: int, queries: int, rounds: int
+) -> None:
     """Both ways in turn, each on queries of its own."""
     reranker, store = RNXRerank(ranker=ranker, top_n=5), MemoryStore()
     candidates = [candidate_of(hit.node) for hit in nodes]
@@ -107,11 +122,19 @@ async def compared(ranker: Ranker, nodes: list[NodeWithScore], callers: int, que
     rng = random.Random(callers)
     for number in range(rounds + 1):
         for ask, load in ways.values():
-            await drive(ask, [" ".join(words(rng, 8)) for _ in range(queries)], callers, load if number else Load())  # warm-up
+            await drive(
+                ask,
+                [" ".join(words(rng, 8)) for _ in range(queries)],
+                callers,
+                load if number else Load(),
+            )  # warm-up
     ours, theirs = ways["shared"][1], ways["alone"][1]
     for name, (_, load) in ways.items():
         print(f"{ranker.name[-20:]:20} {callers:3} callers  {name:6} {load}", flush=True)
-    throughput, p95 = ours.throughput / theirs.throughput, ours.quantile(0.95) / theirs.quantile(0.95)
+    throughput, p95 = (
+        ours.throughput / theirs.throughput,
+        ours.quantile(0.95) / theirs.quantile(0.95),
+    )
     print(f"{'':35}ratio  {throughput:.2f} throughput, {p95:.2f} p95")
 
 
@@ -132,18 +155,26 @@ async def drive(ask: Ask, queries: Sequence[str], callers: int, load: Load) -> N
 
 
 async def memory_by_callers(counts: Sequence[int], candidates: int) -> None:
-    """`RNXRerank` with rnx-mini, each caller with texts that were never seen, two rounds; memories in RAM bounded to 8 MiB."""
+    """`RNXRerank` with rnx-mini, each caller with texts that were never seen, two rounds; memories
+    in RAM bounded to 8 MiB.
+    """
     RAM.limit = 8 * 2**20
     reranker, rng = RNXRerank(model="rnx-mini", top_n=5), random.Random(0)
 
     async def ask(query: str) -> object:
-        nodes = [NodeWithScore(node=TextNode(text=f"{query} {' '.join(words(rng, 40))}")) for _ in range(candidates)]
+        nodes = [
+            NodeWithScore(node=TextNode(text=f"{query} {' '.join(words(rng, 40))}"))
+            for _ in range(candidates)
+        ]
         return await reranker.apostprocess_nodes(nodes, QueryBundle(query))
 
     for callers in counts:
         await drive(ask, [" ".join(words(rng, 8)) for _ in range(2 * callers)], callers, Load())
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        print(f"after {callers:3} callers at once  {pages * os.sysconf('SC_PAGE_SIZE') >> 20} MiB resident", flush=True)
+        print(
+            f"after {callers:3} callers at once  {pages * os.sysconf('SC_PAGE_SIZE') >> 20} MiB resident",
+            flush=True,
+        )
 
 
 async def over_http(queries: int, candidates: int, threads: int) -> None:
@@ -152,7 +183,9 @@ async def over_http(queries: int, candidates: int, threads: int) -> None:
     rng, statuses, refused = random.Random(0), Counter[int](), Load()
     with serving(threads) as url:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False, limits=limits) as client:
+        async with httpx.AsyncClient(
+            base_url=url, timeout=120, trust_env=False, limits=limits
+        ) as client:
 
             async def ask(query: str) -> None:
                 start = time.perf_counter()
@@ -182,8 +215,19 @@ def serving(threads: int) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "llama_index_rnx.cli", "serve", "--port", str(port), "--max-waiting", "32"]
-    server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "llama_index_rnx.cli",
+        "serve",
+        "--port",
+        str(port),
+        "--max-waiting",
+        "32",
+    ]
+    server = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stderr=subprocess.DEVNULL
+    )
     try:
         _wait(f"http://127.0.0.1:{port}/health")
         yield f"http://127.0.0.1:{port}"

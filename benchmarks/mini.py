@@ -1,10 +1,12 @@
-"""Speed of rnx-mini against a cross-encoder of MiniLM-L6's size, on the same 100 texts, alternately in one process.
+"""Speed of rnx-mini against a cross-encoder of MiniLM-L6's size, on the same 100 texts, alternately
+in one process.
 
     python -m benchmarks.mini [--rounds 20] [--threads 2]
     python -m benchmarks.mini --busy        # remembering fresh texts and a query, on idle cores and beside one busy core
 
-The cross-encoder has random weights: its speed does not depend on them, and no trained one can be had without a hub.
-Texts are generated: 60 words each, about the length of an MS MARCO passage. Prints medians and their ratio.
+The cross-encoder has random weights: its speed does not depend on them, and no trained one can be
+had without a hub. Texts are generated: 60 words each, about the length of an MS MARCO passage.
+Prints medians and their ratio.
 """
 
 from __future__ import annotations
@@ -37,10 +39,16 @@ GLUE = "the of and in to is that for with as on by an from at which was are it b
 
 def main() -> None:
     """Measures both on the same lists and prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--busy", action="store_true", help="compare idle cores with one that is busy, not with a rival")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="compare idle cores with one that is busy, not with a rival",
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.busy:
@@ -55,9 +63,13 @@ def main() -> None:
         rival = cross_encoder(Path(folder))
         rival.postprocess_nodes(nodes, query_str="warm up")
         ours, theirs = alternately(
-            args.rounds, lambda q: mini.postprocess_nodes(nodes, query_str=q), lambda q: rival_run(rival, q)
+            args.rounds,
+            lambda q: mini.postprocess_nodes(nodes, query_str=q),
+            lambda q: rival_run(rival, q),
         )
-    print(f"{CANDIDATES} texts of {WORDS} words, {args.threads} threads, {args.rounds} rounds, median (least .. most)")
+    print(
+        f"{CANDIDATES} texts of {WORDS} words, {args.threads} threads, {args.rounds} rounds, median (least .. most)"
+    )
     print(f"rnx-mini, remembered          {shown(ours)}")
     print(f"cross-encoder, MiniLM-L6 size {shown(theirs)}")
     print(f"ratio of the medians          {ratio(theirs, ours):.1f}")
@@ -65,28 +77,44 @@ def main() -> None:
 
 
 def idle_and_busy(rounds: int) -> None:
-    """Remember 100 fresh texts and answer a query, in turn with idle cores and beside an endless loop on one of them."""
+    """Remember 100 fresh texts and answer a query, in turn with idle cores and beside an endless
+    loop on one of them.
+    """
     rng, mini = random.Random(0), RNXRerank(top_n=10)
     mini.postprocess_nodes(texts(rng), query_str="warm up")
-    seconds = {(work, state): list[float]() for state in ("idle", "busy") for work in ("remembering", "a query")}
+    seconds = {
+        (work, state): list[float]()
+        for state in ("idle", "busy")
+        for work in ("remembering", "a query")
+    }
 
     for _ in range(rounds):
         for state in ("idle", "busy"):
             nodes, query = texts(rng), " ".join(words(rng, 8))
             with busy_core() if state == "busy" else nullcontext():
-                seconds["remembering", state].append(elapsed(partial(mini.postprocess_nodes, nodes, query_str=query)))
-                seconds["a query", state].append(elapsed(partial(mini.postprocess_nodes, nodes, query_str=f"{query} again")))
+                seconds["remembering", state].append(
+                    elapsed(partial(mini.postprocess_nodes, nodes, query_str=query))
+                )
+                seconds["a query", state].append(
+                    elapsed(partial(mini.postprocess_nodes, nodes, query_str=f"{query} again"))
+                )
 
-    print(f"{CANDIDATES} texts of {WORDS} words, {torch.get_num_threads()} threads, {rounds} rounds, median (least .. most)")
+    print(
+        f"{CANDIDATES} texts of {WORDS} words, {torch.get_num_threads()} threads, {rounds} rounds, median (least .. most)"
+    )
     for work in ("remembering", "a query"):
         idle, busy = seconds[work, "idle"], seconds[work, "busy"]
-        print(f"{work:12} idle {shown(idle)}   one core busy {shown(busy)}   ratio {ratio(busy, idle):.2f}")
+        print(
+            f"{work:12} idle {shown(idle)}   one core busy {shown(busy)}   ratio {ratio(busy, idle):.2f}"
+        )
 
 
 @contextmanager
 def busy_core() -> Iterator[None]:
     """A process that computes without end, for as long as the block lasts."""
-    loop = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    loop = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    )
     try:
         assert loop.stdout is not None
         loop.stdout.readline()  # it has begun
@@ -110,7 +138,10 @@ def ratio(seconds: list[float], others: list[float]) -> float:
 
 def texts(rng: random.Random) -> list[NodeWithScore]:
     """Texts of content words and glue, no two alike."""
-    return [NodeWithScore(node=TextNode(text=" ".join(words(rng, WORDS))), score=1 / rank) for rank in range(1, CANDIDATES + 1)]
+    return [
+        NodeWithScore(node=TextNode(text=" ".join(words(rng, WORDS))), score=1 / rank)
+        for rank in range(1, CANDIDATES + 1)
+    ]
 
 
 def words(rng: random.Random, count: int) -> list[str]:
@@ -121,7 +152,12 @@ def words(rng: random.Random, count: int) -> list[str]:
 def cross_encoder(folder: Path) -> SentenceTransformerRerank:
     """LlamaIndex's own cross-encoder reranker over a BERT of 6 layers and width 384."""
     config = BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=1, vocab_size=30522
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        num_labels=1,
+        vocab_size=30522,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast(
@@ -133,7 +169,9 @@ def cross_encoder(folder: Path) -> SentenceTransformerRerank:
         mask_token="[MASK]",
     )
     tokenizer.save_pretrained(folder)
-    return SentenceTransformerRerank(model=str(folder), top_n=10, device="cpu", trust_remote_code=False)
+    return SentenceTransformerRerank(
+        model=str(folder), top_n=10, device="cpu", trust_remote_code=False
+    )
 
 
 def rival_run(rival: SentenceTransformerRerank, query: str) -> None:
@@ -142,7 +180,9 @@ def rival_run(rival: SentenceTransformerRerank, query: str) -> None:
 
 
 def alternately(rounds: int, *runs: Callable[[str], object]) -> list[list[float]]:
-    """The seconds of each run, taken in turn with a new query each round, so that a slow spell meets both."""
+    """The seconds of each run, taken in turn with a new query each round, so that a slow spell
+    meets both.
+    """
     rng = random.Random(1)
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):

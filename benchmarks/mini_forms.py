@@ -1,9 +1,11 @@
-"""In which form the towers of rnx-mini are fastest, and what each form costs: fp32, bf16, fp16, int8, in torch and OpenVINO.
+"""In which form the towers of rnx-mini are fastest, and what each form costs: fp32, bf16, fp16,
+int8, in torch and OpenVINO.
 
     RNX_DATA=DIR python -m benchmarks.mini_forms [--threads 2] [--topics 10] [--pictures 32]
 
-Texts are the segments of RAG24 dev topics, ordered by their cosine with the topic alone; pictures are those of Flickr8k dev.
-Prints milliseconds of wall clock and of the processor for each text and picture, nDCG@10, and the least cosine with fp32.
+Texts are the segments of RAG24 dev topics, ordered by their cosine with the topic alone; pictures
+are those of Flickr8k dev. Prints milliseconds of wall clock and of the processor for each text and
+picture, nDCG@10, and the least cosine with fp32.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_rnx.candidates import file_source
-from llama_index_rnx.rankers.mini import IMAGE_PIXELS, MiniModel, model_folder, pad_ids, pool, preprocess, read_mini
+from llama_index_rnx.rankers.mini import (
+    IMAGE_PIXELS,
+    MiniModel,
+    model_folder,
+    pad_ids,
+    pool,
+    preprocess,
+    read_mini,
+)
 from training.bi_encoder import pairs
 from training.data import GradedList, data_folder, rag24
 from training.evaluation import evaluate, mean, qrels_of, run_of
@@ -43,7 +53,9 @@ def forms(module: nn.Module, example: tuple[Tensor, ...]) -> Iterator[tuple[str,
     yield "torch fp32", module
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         yield f"torch {name}", _cast(copy.deepcopy(module).to(dtype), dtype)
-    if any(isinstance(part, nn.Linear) for part in module.modules()):  # torch has dynamic int8 for these alone
+    if any(
+        isinstance(part, nn.Linear) for part in module.modules()
+    ):  # torch has dynamic int8 for these alone
         quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {nn.Linear})  # type: ignore[no-untyped-call]
         yield "torch int8, dynamic", quantised
     yield from _openvino(module, example)
@@ -64,12 +76,23 @@ def _openvino(module: nn.Module, example: tuple[Tensor, ...]) -> Iterator[tuple[
         return
     graph = openvino.convert_model(module, example_input=example)
     for name, precision in (("fp32", "f32"), ("bf16", "bf16")):
-        hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+        hints = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+        }
         ready = openvino.Core().compile_model(graph, "CPU", hints)
-        yield f"OpenVINO {name}", lambda *inputs, ready=ready: torch.from_numpy(ready([x.numpy() for x in inputs])[0].copy())
+        yield (
+            f"OpenVINO {name}",
+            lambda *inputs, ready=ready: torch.from_numpy(
+                ready([x.numpy() for x in inputs])[0].copy()
+            ),
+        )
 
 
-def timed(forward: Forward, batches: Sequence[tuple[Tensor, ...]], items: int) -> tuple[list[Tensor], Cost]:
+def timed(
+    forward: Forward, batches: Sequence[tuple[Tensor, ...]], items: int
+) -> tuple[list[Tensor], Cost]:
     """What comes out, and the cost of an item after one batch to warm up."""
     forward(*batches[0])
     wall, processor = time.perf_counter(), time.process_time()
@@ -93,7 +116,10 @@ def texts(model: MiniModel, lists: Sequence[GradedList]) -> None:
         for part, found, (_, mask) in zip(parts, states, batches, strict=True):
             vectors[part] = pool(found.float(), mask)
         exact = vectors if exact is None else exact
-        print(f"| text, {name} | {cost} | {ndcg(vectors, lists):.4f} | {least_cosine(vectors, exact):.4f} |", flush=True)
+        print(
+            f"| text, {name} | {cost} | {ndcg(vectors, lists):.4f} | {least_cosine(vectors, exact):.4f} |",
+            flush=True,
+        )
 
 
 def ndcg(vectors: Tensor, lists: Sequence[GradedList]) -> float:
@@ -125,17 +151,23 @@ def least_cosine(ours: Tensor, exact: Tensor) -> float:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--topics", type=int, default=10)
     parser.add_argument("--pictures", type=int, default=32)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     model = read_mini(model_folder())[0].eval().requires_grad_(False)
-    print(f"{asked.threads} threads\n| | an item, wall (processor) | nDCG@10 | least cosine with fp32 |\n|---|---|---|---|")
+    print(
+        f"{asked.threads} threads\n| | an item, wall (processor) | nDCG@10 | least cosine with fp32 |\n|---|---|---|---|"
+    )
     texts(model, rag24("dev")[: asked.topics])
     paths = [pair.path for pair in pairs(data_folder(), "flickr_dev")[: asked.pictures]]
-    pictures(model, torch.stack([preprocess(file_source(path).load(IMAGE_PIXELS)) for path in paths]))
+    pictures(
+        model, torch.stack([preprocess(file_source(path).load(IMAGE_PIXELS)) for path in paths])
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""Quality of the shipped model on the development sets, through the public API alone: index, retrieve, rerank.
+"""Quality of the shipped model on the development sets, through the public API alone: index,
+retrieve, rerank.
 
     python -m benchmarks.quality demo
-    RNX_DATA=DIR python -m benchmarks.quality flickr8k|mmdocir [--limit N]
-    RNX_DATA=DIR python -m benchmarks.quality dl19 [--limit N] [--window N] [--windows sliding|parallel]
+    RNX_DATA=DIR python -m benchmarks.quality flickr8k|mmdocir [--limit N] RNX_DATA=DIR python -m
+    benchmarks.quality dl19 [--limit N] [--window N] [--windows sliding|parallel]
 
-`demo`: the questions of the demo's corpus, where texts, PDF pages and pictures stand in one list, R@1 by the kind of the right
-answer. `flickr8k` dev: 1,000 photographs, 5,000 captions as queries, the retriever's order and its top 20 reranked, R@1/5/10.
-`dl19`: TREC DL19, BM25's top 100 reranked, nDCG@10, whole or in smaller windows. `mmdocir`: 26 documents, each indexed alone,
-question -> page, R@1/3/5; also the pages' texts without their images. Gains come with a 95 % interval by paired bootstrap over
-the queries.
+`demo`: the questions of the demo's corpus, where texts, PDF pages and pictures stand in one list,
+R@1 by the kind of the right answer. `flickr8k` dev: 1,000 photographs, 5,000 captions as queries,
+the retriever's order and its top 20 reranked, R@1/5/10. `dl19`: TREC DL19, BM25's top 100 reranked,
+nDCG@10, whole or in smaller windows. `mmdocir`: 26 documents, each indexed alone, question -> page,
+R@1/3/5; also the pages' texts without their images. Gains come with a 95 % interval by paired
+bootstrap over the queries.
 """
 
 from __future__ import annotations
@@ -37,11 +39,22 @@ Ranks = list[int | None]  # of the first right answer, from 1; None where it was
 
 def main() -> None:
     """Runs one set and prints its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("set", choices=["demo", "flickr8k", "dl19", "mmdocir"])
-    parser.add_argument("--limit", type=int, help="only the first queries (flickr8k) or documents (mmdocir)")
-    parser.add_argument("--window", type=int, help="dl19: candidates read at once; default: the whole list")
-    parser.add_argument("--windows", choices=["sliding", "parallel"], default="sliding", help="dl19: how such windows are read")
+    parser.add_argument(
+        "--limit", type=int, help="only the first queries (flickr8k) or documents (mmdocir)"
+    )
+    parser.add_argument(
+        "--window", type=int, help="dl19: candidates read at once; default: the whole list"
+    )
+    parser.add_argument(
+        "--windows",
+        choices=["sliding", "parallel"],
+        default="sliding",
+        help="dl19: how such windows are read",
+    )
     args = parser.parse_args()
     if args.set == "dl19":
         dl19(args.limit, args.window, args.windows)
@@ -56,7 +69,10 @@ def demo(limit: int | None) -> None:
         build_corpus(folder)
         collection = NodeCollection(":memory:")
         index_paths(collection, [folder / "corpus"])
-        asked = [json.loads(line) for line in (folder / "queries" / "questions.jsonl").read_text().splitlines()][:limit]
+        asked = [
+            json.loads(line)
+            for line in (folder / "queries" / "questions.jsonl").read_text().splitlines()
+        ][:limit]
         queries = [(row["query"], set(row["answers"])) for row in asked]
         found = list(_searched(RNXRetriever(collection, top_k=100), RNXRerank(top_n=100), queries))
     ranks: dict[str, tuple[Ranks, Ranks]] = defaultdict(lambda: ([], []))
@@ -75,7 +91,9 @@ def flickr8k(limit: int | None) -> None:
     collection = NodeCollection(":memory:")
     collection.add([_photograph(row["image"]) for row in photographs], show_progress=True)
     retriever, reranker = RNXRetriever(collection, top_k=FLICKR_K), RNXRerank(top_n=FLICKR_K)
-    queries = [(caption, {row["image"]}) for row in photographs for caption in row["captions"]][:limit]
+    queries = [(caption, {row["image"]}) for row in photographs for caption in row["captions"]][
+        :limit
+    ]
     found = list(_searched(retriever, reranker, queries))
     print(f"flickr8k dev, {len(queries)} captions, k = {FLICKR_K}")
     _print_recalls([before for before, _ in found], [after for _, after in found], at=(1, 5, 10))
@@ -89,13 +107,20 @@ def dl19(limit: int | None, window: int | None, windows: Windows) -> None:
     after: Run = {}
     with progress_bar("dl19", len(lists), "lists") as advance:
         for of in lists:
-            nodes = [NodeWithScore(node=TextNode(id_=d, text=t)) for d, t in zip(of.docids, of.texts, strict=True)]
+            nodes = [
+                NodeWithScore(node=TextNode(id_=d, text=t))
+                for d, t in zip(of.docids, of.texts, strict=True)
+            ]
             ranked = reranker.postprocess_nodes(nodes, query_str=of.query)
-            after[of.qid] = {hit.node_id: float(len(ranked) - place) for place, hit in enumerate(ranked)}
+            after[of.qid] = {
+                hit.node_id: float(len(ranked) - place) for place, hit in enumerate(ranked)
+            }
             advance(1)
     qrels = {of.qid: {docid: round(grade) for docid, grade in of.judged.items()} for of in lists}
     ours, bm25 = evaluate(qrels, after, NDCG10), evaluate(qrels, before, NDCG10)
-    print(f"dl19, {len(lists)} queries: nDCG@10 BM25 {mean(bm25):.4f}, reranked {mean(ours):.4f}, {bootstrap(ours, bm25)}")
+    print(
+        f"dl19, {len(lists)} queries: nDCG@10 BM25 {mean(bm25):.4f}, reranked {mean(ours):.4f}, {bootstrap(ours, bm25)}"
+    )
 
 
 def mmdocir(limit: int | None) -> None:
@@ -116,11 +141,15 @@ def mmdocir(limit: int | None) -> None:
         _print_recalls(before, after, at=(1, 3, 5))
 
 
-def _ask(nodes: Sequence[BaseNode], document: dict[str, Any]) -> Iterator[tuple[int | None, int | None]]:
+def _ask(
+    nodes: Sequence[BaseNode], document: dict[str, Any]
+) -> Iterator[tuple[int | None, int | None]]:
     collection = NodeCollection(":memory:")
     collection.add(nodes)
     retriever, reranker = RNXRetriever(collection, top_k=len(nodes)), RNXRerank(top_n=len(nodes))
-    queries = [(one["Q"], {f"{page + 1}" for page in one["page_id"]}) for one in document["questions"]]
+    queries = [
+        (one["Q"], {f"{page + 1}" for page in one["page_id"]}) for one in document["questions"]
+    ]
     yield from _searched(retriever, reranker, queries, show=False)
 
 
@@ -147,7 +176,10 @@ def _photograph(image: str) -> ImageNode:
 
 
 def _searched(
-    retriever: RNXRetriever, reranker: RNXRerank, queries: Sequence[tuple[str, set[str]]], show: bool | None = None
+    retriever: RNXRetriever,
+    reranker: RNXRerank,
+    queries: Sequence[tuple[str, set[str]]],
+    show: bool | None = None,
 ) -> Iterator[tuple[int | None, int | None]]:
     """The rank of the first right node before and after reranking, query by query."""
     with progress_bar("searching", len(queries), "queries", show) as advance:
@@ -164,7 +196,10 @@ def _rank(hits: Sequence[NodeWithScore], right: set[str]) -> int | None:
 
 def _print_recalls(before: Ranks, after: Ranks, at: Sequence[int]) -> None:
     for k in at:
-        then, now = ({str(i): float(r is not None and r <= k) for i, r in enumerate(ranks)} for ranks in (before, after))
+        then, now = (
+            {str(i): float(r is not None and r <= k) for i, r in enumerate(ranks)}
+            for ranks in (before, after)
+        )
         print(
             f"  R@{k:<2} retriever {100 * mean(then):5.1f}  reranked {100 * mean(now):5.1f}  difference {bootstrap(now, then)}"
         )

@@ -1,10 +1,12 @@
-"""Quoted answers on mmdocir (development): how often does an answer of about 60 words hold the known answer, word for word?
+"""Quoted answers on mmdocir (development): how often does an answer of about 60 words hold the
+known answer, word for word?
 
     RNX_DATA=DIR python -m benchmarks.quotes
 
-The questions whose answer stands in the text layer of the page that answers; that page is given. Compared with as many words
-of the sentences that share most words with the question, and with the beginning of the page. Also: the best passage's score on
-the own page and on the page of another question, which says what a score has to be to be called clear.
+The questions whose answer stands in the text layer of the page that answers; that page is given.
+Compared with as many words of the sentences that share most words with the question, and with the
+beginning of the page. Also: the best passage's score on the own page and on the page of another
+question, which says what a score has to be to be called clear.
 """
 
 from __future__ import annotations
@@ -40,15 +42,23 @@ def main() -> None:
     ranker, store, asked = load_ranker(), MemoryStore(), list(questions())
     own = [quotes(ranker, store, Query(text=one.question), one.texts) for one in asked]
     wrong = [*asked[OTHER:], *asked[:OTHER]]
-    other = [quotes(ranker, store, Query(text=a.question), b.texts) for a, b in zip(asked, wrong, strict=True)]
+    other = [
+        quotes(ranker, store, Query(text=a.question), b.texts)
+        for a, b in zip(asked, wrong, strict=True)
+    ]
     ways = {
         "quoted": [" ".join(quote.text for quote in found) for found in own],
-        "shared words": [_first_words(sorted(_said(one), key=lambda said: -_shared(one.question, said))) for one in asked],
+        "shared words": [
+            _first_words(sorted(_said(one), key=lambda said: -_shared(one.question, said)))
+            for one in asked
+        ],
         "beginning": [_first_words(list(_said(one))) for one in asked],
     }
     print(f"mmdocir, {len(asked)} questions whose answer stands in the text of its page")
     for name, answers in ways.items():
-        held = sum(_plain(one.answer) in _plain(answer) for one, answer in zip(asked, answers, strict=True))
+        held = sum(
+            _plain(one.answer) in _plain(answer) for one, answer in zip(asked, answers, strict=True)
+        )
         words = np.mean([len(answer.split()) for answer in answers])
         print(f"{name:<14} {held:3} hold the answer, {words:.0f} words")
     for name, found in (("own page", own), ("another page", other)):

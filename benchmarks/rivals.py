@@ -1,6 +1,8 @@
-"""What else one would run in place of our ranker, with the same weights: their packages' own calls, nothing made faster.
+"""What else one would run in place of our ranker, with the same weights: their packages' own calls,
+nothing made faster.
 
-All of them read texts and open pictures anew at every query. It knows nothing of ours but the weights and the prompts.
+All of them read texts and open pictures anew at every query. It knows nothing of ours but the
+weights and the prompts.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ PART = "{% for part in message.content %}{% if part.type == 'image' %}" + PICTUR
 PART += "{% else %}{{ part.text }}{% endif %}{% endfor %}"
 
 
-# ---- (a) a permutation written over sliding windows: LightOn-rerank-LW, RankZephyr ------------------------------------
+# ---- (a) a permutation written over sliding windows: LightOn-rerank-LW, RankZephyr
+# ------------------------------------
 
 
 def generated_list(backbone: Backbone, query: Query, candidates: Sequence[Candidate]) -> None:
@@ -42,23 +45,29 @@ def generated_list(backbone: Backbone, query: Query, candidates: Sequence[Candid
     def read(places: tuple[int, ...]) -> list[float]:
         shown = "".join(f"[{n}] {content(candidates[i])}\n" for n, i in enumerate(places))
         images = [candidates[i].image for i in places if candidates[i].image]
-        inputs = plain_inputs(backbone, f"{shown}Rank them by: {query.text}\n", [s.load() for s in images if s])
+        inputs = plain_inputs(
+            backbone, f"{shown}Rank them by: {query.text}\n", [s.load() for s in images if s]
+        )
         generated(backbone, inputs, WRITTEN * len(places))
         return [-float(n) for n in range(len(places))]
 
     run_plan(sliding_windows(len(candidates), WINDOW, STRIDE), read)
 
 
-# ---- (b) pointwise, through sentence-transformers ---------------------------------------------------------------------
+# ---- (b) pointwise, through sentence-transformers
+# ---------------------------------------------------------------------
 
 
 def cross_encoder(backbone: Backbone, prompt: PairPrompt = PairPrompt()) -> CrossEncoder:
-    """sentence-transformers' `CrossEncoder` on the backbone's own weights, asked with our pointwise prompt.
+    """sentence-transformers' `CrossEncoder` on the backbone's own weights, asked with our pointwise
+    prompt.
 
-    Its scores are those of our pointwise read-out, so both do the same work. The usual processor of these models wants
-    torchvision, for videos; this one is the same without them.
+    Its scores are those of our pointwise read-out, so both do the same work. The usual processor of
+    these models wants torchvision, for videos; this one is the same without them.
     """
-    processor = PictureProcessor(backbone.processor, backbone.tokenizer, chat_template=_chat_template(prompt))
+    processor = PictureProcessor(
+        backbone.processor, backbone.tokenizer, chat_template=_chat_template(prompt)
+    )
     with tempfile.TemporaryDirectory() as folder:
         backbone.model.config.save_pretrained(folder)
         with mock.patch.object(st.AutoProcessor, "from_pretrained", return_value=processor):
@@ -77,9 +86,13 @@ def predicted(encoder: CrossEncoder, query: Query, candidates: Sequence[Candidat
 class PictureProcessor(Qwen2VLProcessor):
     """Texts and pictures, no videos."""
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
+    ) -> None:
         self.image_token, self.video_token = PAD, "<|video_pad|>"
-        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids([self.image_token, self.video_token])
+        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
+            [self.image_token, self.video_token]
+        )
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
@@ -95,19 +108,30 @@ def _chat_template(prompt: PairPrompt) -> str:
     """Our pointwise prompt as a template of messages with the roles `query` and `document`."""
     text = prompt.template.replace("{instruction}", prompt.instruction)
     for name, role in (("{query}", "query"), ("{content}", "document")):
-        shown = "{% for message in messages if message.role == '" + role + "' %}" + PART + "{% endfor %}"
+        shown = (
+            "{% for message in messages if message.role == '"
+            + role
+            + "' %}"
+            + PART
+            + "{% endfor %}"
+        )
         text = text.replace(name, shown)
-    return text.replace("\n", "{{ '\\n' }}")  # a template drops line breaks after blocks and at its end
+    return text.replace(
+        "\n", "{{ '\\n' }}"
+    )  # a template drops line breaks after blocks and at its end
 
 
 def _document(candidate: Candidate) -> Any:
     if candidate.image is None:
         return candidate.text
     picture = candidate.image.load()
-    return {"image": picture, "text": candidate.text} if candidate.text else picture  # in the order of our prompt
+    return (
+        {"image": picture, "text": candidate.text} if candidate.text else picture
+    )  # in the order of our prompt
 
 
-# ---- (c) one candidate at a time, by a chat model: what LlamaIndex offers for pictures ---------------------------------
+# ---- (c) one candidate at a time, by a chat model: what LlamaIndex offers for pictures
+# ---------------------------------
 
 
 def one_at_a_time(backbone: Backbone, query: Query, candidates: Sequence[Candidate]) -> None:
@@ -118,16 +142,21 @@ def one_at_a_time(backbone: Backbone, query: Query, candidates: Sequence[Candida
         generated(backbone, plain_inputs(backbone, prompt, images), CHATTED)
 
 
-# ---- transformers' own way --------------------------------------------------------------------------------------------
+# ---- transformers' own way
+# --------------------------------------------------------------------------------------------
 
 
 def content(candidate: Candidate) -> str:
     return (PICTURE if candidate.image else "") + candidate.text
 
 
-def plain_inputs(backbone: Backbone, text: str, pictures: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+def plain_inputs(
+    backbone: Backbone, text: str, pictures: Sequence[Image.Image]
+) -> dict[str, torch.Tensor]:
     """What transformers' own processor makes of a prompt and its pictures."""
-    inputs: dict[str, Any] = dict(backbone.processor(images=list(pictures), return_tensors="pt")) if pictures else {}
+    inputs: dict[str, Any] = (
+        dict(backbone.processor(images=list(pictures), return_tensors="pt")) if pictures else {}
+    )
     for grid in inputs.get("image_grid_thw", []):
         text = text.replace(PAD, "\0" * (int(grid.prod()) // 4), 1)
     made = backbone.tokenizer([text.replace("\0", PAD)], return_tensors="pt")
@@ -139,4 +168,6 @@ def plain_inputs(backbone: Backbone, text: str, pictures: Sequence[Image.Image])
 @torch.inference_mode()
 def generated(backbone: Backbone, inputs: dict[str, torch.Tensor], tokens: int) -> None:
     """Exactly so many tokens."""
-    backbone.model.generate(**inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0)
+    backbone.model.generate(
+        **inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0
+    )

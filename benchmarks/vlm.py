@@ -1,15 +1,17 @@
-"""Speed of the 2B vision-language ranker against what else one would run, with the same weights, inputs and process.
+"""Speed of the 2B vision-language ranker against what else one would run, with the same weights,
+inputs and process.
 
     python -m benchmarks.vlm --size tiny                        # CPU, minutes: shows that all of it runs
     python -m benchmarks.vlm --size true --device cuda --compile --plot vlm.png    # the configuration of Qwen2-VL-2B, on a GPU
 
-Weights are random: speed does not depend on them. All methods start from texts and opened pictures, with a new query each
-round, and take turns. Rivals (`rivals.py`) are their packages' own calls:
+Weights are random: speed does not depend on them. All methods start from texts and opened pictures,
+with a new query each round, and take turns. Rivals (`rivals.py`) are their packages' own calls:
     generated list    sliding windows of 20/10, a permutation written by `generate` (RankZephyr's and LightOn's way)
     CrossEncoder      sentence-transformers, pointwise; its scores are checked against our pointwise read-out's first
     one at a time     one prompt a candidate, an answer of 4 tokens by `generate` (what a chat model in LlamaIndex does)
-Ours, `cold` includes the vision tower, `remembered` does not. Share: of the measured matrix product ceiling, counting two
-operations for each weight of the language model and token, no attention and no vision: 40 % is 2.5 times the floor.
+Ours, `cold` includes the vision tower, `remembered` does not. Share: of the measured matrix product
+ceiling, counting two operations for each weight of the language model and token, no attention and
+no vision: 40 % is 2.5 times the floor.
 """
 
 from __future__ import annotations
@@ -46,18 +48,32 @@ from llama_index_rnx.rankers.vlm import (
 from llama_index_rnx.ranking import Windows, rank
 
 TILE = 28  # pixels of a visual token's side
-ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}  # of scores in [0, 1]; 16 bits round each layer
+ALIKE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 0.1,
+    torch.float16: 0.02,
+}  # of scores in [0, 1]; 16 bits round each layer
 OURS = "ours, labels, parallel, remembered"
 TARGETS = {"generated list": 15.0, "CrossEncoder": 2.0}  # times as fast at N = 100, remembered
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
-        "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4},
+        "text": {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+        },
         "vision": {"depth": 2, "embed_dim": 64, "num_heads": 2, "mlp_ratio": 2},
         "mrope": [2, 3, 3],
         "words": 288,
     },
     "true": {  # Qwen2-VL-2B-Instruct, config.json
-        "text": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
+        "text": {
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+        },
         "vision": {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4},
         "mrope": [16, 24, 24],
         "words": 151_936,
@@ -99,7 +115,9 @@ def main() -> None:
     backbone = random_backbone(args.size, place.device, place.dtype, place.attention)
     weights = sum(p.numel() for p in backbone.model.model.language_model.layers.parameters())
     ceiling = matrix_ceiling(place.device, place.dtype)
-    name = f"{device_name(place.device)}, {place.dtype}, {place.attention}, torch {torch.__version__}"
+    name = (
+        f"{device_name(place.device)}, {place.dtype}, {place.attention}, torch {torch.__version__}"
+    )
     print(f"{args.size} Qwen2-VL, random weights, {name}")
     print(f"matrix product ceiling {ceiling / 1e12:.2f} TFLOP/s, {args.rounds} rounds\n")
     found: dict[str, list[Result]] = {}
@@ -112,14 +130,25 @@ def main() -> None:
         draw(found, args.plot, f"{args.size} Qwen2-VL, {name}")
 
 
-def random_backbone(size: str, device: str, dtype: torch.dtype, attention: str = "sdpa") -> Backbone:
+def random_backbone(
+    size: str, device: str, dtype: torch.dtype, attention: str = "sdpa"
+) -> Backbone:
     """A Qwen2-VL of this size with fresh weights, and a tokenizer that spells letter by letter."""
     chosen = SIZES[size]
     tokenizer = tiny_tokenizer(MERGES)
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     rope = {"rope_type": "default", "mrope_section": chosen["mrope"], "rope_theta": 1e6}
-    text = {**chosen["text"], "num_key_value_heads": 2, "vocab_size": chosen["words"], "rope_parameters": rope}
-    text |= {"max_position_embeddings": 32_768, "bos_token_id": 0, "eos_token_id": ids["<|im_end|>"]}
+    text = {
+        **chosen["text"],
+        "num_key_value_heads": 2,
+        "vocab_size": chosen["words"],
+        "rope_parameters": rope,
+    }
+    text |= {
+        "max_position_embeddings": 32_768,
+        "bos_token_id": 0,
+        "eos_token_id": ids["<|im_end|>"],
+    }
     vision = {**chosen["vision"], "hidden_size": text["hidden_size"], "patch_size": 14}
     config = Qwen2VLConfig(
         text_config=text,
@@ -132,7 +161,9 @@ def random_backbone(size: str, device: str, dtype: torch.dtype, attention: str =
     )
     torch.manual_seed(0)
     with torch.device(device):
-        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)
+        model = Qwen2VLForConditionalGeneration._from_config(
+            config, dtype=dtype, attn_implementation=attention
+        )
     return Qwen2VL(model, tokenizer, Qwen2VLImageProcessorPil())
 
 
@@ -146,20 +177,29 @@ def measure(backbone: Backbone, case: Case, rounds: int, compiled: bool = False)
     for turn in range(rounds + 1):
         query = Query(text=f"which one is number {turn}?")
         for name, method in methods.items():
-            seconds, tokens, peak = meter.run(lambda method=method, query=query: method(query), device)
+            seconds, tokens, peak = meter.run(
+                lambda method=method, query=query: method(query), device
+            )
             seen[name] = (tokens, peak)
             if turn:
                 kept[name].append(seconds)
     meter.stop()
-    return [Result(method=name, seconds=kept[name], tokens=seen[name][0], peak=seen[name][1]) for name in methods]
+    return [
+        Result(method=name, seconds=kept[name], tokens=seen[name][0], peak=seen[name][1])
+        for name in methods
+    ]
 
 
-def our_methods(backbone: Backbone, candidates: Sequence[Candidate], compiled: bool) -> Mapping[str, Callable[[Query], object]]:
+def our_methods(
+    backbone: Backbone, candidates: Sequence[Candidate], compiled: bool
+) -> Mapping[str, Callable[[Query], object]]:
     """The flow that `RNXRerank` runs; remembered, its memories lie in RAM."""
     store = MemoryStore()
     labels, pairs = ranker(backbone, "labels"), ranker(backbone, "pointwise")
 
-    def asked(reader: VLMRanker, windows: Windows = "sliding", cold: bool = False) -> Callable[[Query], object]:
+    def asked(
+        reader: VLMRanker, windows: Windows = "sliding", cold: bool = False
+    ) -> Callable[[Query], object]:
         def run(query: Query) -> object:
             if cold:
                 RAM.clear()
@@ -181,7 +221,9 @@ def our_methods(backbone: Backbone, candidates: Sequence[Candidate], compiled: b
     return found
 
 
-def rival_methods(backbone: Backbone, candidates: Sequence[Candidate]) -> Mapping[str, Callable[[Query], object]]:
+def rival_methods(
+    backbone: Backbone, candidates: Sequence[Candidate]
+) -> Mapping[str, Callable[[Query], object]]:
     encoder = cross_encoder(backbone)
     check_alike(backbone, encoder, candidates[:4])
     return {
@@ -197,20 +239,28 @@ def check_alike(backbone: Backbone, encoder: Any, candidates: Sequence[Candidate
     theirs = torch.tensor(predicted(encoder, query, candidates))
     apart = float((torch.tensor(ours.score(query, ours.remember(candidates))) - theirs).abs().max())
     if apart > ALIKE[backbone.model.dtype]:
-        raise SystemExit(f"CrossEncoder's scores differ from ours by {apart:.4f}: it does not read the same prompt")
+        raise SystemExit(
+            f"CrossEncoder's scores differ from ours by {apart:.4f}: it does not read the same prompt"
+        )
 
 
 def ranker(backbone: Backbone, readout: Readout) -> VLMRanker:
-    return VLMRanker(backbone, name="benchmark", readout=readout, window=WINDOW if readout == "labels" else None)
+    return VLMRanker(
+        backbone, name="benchmark", readout=readout, window=WINDOW if readout == "labels" else None
+    )
 
 
 class Meter:
-    """Counts the tokens that go into the language model, whoever calls it, and stops the time of a finished device."""
+    """Counts the tokens that go into the language model, whoever calls it, and stops the time of a
+    finished device.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         self.tokens = 0
         model = backbone.model.model.language_model
-        count = torch.compiler.disable(self._count)  # compiled in, it would compile anew at every number
+        count = torch.compiler.disable(
+            self._count
+        )  # compiled in, it would compile anew at every number
         self._hook = model.register_forward_pre_hook(count, with_kwargs=True)
 
     def run(self, work: Callable[[], object], device: str) -> tuple[float, int, int]:
@@ -236,11 +286,15 @@ class Meter:
 
 
 def made(case: Case, rng: random.Random) -> list[Candidate]:
-    """Texts of as many letters as tokens; pictures of as many tiles, about twice as wide as high where they can."""
+    """Texts of as many letters as tokens; pictures of as many tiles, about twice as wide as high
+    where they can.
+    """
     found = []
     for i in range(case.count):
         if case.kind == "text":
-            found.append(Candidate(id=str(i), text="".join(rng.choice("bcdfgk") for _ in range(case.tokens))))
+            found.append(
+                Candidate(id=str(i), text="".join(rng.choice("bcdfgk") for _ in range(case.tokens)))
+            )
             continue
         high = next(h for h in range(int(case.tokens**0.5), 0, -1) if case.tokens % h == 0)
         colour = tuple(rng.randrange(256) for _ in range(3))
@@ -265,7 +319,11 @@ def matrix_ceiling(device: str, dtype: torch.dtype) -> float:
 
 
 def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device.startswith("cuda") else f"{device}, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name()
+        if device.startswith("cuda")
+        else f"{device}, {torch.get_num_threads()} threads"
+    )
 
 
 def show(case: Case, results: Sequence[Result], weights: int, ceiling: float) -> None:
@@ -300,10 +358,18 @@ def draw(found: Mapping[str, Sequence[Result]], path: Path, title: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(3.2 * len(found) + 2, 3.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(3.2 * len(found) + 2, 3.6), sharey=True, squeeze=False
+    )
     for axis, (name, results) in zip(axes[0], found.items(), strict=True):
-        colours = ["#2a6f97" if result.method.startswith("ours") else "#b8b8b8" for result in results]
-        bars = axis.barh([result.method for result in results], [result.median * 1e3 for result in results], color=colours)
+        colours = [
+            "#2a6f97" if result.method.startswith("ours") else "#b8b8b8" for result in results
+        ]
+        bars = axis.barh(
+            [result.method for result in results],
+            [result.median * 1e3 for result in results],
+            color=colours,
+        )
         axis.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
         axis.set(title=name, xscale="log", xlabel="ms, median")
         axis.margins(x=0.25)
@@ -316,11 +382,17 @@ def draw(found: Mapping[str, Sequence[Result]], path: Path, title: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default=None, help="default: bfloat16 on cuda, else float32")
-    parser.add_argument("--attention", default="auto", help="auto takes flash-attention where it is installed")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default=None, help="default: bfloat16 on cuda, else float32"
+    )
+    parser.add_argument(
+        "--attention", default="auto", help="auto takes flash-attention where it is installed"
+    )
     parser.add_argument("--compile", action="store_true", help="also: ours with torch.compile")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 100])
@@ -330,5 +402,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", ".*of the probability lies on the answers")  # of random weights it means nothing
+    warnings.filterwarnings(
+        "ignore", ".*of the probability lies on the answers"
+    )  # of random weights it means nothing
     main()

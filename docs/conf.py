@@ -1,4 +1,6 @@
-"""Sphinx's settings for the documentation: `make docs` builds it, without a network and without a warning."""
+"""Sphinx's settings for the documentation: `make docs` builds it, without a network and without a
+warning.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ autodoc_inherit_docstrings = False  # LlamaIndex's are no reStructuredText
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
-autodoc_default_options = {"members": True, "exclude-members": "class_name, model_post_init, model_config"}
+autodoc_default_options = {
+    "members": True,
+    "exclude-members": "class_name, model_post_init, model_config",
+}
 napoleon_numpy_docstring = False
 default_role = "code"  # single backticks in docstrings are code
 add_module_names = False
@@ -63,7 +68,10 @@ python_maximum_signature_line_length = 100
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!llama_index_rnx\b).*"),  # other packages' names would need their sites
-    (r"py:class", r"llama_index_rnx\.(\w+\.(T|Result)|rankers\.mini\.MiniModel|rankers\.(backbones|checkpoints)\.\w+)"),
+    (
+        r"py:class",
+        r"llama_index_rnx\.(\w+\.(T|Result)|rankers\.mini\.MiniModel|rankers\.(backbones|checkpoints)\.\w+)",
+    ),
 ]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

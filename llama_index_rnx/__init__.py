@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from llama_index_rnx.rerank import RNXRerank
     from llama_index_rnx.retrieve import RNXRetriever
 
-__all__ = ["NodeCollection", "RNXEmbedding", "RNXError", "RNXRerank", "RNXRetriever", "Ranker", "Storage", "load_ranker"]
+__all__ = [
+    "NodeCollection",
+    "RNXEmbedding",
+    "RNXError",
+    "RNXRerank",
+    "RNXRetriever",
+    "Ranker",
+    "Storage",
+    "load_ranker",
+]
 __version__ = "0.1.0"
 
 # torch, transformers and LlamaIndex take seconds to load. Each name is imported from its module

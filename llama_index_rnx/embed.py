@@ -1,4 +1,6 @@
-"""Door 3, RNXEmbedding: the bi-encoder of rnx-mini as a LlamaIndex embedding; and any other embedding in a collection."""
+"""Door 3, RNXEmbedding: the bi-encoder of rnx-mini as a LlamaIndex embedding; and any other
+embedding in a collection.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,16 @@ class Vectors:
 
 
 class RNXEmbedding(MultiModalEmbedding):
-    """Texts, images and queries in one space, by the two towers of `rnx-mini` (no GPU, no download).
+    """Texts, images and queries in one space, by the two towers of `rnx-mini` (no GPU, no
+    download).
 
-    Cosines order texts among texts and images among images; between the two kinds they are not comparable, which is why
-    `NodeCollection` searches the kinds apart and fuses them by rank. Vectors have unit length.
+    Cosines order texts among texts and images among images; between the two kinds they are not
+    comparable, which is why `NodeCollection` searches the kinds apart and fuses them by rank.
+    Vectors have unit length.
 
     Raises:
-        RNXError: another `model_name` than `rnx-mini`, or a device that is not there. ImageError: an image cannot be read.
+        RNXError: another `model_name` than `rnx-mini`, or a device that is not there. ImageError:
+            an image cannot be read.
 
     Example:
         >>> embedding = RNXEmbedding()
@@ -51,8 +56,12 @@ class RNXEmbedding(MultiModalEmbedding):
     """
 
     model_name: str = Field(default="rnx-mini", description="The one that there is.")
-    device: str | None = Field(default=None, description="cpu or cuda; default: cpu, where the model is fastest.")
-    dtype: str | None = Field(default=None, description="float32, bfloat16, float16; default: what is fast and exact.")
+    device: str | None = Field(
+        default=None, description="cpu or cuda; default: cpu, where the model is fastest."
+    )
+    dtype: str | None = Field(
+        default=None, description="float32, bfloat16, float16; default: what is fast and exact."
+    )
 
     _ranker: MiniRanker | None = PrivateAttr(default=None)
     _shared: BatchingRanker | None = PrivateAttr(default=None)
@@ -74,39 +83,58 @@ class RNXEmbedding(MultiModalEmbedding):
         """The ranker whose towers embed; loaded once for the process."""
         if self._ranker is None:
             if self.model_name != "rnx-mini":
-                raise RNXError(f"RNXEmbedding has no model {shown(self.model_name)}; 'rnx-mini' is the one there is.")
+                raise RNXError(
+                    f"RNXEmbedding has no model {shown(self.model_name)}; 'rnx-mini' is the one there is."
+                )
             self._ranker = load_mini(device=self.device, dtype=self.dtype)
         return self._ranker
 
     @property
     def image_calibration(self) -> tuple[float, float]:
-        """Scale and bias: the logistic of scale * cosine + bias is how likely a retrieved image is the one asked for."""
+        """Scale and bias: the logistic of scale * cosine + bias is how likely a retrieved image is
+        the one asked for.
+        """
         return self.ranker.image_calibration
 
     def vectors(self, candidates: Sequence[Candidate]) -> list[Vectors]:
-        """Read off the memories, so that a collection that remembers has nothing left to compute here."""
+        """Read off the memories, so that a collection that remembers has nothing left to compute
+        here.
+        """
         memories = get_or_compute_memories(self._shared_ranker(), candidates, self._memories)
-        return [Vectors(text=self.ranker.text_vector(m), image=self.ranker.image_vector(m)) for m in memories]
+        return [
+            Vectors(text=self.ranker.text_vector(m), image=self.ranker.image_vector(m))
+            for m in memories
+        ]
 
     def query_vector(self, query: Query) -> list[float]:
         """The query in the common space; of a text and an image the sum, at unit length."""
         return self._shared_ranker().run(self.ranker.query_vector, query)
 
-    def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **options: Any) -> list[list[float]]:
-        """One vector a text; a single text in place of a list is refused, or each of its letters would be one."""
-        return super().get_text_embedding_batch(checked_texts(texts, "texts"), show_progress, **options)
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **options: Any
+    ) -> list[list[float]]:
+        """One vector a text; a single text in place of a list is refused, or each of its letters
+        would be one.
+        """
+        return super().get_text_embedding_batch(
+            checked_texts(texts, "texts"), show_progress, **options
+        )
 
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **options: Any
     ) -> list[list[float]]:
         """As `get_text_embedding_batch`, while others go on."""
-        return await super().aget_text_embedding_batch(checked_texts(texts, "texts"), show_progress, **options)
+        return await super().aget_text_embedding_batch(
+            checked_texts(texts, "texts"), show_progress, **options
+        )
 
     def get_agg_embedding_from_queries(self, queries: list[str], *more: Any) -> list[float]:
         """One vector for several questions, by default the mean of theirs."""
         return super().get_agg_embedding_from_queries(checked_texts(queries, "queries"), *more)
 
-    def get_image_embedding_batch(self, img_file_paths: list[ImageType], show_progress: bool = False) -> list[list[float]]:
+    def get_image_embedding_batch(
+        self, img_file_paths: list[ImageType], show_progress: bool = False
+    ) -> list[list[float]]:
         """One vector a picture; a single one in place of a list is refused."""
         return super().get_image_embedding_batch(checked_pictures(img_file_paths), show_progress)
 
@@ -114,7 +142,9 @@ class RNXEmbedding(MultiModalEmbedding):
         self, img_file_paths: list[ImageType], show_progress: bool = False
     ) -> list[list[float]]:
         """As `get_image_embedding_batch`, while others go on."""
-        return await super().aget_image_embedding_batch(checked_pictures(img_file_paths), show_progress)
+        return await super().aget_image_embedding_batch(
+            checked_pictures(img_file_paths), show_progress
+        )
 
     def _shared_ranker(self) -> BatchingRanker:
         if self._shared is None:
@@ -122,7 +152,9 @@ class RNXEmbedding(MultiModalEmbedding):
         return self._shared
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.query_vector(Query(text=_checked_text(query) or " "))  # LlamaIndex embeds a blank query, too
+        return self.query_vector(
+            Query(text=_checked_text(query) or " ")
+        )  # LlamaIndex embeds a blank query, too
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
@@ -164,17 +196,22 @@ def _checked_text(text: Any) -> str:
 
 
 def fingerprint_of(embedding: MultiModalEmbedding) -> str:
-    """Names the model behind the vectors: an index is only searched with the embedding that made it."""
+    """Names the model behind the vectors: an index is only searched with the embedding that made
+    it.
+    """
     if isinstance(embedding, RNXEmbedding):
         return embedding.ranker.fingerprint
     return f"{embedding.class_name()}/{embedding.model_name}"
 
 
-def embed_candidates(embedding: MultiModalEmbedding, candidates: Sequence[Candidate]) -> list[Vectors]:
-    """The vectors of each candidate by whichever embedding, one `Vectors` a candidate; every text and image is embedded once.
+def embed_candidates(
+    embedding: MultiModalEmbedding, candidates: Sequence[Candidate]
+) -> list[Vectors]:
+    """The vectors of each candidate by whichever embedding, one `Vectors` a candidate; every text
+    and image is embedded once.
 
-    Other embeddings than `RNXEmbedding` get texts as strings and images as PNG files in memory, as LlamaIndex's interface has
-    them, in batches of `embed_batch_size`.
+    Other embeddings than `RNXEmbedding` get texts as strings and images as PNG files in memory, as
+    LlamaIndex's interface has them, in batches of `embed_batch_size`.
     """
     if isinstance(embedding, RNXEmbedding):
         return embedding.vectors(candidates)
@@ -183,14 +220,19 @@ def embed_candidates(embedding: MultiModalEmbedding, candidates: Sequence[Candid
     text_vectors = iter(embedding.get_text_embedding_batch(texts) if texts else [])
     image_vectors = iter(embedding.get_image_embedding_batch(images) if images else [])
     return [
-        Vectors(text=next(text_vectors) if c.text else None, image=next(image_vectors) if c.image else None) for c in candidates
+        Vectors(
+            text=next(text_vectors) if c.text else None,
+            image=next(image_vectors) if c.image else None,
+        )
+        for c in candidates
     ]
 
 
 def embed_query(embedding: MultiModalEmbedding, query: Query) -> list[float]:
     """The query's vector by whichever embedding; of a text and an image the sum, at unit length.
 
-    Of several `dense_texts` it is their mean, as LlamaIndex takes it; a `dense_vector` is taken as it is.
+    Of several `dense_texts` it is their mean, as LlamaIndex takes it; a `dense_vector` is taken as
+    it is.
     """
     if query.dense_vector is not None:
         return list(query.dense_vector)

@@ -1,4 +1,5 @@
-"""The errors of the package, each one line: what was got, what is allowed, what to do. It imports nothing.
+"""The errors of the package, each one line: what was got, what is allowed, what to do. It imports
+nothing.
 
 RNXError                     anything that a caller can mend
 ├── SettingsError            an argument, an option or an input file that does not fit
@@ -26,15 +27,21 @@ class RNXError(ValueError):
 
 
 class SettingsError(RNXError):
-    """An argument, an option or an input file that does not fit: nothing was tried yet, and nothing has changed."""
+    """An argument, an option or an input file that does not fit: nothing was tried yet, and nothing
+    has changed.
+    """
 
 
 class StorageError(RNXError):
-    """An index or a store of memories that cannot be used: missing, in use, full, damaged, or made with other settings."""
+    """An index or a store of memories that cannot be used: missing, in use, full, damaged, or made
+    with other settings.
+    """
 
 
 class ConnectionFailedError(RNXError):
-    """A server or a service that does not answer, answers nonsense, or refuses. Another try may succeed."""
+    """A server or a service that does not answer, answers nonsense, or refuses. Another try may
+    succeed.
+    """
 
 
 class ImageError(RNXError):
@@ -50,13 +57,16 @@ def shown(value: object) -> str:
     """
     try:
         text = repr(value)
-    except Exception:  # Whoever wrote the class chose what it raises; Python itself refuses huge numbers.
+    except (
+        Exception
+    ):  # Whoever wrote the class chose what it raises; Python itself refuses huge numbers.
         return f"<{type(value).__name__}>"
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
 
 
 def one_line(error: object, limit: int = 300) -> str:
-    """Return the message of an error as one line of at most `limit` letters; the name of its class where it has none.
+    """Return the message of an error as one line of at most `limit` letters; the name of its class
+    where it has none.
 
     Example:
         >>> one_line(OSError("disk\\n   full")), one_line(KeyError())
@@ -75,6 +85,8 @@ def _one_line(message: str) -> str:
 
 
 def short(label: str) -> str:
-    """For messages: in one line, whatever a document says its picture is called, and no longer than 300 letters."""
+    """For messages: in one line, whatever a document says its picture is called, and no longer than
+    300 letters.
+    """
     label = " ".join(label.split())
     return label if len(label) <= 300 else f"{label[:140]} ... {label[-140:]}"

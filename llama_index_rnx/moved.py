@@ -1,4 +1,6 @@
-"""Old names of modules: `llama_index_rnx.files` and the like go on working until 1.0. It imports nothing until one is used."""
+"""Old names of modules: `llama_index_rnx.files` and the like go on working until 1.0. It imports
+nothing until one is used.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Each old module, and the module or the room that holds its public names now, both relative to the package.
+# Each old module, and the module or the room that holds its public names now, both relative to the
+# package.
 MOVED = {
     "bm25": "text.bm25",
     "checkup": "batch",
@@ -60,7 +63,9 @@ class MovedModule(ModuleType):
 
 
 class MovedFinder(MetaPathFinder, Loader):
-    """Finds the modules of `MOVED` by their old names, with a DeprecationWarning that says the new one."""
+    """Finds the modules of `MOVED` by their old names, with a DeprecationWarning that says the new
+    one.
+    """
 
     def find_spec(
         self,

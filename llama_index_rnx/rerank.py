@@ -1,4 +1,6 @@
-"""Door 1, RNXRerank: the whole rerank flow on one screen. nodes -> candidates -> memories -> windows -> scores -> order."""
+"""Door 1, RNXRerank: the whole rerank flow on one screen. nodes -> candidates -> memories ->
+windows -> scores -> order.
+"""
 
 from __future__ import annotations
 
@@ -45,31 +47,36 @@ dispatcher = instrument.get_dispatcher(__name__)  # type: ignore[attr-defined]
 class RNXRerank(BaseNodePostprocessor, PromptMixin):
     """Reads a mixed list of retrieved text and image nodes together and returns them best first.
 
-    What comes out is a permutation of what went in, cut to `top_n`, in new `NodeWithScore` objects; the nodes and the
-    caller's list stay as they were. The same call gives the same answer.
+    What comes out is a permutation of what went in, cut to `top_n`, in new `NodeWithScore` objects;
+    the nodes and the caller's list stay as they were. The same call gives the same answer.
 
-    Scores are numbers in [0, 1] that never rise with rank. A list that fits into the model's window (128 nodes for `rnx-mini`,
-    20 for a model that is read by labels, all for one that is read pointwise) is read at once, and its scores are as the model
-    gave them. In a longer list a node has the score of the last window that read it, or that of the node before it where this
-    is lower. Between calls, and so for `min_score`, scores mean what the model's do: of a pointwise model the probability that
-    the node answers the query; of `rnx-mini` roughly the same; by labels the node's odds against the others of its window
-    (`rnx calibrate` turns them into probabilities on lists like yours); of a written order its place, which compares with
-    nothing.
+    Scores are numbers in [0, 1] that never rise with rank. A list that fits into the model's window
+    (128 nodes for `rnx-mini`, 20 for a model that is read by labels, all for one that is read
+    pointwise) is read at once, and its scores are as the model gave them. In a longer list a node
+    has the score of the last window that read it, or that of the node before it where this is
+    lower. Between calls, and so for `min_score`, scores mean what the model's do: of a pointwise
+    model the probability that the node answers the query; of `rnx-mini` roughly the same; by labels
+    the node's odds against the others of its window (`rnx calibrate` turns them into probabilities
+    on lists like yours); of a written order its place, which compares with nothing.
 
-    `windows` says how a longer list is read: `sliding` from tail to head, each half a window after the other, or `parallel`,
-    side by side with a final among the best of each: fewer reads in two steps, faster on a GPU.
+    `windows` says how a longer list is read: `sliding` from tail to head, each half a window after
+    the other, or `parallel`, side by side with a final among the best of each: fewer reads in two
+    steps, faster on a GPU.
 
     It is called as every LlamaIndex postprocessor: by an engine (`node_postprocessors=[...]`), or
-    `postprocess_nodes(nodes, query_bundle=...)`, `postprocess_nodes(nodes, query_str=...)` and their `apostprocess_nodes`.
-    The model is loaded at the first call, once, under a lock. One object serves any number of threads and async callers;
-    those that wait are read together (`llama_index_rnx.ranking.scheduler`).
+    `postprocess_nodes(nodes, query_bundle=...)`, `postprocess_nodes(nodes, query_str=...)` and
+    their `apostprocess_nodes`. The model is loaded at the first call, once, under a lock. One
+    object serves any number of threads and async callers; those that wait are read together
+    (`llama_index_rnx.ranking.scheduler`).
 
-    A node is ranked by what can be read of it: by its text where its picture is gone. One with nothing left (a blank text, a
-    broken picture) comes last with score 0, and one `RuntimeWarning` a call says how many there were, and why.
+    A node is ranked by what can be read of it: by its text where its picture is gone. One with
+    nothing left (a blank text, a broken picture) comes last with score 0, and one `RuntimeWarning`
+    a call says how many there were, and why.
 
     Raises:
-        RNXError: the query is empty or its picture cannot be read, a model is unknown. What a model or a service raises comes
-            out, too, unless `on_error="keep_order"` gives the retriever's order instead.
+        RNXError: the query is empty or its picture cannot be read, a model is unknown. What a model
+            or a service raises comes out, too, unless `on_error="keep_order"` gives the retriever's
+            order instead.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -83,23 +90,54 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
 
-    model: str = Field(default="rnx-mini", description="rnx-mini, a local folder, a hub id, or the URL of a /rerank service.")
+    model: str = Field(
+        default="rnx-mini",
+        description="rnx-mini, a local folder, a hub id, or the URL of a /rerank service.",
+    )
     top_n: int = Field(default=5, ge=1, description="How many nodes come out at most.")
-    window: int | None = Field(default=None, ge=1, description="Candidates read at once; default: what the model can.")
-    stride: int | None = Field(default=None, ge=1, description="How far a window moves; default: half a window.")
-    windows: Windows = Field(default="sliding", description="How a list longer than a window is read.")
-    min_score: float | None = Field(default=None, description="Nodes that score less, in [0, 1], are left out.")
-    adapter: str | None = Field(default=None, description="A LoRA adapter for `model`: a folder or a hub id.")
+    window: int | None = Field(
+        default=None, ge=1, description="Candidates read at once; default: what the model can."
+    )
+    stride: int | None = Field(
+        default=None, ge=1, description="How far a window moves; default: half a window."
+    )
+    windows: Windows = Field(
+        default="sliding", description="How a list longer than a window is read."
+    )
+    min_score: float | None = Field(
+        default=None, description="Nodes that score less, in [0, 1], are left out."
+    )
+    adapter: str | None = Field(
+        default=None, description="A LoRA adapter for `model`: a folder or a hub id."
+    )
     device: str | None = Field(default=None, description="cpu, cuda, mps; default: what is there.")
-    dtype: str | None = Field(default=None, description="float32, bfloat16, float16; default: what is fast and exact.")
-    max_pixels: int | None = Field(default=None, ge=1, description="An image is shrunk to this many pixels.")
-    max_text_tokens: int | None = Field(default=None, ge=1, description="A text is cut to this many tokens.")
-    keep_retrieval_score: bool = Field(default=False, description="Copy the retriever's score into the metadata.")
-    on_error: Literal["raise", "keep_order"] = Field(default="raise", description="keep_order: the retriever's order instead.")
-    prompts: dict[str, str] = Field(default={}, description="Templates in place of the model's own; see `get_prompts()`.")
-    memory_path: str | None = Field(default=None, description="A folder that keeps memories; default: see MemoryStore.")
-    allow_urls: bool = Field(default=False, description="Fetch the images of nodes that hold a URL only.")
-    ranker: Any = Field(default=None, exclude=True, repr=False, description="A ready Ranker, instead of `model`.")
+    dtype: str | None = Field(
+        default=None, description="float32, bfloat16, float16; default: what is fast and exact."
+    )
+    max_pixels: int | None = Field(
+        default=None, ge=1, description="An image is shrunk to this many pixels."
+    )
+    max_text_tokens: int | None = Field(
+        default=None, ge=1, description="A text is cut to this many tokens."
+    )
+    keep_retrieval_score: bool = Field(
+        default=False, description="Copy the retriever's score into the metadata."
+    )
+    on_error: Literal["raise", "keep_order"] = Field(
+        default="raise", description="keep_order: the retriever's order instead."
+    )
+    prompts: dict[str, str] = Field(
+        default={}, description="Templates in place of the model's own; see `get_prompts()`."
+    )
+    memory_path: str | None = Field(
+        default=None, description="A folder that keeps memories; default: see MemoryStore."
+    )
+    allow_urls: bool = Field(
+        default=False, description="Fetch the images of nodes that hold a URL only."
+    )
+    ranker: Any = Field(
+        default=None, exclude=True, repr=False, description="A ready Ranker, instead of `model`."
+    )
 
     _lock: Any = PrivateAttr()
     _ranker: Ranker | None = PrivateAttr(default=None)
@@ -110,11 +148,17 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     def __init__(self, model: str = "rnx-mini", top_n: int = 5, **options: Any) -> None:
         ranker = options.get("ranker")
         if ranker is not None and not isinstance(ranker, Ranker):
-            raise RNXError(f"ranker= got {type(ranker).__name__}; it needs name, fingerprint, window, remember and score.")
+            raise RNXError(
+                f"ranker= got {type(ranker).__name__}; it needs name, fingerprint, window, remember and score."
+            )
         options["callback_manager"] = checked_callbacks(options.get("callback_manager"))
         if isinstance(options.get("memory_path"), Path):
             options["memory_path"] = str(options["memory_path"])
-        settings: dict[str, Any] = {"model": ranker.name if ranker is not None else model, "top_n": top_n, **options}
+        settings: dict[str, Any] = {
+            "model": ranker.name if ranker is not None else model,
+            "top_n": top_n,
+            **options,
+        }
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -136,29 +180,45 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
             self._ranker = self._shared = None
         release_memory()
 
-    def postprocess_many(self, asks: Sequence[tuple[QueryBundle | None, list[NodeWithScore]]]) -> list[list[NodeWithScore]]:
-        """What `postprocess_nodes` gives for each query and its nodes; windows of all lists share forwards where they can.
+    def postprocess_many(
+        self, asks: Sequence[tuple[QueryBundle | None, list[NodeWithScore]]]
+    ) -> list[list[NodeWithScore]]:
+        """What `postprocess_nodes` gives for each query and its nodes; windows of all lists share
+        forwards where they can.
 
         The memories of all lists are held at once: `LISTS_AT_ONCE` lists a call are plenty.
 
         Args:
-            asks: (query, its nodes), one for each list. With `on_error="keep_order"` one bad list costs the others nothing.
+            asks: (query, its nodes), one for each list. With `on_error="keep_order"` one bad list
+                costs the others nothing.
         """
         asks = checked_asks(asks)
         queries = [query_of(bundle) for bundle, _ in asks]
-        parts = [[usable_candidate(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks]
+        parts = [
+            [usable_candidate(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks
+        ]
 
         with ExitStack() as events:
             tell = [events.enter_context(self._event(*ask)) for ask in asks]
-            rankings = self._rankings([(query, [one for one, _ in row]) for query, row in zip(queries, parts, strict=True)])
-            found = [self._cut(nodes, ranking) for (_, nodes), ranking in zip(asks, rankings, strict=True)]
+            rankings = self._rankings(
+                [
+                    (query, [one for one, _ in row])
+                    for query, row in zip(queries, parts, strict=True)
+                ]
+            )
+            found = [
+                self._cut(nodes, ranking)
+                for (_, nodes), ranking in zip(asks, rankings, strict=True)
+            ]
             for told, best in zip(tell, found, strict=True):
                 told(best)
 
         _warn_of_faults([_faults(*pair) for pair in zip(rankings, parts, strict=True)], parts)
         return found
 
-    def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
         return self.postprocess_many([(query_bundle, checked_hits(nodes))])[0]
 
     async def _apostprocess_nodes(
@@ -168,9 +228,15 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         return await run_in_executor(partial(self._postprocess_nodes, nodes, query_bundle))
 
     @contextmanager
-    def _event(self, bundle: QueryBundle | None, nodes: list[NodeWithScore]) -> Iterator[Callable[[list[NodeWithScore]], None]]:
-        """What LlamaIndex's observers see: a Start, and an End with the nodes it is told, whatever happened between."""
-        dispatcher.event(ReRankStartEvent(query=bundle, nodes=nodes, top_n=self.top_n, model_name=self.model))
+    def _event(
+        self, bundle: QueryBundle | None, nodes: list[NodeWithScore]
+    ) -> Iterator[Callable[[list[NodeWithScore]], None]]:
+        """What LlamaIndex's observers see: a Start, and an End with the nodes it is told, whatever
+        happened between.
+        """
+        dispatcher.event(
+            ReRankStartEvent(query=bundle, nodes=nodes, top_n=self.top_n, model_name=self.model)
+        )
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self.model,
@@ -200,14 +266,18 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         return [None]
 
     def _rank(self, lists: Sequence[tuple[Query, Sequence[Candidate]]]) -> list[Ranking]:
-        if all(one.is_empty for _, candidates in lists for one in candidates):  # this loads no model
+        if all(
+            one.is_empty for _, candidates in lists for one in candidates
+        ):  # this loads no model
             return [_of_nothing(len(candidates)) for _, candidates in lists]
         with self._lock:
             ranker, store = self._open(), self._store()
         return rank_many(ranker, store, lists, self.window, self.stride, self.windows)
 
     def _open(self) -> Ranker:
-        """The loaded model for many threads: the engine's async calls come from as many as there are queries."""
+        """The loaded model for many threads: the engine's async calls come from as many as there
+        are queries.
+        """
         if self._shared is None:
             self._shared = with_dynamic_batching(self._loaded())
         return self._shared
@@ -229,13 +299,19 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         )
 
     def _get_prompts(self) -> PromptDictType:
-        """The templates of the model's prompt, by name: `list_prompt` (`{candidates}`, `{query}`) and `candidate_prompt`
-        (`{label}`, `{content}`), or `pair_prompt` (`{query}`, `{content}`); none for `rnx-mini`. This loads the model."""
+        """The templates of the model's prompt, by name: `list_prompt` (`{candidates}`, `{query}`)
+        and `candidate_prompt` (`{label}`, `{content}`), or `pair_prompt` (`{query}`, `{content}`);
+        none for `rnx-mini`. This loads the model."""
         with self._lock:
-            return {name: PromptTemplate(template) for name, template in prompts_of(self._loaded()).items()}
+            return {
+                name: PromptTemplate(template)
+                for name, template in prompts_of(self._loaded()).items()
+            }
 
     def _update_prompts(self, prompts_dict: PromptDictType) -> None:
-        """Other templates, for this reranker and its copies; a ready ranker that was handed in stays as it is."""
+        """Other templates, for this reranker and its copies; a ready ranker that was handed in
+        stays as it is.
+        """
         templates = {name: prompt.get_template() for name, prompt in prompts_dict.items()}
         with self._lock:
             self._ranker, self._shared = prompted(self._loaded(), templates), None
@@ -250,7 +326,9 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         if ranking is None:
             return [self._copy(hit, hit.score) for hit in nodes[: self.top_n]]
         ranked = zip(ranking.order, ranking.scores, strict=True)
-        kept = [(i, score) for i, score in ranked if self.min_score is None or score >= self.min_score]
+        kept = [
+            (i, score) for i, score in ranked if self.min_score is None or score >= self.min_score
+        ]
         return [self._copy(nodes[i], score) for i, score in kept[: self.top_n]]
 
     def _copy(self, hit: NodeWithScore, score: float | None) -> NodeWithScore:
@@ -260,12 +338,17 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
             return NodeWithScore(node=hit.node, score=score)
         node = hit.node.model_copy()
         node.metadata = {**hit.node.metadata, RETRIEVAL_SCORE: hit.score}
-        node.excluded_embed_metadata_keys = [*hit.node.excluded_embed_metadata_keys, RETRIEVAL_SCORE]
+        node.excluded_embed_metadata_keys = [
+            *hit.node.excluded_embed_metadata_keys,
+            RETRIEVAL_SCORE,
+        ]
         node.excluded_llm_metadata_keys = [*hit.node.excluded_llm_metadata_keys, RETRIEVAL_SCORE]
         return NodeWithScore(node=node, score=score)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RNXRerank:
-        """The same settings under a lock of its own; a ready ranker is shared, a loaded model found again."""
+        """The same settings under a lock of its own; a ready ranker is shared, a loaded model found
+        again.
+        """
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -290,7 +373,9 @@ def _faults(ranking: Ranking | None, parts: Sequence[tuple[Candidate, str]]) -> 
     return dict(sorted((ranking.faults | own).items()))
 
 
-def _warn_of_faults(faults: Sequence[Mapping[int, str]], parts: Sequence[Sequence[tuple[Candidate, str]]]) -> None:
+def _warn_of_faults(
+    faults: Sequence[Mapping[int, str]], parts: Sequence[Sequence[tuple[Candidate, str]]]
+) -> None:
     """One warning for all lists of a call."""
     reasons = [reason for row in faults for reason in row.values()]
     if not reasons:

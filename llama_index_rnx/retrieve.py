@@ -17,22 +17,26 @@ from llama_index_rnx.validation import checked_callbacks, checked_count
 
 
 class RNXRetriever(BaseRetriever):
-    """Dense and BM25 search fused by reciprocal rank; the query may be a text, an image (`QueryBundle.image_path`), or both.
+    """Dense and BM25 search fused by reciprocal rank; the query may be a text, an image
+    (`QueryBundle.image_path`), or both.
 
-    `QueryBundle.custom_embedding_strs` (of HyDE, for one) and `embedding` change what the dense search looks for: the mean of
-    those texts, or that vector as it is. BM25 goes on with `query_str`, and so does the reranker.
+    `QueryBundle.custom_embedding_strs` (of HyDE, for one) and `embedding` change what the dense
+    search looks for: the mean of those texts, or that vector as it is. BM25 goes on with
+    `query_str`, and so does the reranker.
 
-    Texts and images come out in one list, best first. Scores are those of the fusion: they order this list and mean nothing
-    between queries (`RNXRerank` gives scores that do). How the list is made: `NodeCollection.search`.
+    Texts and images come out in one list, best first. Scores are those of the fusion: they order
+    this list and mean nothing between queries (`RNXRerank` gives scores that do). How the list is
+    made: `NodeCollection.search`.
 
     Args:
         collection: where the nodes are.
-        top_k: how many nodes come out at most. A reranker reads 100 at once; more cost time, fewer cost recall.
+        top_k: how many nodes come out at most. A reranker reads 100 at once; more cost time, fewer
+            cost recall.
         filters: LlamaIndex metadata filters, applied before the search.
 
     Raises:
-        RNXError: `top_k` is below 1, the query is empty, its `embedding` does not fit the collection's vectors, or Qdrant does
-            not answer. ImageError: a query image is none.
+        RNXError: `top_k` is below 1, the query is empty, its `embedding` does not fit the
+            collection's vectors, or Qdrant does not answer. ImageError: a query image is none.
 
     Example:
         >>> from llama_index.core.schema import TextNode
@@ -57,14 +61,20 @@ class RNXRetriever(BaseRetriever):
     ) -> None:
         top_k = checked_count(top_k, "top_k")
         if not isinstance(collection, NodeCollection):
-            raise RNXError(f"collection= got a {type(collection).__name__}; a NodeCollection is needed.")
+            raise RNXError(
+                f"collection= got a {type(collection).__name__}; a NodeCollection is needed."
+            )
         if filters is not None and not isinstance(filters, MetadataFilters):
-            raise RNXError(f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed.")
+            raise RNXError(
+                f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed."
+            )
         super().__init__(callback_manager=checked_callbacks(callback_manager))
         self.collection, self.top_k, self.filters = collection, top_k, filters
 
     def retrieve(self, str_or_query_bundle: QueryType) -> list[NodeWithScore]:
-        """The nearest nodes, see the class; a query that is none is refused before LlamaIndex's observers see it."""
+        """The nearest nodes, see the class; a query that is none is refused before LlamaIndex's
+        observers see it.
+        """
         query_of(str_or_query_bundle, dense=True)
         return super().retrieve(str_or_query_bundle)
 
@@ -74,7 +84,9 @@ class RNXRetriever(BaseRetriever):
         return await super().aretrieve(str_or_query_bundle)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self.collection.search(query_of(query_bundle, dense=True), k=self.top_k, filters=self.filters)
+        return self.collection.search(
+            query_of(query_bundle, dense=True), k=self.top_k, filters=self.filters
+        )
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await run_in_executor(partial(self._retrieve, query_bundle))

@@ -1,4 +1,6 @@
-"""Checks what is handed to public methods: one line says what was got and what is needed. It knows no Qdrant and no model."""
+"""Checks what is handed to public methods: one line says what was got and what is needed. It knows
+no Qdrant and no model.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def checked_hits(nodes: Any) -> list[NodeWithScore]:
     found = _listed(nodes, "nodes", "a list of NodeWithScore is needed, as a retriever gives it")
     for position, hit in enumerate(found):
         if not isinstance(hit, NodeWithScore):
-            raise RNXError(f"nodes[{position}] is a {type(hit).__name__}; a NodeWithScore is needed: NodeWithScore(node=...).")
+            raise RNXError(
+                f"nodes[{position}] is a {type(hit).__name__}; a NodeWithScore is needed: NodeWithScore(node=...)."
+            )
     return found
 
 
@@ -77,7 +81,9 @@ def checked_ids(node_ids: Any) -> list[str]:
     found = _listed(node_ids, "node_ids", "a list of ids is needed, [id] for a single one")
     for position, node_id in enumerate(found):
         if not isinstance(node_id, str):
-            raise RNXError(f"node_ids[{position}] is a {type(node_id).__name__}; the id of a node is a string (node.node_id).")
+            raise RNXError(
+                f"node_ids[{position}] is a {type(node_id).__name__}; the id of a node is a string (node.node_id)."
+            )
     return found
 
 
@@ -115,8 +121,12 @@ def checked_pictures(pictures: Any) -> list[Any]:
         RNXError: it is none.
     """
     if isinstance(pictures, io.IOBase):
-        raise RNXError("img_file_paths is an open file; a list of pictures is needed, [picture] for a single one.")
-    return _listed(pictures, "img_file_paths", "a list of pictures is needed, [picture] for a single one")
+        raise RNXError(
+            "img_file_paths is an open file; a list of pictures is needed, [picture] for a single one."
+        )
+    return _listed(
+        pictures, "img_file_paths", "a list of pictures is needed, [picture] for a single one"
+    )
 
 
 def checked_callbacks(manager: Any) -> CallbackManager:

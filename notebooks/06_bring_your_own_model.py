@@ -1,14 +1,15 @@
 # %% [markdown]
 # # Bring your own model
 #
-# Three places take a model, and each takes yours: the **embedding** of a collection, the **ranker**, and a **`/rerank`
-# service** somewhere else. This notebook puts another one into each, without a download: what stands in for the real thing
-# is a toy, and the line for the real one is beside it.
+# Three places take a model, and each takes yours: the **embedding** of a collection, the
+# **ranker**, and a **`/rerank` service** somewhere else. This notebook puts another one into each,
+# without a download: what stands in for the real thing is a toy, and the line for the real one is
+# beside it.
 #
 #     pip install "llama-index-rnx[demo,notebooks,serve]"
 #
-# > **The one line that changes for a 2B vision-language model on a GPU:** `model = "Qwen/Qwen2-VL-2B-Instruct"` in the
-# > section on vision-language models below.
+# > **The one line that changes for a 2B vision-language model on a GPU:** `model =
+# "Qwen/Qwen2-VL-2B-Instruct"` in the > section on vision-language models below.
 
 # %%
 import warnings
@@ -32,15 +33,17 @@ build_corpus(work)
 # %% [markdown]
 # ## An embedding of your own
 #
-# A collection takes any LlamaIndex `MultiModalEmbedding`: CLIP, Cohere, Voyage, your own. For instance
+# A collection takes any LlamaIndex `MultiModalEmbedding`: CLIP, Cohere, Voyage, your own. For
+# instance
 #
 # ```python
 # from llama_index.embeddings.clip import ClipEmbedding
 # collection = NodeCollection("./clip-index", embedding=ClipEmbedding())
 # ```
 #
-# The toy here has two methods that matter. A picture is its colours; a text is the colours that it names. It is as poor as
-# it sounds, and it shows the contract: **texts and pictures in one space, one vector each**.
+# The toy here has two methods that matter. A picture is its colours; a text is the colours that it
+# names. It is as poor as it sounds, and it shows the contract: **texts and pictures in one space,
+# one vector each**.
 
 # %%
 COLOURS = {
@@ -62,7 +65,9 @@ class ColourEmbedding(MultiModalEmbedding):
         return self._get_text_embedding(query)
 
     def _get_image_embedding(self, img_file_path):
-        pixels = np.asarray(Image.open(img_file_path).convert("RGB").resize((24, 24)), float).reshape(-1, 1, 3)
+        pixels = np.asarray(
+            Image.open(img_file_path).convert("RGB").resize((24, 24)), float
+        ).reshape(-1, 1, 3)
         nearest = ((pixels - np.array(list(COLOURS.values()))) ** 2).sum(2).argmin(1)
         return (0.05 + np.bincount(nearest, minlength=len(COLOURS)) / 60).tolist()
 
@@ -85,27 +90,32 @@ question = "a black sky full of white stars"
 compare(RNXRetriever(colours, top_k=40), mini, question, n=3)
 
 # %% [markdown]
-# Ask for black and white, and you get black and white; that it should be stars, the first stage cannot know. The second stage
-# needs nothing of the first one's model: `rnx-mini` makes its own memories of whatever comes, at first sight. (So the
-# first answer is slow: the model is opened, and forty pictures are looked at.)
+# Ask for black and white, and you get black and white; that it should be stars, the first stage
+# cannot know. The second stage needs nothing of the first one's model: `rnx-mini` makes its own
+# memories of whatever comes, at first sight. (So the first answer is slow: the model is opened, and
+# forty pictures are looked at.)
 #
-# It cannot save what is not there, nor see what it never learned to see. The irises are blue flowers, and are not found:
+# It cannot save what is not there, nor see what it never learned to see. The irises are blue
+# flowers, and are not found:
 
 # %%
 compare(RNXRetriever(colours, top_k=40), mini, "blue flowers", n=3)
 
 # %% [markdown]
-# (`NodeCollection(..., ranker=load_ranker("rnx-mini"))` makes those memories when nodes are added, as it does by itself with
-# its own embedding.) An index remembers whose vectors it holds; opened with another embedding it refuses, in one line,
-# instead of returning nonsense.
+# (`NodeCollection(..., ranker=load_ranker("rnx-mini"))` makes those memories when nodes are added,
+# as it does by itself with its own embedding.) An index remembers whose vectors it holds; opened
+# with another embedding it refuses, in one line, instead of returning nonsense.
 #
 # ## A vision-language model, by folder or hub id
 #
-# `RNXRerank(model=...)` takes checkpoints of the Qwen2-VL, Qwen2.5-VL and Qwen3-VL families. To run it here we write a
-# checkpoint of the true class with *tiny random weights*: every step is the real one, and the order is worth nothing.
+# `RNXRerank(model=...)` takes checkpoints of the Qwen2-VL, Qwen2.5-VL and Qwen3-VL families. To run
+# it here we write a checkpoint of the true class with *tiny random weights*: every step is the real
+# one, and the order is worth nothing.
 
 # %%
-model = save_tiny(work / "tiny-qwen2-vl")  # model = "Qwen/Qwen2-VL-2B-Instruct" where a hub and a GPU are at hand
+model = save_tiny(
+    work / "tiny-qwen2-vl"
+)  # model = "Qwen/Qwen2-VL-2B-Instruct" where a hub and a GPU are at hand
 vlm = RNXRerank(model=str(model), top_n=3, max_pixels=100 * 100)
 hits = RNXRetriever(colours, top_k=4).retrieve(question)
 with warnings.catch_warnings(record=True) as said:
@@ -114,9 +124,9 @@ with warnings.catch_warnings(record=True) as said:
 print(f"\nIt warns: {said[0].message}")
 
 # %% [markdown]
-# Ask `rnx doctor` before you trust such a model with whole lists. It reads lists forwards, backwards and shuffled, and says
-# whether content or position decides. A random model must fail, and so does, by the way, a plain instruct model that was
-# never trained for it.
+# Ask `rnx doctor` before you trust such a model with whole lists. It reads lists forwards,
+# backwards and shuffled, and says whether content or position decides. A random model must fail,
+# and so does, by the way, a plain instruct model that was never trained for it.
 
 # %%
 from llama_index_rnx.batch import diagnose_checkpoint
@@ -125,10 +135,10 @@ warnings.simplefilter("ignore", RuntimeWarning)  # it was said above
 print(diagnose_checkpoint(str(model)))  # on the command line: rnx doctor --model PATH
 
 # %% [markdown]
-# That is why an untrained checkpoint is read *pointwise* by default, each candidate alone with a yes or no. To train one on
-# your lists: `python -m training.train_vlm` (LoRA), see `training/README.md`; then
-# `RNXRerank(model=..., adapter="my-adapter")`.
-# No quality of a real 2B model is claimed here: its GPU table is still owed, as `benchmarks/README.md` says.
+# That is why an untrained checkpoint is read *pointwise* by default, each candidate alone with a
+# yes or no. To train one on your lists: `python -m training.train_vlm` (LoRA), see
+# `training/README.md`; then `RNXRerank(model=..., adapter="my-adapter")`. No quality of a real 2B
+# model is claimed here: its GPU table is still owed, as `benchmarks/README.md` says.
 #
 # Its prompt is yours, too:
 
@@ -139,8 +149,9 @@ for name, template in vlm.get_prompts().items():
 # %% [markdown]
 # ## A ranker of your own
 #
-# Anything with a name, a fingerprint, a window and the two verbs is a `Ranker`. Here is one that prefers wide pictures. Its
-# memories are kept and shared under the fingerprint, so change that whenever a memory would look different.
+# Anything with a name, a fingerprint, a window and the two verbs is a `Ranker`. Here is one that
+# prefers wide pictures. Its memories are kept and shared under the fingerprint, so change that
+# whenever a memory would look different.
 
 # %%
 import torch
@@ -152,7 +163,9 @@ class Landscape:
     name, fingerprint, window = "landscape", "landscape/1", 1_000
 
     def remember(self, candidates):
-        sizes = [candidate.image.load().size if candidate.image else (1, 1) for candidate in candidates]
+        sizes = [
+            candidate.image.load().size if candidate.image else (1, 1) for candidate in candidates
+        ]
         return [{"shape": torch.tensor(size)} for size in sizes]
 
     def score(self, query, memories):
@@ -160,15 +173,17 @@ class Landscape:
 
 
 print(isinstance(Landscape(), Ranker))
-for hit in RNXRerank(ranker=Landscape(), top_n=3).postprocess_nodes(hits, query_bundle=QueryBundle("wide")):
+for hit in RNXRerank(ranker=Landscape(), top_n=3).postprocess_nodes(
+    hits, query_bundle=QueryBundle("wide")
+):
     print(f"{hit.score:.2f}  {hit.node_id}")
 
 # %% [markdown]
 # ## A service
 #
-# The model may live on another machine. `rnx serve` answers in the shape that Cohere, Jina and vLLM share, and
-# `RNXRerank(model="http://...")` asks any of them; texts and pictures travel along. Here both sides are in one process;
-# `serving` is for that, and for tests.
+# The model may live on another machine. `rnx serve` answers in the shape that Cohere, Jina and vLLM
+# share, and `RNXRerank(model="http://...")` asks any of them; texts and pictures travel along. Here
+# both sides are in one process; `serving` is for that, and for tests.
 
 # %%
 with serving(load_ranker("rnx-mini")) as url:
@@ -188,8 +203,8 @@ for ours, theirs in zip(near, far, strict=True):
 # RNXRerank(model="https://api.jina.ai/v1/rerank#jina-reranker-m0")  # the key in RNX_API_KEY
 # ```
 #
-# Pictures are sent as JPEGs of limited size, so scores may differ in the third digit. And services die. You choose what
-# happens then: an error that says so, or the retriever's order:
+# Pictures are sent as JPEGs of limited size, so scores may differ in the third digit. And services
+# die. You choose what happens then: an error that says so, or the retriever's order:
 
 # %%
 gone = "http://127.0.0.1:9"  # nobody listens there
@@ -198,7 +213,12 @@ try:
 except RNXError as error:
     print(error)
 patient = RNXRerank(model=gone, top_n=3, on_error="keep_order")
-print(len(patient.postprocess_nodes(hits, query_str="flowers")), "in the given order;", patient.failures, "failure counted")
+print(
+    len(patient.postprocess_nodes(hits, query_str="flowers")),
+    "in the given order;",
+    patient.failures,
+    "failure counted",
+)
 
 # %%
 colours.close()

@@ -1,4 +1,6 @@
-"""Fixtures that many tests share. A Qdrant server is started once a session, on loopback, where its binary is found."""
+"""Fixtures that many tests share. A Qdrant server is started once a session, on loopback, where its
+binary is found.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Read when the hub's client is imported: no test asks a network, where five retries of an unknown hub id take two minutes.
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+# Read when the hub's client is imported: no test asks a network, where five retries of an unknown
+# hub id take two minutes.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 import httpx
 import hypothesis
@@ -34,14 +41,20 @@ ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 
 # A machine that is busy otherwise draws examples slowly, which says nothing about what is tested.
-hypothesis.settings.register_profile("any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("any-machine")
 
 
 class QdrantServer:
-    """A real Qdrant server of our own, which a test may kill and start again; with `first` a node of that one's cluster."""
+    """A real Qdrant server of our own, which a test may kill and start again; with `first` a node
+    of that one's cluster.
+    """
 
-    def __init__(self, binary: Path, folder: Path, cluster: bool = False, first: QdrantServer | None = None) -> None:
+    def __init__(
+        self, binary: Path, folder: Path, cluster: bool = False, first: QdrantServer | None = None
+    ) -> None:
         self.binary, self.folder, self.cluster, self.first = binary, folder, cluster, first
         self.port, self.grpc, self.p2p = free_ports(3)
         self.url, self.uri = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.p2p}"
@@ -63,7 +76,11 @@ class QdrantServer:
         arguments += ["--bootstrap", self.first.uri] if self.first else []
         with (self.folder / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(self.binary), *arguments], cwd=self.folder, env={**os.environ, **settings}, stdout=log, stderr=log
+                [str(self.binary), *arguments],
+                cwd=self.folder,
+                env={**os.environ, **settings},
+                stdout=log,
+                stderr=log,
             )
         if wait:
             self.wait()
@@ -82,7 +99,9 @@ class QdrantServer:
             except httpx.HTTPError:
                 pass
             time.sleep(0.1)
-        raise RuntimeError(f"the Qdrant server did not start; {(self.folder / 'log.txt').read_text()[-500:]}")
+        raise RuntimeError(
+            f"the Qdrant server did not start; {(self.folder / 'log.txt').read_text()[-500:]}"
+        )
 
 
 def free_port() -> int:
@@ -112,16 +131,25 @@ def qdrant_binary() -> Path | None:
 
 def chromium() -> str | None:
     """The browser for the tests of the page; none is downloaded."""
-    return os.environ.get("RNX_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    return (
+        os.environ.get("RNX_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    )
 
 
 def pytest_report_header() -> list[str]:
     """Say at the top what this machine lacks, and which command brings it."""
     missing = {
-        "with a Qdrant server": ("`make qdrant`, or RNX_QDRANT_SERVER=PATH of its binary", qdrant_binary()),
+        "with a Qdrant server": (
+            "`make qdrant`, or RNX_QDRANT_SERVER=PATH of its binary",
+            qdrant_binary(),
+        ),
         "in a browser": ("`apt-get install chromium`, or RNX_CHROMIUM=PATH", chromium()),
     }
-    lines = [f"left out: tests {kind}; wanted: {remedy}" for kind, (remedy, there) in missing.items() if not there]
+    lines = [
+        f"left out: tests {kind}; wanted: {remedy}"
+        for kind, (remedy, there) in missing.items()
+        if not there
+    ]
     return lines or ["left out: nothing, a Qdrant server and a browser are there"]
 
 
@@ -194,7 +222,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_loop() -> Iterator[None]:
-    """LlamaIndex's blocking calls open an event loop and leave it open; here they find one, which is closed."""
+    """LlamaIndex's blocking calls open an event loop and leave it open; here they find one, which
+    is closed.
+    """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield

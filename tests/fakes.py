@@ -28,9 +28,13 @@ COLOURS = {"red": RED, "green": GREEN, "blue": BLUE}
 
 
 class FakeRanker:
-    """Scores a candidate by the share of the query's words in its text; a picture knows its colour's name. Counts its calls."""
+    """Scores a candidate by the share of the query's words in its text; a picture knows its
+    colour's name. Counts its calls.
+    """
 
-    def __init__(self, name: str = "fake", window: int = 20, fingerprint: str | None = None) -> None:
+    def __init__(
+        self, name: str = "fake", window: int = 20, fingerprint: str | None = None
+    ) -> None:
         self.name, self.window = name, window
         self.fingerprint = fingerprint or f"fake/{next(_numbers)}"
         self.remembered: list[str] = []
@@ -49,7 +53,10 @@ class FakeRanker:
             self.most_busy = max(self.most_busy, self.busy)
         self.reads.append(len(memories))
         asked = set(words(query.text)) | ({colour_of(query.image.load())} if query.image else set())
-        scores = [len(asked & set(_text(memory["words"]).split())) / max(1, len(asked)) for memory in memories]
+        scores = [
+            len(asked & set(_text(memory["words"]).split())) / max(1, len(asked))
+            for memory in memories
+        ]
         with self._lock:
             self.busy -= 1
         return scores
@@ -112,11 +119,16 @@ def colour_of(picture: Image.Image) -> str:
     """The name of the colour that a picture is nearest to at its centre."""
     rgb = picture.convert("RGB")
     seen = rgb.getpixel((rgb.width // 2, rgb.height // 2))
-    return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], seen, strict=True)))
+    return min(
+        COLOURS,
+        key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], seen, strict=True)),
+    )
 
 
 def _words_of(candidate: Candidate) -> str:
-    return " ".join([*words(candidate.text), *([colour_of(candidate.image.load())] if candidate.image else [])])
+    return " ".join(
+        [*words(candidate.text), *([colour_of(candidate.image.load())] if candidate.image else [])]
+    )
 
 
 def _tensor(text: str) -> torch.Tensor:
@@ -135,7 +147,10 @@ def _buckets(found: Sequence[str]) -> list[float]:
 
 
 def image_bytes(
-    colour: tuple[int, ...] = RED, size: tuple[int, int] = (24, 16), format: str = "PNG", mode: str = "RGB"
+    colour: tuple[int, ...] = RED,
+    size: tuple[int, int] = (24, 16),
+    format: str = "PNG",
+    mode: str = "RGB",
 ) -> bytes:
     """A plain picture as the bytes of a file."""
     buffer = io.BytesIO()
@@ -151,10 +166,17 @@ def png_bomb(side: int = 30_000) -> bytes:
     """A PNG of a few bytes that says it is `side` x `side` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 def pdf_bytes(
@@ -164,7 +186,8 @@ def pdf_bytes(
     broken_page: int | None = None,
     drawings: Sequence[str] = (),
 ) -> bytes:
-    """A PDF with one page for each text, on a ground of one colour; `broken_page` (from 0) points at nothing.
+    """A PDF with one page for each text, on a ground of one colour; `broken_page` (from 0) points
+    at nothing.
 
     `drawings`: PDF operators, of each page in turn.
     """
@@ -176,9 +199,7 @@ def pdf_bytes(
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
     for i, text in enumerate(texts):
-        drawing = (
-            f"{ground} rg 0 0 300 400 re f 0 g BT /F1 14 Tf 20 350 Td ({text}) Tj ET {drawings[i] if i < len(drawings) else ''}"
-        )
+        drawing = f"{ground} rg 0 0 300 400 re f 0 g BT /F1 14 Tf 20 350 Td ({text}) Tj ET {drawings[i] if i < len(drawings) else ''}"
         page = (
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 400] "
             f"/Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * i} 0 R >>"
@@ -195,16 +216,18 @@ def pdf_bytes(
         out += f"{number} 0 obj\n{body}\nendobj\n".encode("latin-1")
     table = "".join(f"{offset:010d} 00000 n \n" for offset in offsets)
     size = len(objects) + 1
-    trailer = (
-        f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer\n<< /Size {size} /Root 1 0 R{extra} >>\nstartxref\n{len(out)}\n"
-    )
+    trailer = f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer\n<< /Size {size} /Root 1 0 R{extra} >>\nstartxref\n{len(out)}\n"
     return out + trailer.encode() + b"%%EOF\n"
 
 
 def write_objects(path: Path, objects: Sequence[str]) -> Path:
-    """A PDF of these objects, the first its catalog; without a table of where they are, which PDFium makes itself."""
+    """A PDF of these objects, the first its catalog; without a table of where they are, which
+    PDFium makes itself.
+    """
     body = "".join(f"{number} 0 obj\n{text}\nendobj\n" for number, text in enumerate(objects, 1))
-    path.write_bytes(f"%PDF-1.7\n{body}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\n%%EOF".encode("latin-1"))
+    path.write_bytes(
+        f"%PDF-1.7\n{body}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\n%%EOF".encode("latin-1")
+    )
     return path
 
 
@@ -236,7 +259,9 @@ def write_pdf(path: Path, texts: Sequence[str], **options: Any) -> Path:
     return path
 
 
-def write_image(path: Path, colour: tuple[int, ...] = RED, size: tuple[int, int] = (24, 16)) -> Path:
+def write_image(
+    path: Path, colour: tuple[int, ...] = RED, size: tuple[int, int] = (24, 16)
+) -> Path:
     """A picture in the format of its name."""
     kinds = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     path.write_bytes(image_bytes(colour, size, kinds[path.suffix.lower()]))
@@ -246,6 +271,8 @@ def write_image(path: Path, colour: tuple[int, ...] = RED, size: tuple[int, int]
 def text_hits(*texts: str) -> list[NodeWithScore]:
     """A retrieved list of texts with ids n0, n1, ... and falling scores."""
     return [
-        NodeWithScore(node=TextNode(id_=f"n{i}", text=text, metadata={"place": i}), score=1 / (i + 1))
+        NodeWithScore(
+            node=TextNode(id_=f"n{i}", text=text, metadata={"place": i}), score=1 / (i + 1)
+        )
         for i, text in enumerate(texts)
     ]

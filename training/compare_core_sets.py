@@ -1,10 +1,12 @@
-"""Does the core set teach more than a random share of the same size? The same short training from nothing on each.
+"""Does the core set teach more than a random share of the same size? The same short training from
+nothing on each.
 
-    RNX_DATA=... python -m training.compare_core_sets --text GTE --cache CACHE/tokens --work DIR [--share 0.4] [--seeds 3]
+    RNX_DATA=... python -m training.compare_core_sets --text GTE --cache CACHE/tokens --work DIR
+    [--share 0.4] [--seeds 3]
 
-Every source is cut to its share; the readers differ in nothing else. Teachers that cost nothing are BM25 over the list and the
-frozen text tower, beside the judgments. Each trained reader adds a row of its values by query to `results.jsonl`; a killed run
-goes on there.
+Every source is cut to its share; the readers differ in nothing else. Teachers that cost nothing are
+BM25 over the list and the frozen text tower, beside the judgments. Each trained reader adds a row
+of its values by query to `results.jsonl`; a killed run goes on there.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from training.stages import ARMS, run_core_set_ablation
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("text", "cache", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--share", type=float, default=0.4)

@@ -1,6 +1,8 @@
-"""Encode every text of the training and development lists with the frozen text tower: `idf.safetensors` and blocks.
+"""Encode every text of the training and development lists with the frozen text tower:
+`idf.safetensors` and blocks.
 
-`python -m training.fill_cache --tower DIR --cache DIR` (resumes; about 20 minutes on one core with bf16 instructions)
+`python -m training.fill_cache --tower DIR --cache DIR` (resumes; about 20 minutes on one core with
+bf16 instructions)
 """
 
 from __future__ import annotations
@@ -12,15 +14,32 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama_index_rnx.rankers.mini import TextEncoder
-from training.data import distilled, insuranceqa, mediqa, mmdocir, pairs, rag24, scifact_claims, scifact_corpus, trec
+from training.data import (
+    distilled,
+    insuranceqa,
+    mediqa,
+    mmdocir,
+    pairs,
+    rag24,
+    scifact_claims,
+    scifact_corpus,
+    trec,
+)
 from training.features import TextStateCache, idf, texts_of
 from training.stages import PAIRS, insurance_split
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", type=Path, required=True, help="model.safetensors and tokenizer.json of gte-small")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tower",
+        type=Path,
+        required=True,
+        help="model.safetensors and tokenizer.json of gte-small",
+    )
     parser.add_argument("--cache", type=Path, required=True)
     found = parser.parse_args()
     torch.set_num_threads(1)
@@ -28,7 +47,13 @@ def main() -> None:
     tower.load_state_dict(load_file(found.tower / "model.safetensors"))
     tower.bfloat16()
     runs = ("bm25", "splade")
-    passages = [*trec("dl19", ("bm25",)), *trec("dl21", runs), *distilled("dl22"), *rag24("train"), *rag24("dev")]
+    passages = [
+        *trec("dl19", ("bm25",)),
+        *trec("dl21", runs),
+        *distilled("dl22"),
+        *rag24("train"),
+        *rag24("dev"),
+    ]
     training, held = insurance_split()
     answers = [*training, *held, *insuranceqa("valid", 400, 200)]
     claims = [f"query:{claim['claim']}" for part in scifact_claims() for claim in part]
@@ -38,12 +63,22 @@ def main() -> None:
         "insuranceqa": texts_of(answers),
         "mediqa": texts_of([*mediqa("train"), *mediqa("dev")]),
         "mmdocir": texts_of(mmdocir()),
-        "pairs": [text for of in pairs(PAIRS).values() for query, answer in of for text in (f"query:{query}", answer)],
+        "pairs": [
+            text
+            for of in pairs(PAIRS).values()
+            for query, answer in of
+            for text in (f"query:{query}", answer)
+        ],
     }
     weights = found.cache / "idf.safetensors"
     if not weights.exists():
         found.cache.mkdir(parents=True, exist_ok=True)
-        known = [text for name in ("passages", "scifact") for text in parts[name] if not text.startswith("query:")]
+        known = [
+            text
+            for name in ("passages", "scifact")
+            for text in parts[name]
+            if not text.startswith("query:")
+        ]
         save_file({"weights": idf(tower, sorted(set(known)))}, weights)
     cache = TextStateCache(found.cache, load_file(weights)["weights"])
     for name, texts in parts.items():

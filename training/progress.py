@@ -1,4 +1,5 @@
-"""`results.jsonl`: one row a stage or an evaluation, written when it ended; and a picture of what each stage gave.
+"""`results.jsonl`: one row a stage or an evaluation, written when it ended; and a picture of what
+each stage gave.
 
 python -m training.progress DIR/results.jsonl --to progress.png
 """
@@ -14,7 +15,9 @@ from training.evaluation import ablations, draw, rows_of, table
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", type=Path)
     parser.add_argument("--to", type=Path, help="a .png or .svg")
     found = parser.parse_args()

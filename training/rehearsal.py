@@ -1,9 +1,11 @@
-"""A rehearsal of training a vision-language model: a tiny random one learns a planted order on a CPU, in a few seconds.
+"""A rehearsal of training a vision-language model: a tiny random one learns a planted order on a
+CPU, in a few seconds.
 
     python -m training.rehearsal --to DIR           # writes model, lists and prompt, trains, fails unless the order is learned
 
-Every text holds one of four words, which alone decide its grade, and a letter that means nothing. The weights are random and
-stay so: what is learned lies in the adapter. It says that the plumbing works, nothing about a 2B model.
+Every text holds one of four words, which alone decide its grade, and a letter that means nothing.
+The weights are random and stay so: what is learned lies in the adapter. It says that the plumbing
+works, nothing about a 2B model.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ import torch
 from llama_index_rnx.rankers.vlm import save_tiny
 from training.train_vlm import main as train_vlm
 
-GRADES = {"yes": 3, "no": 2, "the": 1, "c": 0}  # the first three are single tokens of the tiny tokenizer
+GRADES = {
+    "yes": 3,
+    "no": 2,
+    "the": 1,
+    "c": 0,
+}  # the first three are single tokens of the tiny tokenizer
 LETTERS = "bdfgjk"
 PROMPT = {"template": "{candidates}{query}:\n", "candidate": "{label}{content}\n"}
 PLACES = {
@@ -41,7 +48,10 @@ def planted(count: int, seed: int) -> list[dict[str, Any]]:
     for number in range(count):
         words = chance.sample(list(GRADES), len(GRADES))
         texts = [f"{word} {chance.choice(LETTERS)}" for word in words]
-        found = [{"docid": str(i), "text": text, "grade": GRADES[words[i]]} for i, text in enumerate(texts)]
+        found = [
+            {"docid": str(i), "text": text, "grade": GRADES[words[i]]}
+            for i, text in enumerate(texts)
+        ]
         rows.append({"qid": f"q{number}", "query": "a", "candidates": found})
     return rows
 
@@ -54,7 +64,11 @@ def write(folder: Path, seed: int = 0) -> None:
     for name, count, of in (("train", 200, seed), ("dev", 40, seed + 1)):
         rows = planted(count, of)
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        judged = [f"{row['qid']} 0 {one['docid']} {one['grade']}\n" for row in rows for one in row["candidates"]]
+        judged = [
+            f"{row['qid']} 0 {one['docid']} {one['grade']}\n"
+            for row in rows
+            for one in row["candidates"]
+        ]
         (folder / f"{name}.qrels").write_text("".join(judged))
 
 
@@ -74,9 +88,13 @@ def arguments(folder: Path) -> list[str]:
 
 def main(asked: Sequence[str] | None = None) -> None:
     """Writes, trains, and looks whether the order was learned."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("--write-only", action="store_true", help="leave the training to another command")
+    parser.add_argument(
+        "--write-only", action="store_true", help="leave the training to another command"
+    )
     found = parser.parse_args(asked)
     write(found.to)
     if found.write_only:

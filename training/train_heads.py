@@ -1,8 +1,11 @@
-"""Stage 0, more heads: pairs of vectors on frozen maps and pooled captions, in minutes; several heads err in several ways.
+"""Stage 0, more heads: pairs of vectors on frozen maps and pooled captions, in minutes; several
+heads err in several ways.
 
-    RNX_DATA=... python -m training.train_heads --tower LITE.pth --text GTE_FOLDER --cache CACHE --out OUT
+    RNX_DATA=... python -m training.train_heads --tower LITE.pth --text GTE_FOLDER --cache CACHE
+    --out OUT
 
-Writes OUT/head.safetensors, a `MoreHead` whose map is the tower's last one as ImageNet left it. Resumes from OUT/state.pt.
+Writes OUT/head.safetensors, a `MoreHead` whose map is the tower's last one as ImageNet left it.
+Resumes from OUT/state.pt.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from training.bi_encoder import Head, HeadSettings, sources, train_heads
 
 def main() -> None:
     """The command line; every setting has a flag."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("tower", "text", "cache", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
@@ -37,7 +42,10 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     data = sources(Path(os.environ["RNX_DATA"]), args.cache, args.tower, args.text, kind="grid")
     average = train_heads(Head(settings), data, settings, args.out)
-    save_file({name: tensor.contiguous() for name, tensor in average.pair.state_dict().items()}, args.out / "head.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in average.pair.state_dict().items()},
+        args.out / "head.safetensors",
+    )
     (args.out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
 
 

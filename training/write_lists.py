@@ -1,9 +1,11 @@
-"""Development lists as files: the rows that `training.train_vlm` and `rnx rerank` read, and their judgments. Trains nothing.
+"""Development lists as files: the rows that `training.train_vlm` and `rnx rerank` read, and their
+judgments. Trains nothing.
 
-    RNX_DATA=DIR python -m training.write_lists --to FOLDER rag24 dl21 dl22 mediqa insuranceqa rag24-dev dl21-dev dl19
+    RNX_DATA=DIR python -m training.write_lists --to FOLDER rag24 dl21 dl22 mediqa insuranceqa
+    rag24-dev dl21-dev dl19
 
-writes FOLDER/rag24.jsonl, FOLDER/rag24.qrels, ... What is trained on and what is held out is said in `mixes.py`: names that
-end in -dev choose weights, dl19 is only looked at.
+writes FOLDER/rag24.jsonl, FOLDER/rag24.qrels, ... What is trained on and what is held out is said
+in `mixes.py`: names that end in -dev choose weights, dl19 is only looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from training.data import GradedList, distilled, mediqa, rag24, take, trec, writ
 from training.evaluation import qrels_of, write_qrels
 from training.stages import dl21_split, insurance_split
 
-INSURANCE, ANSWERS = 1_000, 60  # questions of 4,000, answers of about 200: right ones first, the wrong ones by chance
+INSURANCE, ANSWERS = (
+    1_000,
+    60,
+)  # questions of 4,000, answers of about 200: right ones first, the wrong ones by chance
 
 SOURCES: dict[str, Callable[[], Sequence[GradedList]]] = {
     "rag24": lambda: rag24("train"),
@@ -33,7 +38,9 @@ SOURCES: dict[str, Callable[[], Sequence[GradedList]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes each source that is named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sources", nargs="+", choices=SOURCES, metavar="SOURCE")
     parser.add_argument("--to", type=Path, required=True)
     found = parser.parse_args(arguments)
@@ -42,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lists = SOURCES[name]()
         write_lists(found.to / f"{name}.jsonl", lists)
         write_qrels(found.to / f"{name}.qrels", qrels_of(lists))
-        print(f"{name}: {len(lists)} lists, {sum(len(of.docids) for of in lists)} candidates", flush=True)
+        print(
+            f"{name}: {len(lists)} lists, {sum(len(of.docids) for of in lists)} candidates",
+            flush=True,
+        )
 
 
 def _first(of: GradedList, count: int) -> GradedList:

@@ -1,4 +1,6 @@
-"""`{rnx-commands}`: every command of `rnx` with its arguments and options, read off the program itself."""
+"""`{rnx-commands}`: every command of `rnx` with its arguments and options, read off the program
+itself.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,18 @@ def options_of(command: Any) -> set[str]:
 def described(name: str, command: Any) -> str:
     """One command as Markdown."""
     return "\n".join(
-        [f"## rnx {name}", "", "```text", _usage(name, command), "```", "", command.help, "", *_table(command), ""]
+        [
+            f"## rnx {name}",
+            "",
+            "```text",
+            _usage(name, command),
+            "```",
+            "",
+            command.help,
+            "",
+            *_table(command),
+            "",
+        ]
     )
 
 
@@ -39,7 +52,9 @@ def _usage(name: str, command: Any) -> str:
     for one in command.params:
         shown = one.metavar or one.name.upper()
         if one.param_type_name == "argument":
-            parts.append((shown if one.required else f"[{shown}]") + ("..." if one.nargs == -1 else ""))
+            parts.append(
+                (shown if one.required else f"[{shown}]") + ("..." if one.nargs == -1 else "")
+            )
         elif one.required:
             parts.append(f"{one.opts[0]} {one.name.strip('_').upper()}")
     optional = any(one.param_type_name == "option" and not one.required for one in command.params)
@@ -58,7 +73,11 @@ def _table(command: Any) -> Iterator[str]:
 
 def _help(one: Any) -> str:
     kind = one.type_descriptor.annotation
-    choices = [f"`{choice.value}`" for choice in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
+    choices = (
+        [f"`{choice.value}`" for choice in kind]
+        if isinstance(kind, type) and issubclass(kind, Enum)
+        else []
+    )
     also = [f"One of {', '.join(choices)}."] if choices else []
     also += [f"Also by the environment's `{one.envvar}`."] if one.envvar else []
     return " ".join([one.help or "", *also])

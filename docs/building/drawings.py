@@ -1,7 +1,8 @@
-"""`{drawing} NAME`: a drawing as SVG within the page, in the colours of the page, light or dark. Lines and words only.
+"""`{drawing} NAME`: a drawing as SVG within the page, in the colours of the page, light or dark.
+Lines and words only.
 
-The windows are drawn from what `ordering` yields and the biased scores through `Calibration`: a picture cannot say
-something else than the code does.
+The windows are drawn from what `ordering` yields and the biased scores through `Calibration`: a
+picture cannot say something else than the code does.
 """
 
 from __future__ import annotations
@@ -21,28 +22,46 @@ LINE = 18  # between two lines of text
 
 
 class Sheet:
-    """A drawing in the making. Coordinates are pixels of a page 720 wide; `kind` is a class of site.css."""
+    """A drawing in the making. Coordinates are pixels of a page 720 wide; `kind` is a class of
+    site.css.
+    """
 
     def __init__(self, height: int, about: str) -> None:
         self.height, self.about = height, about
         self._parts: list[str] = []
 
-    def box(self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "") -> None:
+    def box(
+        self, x: float, y: float, width: float, height: float, *lines: str, kind: str = ""
+    ) -> None:
         """A box with lines of text in its middle; the first one is its name."""
-        self._parts.append(f'<rect class="box {kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="6"/>')
+        self._parts.append(
+            f'<rect class="box {kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="6"/>'
+        )
         top = y + height / 2 - (len(lines) - 1) * LINE / 2 + 5
         for place, line in enumerate(lines):
-            self.text(x + width / 2, top + place * LINE, line, kind="name" if place == 0 else "small", anchor="middle")
+            self.text(
+                x + width / 2,
+                top + place * LINE,
+                line,
+                kind="name" if place == 0 else "small",
+                anchor="middle",
+            )
 
-    def text(self, x: float, y: float, words: str, kind: str = "small", anchor: str = "start") -> None:
-        self._parts.append(f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>')
+    def text(
+        self, x: float, y: float, words: str, kind: str = "small", anchor: str = "start"
+    ) -> None:
+        self._parts.append(
+            f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
+        )
 
     def arrow(self, *points: tuple[float, float], kind: str = "") -> None:
         path = " L ".join(f"{x} {y}" for x, y in points)
         self._parts.append(f'<path class="arrow {kind}" d="M {path}" marker-end="url(#rnx-tip)"/>')
 
     def bar(self, x: float, y: float, width: float, height: float, kind: str = "") -> None:
-        self._parts.append(f'<rect class="bar {kind}" x="{x}" y="{y}" width="{width:.1f}" height="{height}" rx="1.5"/>')
+        self._parts.append(
+            f'<rect class="bar {kind}" x="{x}" y="{y}" width="{width:.1f}" height="{height}" rx="1.5"/>'
+        )
 
     def dashes(self, x: float, top: float, bottom: float) -> None:
         self._parts.append(f'<path class="cut" d="M {x} {top} L {x} {bottom}"/>')
@@ -61,7 +80,8 @@ class Sheet:
 def flows() -> Sheet:
     """Both flows, and the line between what is done once and what a query pays for."""
     sheet = Sheet(
-        330, "Indexing embeds and remembers every node once; a query retrieves, scores what was remembered, and orders."
+        330,
+        "Indexing embeds and remembers every node once; a query retrieves, scores what was remembered, and orders.",
     )
     sheet.text(12, 22, "once, when a node is indexed", kind="side")
     sheet.text(392, 22, "for every query", kind="side")
@@ -105,7 +125,9 @@ def windows() -> Sheet:
     return sheet
 
 
-def _reads(sheet: Sheet, top: float, title: str, steps: Sequence[Sequence[tuple[int, ...]]]) -> float:
+def _reads(
+    sheet: Sheet, top: float, title: str, steps: Sequence[Sequence[tuple[int, ...]]]
+) -> float:
     """One row a read: a bar for each place of the list, filled where it is read."""
     sheet.text(12, top, title, kind="side")
     sheet.text(118, top + 20, "first of the list")
@@ -132,34 +154,46 @@ def _steps(reads: WindowPlan) -> list[list[tuple[int, ...]]]:
 
 
 def slots() -> Sheet:
-    """One list in two orders, as a model with a liking for the first slots scores it, before and after the calibration."""
+    """One list in two orders, as a model with a liking for the first slots scores it, before and
+    after the calibration.
+    """
     worth, liking = {"a": 0.5, "b": 1.6, "c": -0.4, "d": -0.6}, [1.8, 0.4, -0.7, -1.5]
     fair = Calibration(slot_bias=[liking])
-    sheet = Sheet(300, "The same four candidates in two orders: raw scores follow the slots, corrected ones the candidates.")
+    sheet = Sheet(
+        300,
+        "The same four candidates in two orders: raw scores follow the slots, corrected ones the candidates.",
+    )
     for column, order in enumerate(("abcd", "dcba")):
         raw = torch.tensor([worth[name] + bias for name, bias in zip(order, liking, strict=True)])
         left = 12 + column * 366
         sheet.text(left, 22, ("as retrieved", "the same, reversed")[column], kind="side")
-        for row, (title, values) in enumerate((("raw", raw), ("less the bias of slots", fair.logits(raw)))):
+        for row, (title, values) in enumerate(
+            (("raw", raw), ("less the bias of slots", fair.logits(raw)))
+        ):
             _scores(sheet, left, 46 + row * 132, title, order, values.sigmoid().tolist())
     sheet.dashes(360, 8, 292)
     return sheet
 
 
-def _scores(sheet: Sheet, left: float, top: float, title: str, order: str, scores: Sequence[float]) -> None:
+def _scores(
+    sheet: Sheet, left: float, top: float, title: str, order: str, scores: Sequence[float]
+) -> None:
     sheet.text(left, top, title)
     best = max(scores)
     for slot, (name, score) in enumerate(zip(order, scores, strict=True)):
         y = top + 12 + slot * 24
         sheet.text(left, y + 13, f"slot {'ABCD'[slot]}")
-        sheet.text(left + 52, y + 13, f"candidate {name}", kind="strong" if score == best else "small")
+        sheet.text(
+            left + 52, y + 13, f"candidate {name}", kind="strong" if score == best else "small"
+        )
         sheet.bar(left + 134, y + 2, 4 + 190 * score, 14, kind="best" if score == best else "read")
 
 
 def fusion() -> Sheet:
     """How what nodes say and what they show become one list."""
     sheet = Sheet(
-        270, "Dense and BM25 ranks of texts are fused; a picture adds how likely its cosine makes it; one list comes out."
+        270,
+        "Dense and BM25 ranks of texts are fused; a picture adds how likely its cosine makes it; one list comes out.",
     )
     sheet.box(12, 98, 84, 60, "query", "text, image")
     sheet.box(150, 20, 130, 52, "text vectors", "by cosine")
@@ -180,7 +214,12 @@ def fusion() -> Sheet:
     return sheet
 
 
-DRAWINGS: dict[str, Callable[[], Sheet]] = {"flows": flows, "windows": windows, "slots": slots, "fusion": fusion}
+DRAWINGS: dict[str, Callable[[], Sheet]] = {
+    "flows": flows,
+    "windows": windows,
+    "slots": slots,
+    "fusion": fusion,
+}
 
 
 class Drawing(SphinxDirective):

@@ -1,4 +1,6 @@
-"""The fields of a pydantic class as the arguments of its docstring, read off the class: each is described once, in the code."""
+"""The fields of a pydantic class as the arguments of its docstring, read off the class: each is
+described once, in the code.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +18,54 @@ def fields_of(thing: Any) -> dict[str, FieldInfo]:
     if not isinstance(thing, type) or not issubclass(thing, BaseModel):
         return {}
     own = inspect.get_annotations(thing)
-    return {name: info for name, info in thing.model_fields.items() if name in own and info.description}
+    return {
+        name: info for name, info in thing.model_fields.items() if name in own and info.description
+    }
 
 
-def add_fields(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def add_fields(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
     """Before napoleon reads the docstring: an `Args:` of the fields, above `Raises:`."""
     fields = fields_of(thing)
     if fields:
-        place = next((i for i, line in enumerate(lines) if line in ("Raises:", "Example:")), len(lines))
-        lines[place:place] = ["Args:", *(_line(thing, field, info) for field, info in fields.items()), ""]
+        place = next(
+            (i for i, line in enumerate(lines) if line in ("Raises:", "Example:")), len(lines)
+        )
+        lines[place:place] = [
+            "Args:",
+            *(_line(thing, field, info) for field, info in fields.items()),
+            "",
+        ]
 
 
-def whole_sentence(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def whole_sentence(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
     """Of a property napoleon takes all before a colon for its type."""
     if what == "property" and lines:
         lines[0] = lines[0].replace(": ", " \u2013 ", 1)
 
 
-def short_signature(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, str | None] | None:
-    """Names and defaults only: types stand with the arguments below. Of a Protocol none: nobody makes one."""
+def short_signature(
+    app: Sphinx, what: str, name: str, thing: Any, *rest: Any
+) -> tuple[str, str | None] | None:
+    """Names and defaults only: types stand with the arguments below. Of a Protocol none: nobody
+    makes one.
+    """
     if getattr(thing, "_is_protocol", False):
         return "", None
     fields = fields_of(thing)
     if not fields:
         return None
-    return "(" + ", ".join(f"{field}={_default(info)}" for field, info in fields.items()) + ")", None
+    return "(" + ", ".join(
+        f"{field}={_default(info)}" for field, info in fields.items()
+    ) + ")", None
 
 
-def hide_fields(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+def hide_fields(
+    app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any
+) -> bool | None:
     """A field is an argument; it is not shown a second time as an attribute."""
     return True if isinstance(thing, FieldInfo) else None
 

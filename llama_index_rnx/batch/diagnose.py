@@ -1,4 +1,6 @@
-"""What `rnx doctor` and `rnx calibrate` do: lists become memories, a ranker is examined on them, its recipe is written."""
+"""What `rnx doctor` and `rnx calibrate` do: lists become memories, a ranker is examined on them,
+its recipe is written.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def diagnose_checkpoint(model: str, path: Path | None = None) -> Diagnosis:
 
 
 def calibrate(path: Path, model: str, to: Path | None = None) -> tuple[Calibration, Diagnosis]:
-    """Fits slot bias, and with grades temperature and offset, and writes them into the recipe of a folder, or into a file.
+    """Fits slot bias, and with grades temperature and offset, and writes them into the recipe of a
+    folder, or into a file.
 
     The diagnosis is that of the calibrated model on the same lists.
 
@@ -65,7 +68,9 @@ def calibrate(path: Path, model: str, to: Path | None = None) -> tuple[Calibrati
         RNXError: as `diagnose_checkpoint`; or the model is no folder and `to` is not given.
     """
     if to is None and not Path(model).is_dir():
-        raise RNXError(f"model={model!r} is no folder whose {CONFIG_NAME} could be written; name a file with --to.")
+        raise RNXError(
+            f"model={model!r} is no folder whose {CONFIG_NAME} could be written; name a file with --to."
+        )
     recipe = config_of(resolve_checkpoint(model))
     ranker, lists = _reader_of_labels(model), _usable(read_lists(path))
     asks = [_ask(ranker, one) for one in lists]
@@ -75,22 +80,33 @@ def calibrate(path: Path, model: str, to: Path | None = None) -> tuple[Calibrati
 
 
 def built_in_lists() -> list[CandidateList]:
-    """From the demo's notes: the title of one as query, and its first paragraph among those of others."""
-    notes = sorted(files("llama_index_rnx").joinpath("demo/data/notes").iterdir(), key=lambda note: note.name)
-    titled = [note.read_text(encoding="utf-8").removeprefix("# ").split("\n\n")[:2] for note in notes]
+    """From the demo's notes: the title of one as query, and its first paragraph among those of
+    others.
+    """
+    notes = sorted(
+        files("llama_index_rnx").joinpath("demo/data/notes").iterdir(), key=lambda note: note.name
+    )
+    titled = [
+        note.read_text(encoding="utf-8").removeprefix("# ").split("\n\n")[:2] for note in notes
+    ]
     step = len(titled) // BUILT_IN
     return [
         CandidateList(
             qid=title,
             query=Query(text=title),
-            candidates=[Candidate(id=str(i), text=titled[(own * step + i) % len(titled)][1]) for i in range(LENGTH)],
+            candidates=[
+                Candidate(id=str(i), text=titled[(own * step + i) % len(titled)][1])
+                for i in range(LENGTH)
+            ],
         )
         for own, (title, _) in enumerate(titled[: BUILT_IN * step : step])
     ]
 
 
 def _reader_of_labels(model: str) -> VLMRanker:
-    """The model by labels; whether it should be read so is what is examined, so nothing is said about it here."""
+    """The model by labels; whether it should be read so is what is examined, so nothing is said
+    about it here.
+    """
     reason = skip_reason(model)
     if reason is not None:
         raise RNXError(reason)
@@ -103,18 +119,34 @@ def _reader_of_labels(model: str) -> VLMRanker:
 def _usable(lists: Sequence[CandidateList]) -> list[CandidateList]:
     found = [one for one in lists if len(one.candidates) > 1]
     if not found:
-        raise RNXError("the file has no list of two candidates or more; each row needs a query and its candidates.")
+        raise RNXError(
+            "the file has no list of two candidates or more; each row needs a query and its candidates."
+        )
     return found
 
 
 def _grades(path: Path, one: CandidateList) -> list[float]:
-    """A number for each candidate; where some have none it is 0, where all have none there are no grades."""
-    strange = [grade for grade in one.grades if isinstance(grade, bool) or not isinstance(grade, int | float | None)]
+    """A number for each candidate; where some have none it is 0, where all have none there are no
+    grades.
+    """
+    strange = [
+        grade
+        for grade in one.grades
+        if isinstance(grade, bool) or not isinstance(grade, int | float | None)
+    ]
     if strange:
-        raise RNXError(f'{path}, qid {one.qid!r}: "grade" is {strange[0]!r}; it must be a number, 0 for what is not relevant.')
-    return [float(grade or 0) for grade in one.grades] if any(grade is not None for grade in one.grades) else []
+        raise RNXError(
+            f'{path}, qid {one.qid!r}: "grade" is {strange[0]!r}; it must be a number, 0 for what is not relevant.'
+        )
+    return (
+        [float(grade or 0) for grade in one.grades]
+        if any(grade is not None for grade in one.grades)
+        else []
+    )
 
 
 def _ask(ranker: VLMRanker, one: CandidateList) -> ScoringRequest:
     """The first candidates of a list, as many as a window holds."""
-    return one.query, get_or_compute_memories(ranker, one.candidates[: ranker.window], MemoryStore())
+    return one.query, get_or_compute_memories(
+        ranker, one.candidates[: ranker.window], MemoryStore()
+    )

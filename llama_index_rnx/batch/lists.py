@@ -1,4 +1,6 @@
-"""JSONL rows of queries and candidate lists: read with a clear word about every wrong one, ranked by any ranker."""
+"""JSONL rows of queries and candidate lists: read with a clear word about every wrong one, ranked
+by any ranker.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, file_source, is_data_uri, source_at
+from llama_index_rnx.candidates import (
+    Candidate,
+    ImageSource,
+    Query,
+    file_source,
+    is_data_uri,
+    source_at,
+)
 from llama_index_rnx.console import progress_bar
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import LISTS_AT_ONCE, Ranker, Ranking, Windows, rank_many, with_dynamic_batching
+from llama_index_rnx.ranking import (
+    LISTS_AT_ONCE,
+    Ranker,
+    Ranking,
+    Windows,
+    rank_many,
+    with_dynamic_batching,
+)
 from llama_index_rnx.text import clean_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateList:
-    """One row: a query and what is to be ordered for it. grades: of each candidate, as given; None where there is none."""
+    """One row: a query and what is to be ordered for it. grades: of each candidate, as given; None
+    where there is none.
+    """
 
     qid: str
     query: Query
@@ -35,7 +53,9 @@ def read_queries(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for place, row in _rows(path):
         query = _query(place, row, path.parent)
-        rows.append({"qid": _qid(place, row), "query": query.text, "image": _location(row, query.image)})
+        rows.append(
+            {"qid": _qid(place, row), "query": query.text, "image": _location(row, query.image)}
+        )
     _refuse_twice([row["qid"] for row in rows], path)
     return rows
 
@@ -52,7 +72,8 @@ def read_lists(path: Path) -> list[CandidateList]:
         ('What is rust?', 'a', [3])
 
     Raises:
-        RNXError: as `read_queries`; and a candidate without docid, without text and image, or a docid twice in a list.
+        RNXError: as `read_queries`; and a candidate without docid, without text and image, or a
+            docid twice in a list.
     """
     lists = [list_of(row, path.parent, place) for place, row in _rows(path)]
     _refuse_twice([one.qid for one in lists], path)
@@ -71,7 +92,9 @@ def list_of(row: dict[str, Any], folder: Path, place: str) -> CandidateList:
     candidates = [_candidate(place, one, folder) for one in found]
     _refuse_twice([one.id for one in candidates], place)
     grades = [one.get("grade") for one in found]
-    return CandidateList(qid=_qid(place, row), query=_query(place, row, folder), candidates=candidates, grades=grades)
+    return CandidateList(
+        qid=_qid(place, row), query=_query(place, row, folder), candidates=candidates, grades=grades
+    )
 
 
 def rank_lists(
@@ -83,36 +106,54 @@ def rank_lists(
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """Yields (qid, [(docid, score), best first]) for every list, with a progress bar.
 
-    A few lists are driven at once, so that their windows share forwards. A candidate whose image cannot be read is ordered by
-    its text, or comes last with score 0; what was wrong is added to `faults`. A query whose image cannot be read keeps the
-    given order.
+    A few lists are driven at once, so that their windows share forwards. A candidate whose image
+    cannot be read is ordered by its text, or comes last with score 0; what was wrong is added to
+    `faults`. A query whose image cannot be read keeps the given order.
     """
     ranker, store = with_dynamic_batching(ranker), MemoryStore(memory_path)
     faults = faults if faults is not None else []
     with progress_bar("reranking", len(lists), "lists") as advance:
         for start in range(0, len(lists), LISTS_AT_ONCE):
             part = lists[start : start + LISTS_AT_ONCE]
-            yield from zip((one.qid for one in part), _ranked(ranker, store, part, windows, faults), strict=True)
+            yield from zip(
+                (one.qid for one in part),
+                _ranked(ranker, store, part, windows, faults),
+                strict=True,
+            )
             advance(len(part))
 
 
 def _ranked(
-    ranker: Ranker, store: MemoryStore, lists: Sequence[CandidateList], windows: Windows, faults: list[str]
+    ranker: Ranker,
+    store: MemoryStore,
+    lists: Sequence[CandidateList],
+    windows: Windows,
+    faults: list[str],
 ) -> list[list[tuple[str, float]]]:
     try:
-        rankings = rank_many(ranker, store, [(one.query, one.candidates) for one in lists], windows=windows)
+        rankings = rank_many(
+            ranker, store, [(one.query, one.candidates) for one in lists], windows=windows
+        )
     except ImageError as error:  # of a query; those of candidates are in the rankings
         if len(lists) > 1:
             return [row for one in lists for row in _ranked(ranker, store, [one], windows, faults)]
         faults.append(f"query {lists[0].qid}: {error}")
-        return [[(candidate.id, -float(place)) for place, candidate in enumerate(lists[0].candidates)]]
+        return [
+            [(candidate.id, -float(place)) for place, candidate in enumerate(lists[0].candidates)]
+        ]
     for one, ranking in zip(lists, rankings, strict=True):
-        faults += [f"candidate {one.candidates[i].id}: {fault}" for i, fault in ranking.faults.items()]
-    return [_in_order(one.candidates, ranking) for one, ranking in zip(lists, rankings, strict=True)]
+        faults += [
+            f"candidate {one.candidates[i].id}: {fault}" for i, fault in ranking.faults.items()
+        ]
+    return [
+        _in_order(one.candidates, ranking) for one, ranking in zip(lists, rankings, strict=True)
+    ]
 
 
 def _in_order(candidates: Sequence[Candidate], ranking: Ranking) -> list[tuple[str, float]]:
-    return [(candidates[i].id, score) for i, score in zip(ranking.order, ranking.scores, strict=True)]
+    return [
+        (candidates[i].id, score) for i, score in zip(ranking.order, ranking.scores, strict=True)
+    ]
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -131,7 +172,10 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _row(place: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and 100,000 brackets
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also a number of 5,000 digits, and 100,000 brackets
         raise RNXError(f"{place}: is not JSON ({error}).") from error
     if not isinstance(row, dict):
         raise RNXError(f"{place}: got {type(row).__name__}; a row is a JSON object.")
@@ -141,7 +185,9 @@ def _row(place: str, line: str) -> dict[str, Any]:
 def _qid(place: str, row: dict[str, Any]) -> str:
     qid = _text(place, row, "qid")
     if not qid or qid.split() != [qid]:
-        raise RNXError(f'{place}: "qid" is {row.get("qid")!r}; it must be there, without white space.')
+        raise RNXError(
+            f'{place}: "qid" is {row.get("qid")!r}; it must be there, without white space.'
+        )
     return qid
 
 
@@ -163,10 +209,16 @@ def _text(place: str, row: dict[str, Any], name: str) -> str:
 def _image(place: str, row: dict[str, Any], folder: Path) -> ImageSource | None:
     value = row.get("image")
     if value is not None and not isinstance(value, str):
-        raise RNXError(f'{place}: "image" is {value!r}; it must be the path of a picture, or a data: URI.')
+        raise RNXError(
+            f'{place}: "image" is {value!r}; it must be the path of a picture, or a data: URI.'
+        )
     if not value:
         return None
-    return source_at(value, label=f"the picture of {place}") if is_data_uri(value) else file_source(folder / value)
+    return (
+        source_at(value, label=f"the picture of {place}")
+        if is_data_uri(value)
+        else file_source(folder / value)
+    )
 
 
 def _location(row: dict[str, Any], image: ImageSource | None) -> str | None:

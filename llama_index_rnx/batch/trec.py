@@ -1,4 +1,6 @@
-"""Pure: rows of TREC runs and judgments. Names that hold blanks or line ends stay one field of one row."""
+"""Pure: rows of TREC runs and judgments. Names that hold blanks or line ends stay one field of one
+row.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 from llama_index_rnx.text import UNSAFE
 
-# White space of every script, by which readers split rows, and what a terminal or an editor acts on.
+# White space of every script, by which readers split rows, and what a terminal or an editor acts
+# on.
 _BREAKS = re.compile(rf"[\s{UNSAFE}]+")
 
 

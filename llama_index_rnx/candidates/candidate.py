@@ -1,4 +1,6 @@
-"""Node -> candidate: the only file that opens images or trims text. It knows neither models nor Qdrant."""
+"""Node -> candidate: the only file that opens images or trims text. It knows neither models nor
+Qdrant.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,9 @@ class Candidate:
 class Query:
     """What is asked: a text, an image, or both.
 
-    The dense search alone looks at `dense_texts`, which are embedded in place of the text, and at `dense_vector`, which takes
-    the place of all that would be embedded. BM25 and rankers go on with text and image.
+    The dense search alone looks at `dense_texts`, which are embedded in place of the text, and at
+    `dense_vector`, which takes the place of all that would be embedded. BM25 and rankers go on with
+    text and image.
     """
 
     text: str = ""
@@ -60,13 +63,23 @@ class Query:
 
 
 def unreadable_images(candidates: Sequence[Candidate]) -> dict[str, ImageError]:
-    """Opens every picture once, several side by side; of those that cannot be opened the reason, by the candidate's digest."""
-    pictured = {candidate.digest: candidate.image for candidate in candidates if candidate.image is not None}
+    """Opens every picture once, several side by side; of those that cannot be opened the reason, by
+    the candidate's digest.
+    """
+    pictured = {
+        candidate.digest: candidate.image for candidate in candidates if candidate.image is not None
+    }
     if not pictured:
         return {}
-    with ThreadPoolExecutor(min(PROBES_AT_ONCE, len(pictured)), thread_name_prefix="rnx-probe") as workers:
+    with ThreadPoolExecutor(
+        min(PROBES_AT_ONCE, len(pictured)), thread_name_prefix="rnx-probe"
+    ) as workers:
         errors = workers.map(_fault_of, pictured.values())
-        return {digest: error for digest, error in zip(pictured, errors, strict=True) if error is not None}
+        return {
+            digest: error
+            for digest, error in zip(pictured, errors, strict=True)
+            if error is not None
+        }
 
 
 def without_unreadable_images(candidates: Sequence[Candidate]) -> list[Candidate]:

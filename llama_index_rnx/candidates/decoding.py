@@ -1,4 +1,6 @@
-"""Image files become RGB pixels: upright, on white paper, within limits. It knows no nodes and no places."""
+"""Image files become RGB pixels: upright, on white paper, within limits. It knows no nodes and no
+places.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,41 @@ from PIL.ImageFile import ImageFile
 
 from llama_index_rnx.errors import ImageError, short
 
-MAX_SOURCE_PIXELS = (
-    89_000_000  # a larger file is refused before it is decoded (30,000 x 30,000 needs 2.7 GB); Pillow warns from here
+# A larger file is refused before it is decoded (30,000 x 30,000 needs 2.7 GB); Pillow warns from
+# here.
+MAX_SOURCE_PIXELS = 89_000_000
+
+
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "PPM",
+    "TGA",
+    "ICO",
+    "PCX",
+    "AVIF",
+    "JPEG2000",
 )
 
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "AVIF", "JPEG2000")
-
-
 # Pillow knows forty more, among them EPS, which it hands to Ghostscript.
-DEFAULT_MAX_PIXELS = 1_280 * 28 * 28  # what a vision tower is shown at most; Qwen2-VL's own recommendation
+DEFAULT_MAX_PIXELS = (
+    1_280 * 28 * 28
+)  # what a vision tower is shown at most; Qwen2-VL's own recommendation
 
 
-LARGE_PIXELS = 16_000_000  # from here on a picture is first averaged down, before its colours are looked at
+LARGE_PIXELS = (
+    16_000_000  # from here on a picture is first averaged down, before its colours are looked at
+)
 
 
-BAND_PIXELS = 1_000_000  # whose colours are converted at once: a copy of a large picture takes 350 MB
+BAND_PIXELS = (
+    1_000_000  # whose colours are converted at once: a copy of a large picture takes 350 MB
+)
 
 
 ORIENTATION = 0x0112  # of EXIF
@@ -52,7 +73,8 @@ PILLOW_ERRORS = (  # of Pillow, for a file that is damaged or no picture
 
 
 def on_sheet(picture: Image.Image, max_pixels: int, max_aspect: int) -> Image.Image:
-    """A picture that is more than `max_aspect` times as long as it is wide, on a sheet of white paper of half that shape.
+    """A picture that is more than `max_aspect` times as long as it is wide, on a sheet of white
+    paper of half that shape.
 
     Vision towers refuse a ruler line of 600 x 2 pixels. Any other picture is given back as it is.
     """
@@ -61,7 +83,9 @@ def on_sheet(picture: Image.Image, max_pixels: int, max_aspect: int) -> Image.Im
         return picture
 
     shape = max_aspect // 2
-    side = max(shape, int((max_pixels * shape) ** 0.5))  # or the sheet of a thread of a million pixels would have billions
+    side = max(
+        shape, int((max_pixels * shape) ** 0.5)
+    )  # or the sheet of a thread of a million pixels would have billions
     line = picture.resize((min(width, side), min(height, side)))
 
     least = max(line.size) // shape
@@ -147,8 +171,8 @@ def _opened(stream: BinaryIO, max_pixels: int | None) -> Image.Image:
         with _PIXELS.take(work):
             if work <= LARGE_PIXELS:
                 return _loaded(picture, max_pixels)
-            # Each thread keeps what it allocated and freed, 350 MB of a large picture. A thread that is
-            # new takes over the memory of the one before it.
+            # Each thread keeps what it allocated and freed, 350 MB of a large picture. A thread
+            # that is new takes over the memory of the one before it.
             with ThreadPoolExecutor(max_workers=1) as alone:
                 return alone.submit(_loaded, picture, max_pixels).result()
 
@@ -167,19 +191,25 @@ def _refuse_large(width: int, height: int) -> None:
 
 
 def _sizes_in_icon(stream: BinaryIO) -> Iterator[tuple[int, int]]:
-    """The true sizes of the pictures in an icon: its own list may say anything. None of other formats."""
+    """The true sizes of the pictures in an icon: its own list may say anything. None of other
+    formats.
+    """
     mark, count = struct.unpack("<4sH", stream.read(6).ljust(6, b"\xff"))
     entries = stream.read(16 * count) if mark == b"\0\0\1\0" else b""
     for start in range(0, len(entries) - 15, 16):
         stream.seek(struct.unpack_from("<I", entries, start + 12)[0])
         head = stream.read(24).ljust(24, b"\0")
         is_png = head.startswith(b"\x89PNG")
-        width, height = struct.unpack_from(">II", head, 16) if is_png else struct.unpack_from("<ii", head, 4)
+        width, height = (
+            struct.unpack_from(">II", head, 16) if is_png else struct.unpack_from("<ii", head, 4)
+        )
         yield abs(width), abs(height)
 
 
 def _load(picture: ImageFile) -> None:
-    """Decodes. The colour that counts as transparent is brought to the 8 bits that Pillow leaves of 16."""
+    """Decodes. The colour that counts as transparent is brought to the 8 bits that Pillow leaves of
+    16.
+    """
     deep = any(";16" in str(part.args) for part in picture.tile)
     picture.load()
     key = picture.info.get("transparency")
@@ -194,7 +224,9 @@ def to_rgb(picture: Image.Image, max_pixels: int) -> Image.Image:
     if ratio >= 1:
         return picture
     width = max(1, int(picture.width * ratio))
-    height = max(1, min(int(picture.height * ratio), max_pixels // width))  # of a thread, one side cannot shrink
+    height = max(
+        1, min(int(picture.height * ratio), max_pixels // width)
+    )  # of a thread, one side cannot shrink
     return picture.resize((min(width, max_pixels // height), height), Image.Resampling.BICUBIC)
 
 
@@ -204,7 +236,9 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
 
 
 def _on_paper(picture: Image.Image, max_pixels: int) -> Image.Image:
-    """As RGB, band by band: no second copy of a large picture is made. A very large one is averaged down."""
+    """As RGB, band by band: no second copy of a large picture is made. A very large one is averaged
+    down.
+    """
     width, height = picture.size
     factor = 1
     if width * height > LARGE_PIXELS:  # to twice the final width and height, or more
@@ -228,14 +262,20 @@ def _as_rgb(part: Image.Image, shades: tuple[float, float] | None) -> Image.Imag
     if not part.has_transparency_data:
         return part.convert("RGB")
     seen = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
-    opaque = Image.new("RGB", seen.size, "white")  # a drawing without ground is drawn on paper, not on black
+    opaque = Image.new(
+        "RGB", seen.size, "white"
+    )  # a drawing without ground is drawn on paper, not on black
     opaque.paste(seen, mask=seen.getchannel("A"))
     return opaque
 
 
 def _shades(picture: Image.Image) -> tuple[float, float] | None:
-    """What is black and what is white, where a shade has more than 8 bits; None of all other pictures."""
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+    """What is black and what is white, where a shade has more than 8 bits; None of all other
+    pictures.
+    """
+    if picture.mode.startswith("I;16") or (
+        picture.mode == "I" and picture.format in ("PNG", "PPM")
+    ):
         return 0.0, SHADES_16
     if picture.mode not in ("I", "F"):
         return None

@@ -16,17 +16,27 @@ from urllib.parse import unquote, unquote_to_bytes, urlparse
 
 from PIL import Image
 
-from llama_index_rnx.candidates.decoding import DEFAULT_MAX_PIXELS, PILLOW_ERRORS, decode, image_error_reason, to_rgb
+from llama_index_rnx.candidates.decoding import (
+    DEFAULT_MAX_PIXELS,
+    PILLOW_ERRORS,
+    decode,
+    image_error_reason,
+    to_rgb,
+)
 from llama_index_rnx.errors import ImageError, short
 from llama_index_rnx.network import FetchError, fetch
 
-MAX_FILE_BYTES = 512 * 2**20  # 89 megapixels without compression take 267 MB, twice that with 16 bits a colour
+MAX_FILE_BYTES = (
+    512 * 2**20
+)  # 89 megapixels without compression take 267 MB, twice that with 16 bits a colour
 
 
 JPEG_SIDE = 65_500  # the format's limit
 
 
-_FROM_URL_LETTERS = bytes.maketrans(b"-_", b"+/")  # base64 as it is written in URLs and by some APIs
+_FROM_URL_LETTERS = bytes.maketrans(
+    b"-_", b"+/"
+)  # base64 as it is written in URLs and by some APIs
 
 
 _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
@@ -40,10 +50,12 @@ _noted: dict[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """Where an image is, without opening it. `digest` names its content, `read` brings its bytes or its pixels.
+    """Where an image is, without opening it. `digest` names its content, `read` brings its bytes or
+    its pixels.
 
-    The digest of a file is made from its path, size and time of change: a remembered list of a hundred files is
-    recognised in a millisecond, without reading one of them. A file that was touched is merely remembered again.
+    The digest of a file is made from its path, size and time of change: a remembered list of a
+    hundred files is recognised in a millisecond, without reading one of them. A file that was
+    touched is merely remembered again.
     """
 
     label: str
@@ -69,7 +81,9 @@ class ImageSource:
             ) from error
 
     def jpeg(self, max_pixels: int | None = None) -> bytes:
-        """The same as the bytes of a JPEG, to be sent or shown elsewhere; colours at full resolution, for small print."""
+        """The same as the bytes of a JPEG, to be sent or shown elsewhere; colours at full
+        resolution, for small print.
+        """
         buffer, picture = io.BytesIO(), self.load(max_pixels)
         picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
         picture.save(buffer, "JPEG", quality=90, subsampling=0)
@@ -105,7 +119,9 @@ def bytes_source(data: bytes, label: str) -> ImageSource:
 
 def pil_source(picture: Image.Image, label: str = "picture") -> ImageSource:
     """An open PIL image."""
-    digest = hashlib.sha256(repr((picture.mode, picture.size)).encode() + picture.tobytes()).hexdigest()
+    digest = hashlib.sha256(
+        repr((picture.mode, picture.size)).encode() + picture.tobytes()
+    ).hexdigest()
     return ImageSource(label=label, digest=digest, read=lambda: picture)
 
 
@@ -125,7 +141,9 @@ def url_source(url: str) -> ImageSource:
         try:
             return fetch(url)
         except FetchError as error:
-            raise ImageError(f"{short(url)}: the image did not arrive ({error}); load it first and hand it over.") from error
+            raise ImageError(
+                f"{short(url)}: the image did not arrive ({error}); load it first and hand it over."
+            ) from error
 
     return ImageSource(label=url, digest=hashlib.sha256(url.encode()).hexdigest(), read=read)
 
@@ -136,18 +154,24 @@ def _local_path(path: str) -> str:
     try:
         return unquote(urlparse(path).path)
     except ValueError as error:
-        raise ImageError(f"{short(path)}: is no URL of a file ({error}); give file:///folder/name or a path.") from error
+        raise ImageError(
+            f"{short(path)}: is no URL of a file ({error}); give file:///folder/name or a path."
+        ) from error
 
 
 def note_file(path: str, size: int, mtime_ns: int) -> None:
-    """Tells what an indexed file was like, so that it is recognised, and its memory found, after it is gone."""
+    """Tells what an indexed file was like, so that it is recognised, and its memory found, after it
+    is gone.
+    """
     _noted[path] = f"{path}|{size}|{mtime_ns}"
     while len(_noted) > NOTED_FILES:
         _noted.pop(next(iter(_noted)), None)
 
 
 def _checked_file(path: Path) -> Path:
-    """A file only: a device or a pipe (/dev/zero) would never end. Its bytes are read while it is decoded."""
+    """A file only: a device or a pipe (/dev/zero) would never end. Its bytes are read while it is
+    decoded.
+    """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is no file")
@@ -161,7 +185,10 @@ def _checked_file(path: Path) -> Path:
 def file_digest(path: Path) -> str:
     try:
         found = os.stat(path)
-    except (OSError, ValueError):  # the latter: a path with a zero byte, or one that the file system cannot write
+    except (
+        OSError,
+        ValueError,
+    ):  # the latter: a path with a zero byte, or one that the file system cannot write
         return _noted.get(str(path), f"{path}|missing")
     return f"{path}|{found.st_size}|{found.st_mtime_ns}"
 
@@ -178,13 +205,17 @@ def _data_of(raw: bytes) -> tuple[bytes, bool]:
 def _inline_bytes(body: bytes, encoded: bool, label: str) -> bytes:
     size = len(body) * 3 // 4 if encoded else len(body)
     if size > MAX_FILE_BYTES:
-        raise ImageError(f"{short(label)}: has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read.")
+        raise ImageError(
+            f"{short(label)}: has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read."
+        )
     if not encoded:
         return body
     decoded = _from_base64(body, label)
     if _DATA_URI.match(decoded) is None:
         return decoded
-    inner, inner_encoded = _data_of(decoded)  # LlamaIndex's MediaResource puts a data: URI into base64 once more
+    inner, inner_encoded = _data_of(
+        decoded
+    )  # LlamaIndex's MediaResource puts a data: URI into base64 once more
     return _from_base64(inner, label) if inner_encoded else inner
 
 

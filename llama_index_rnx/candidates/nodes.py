@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
-from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle, TextNode
+from llama_index.core.schema import (
+    BaseNode,
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    QueryBundle,
+    TextNode,
+)
 
 from llama_index_rnx.candidates.candidate import Candidate, Query, without_unreadable_images
 from llama_index_rnx.candidates.images import (
@@ -36,8 +44,8 @@ T = TypeVar("T")
 class PageNode(ImageNode):
     """One page of a PDF: its text layer as text, its image rendered when somebody looks at it.
 
-    Nothing is stored beside the PDF: the page stays where it is. `page` counts from 1. `has_fields`: there are fields of a
-    form on it, whose values are part of text and picture.
+    Nothing is stored beside the PDF: the page stays where it is. `page` counts from 1.
+    `has_fields`: there are fields of a form on it, whose values are part of text and picture.
     """
 
     pdf_path: str
@@ -52,21 +60,28 @@ class PageNode(ImageNode):
         """The rendered page as a JPEG in memory."""
         return io.BytesIO(_page_source(self).jpeg())
 
-    def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[BaseContentBlock]:
-        """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only); of a page that is gone the text."""
+    def get_content_blocks(
+        self, metadata_mode: MetadataMode = MetadataMode.NONE
+    ) -> list[BaseContentBlock]:
+        """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only); of a page
+        that is gone the text.
+        """
         blocks: list[BaseContentBlock] = list(self.get_metadata_content_blocks(metadata_mode))
         if self.text:
             blocks.append(TextBlock(text=self.text))
         with suppress(ImageError):
-            blocks.append(ImageBlock(image=self.resolve_image().read(), image_mimetype="image/jpeg"))
+            blocks.append(
+                ImageBlock(image=self.resolve_image().read(), image_mimetype="image/jpeg")
+            )
         return blocks
 
 
 def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
     """A node of any shape as a candidate; nothing is opened yet.
 
-    The text is what LlamaIndex would embed: with the metadata, less `excluded_embed_metadata_keys`. The image may be base64,
-    bytes, a path, or a page of a PDF; a URL only with `allow_urls`, and then of a public address.
+    The text is what LlamaIndex would embed: with the metadata, less `excluded_embed_metadata_keys`.
+    The image may be base64, bytes, a path, or a page of a PDF; a URL only with `allow_urls`, and
+    then of a public address.
 
     Raises:
         RNXError: the node holds neither text nor image, or something in it cannot be used.
@@ -84,9 +99,11 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
 
 
 def usable_candidate(node: Any, allow_urls: bool = False) -> tuple[Candidate, str]:
-    """What a node of any shape can be ranked by, and in one line why the rest cannot be used ("" where all can).
+    """What a node of any shape can be ranked by, and in one line why the rest cannot be used (""
+    where all can).
 
-    It never raises: a node that holds nothing, or is no node, gives an empty candidate. A picture is not opened here.
+    It never raises: a node that holds nothing, or is no node, gives an empty candidate. A picture
+    is not opened here.
 
     Example:
         >>> from llama_index.core.schema import ImageNode
@@ -112,7 +129,8 @@ def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
     """A LlamaIndex query as ours.
 
     Args:
-        dense: take over `custom_embedding_strs` and `embedding`, too, as a retriever does; one of them is enough for a query.
+        dense: take over `custom_embedding_strs` and `embedding`, too, as a retriever does; one of
+            them is enough for a query.
 
     Raises:
         RNXError: there is neither text nor image in it, or an embedding is no list of numbers.
@@ -122,7 +140,9 @@ def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
     if isinstance(bundle, str):
         bundle = QueryBundle(bundle)
     if not isinstance(bundle, QueryBundle) or not isinstance(bundle.query_str, str | None):
-        raise RNXError(f"the query is {shown(bundle)}; a string or a QueryBundle(query_str) is needed.")
+        raise RNXError(
+            f"the query is {shown(bundle)}; a string or a QueryBundle(query_str) is needed."
+        )
 
     query = Query(
         text=clean_text(bundle.query_str or ""),
@@ -139,7 +159,9 @@ def _picture_of_query(location: Any) -> ImageSource | None:
     if location is None or (isinstance(location, str) and not location):
         return None
     if not isinstance(location, str | Path):
-        raise RNXError(f"the query's image_path is {shown(location)}; a path or a data: URI is needed.")
+        raise RNXError(
+            f"the query's image_path is {shown(location)}; a path or a data: URI is needed."
+        )
     return source_at(location, label="the query's picture")
 
 
@@ -152,7 +174,9 @@ def dense_texts_of(texts: Any) -> tuple[str, ...]:
     if texts is None:
         return ()
     if not isinstance(texts, Iterable):
-        raise RNXError(f"custom_embedding_strs={shown(texts)} was given; a list of texts is needed.")
+        raise RNXError(
+            f"custom_embedding_strs={shown(texts)} was given; a list of texts is needed."
+        )
 
     strings = [texts] if isinstance(texts, str) else list(texts)
     for text in strings:
@@ -172,14 +196,20 @@ def dense_vector_of(embedding: Any) -> tuple[float, ...] | None:
     try:
         vector = tuple(float(number) for number in embedding)
     except (TypeError, ValueError) as error:
-        raise RNXError(f"the query's embedding is no list of numbers ({short(str(error))}); leave it out.") from error
+        raise RNXError(
+            f"the query's embedding is no list of numbers ({short(str(error))}); leave it out."
+        ) from error
     if not all(map(math.isfinite, vector)) or not any(vector):
-        raise RNXError("the query's embedding has a number that is none, or is all zeros; leave it out, or embed again.")
+        raise RNXError(
+            "the query's embedding has a number that is none, or is all zeros; leave it out, or embed again."
+        )
     return vector
 
 
 def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
-    """The image of a node, if it has one: base64, bytes, a path, a page of a PDF, or (when allowed) a URL."""
+    """The image of a node, if it has one: base64, bytes, a path, a page of a PDF, or (when allowed)
+    a URL.
+    """
     if isinstance(node, PageNode):
         return _page_source(node)
     if isinstance(node, ImageNode):
@@ -191,7 +221,8 @@ def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
 
 
 def with_inline_image(node: BaseNode) -> BaseNode:
-    """The node as a prompt can show it: with its picture in it, as a JPEG, or as a text where the picture cannot be read.
+    """The node as a prompt can show it: with its picture in it, as a JPEG, or as a text where the
+    picture cannot be read.
 
     LlamaIndex itself would fail over a file that is gone, and ask the network for a URL.
     """
@@ -223,12 +254,16 @@ def restore_inline_image(node: BaseNode, data: bytes) -> None:
     if isinstance(node, ImageNode):
         node.image = data.decode()
     elif isinstance(node, Node):
-        node.image_resource = (node.image_resource or MediaResource()).model_copy(update={"data": data})
+        node.image_resource = (node.image_resource or MediaResource()).model_copy(
+            update={"data": data}
+        )
 
 
 def _page_source(node: PageNode) -> ImageSource:
     path, number = Path(node.pdf_path), node.page
-    drawn = "+fields" if node.has_fields else ""  # they were not drawn when older memories were made
+    drawn = (
+        "+fields" if node.has_fields else ""
+    )  # they were not drawn when older memories were made
     return ImageSource(
         label=f"{path}#{number}",
         digest=f"{file_digest(path)}#{number}{drawn}",
@@ -236,7 +271,9 @@ def _page_source(node: PageNode) -> ImageSource:
     )
 
 
-def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) -> ImageSource | None:
+def _first_source(
+    data: Any, path: Any, url: Any, label: str, allow_urls: bool
+) -> ImageSource | None:
     name = f"image of node {label!r}"
     if data:
         return base64_source(data, name)
@@ -249,7 +286,9 @@ def _first_source(data: Any, path: Any, url: Any, label: str, allow_urls: bool) 
     if str(url).lower().startswith("file:"):
         return file_source(str(url))
     if not allow_urls:
-        raise RNXError(f"node {label!r} has its image at {short(str(url))}: no URL is fetched unless allowed; load it first.")
+        raise RNXError(
+            f"node {label!r} has its image at {short(str(url))}: no URL is fetched unless allowed; load it first."
+        )
     return url_source(str(url))
 
 
@@ -259,17 +298,26 @@ def _own_text(node: BaseNode) -> str:
 
 def _text_of(node: BaseNode) -> str:
     """What LlamaIndex would embed; metadata alone is no text."""
-    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED)) if clean_text(_own_text(node)) else ""
+    return (
+        clean_text(node.get_content(metadata_mode=MetadataMode.EMBED))
+        if clean_text(_own_text(node))
+        else ""
+    )
 
 
 def _attempt(work: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:
-    """What the work gives, or why it gives nothing. Whoever wrote the node's class chose what it raises."""
+    """What the work gives, or why it gives nothing. Whoever wrote the node's class chose what it
+    raises.
+    """
     try:
         return work(), ""
     except RNXError as error:
         return None, str(error)
     except Exception as error:
-        return None, f"node {node.node_id!r} cannot be read ({type(error).__name__}: {short(str(error))})."
+        return (
+            None,
+            f"node {node.node_id!r} cannot be read ({type(error).__name__}: {short(str(error))}).",
+        )
 
 
 SOURCE = "source"  # in the metadata of nodes that came from files: their file's name

@@ -1,7 +1,8 @@
-"""Conversations over a collection: LlamaIndex's chat engine on our retriever and reranker, answered by any LLM or by quotes.
+"""Conversations over a collection: LlamaIndex's chat engine on our retriever and reranker, answered
+by any LLM or by quotes.
 
-question -> standalone question -> retrieve -> rerank -> answer. What was found is told before the answer is there, and stays
-when the answer fails.
+question -> standalone question -> retrieve -> rerank -> answer. What was found is told before the
+answer is there, and stays when the answer fails.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from llama_index_rnx.retrieve import RNXRetriever
 from llama_index_rnx.text import clean_text
 
 MAX_QUESTION = 4_000  # characters
-HISTORY_WORDS = 1_500  # of the conversation that a language model is shown, a quarter of its context at most
+HISTORY_WORDS = (
+    1_500  # of the conversation that a language model is shown, a quarter of its context at most
+)
 SOURCES = 5  # that an answer has where no reranker says how many
 NOTHING = "Nothing was found: the index is empty."
 
@@ -48,18 +51,24 @@ NOTHING = "Nothing was found: the index is empty."
 class _PictureSynthesizer(CompactAndRefine):
     """Shows the pictures of nodes wherever they are; one that is gone costs itself, not the answer."""
 
-    def synthesize(self, query: Any, nodes: list[NodeWithScore], *more: Any, **options: Any) -> RESPONSE_TYPE:
+    def synthesize(
+        self, query: Any, nodes: list[NodeWithScore], *more: Any, **options: Any
+    ) -> RESPONSE_TYPE:
         return super().synthesize(query, _with_inline_images(nodes), *more, **options)
 
-    async def asynthesize(self, query: Any, nodes: list[NodeWithScore], *more: Any, **options: Any) -> RESPONSE_TYPE:
+    async def asynthesize(
+        self, query: Any, nodes: list[NodeWithScore], *more: Any, **options: Any
+    ) -> RESPONSE_TYPE:
         shown = await asyncio.to_thread(_with_inline_images, nodes)
         return await super().asynthesize(query, shown, *more, **options)
 
 
 class RNXChatEngine(CondensePlusContextChatEngine):
-    """LlamaIndex's engine, with what it lacks: quotes instead of an LLM, pictures, sources that are told first.
+    """LlamaIndex's engine, with what it lacks: quotes instead of an LLM, pictures, sources that are
+    told first.
 
-    `chat`, `stream_chat` and their async kin are the base class's; `turn` tells a question's events as they happen.
+    `chat`, `stream_chat` and their async kin are the base class's; `turn` tells a question's events
+    as they happen.
     """
 
     def __init__(
@@ -96,7 +105,8 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         return _name(self._llm)
 
     def turn(self, question: str) -> Iterator[Event]:
-        """Answers a question: what was found, then the answer in pieces; or a line that says why there is none.
+        """Answers a question: what was found, then the answer in pieces; or a line that says why
+        there is none.
 
         A turn that fails or is left alone is not remembered.
 
@@ -106,7 +116,9 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         question = _checked(question)
         history = self._memory.get(input=question)
         asked, fault = self._standalone(history, question)
-        section = compare(self._retriever, self.reranker, asked, self.reranker.top_n if self.reranker else SOURCES)
+        section = compare(
+            self._retriever, self.reranker, asked, self.reranker.top_n if self.reranker else SOURCES
+        )
         yield RetrievedEvent(section=section)
         if fault is not None:
             yield FailedEvent(line=fault)
@@ -120,10 +132,14 @@ class RNXChatEngine(CondensePlusContextChatEngine):
         super().reset()
         self._asked = ""
 
-    def _answered(self, question: str, history: Sequence[ChatMessage], nodes: list[NodeWithScore]) -> Iterator[Event]:
+    def _answered(
+        self, question: str, history: Sequence[ChatMessage], nodes: list[NodeWithScore]
+    ) -> Iterator[Event]:
         said: list[str] = []
         try:
-            response: Any = self._get_response_synthesizer(list(history), streaming=True).synthesize(question, nodes)
+            response: Any = self._get_response_synthesizer(
+                list(history), streaming=True
+            ).synthesize(question, nodes)
             for piece in response.response_gen:
                 said.append(piece)
                 yield TextEvent(text=piece)
@@ -149,24 +165,36 @@ class RNXChatEngine(CondensePlusContextChatEngine):
 
     def _condense_question(self, chat_history: list[ChatMessage], latest_message: str) -> str:
         if self._rewrites:
-            self._asked = super()._condense_question(chat_history, latest_message).strip() or latest_message
+            self._asked = (
+                super()._condense_question(chat_history, latest_message).strip() or latest_message
+            )
         else:
             self._asked = standalone(user_questions(chat_history), latest_message)
         return self._asked
 
-    async def _acondense_question(self, chat_history: list[ChatMessage], latest_message: str) -> str:
+    async def _acondense_question(
+        self, chat_history: list[ChatMessage], latest_message: str
+    ) -> str:
         if self._rewrites:
-            self._asked = (await super()._acondense_question(chat_history, latest_message)).strip() or latest_message
+            self._asked = (
+                await super()._acondense_question(chat_history, latest_message)
+            ).strip() or latest_message
             return self._asked
         return self._condense_question(chat_history, latest_message)
 
-    def _get_response_synthesizer(self, chat_history: list[ChatMessage], streaming: bool = False) -> BaseSynthesizer:  # type: ignore[override]
+    def _get_response_synthesizer(  # type: ignore[override]
+        self, chat_history: list[ChatMessage], streaming: bool = False
+    ) -> BaseSynthesizer:
         if self.quotes:
-            return ExtractiveSynthesizer(self._extractor, self._store, query=self._asked, streaming=streaming)
+            return ExtractiveSynthesizer(
+                self._extractor, self._store, query=self._asked, streaming=streaming
+            )
         if self.multimodal:
             said = "\n".join(f"{message.role.value}: {message.content}" for message in chat_history)
             prompt = PAGES_PROMPT.partial_format(history=said)
-            return _PictureSynthesizer(llm=self._llm, multimodal=True, chat_content_qa_template=prompt, streaming=streaming)
+            return _PictureSynthesizer(
+                llm=self._llm, multimodal=True, chat_content_qa_template=prompt, streaming=streaming
+            )
         return super()._get_response_synthesizer(chat_history, streaming)
 
 
@@ -183,11 +211,14 @@ def chat_engine(
 
     Args:
         reranker: None answers from the retriever's order.
-        llm: any LlamaIndex LLM; without one the answers are quoted from the sources, which needs no key.
+        llm: any LlamaIndex LLM; without one the answers are quoted from the sources, which needs no
+            key.
         extractor: the ranker that chooses quotes; by default rnx-mini.
-        multimodal: show the LLM the pictures of the sources; by default where it is the ranker itself. It must be a chat model.
-        condense: let the LLM put a follow-up question into words that stand alone; by default all but small ones do. Without,
-            a question that points back is looked for together with the one before it.
+        multimodal: show the LLM the pictures of the sources; by default where it is the ranker
+            itself. It must be a chat model.
+        condense: let the LLM put a follow-up question into words that stand alone; by default all
+            but small ones do. Without, a question that points back is looked for together with the
+            one before it.
 
     Example:
         >>> from llama_index.core.schema import TextNode
@@ -199,14 +230,20 @@ def chat_engine(
         >>> str(engine.chat("What do bees make?"))
         'Bees make honey from nectar. [1]'
     """
-    kinds = {"retriever": (retriever, BaseRetriever), "reranker": (reranker, BaseNodePostprocessor), "llm": (llm, LLM)}
+    kinds = {
+        "retriever": (retriever, BaseRetriever),
+        "reranker": (reranker, BaseNodePostprocessor),
+        "llm": (llm, LLM),
+    }
     for name, (value, kind) in kinds.items():
         if not isinstance(value, kind) and (value is not None or name == "retriever"):
             raise RNXError(f"{name}={shown(value)} was given; a {kind.__name__} is needed.")
 
     sees = isinstance(llm, RankerLLM) if multimodal is None else multimodal
     rewrites = not isinstance(llm, GGUFModel) if condense is None else condense
-    return RNXChatEngine(retriever, reranker, llm, extractor=extractor, multimodal=sees, condense=rewrites)
+    return RNXChatEngine(
+        retriever, reranker, llm, extractor=extractor, multimodal=sees, condense=rewrites
+    )
 
 
 def conversations(
@@ -219,12 +256,17 @@ def conversations(
     k: int = 100,
     n: int = 5,
 ) -> Callable[[], RNXChatEngine]:
-    """Loads all that conversations over a collection share; what is returned begins a new one. See `load_llm` for `llm`.
+    """Loads all that conversations over a collection share; what is returned begins a new one. See
+    `load_llm` for `llm`.
 
     Raises:
         RNXError: a model is unknown or cannot be loaded.
     """
-    mini = collection.ranker if collection.ranker is not None and collection.ranker.name == MINI else None
+    mini = (
+        collection.ranker
+        if collection.ranker is not None and collection.ranker.name == MINI
+        else None
+    )
     ranker = mini if model == MINI and mini is not None else load_ranker(model)
     writer = load_llm(llm, options, lambda: ranker)
     retriever, reranker = RNXRetriever(collection, top_k=k), RNXRerank(ranker=ranker, top_n=n)
@@ -232,7 +274,9 @@ def conversations(
 
 
 def numbered(hits: Sequence[Hit]) -> list[NodeWithScore]:
-    """The nodes with their numbers in the text that a language model is shown, so that it can name them."""
+    """The nodes with their numbers in the text that a language model is shown, so that it can name
+    them.
+    """
     return [NodeWithScore(node=_numbered(hit), score=hit.score) for hit in hits]
 
 
@@ -258,7 +302,9 @@ def _checked_message(message: Any) -> str:
 def _checked(question: str) -> str:
     question = clean_text(_checked_message(question))
     if len(question) > MAX_QUESTION:
-        raise RNXError(f"the question has {len(question):,} characters; {MAX_QUESTION:,} are allowed.")
+        raise RNXError(
+            f"the question has {len(question):,} characters; {MAX_QUESTION:,} are allowed."
+        )
     return question
 
 

@@ -1,7 +1,9 @@
-"""Answers that are quoted, not written: the passages of the best nodes that the ranker itself puts first. No language model.
+"""Answers that are quoted, not written: the passages of the best nodes that the ranker itself puts
+first. No language model.
 
-It is honest about what it is: an answer holds sentences of the sources as they stand there, each passage with the number of
-its source, or says that the best match is a picture, that nothing answers clearly, or that nothing was found.
+It is honest about what it is: an answer holds sentences of the sources as they stand there, each
+passage with the number of its source, or says that the best match is a picture, that nothing
+answers clearly, or that nothing was found.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from llama_index.core.base.response.schema import (
     Response,
     StreamingResponse,
 )
-from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
+from llama_index.core.instrumentation.events.synthesis import (
+    SynthesizeEndEvent,
+    SynthesizeStartEvent,
+)
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
@@ -35,17 +40,22 @@ from llama_index_rnx.results import Hit, hits_of
 from llama_index_rnx.text import bm25, clean_text, sentences
 from llama_index_rnx.validation import checked_hits, checked_texts
 
-# `python -m benchmarks.quotes` (2026-11-23): of 55 questions of mmdocir whose answer stands in the text of its page, an answer
-# of these sizes holds it for 27; as many words of the sentences that share most words with the question for 22, the beginning
-# of the page for 23.
+# `python -m benchmarks.quotes` (2026-11-23): of 55 questions of mmdocir whose answer stands in the
+# text of its page, an answer of these sizes holds it for 27; as many words of the sentences that
+# share most words with the question for 22, the beginning of the page for 23.
 PASSAGE_WORDS = 25  # neighbouring sentences are read together up to here
 ANSWER_WORDS = 60
-CONSIDERED = 48  # passages that the ranker reads; of more, those that share most words with the question
-NEAR = 0.1  # a passage is quoted beside the best one if its score is at least this share of the best one's
-CLEAR = 0.1  # best scores below it: 9 % of those questions on their own page, 84 % on the page of another question
-PICTURE_CLEAR = (
-    0.005  # scores below it: 20 % of 120 captions of Flickr8k dev on their photograph; 90 % of DL19's on any of them
+CONSIDERED = (
+    48  # passages that the ranker reads; of more, those that share most words with the question
 )
+# A passage is quoted beside the best one if its score is at least this share of the best one's.
+NEAR = 0.1
+# Best scores below it: 9 % of those questions on their own page, 84 % on the page of another
+# question.
+CLEAR = 0.1
+# Scores below it: 20 % of 120 captions of Flickr8k dev on their photograph; 90 % of DL19's on any
+# of them.
+PICTURE_CLEAR = 0.005
 
 T = TypeVar("T")
 _MARKUP = re.compile(r"^(?:#{1,6}|[-*\u2022\u2013]|\d+[.)])\s+|\*\*|__|`")
@@ -68,20 +78,31 @@ class Quote:
 
 
 def quotes(ranker: Ranker, store: MemoryStore, query: Query, texts: Sequence[str]) -> list[Quote]:
-    """The passages of these texts that answer best, about `ANSWER_WORDS` together, best first; none overlaps another.
+    """The passages of these texts that answer best, about `ANSWER_WORDS` together, best first; none
+    overlaps another.
 
     The ranker reads all that are considered as one list, as it reads nodes.
     """
     found = prefilter_by_overlap(
-        query.text, [quote for source, text in enumerate(texts) for quote in passages(source, clean_text(text))]
+        query.text,
+        [
+            quote
+            for source, text in enumerate(texts)
+            for quote in passages(source, clean_text(text))
+        ],
     )
     found = found[: ranker.window]
     if not found:
         return []
-    memories = get_or_compute_memories(ranker, [Candidate(id=str(i), text=quote.text) for i, quote in enumerate(found)], store)
+    memories = get_or_compute_memories(
+        ranker, [Candidate(id=str(i), text=quote.text) for i, quote in enumerate(found)], store
+    )
     scores = score_batch(ranker, [(query, memories)])[0]
     ranked = [found[i] for i in sorted(range(len(found)), key=lambda i: -scores[i])]
-    by_rank = [_scored(quote, score) for quote, score in zip(ranked, sorted(scores, reverse=True), strict=True)]
+    by_rank = [
+        _scored(quote, score)
+        for quote, score in zip(ranked, sorted(scores, reverse=True), strict=True)
+    ]
     return list(_kept(by_rank))
 
 
@@ -94,10 +115,17 @@ def prefilter_by_overlap(query: str, found: Sequence[Quote], most: int = CONSIDE
 
 
 def passages(source: int, text: str) -> Iterator[Quote]:
-    """From each sentence on, as many whole ones as `PASSAGE_WORDS` allow, one at least; a heading takes its sentence along."""
-    said = [_MARKUP.sub("", " ".join(text[start:end].split())).strip() for start, end in sentences(text)]
+    """From each sentence on, as many whole ones as `PASSAGE_WORDS` allow, one at least; a heading
+    takes its sentence along.
+    """
+    said = [
+        _MARKUP.sub("", " ".join(text[start:end].split())).strip() for start, end in sentences(text)
+    ]
     said = [sentence for sentence in said if sentence]
-    lengths, whole = [len(sentence.split()) for sentence in said], [_is_whole(sentence) for sentence in said]
+    lengths, whole = (
+        [len(sentence.split()) for sentence in said],
+        [_is_whole(sentence) for sentence in said],
+    )
     for first in range(len(said)):
         last, words = first, lengths[first]
         while last + 1 < len(said) and words + lengths[last + 1] <= PASSAGE_WORDS:
@@ -110,7 +138,12 @@ def passages(source: int, text: str) -> Iterator[Quote]:
 
 def _joined(said: Sequence[str]) -> str:
     """Sentences one after the other; a dot in the middle where a line ended without a sign."""
-    return " ".join([*(sentence if _is_whole(sentence) else f"{sentence} \u00b7" for sentence in said[:-1]), said[-1]])
+    return " ".join(
+        [
+            *(sentence if _is_whole(sentence) else f"{sentence} \u00b7" for sentence in said[:-1]),
+            said[-1],
+        ]
+    )
 
 
 def _is_whole(sentence: str) -> bool:
@@ -119,7 +152,9 @@ def _is_whole(sentence: str) -> bool:
 
 
 def _scored(quote: Quote, score: float) -> Quote:
-    return Quote(text=quote.text, source=quote.source, first=quote.first, last=quote.last, score=score)
+    return Quote(
+        text=quote.text, source=quote.source, first=quote.first, last=quote.last, score=score
+    )
 
 
 def _kept(ranked: Sequence[Quote]) -> Iterator[Quote]:
@@ -144,8 +179,10 @@ class ExtractiveSynthesizer(BaseSynthesizer):
     Args:
         ranker: chooses the passages; by default rnx-mini.
         store: keeps their memories; by default in RAM.
-        query: what is looked for, where it differs from what `synthesize` is given (a follow-up question as it stands).
-        streaming: give a `StreamingResponse`, or from `asynthesize` an `AsyncStreamingResponse`: the same text, in one piece.
+        query: what is looked for, where it differs from what `synthesize` is given (a follow-up
+            question as it stands).
+        streaming: give a `StreamingResponse`, or from `asynthesize` an `AsyncStreamingResponse`:
+            the same text, in one piece.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -161,7 +198,9 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         query: str | None = None,
         streaming: bool = False,
     ) -> None:
-        super().__init__(llm=MockLLM(), streaming=streaming)  # the base class wants one, and would ask for a key
+        super().__init__(
+            llm=MockLLM(), streaming=streaming
+        )  # the base class wants one, and would ask for a key
         self._ranker, self._store, self._asked = ranker, store or MemoryStore(), query
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ExtractiveSynthesizer:
@@ -180,7 +219,9 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         answer = self._response(asked, nodes, additional_source_nodes)
         response: RESPONSE_TYPE = answer
         if self._streaming:
-            response = StreamingResponse(_streamed(str(answer)), answer.source_nodes, answer.metadata)
+            response = StreamingResponse(
+                _streamed(str(answer)), answer.source_nodes, answer.metadata
+            )
         dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
 
@@ -195,21 +236,31 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         nodes = checked_hits(nodes)
         asked = self._asked or _question_of(query)
         dispatcher.event(SynthesizeStartEvent(query=query))
-        response: RESPONSE_TYPE = await run_in_executor(partial(self._response, asked, nodes, additional_source_nodes))
+        response: RESPONSE_TYPE = await run_in_executor(
+            partial(self._response, asked, nodes, additional_source_nodes)
+        )
         if self._streaming:
-            response = AsyncStreamingResponse(_astreamed(str(response)), response.source_nodes, response.metadata)
+            response = AsyncStreamingResponse(
+                _astreamed(str(response)), response.source_nodes, response.metadata
+            )
         dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
 
-    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
+    def get_response(
+        self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
+    ) -> str:
         question, texts = _question_of(query_str), checked_texts(text_chunks, "text_chunks")
         quoted = self._quotes(Query(text=clean_text(question)), texts)
         return "\n\n".join(_marked(quote) for quote in quoted)
 
-    async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> str:
+    async def aget_response(
+        self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
+    ) -> str:
         return await run_in_executor(partial(self.get_response, query_str, text_chunks))
 
-    def _response(self, question: str, nodes: list[NodeWithScore], more: Sequence[NodeWithScore] | None) -> Response:
+    def _response(
+        self, question: str, nodes: list[NodeWithScore], more: Sequence[NodeWithScore] | None
+    ) -> Response:
         answer = self._answer(Query(text=clean_text(question)), hits_of(nodes, nodes))
         sources = [*nodes, *(more or [])]
         return Response(answer, sources, {hit.node.node_id: hit.node.metadata for hit in sources})
@@ -238,7 +289,9 @@ class ExtractiveSynthesizer(BaseSynthesizer):
     def _shows(self, query: Query, hit: Hit) -> bool:
         """Whether a picture is what was asked for, rather than only the best of those at hand."""
         try:
-            memories = get_or_compute_memories(self._chooser(), [usable_candidate(hit.node)[0]], self._store)
+            memories = get_or_compute_memories(
+                self._chooser(), [usable_candidate(hit.node)[0]], self._store
+            )
         except RNXError:  # a picture that cannot be seen
             return False
         return score_batch(self._chooser(), [(query, memories)])[0][0] >= PICTURE_CLEAR
@@ -264,7 +317,9 @@ def deep_copy(original: T, memo: dict[int, Any], shared: Sequence[object]) -> T:
 def _question_of(query: Any) -> str:
     text = query.query_str if isinstance(query, QueryBundle) else query
     if not isinstance(text, str):
-        raise RNXError(f"the query is {shown(query)}; a string or a QueryBundle(query_str) is needed.")
+        raise RNXError(
+            f"the query is {shown(query)}; a string or a QueryBundle(query_str) is needed."
+        )
     return text
 
 

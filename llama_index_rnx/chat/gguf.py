@@ -15,21 +15,26 @@ from llama_index_rnx.chat.streaming import ANSWER_TOKENS, StreamedLLM
 from llama_index_rnx.errors import RNXError, one_line
 from llama_index_rnx.rankers.vlm import stream_decode
 
-REPEATED = 6  # tokens in a row that a small model may not say twice: left alone it says one sentence again and again
+# Tokens in a row that a small model may not say twice: left alone it says one sentence again and
+# again.
+REPEATED = 6
 
 
 CONTEXT = 4_096  # of a .gguf model: five passages or pages, and some conversation
 
 
 class GGUFModel(StreamedLLM):
-    """A small chat model in a .gguf file, read by transformers and the `gguf` package; one answer at a time.
+    """A small chat model in a .gguf file, read by transformers and the `gguf` package; one answer
+    at a time.
 
-    On a CPU: the weights are unpacked to fp32, four bytes a parameter. For a large model take llama.cpp or Ollama through
-    their LlamaIndex integrations.
+    On a CPU: the weights are unpacked to fp32, four bytes a parameter. For a large model take
+    llama.cpp or Ollama through their LlamaIndex integrations.
     """
 
     path: str = Field(description="The file.")
-    context: int = Field(default=CONTEXT, ge=512, description="Tokens of a prompt and its answer together.")
+    context: int = Field(
+        default=CONTEXT, ge=512, description="Tokens of a prompt and its answer together."
+    )
     most: int = Field(default=ANSWER_TOKENS, ge=1, description="Tokens of an answer.")
 
     _opened: Any = PrivateAttr(default=None)
@@ -42,7 +47,10 @@ class GGUFModel(StreamedLLM):
     @property
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(
-            context_window=self.context, num_output=self.most, is_chat_model=True, model_name=Path(self.path).stem
+            context_window=self.context,
+            num_output=self.most,
+            is_chat_model=True,
+            model_name=Path(self.path).stem,
         )
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
@@ -67,7 +75,9 @@ def _opened(path: Path) -> tuple[Any, Any]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32")
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype="float32"
+        )
     except Exception as error:  # of a file that anybody made
         raise RNXError(f"{path}: transformers cannot read it ({one_line(error)}).") from error
     if not tokenizer.chat_template:
@@ -78,8 +88,13 @@ def _opened(path: Path) -> tuple[Any, Any]:
 def _prompt(tokenizer: Any, messages: Sequence[ChatMessage]) -> Any:
     """The conversation as token ids [1, L]; nobody's text forges a special token."""
     special = re.compile("|".join(re.escape(token) for token in tokenizer.all_special_tokens))
-    turns = [{"role": message.role.value, "content": special.sub("", message.content or "")} for message in messages]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")["input_ids"]
+    turns = [
+        {"role": message.role.value, "content": special.sub("", message.content or "")}
+        for message in messages
+    ]
+    return tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )["input_ids"]
 
 
 def _written(model: Any, ids: Any, most: int) -> Iterator[int]:
@@ -93,7 +108,9 @@ def _written(model: Any, ids: Any, most: int) -> Iterator[int]:
     cache: Any = DynamicCache()
     for _ in range(most):
         with torch.inference_mode():
-            logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits  # [1, 1, W]
+            logits = model(
+                input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
+            ).logits  # [1, 1, W]
         token = int(fresh(torch.tensor([written], dtype=torch.long), logits[:, -1])[0].argmax())
         if token in ends:
             return

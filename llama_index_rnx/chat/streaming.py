@@ -19,7 +19,9 @@ ANSWER_TOKENS = 256
 
 
 class StreamedLLM(CustomLLM):
-    """A chat model that is one function: messages in, pieces of text out. Its subclasses give `pieces` and `metadata`."""
+    """A chat model that is one function: messages in, pieces of text out. Its subclasses give
+    `pieces` and `metadata`.
+    """
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
         """The answer, piece by piece."""
@@ -27,7 +29,9 @@ class StreamedLLM(CustomLLM):
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return ChatResponse(message=ChatMessage(role="assistant", content="".join(self.pieces(messages)).strip()))
+        return ChatResponse(
+            message=ChatMessage(role="assistant", content="".join(self.pieces(messages)).strip())
+        )
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -41,10 +45,14 @@ class StreamedLLM(CustomLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return CompletionResponse(text="".join(self.pieces([ChatMessage(role="user", content=prompt)])).strip())
+        return CompletionResponse(
+            text="".join(self.pieces([ChatMessage(role="user", content=prompt)])).strip()
+        )
 
     @llm_completion_callback()
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+    def stream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseGen:
         def told() -> CompletionResponseGen:
             text = ""
             for piece in _some(self.pieces([ChatMessage(role="user", content=prompt)])):

@@ -1,4 +1,6 @@
-"""The command line: `rnx index`, `search`, `chat`, `ui`, `rerank`, `doctor`, `calibrate`, `serve`, `demo`."""
+"""The command line: `rnx index`, `search`, `chat`, `ui`, `rerank`, `doctor`, `calibrate`, `serve`,
+`demo`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,19 @@ import typer
 from llama_index_rnx.batch import run_row
 from llama_index_rnx.cli import index as index_command
 from llama_index_rnx.cli.help_pages import CONTEXT_SETTINGS, CommandWithPanels
-from llama_index_rnx.console import clean_what_python_prints, print_html, print_json, print_note, print_text
+from llama_index_rnx.console import (
+    clean_what_python_prints,
+    print_html,
+    print_json,
+    print_note,
+    print_text,
+)
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.system import INTERRUPT_SECONDS, INTERRUPTED, end_within
 
-if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load: only the command that needs them does
+if (
+    TYPE_CHECKING
+):  # torch and LlamaIndex take seconds to load: only the command that needs them does
     from llama_index_rnx.collection import NodeCollection
     from llama_index_rnx.results import Hit
 
@@ -51,18 +61,28 @@ class Windows(StrEnum):
 
 
 Name = Annotated[str, typer.Option("--collection", help="Name of the Qdrant collection.")]
-From = Annotated[str, typer.Option("--from", help="The index: a folder, or the URL of a Qdrant server.")]
+From = Annotated[
+    str, typer.Option("--from", help="The index: a folder, or the URL of a Qdrant server.")
+]
 Run = Annotated[Path | None, typer.Option("--run", help="Write a TREC run to this file.")]
 COMPUTE = "How a ranker computes"
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", rich_help_panel=COMPUTE)]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=COMPUTE)]
-MaxPixels = Annotated[
-    int | None, typer.Option(min=1, help="Of a picture, for a vision-language model.", rich_help_panel=COMPUTE)
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=COMPUTE)
 ]
-MaxTextTokens = Annotated[int | None, typer.Option(min=1, help="Of a text.", rich_help_panel=COMPUTE)]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of a picture, for a vision-language model.", rich_help_panel=COMPUTE),
+]
+MaxTextTokens = Annotated[
+    int | None, typer.Option(min=1, help="Of a text.", rich_help_panel=COMPUTE)
+]
 MemoryPath = Annotated[
     str | None,
-    typer.Option(help="A folder or an address (s3://...) that keeps the memories for the next time.", rich_help_panel=COMPUTE),
+    typer.Option(
+        help="A folder or an address (s3://...) that keeps the memories for the next time.",
+        rich_help_panel=COMPUTE,
+    ),
 ]
 TAG = "rnx"
 SERVER_KEY = "RNX_SERVER_KEY"
@@ -72,22 +92,34 @@ command(index_command.index)
 
 @command
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for; may be left out with --image or --queries.")] = "",
+    query: Annotated[
+        str, typer.Argument(help="What to look for; may be left out with --image or --queries.")
+    ] = "",
     from_: From = "",
-    image: Annotated[Path | None, typer.Option(help="A picture as the query, alone or with a text.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture as the query, alone or with a text.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many the retriever fetches.")] = 100,
     n: Annotated[int, typer.Option("-n", min=1, help="How many come out.")] = 5,
-    rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rerank what was fetched.")] = True,
+    rerank: Annotated[
+        bool, typer.Option("--rerank/--no-rerank", help="Rerank what was fetched.")
+    ] = True,
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
-    format_: Annotated[Format, typer.Option("--format", help="How hits are printed.")] = Format.table,
-    queries: Annotated[Path | None, typer.Option(help='A batch: rows {"qid","query","image"?}; needs --run.')] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", help="How hits are printed.")
+    ] = Format.table,
+    queries: Annotated[
+        Path | None, typer.Option(help='A batch: rows {"qid","query","image"?}; needs --run.')
+    ] = None,
     run: Run = None,
     collection: Name = "rnx",
 ) -> None:
     """Search an index: the retriever's list, reranked as a list."""
     batch = _batch_of(queries, run, query, image)
     if not batch and not query.strip() and image is None:
-        raise RNXError("nothing to search for; give a QUERY, --image FILE, or --queries FILE with --run FILE.")
+        raise RNXError(
+            "nothing to search for; give a QUERY, --image FILE, or --queries FILE with --run FILE."
+        )
     source = _open_index(from_, collection)
     try:
         if batch:
@@ -102,11 +134,16 @@ def search(
 @command
 def rerank(
     lists: Annotated[
-        Path, typer.Argument(help='Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}')
+        Path,
+        typer.Argument(
+            help='Rows {"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?}]}'
+        ),
     ],
     run: Annotated[Path, typer.Option("--run", help="Write a TREC run to this file.")],
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
-    windows: Annotated[Windows, typer.Option(help="How a list longer than the ranker's window is read.")] = Windows.sliding,
+    windows: Annotated[
+        Windows, typer.Option(help="How a list longer than the ranker's window is read.")
+    ] = Windows.sliding,
     device: Device = None,
     dtype: Dtype = None,
     max_pixels: MaxPixels = None,
@@ -119,7 +156,13 @@ def rerank(
 
     rows, faults = read_lists(lists), list[str]()
     with _trec_file(run) as write:
-        ranker = load_ranker(model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens)
+        ranker = load_ranker(
+            model,
+            device=device,
+            dtype=dtype,
+            max_pixels=max_pixels,
+            max_text_tokens=max_text_tokens,
+        )
         for qid, ranked in rank_lists(rows, ranker, memory_path, faults, windows.value):
             write(qid, ranked)
     for fault in dict.fromkeys(faults):
@@ -130,16 +173,29 @@ def rerank(
 @command
 def serve(
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="The port to listen on.")] = 8787,
-    api_key: Annotated[str | None, typer.Option(envvar=SERVER_KEY, help="Asked of every caller.")] = None,
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Pages of this origin may ask from a browser, as https://example.com; repeatable.")
+    api_key: Annotated[
+        str | None, typer.Option(envvar=SERVER_KEY, help="Asked of every caller.")
     ] = None,
-    allow_urls: Annotated[bool, typer.Option(help="Fetch images that are named by a URL of a public host.")] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pages of this origin may ask from a browser, as https://example.com; repeatable."
+        ),
+    ] = None,
+    allow_urls: Annotated[
+        bool, typer.Option(help="Fetch images that are named by a URL of a public host.")
+    ] = False,
     max_body: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Requests at work or waiting; one more is sent away.")] = 32,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="For one request, waiting included.")] = 60.0,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Requests at work or waiting; one more is sent away.")
+    ] = 32,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.1, help="For one request, waiting included.")
+    ] = 60.0,
     device: Device = None,
     dtype: Dtype = None,
     max_pixels: MaxPixels = None,
@@ -155,14 +211,22 @@ def serve(
         from llama_index_rnx.network import is_loopback
         from llama_index_rnx.server import Limits, create_app, run_server
     except ImportError as error:
-        raise RNXError(f"rnx serve needs {error.name}; install it with: pip install 'llama-index-rnx[serve]'") from error
+        raise RNXError(
+            f"rnx serve needs {error.name}; install it with: pip install 'llama-index-rnx[serve]'"
+        ) from error
 
     if api_key is None and not is_loopback(host):
-        print_note(f"warning: without a key anybody who reaches {host} may ask; set {SERVER_KEY} or --api-key.")
+        print_note(
+            f"warning: without a key anybody who reaches {host} may ask; set {SERVER_KEY} or --api-key."
+        )
     text = max(Limits.text, 8 * (max_text_tokens or 0))  # characters; tokens are rarely longer
     limits = Limits(body=max_body * 2**20, at_once=max_waiting, seconds=max_seconds, text=text)
-    ranker = load_ranker(model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens)
-    store = MemoryStore(memory_path)  # before anything is served: what is wrong with either is one line
+    ranker = load_ranker(
+        model, device=device, dtype=dtype, max_pixels=max_pixels, max_text_tokens=max_text_tokens
+    )
+    store = MemoryStore(
+        memory_path
+    )  # before anything is served: what is wrong with either is one line
     made = create_app(
         lambda: ranker,
         limits=limits,
@@ -176,7 +240,9 @@ def serve(
 
 
 def _refuse_empty_key(api_key: str | None) -> None:
-    """A secret that is not set in a compose file must not start an open server; typer takes "" for no variable at all."""
+    """A secret that is not set in a compose file must not start an open server; typer takes "" for
+    no variable at all.
+    """
     is_set = api_key is not None or SERVER_KEY in os.environ
     if is_set and not (api_key or "").strip():
         raise RNXError(
@@ -185,9 +251,19 @@ def _refuse_empty_key(api_key: str | None) -> None:
         )
 
 
-Llm = Annotated[str, typer.Option(help="Who answers: extract (quotes), smollm2, ranker, a .gguf file, or module:Class.")]
-LlmOptions = Annotated[str, typer.Option(help='Options of the language model, as JSON: {"model": "..."}')]
-Images = Annotated[bool | None, typer.Option(help="Show the language model the pictures, too; it must be able to see.")]
+Llm = Annotated[
+    str,
+    typer.Option(
+        help="Who answers: extract (quotes), smollm2, ranker, a .gguf file, or module:Class."
+    ),
+]
+LlmOptions = Annotated[
+    str, typer.Option(help='Options of the language model, as JSON: {"model": "..."}')
+]
+Images = Annotated[
+    bool | None,
+    typer.Option(help="Show the language model the pictures, too; it must be able to see."),
+]
 
 
 @command
@@ -208,7 +284,9 @@ def chat(
         from llama_index_rnx.chat import conversations
         from llama_index_rnx.cli.terminal import run_terminal
 
-        run_terminal(conversations(source, model=model, llm=llm, options=options, images=images, k=k, n=n)())
+        run_terminal(
+            conversations(source, model=model, llm=llm, options=options, images=images, k=k, n=n)()
+        )
     finally:
         source.close()
 
@@ -216,40 +294,63 @@ def chat(
 @command
 def ui(
     from_: Annotated[
-        str, typer.Option("--from", help="The index; a folder that is not there yet becomes one. Default: a temporary one.")
+        str,
+        typer.Option(
+            "--from",
+            help="The index; a folder that is not there yet becomes one. Default: a temporary one.",
+        ),
     ] = "",
     llm: Llm = "extract",
     llm_options: LlmOptions = "{}",
     images: Images = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many the retriever fetches.")] = 100,
-    n: Annotated[int, typer.Option("-n", min=1, max=20, help="How many sources an answer has.")] = 5,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=20, help="How many sources an answer has.")
+    ] = 5,
     model: Annotated[str, typer.Option(help="The ranker.")] = "rnx-mini",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="The port of the page; 0 for any that is free.")] = 8788,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The port of the page; 0 for any that is free.")
+    ] = 8788,
     max_upload: Annotated[int, typer.Option(min=1, help="MiB of one file.")] = 64,
     collection: Name = "rnx",
 ) -> None:
-    """Open a page in the browser, for this machine only. Ask an index, see pages beside the answer, add PDFs and pictures."""
+    """Open a page in the browser, for this machine only. Ask an index, see pages beside the answer,
+    add PDFs and pictures.
+    """
     options = _json_object(llm_options)
     try:
         from llama_index_rnx.ui import open_library, run_page
     except ImportError as error:
-        raise RNXError(f"rnx ui needs {error.name}; install it with: pip install 'llama-index-rnx[ui]'") from error
+        raise RNXError(
+            f"rnx ui needs {error.name}; install it with: pip install 'llama-index-rnx[ui]'"
+        ) from error
     from llama_index_rnx.chat import conversations
 
     with open_library(from_, collection, max_upload * 2**20) as (source, library):
-        begin = conversations(source, model=model, llm=llm, options=options, images=images, k=k, n=n)
+        begin = conversations(
+            source, model=model, llm=llm, options=options, images=images, k=k, n=n
+        )
         kept = from_ or "temporary: gone when this ends, --from FOLDER keeps it"
-        run_page(source, library, begin, port, lambda url: print_note(f"{url}  (index: {kept}; Ctrl-C ends)"))
+        run_page(
+            source,
+            library,
+            begin,
+            port,
+            lambda url: print_note(f"{url}  (index: {kept}; Ctrl-C ends)"),
+        )
 
 
 @command
 def doctor(
     model: Annotated[str, typer.Option(help="A vision-language model: a folder or a hub id.")],
     lists: Annotated[
-        Path | None, typer.Option(help="Your own lists, as for `rnx rerank`; default: a few built-in texts.")
+        Path | None,
+        typer.Option(help="Your own lists, as for `rnx rerank`; default: a few built-in texts."),
     ] = None,
 ) -> None:
-    """Say whether a checkpoint should be read by labels. These read a whole list at once. Exit code: 0 if so, 1 if not."""
+    """Say whether a checkpoint should be read by labels. These read a whole list at once. Exit
+    code: 0 if so, 1 if not.
+    """
     from llama_index_rnx.batch import diagnose_checkpoint, skip_reason
 
     reason = skip_reason(model)
@@ -260,9 +361,18 @@ def doctor(
 
 @command
 def calibrate(
-    lists: Annotated[Path, typer.Argument(help='Lists as for `rnx rerank`; a candidate may have a "grade", 0: not relevant.')],
-    model: Annotated[str, typer.Option(help="A vision-language model that is read by labels: a folder.")],
-    to: Annotated[Path | None, typer.Option(help="Write this file instead of the folder's rnx.json.")] = None,
+    lists: Annotated[
+        Path,
+        typer.Argument(
+            help='Lists as for `rnx rerank`; a candidate may have a "grade", 0: not relevant.'
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="A vision-language model that is read by labels: a folder.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Write this file instead of the folder's rnx.json.")
+    ] = None,
 ) -> None:
     """Fit a model's slot bias and, with grades, its probabilities. They go into its rnx.json."""
     from llama_index_rnx.batch import calibrate as fit_to
@@ -297,7 +407,9 @@ def main() -> None:
     clean_what_python_prints()
     arguments = sys.argv[1:]
     try:
-        code = app(arguments or ["--help"], standalone_mode=False)  # typer turns Ctrl-C into an exit code, 130
+        code = app(
+            arguments or ["--help"], standalone_mode=False
+        )  # typer turns Ctrl-C into an exit code, 130
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         if not arguments:
@@ -328,7 +440,9 @@ def _open_index(location: str, name: str) -> NodeCollection:
         raise RNXError("no index was given; add --from DIR_OR_URL.")
 
     is_folder = not location.startswith(("http://", "https://"))
-    missing = RNXError(f"there is no index in {location}; make one with: rnx index PATH --to {location}")
+    missing = RNXError(
+        f"there is no index in {location}; make one with: rnx index PATH --to {location}"
+    )
     if is_folder and not Path(location).expanduser().exists():
         raise missing  # before seconds are spent on imports
 
@@ -339,12 +453,20 @@ def _open_index(location: str, name: str) -> NodeCollection:
     source = NodeCollection(location, name=name)
     if len(source) == 0:
         source.close()
-        raise RNXError(f"the index at {location} is empty (collection {name!r}); fill it with: rnx index PATH --to {location}")
+        raise RNXError(
+            f"the index at {location} is empty (collection {name!r}); fill it with: rnx index PATH --to {location}"
+        )
     return source
 
 
 def _search_one(
-    source: NodeCollection, query: str, image: Path | None, k: int, n: int, model: str | None, format_: Format
+    source: NodeCollection,
+    query: str,
+    image: Path | None,
+    k: int,
+    n: int,
+    model: str | None,
+    format_: Format,
 ) -> None:
     from llama_index.core.schema import QueryBundle
 
@@ -363,7 +485,14 @@ def _search_one(
         print_table(section.after, SafeConsole(), title=query or str(image))
 
 
-def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: Path, k: int, n: int, model: str | None) -> None:
+def _search_batch(
+    source: NodeCollection,
+    rows: Sequence[dict[str, Any]],
+    run: Path,
+    k: int,
+    n: int,
+    model: str | None,
+) -> None:
     from llama_index.core.schema import QueryBundle
 
     from llama_index_rnx import RNXRerank, RNXRetriever, load_ranker
@@ -371,10 +500,14 @@ def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: P
     from llama_index_rnx.results import search_many
 
     bundles = [QueryBundle(row["query"], image_path=row.get("image")) for row in rows]
-    reranker = RNXRerank(ranker=load_ranker(model), top_n=k, on_error="keep_order") if model else None
+    reranker = (
+        RNXRerank(ranker=load_ranker(model), top_n=k, on_error="keep_order") if model else None
+    )
     unseen: list[str] = []
     with _trec_file(run) as write, progress_bar("searching", len(rows), "queries") as advance:
-        for row, hits in zip(rows, search_many(RNXRetriever(source, top_k=k), reranker, bundles, k), strict=True):
+        for row, hits in zip(
+            rows, search_many(RNXRetriever(source, top_k=k), reranker, bundles, k), strict=True
+        ):
             if isinstance(hits, ImageError):
                 unseen.append(f"query {row['qid']}: {hits}")
             else:
@@ -383,7 +516,9 @@ def _search_batch(source: NodeCollection, rows: Sequence[dict[str, Any]], run: P
     for line in unseen:
         print_note(f"left out: {line}")
     if reranker is not None and reranker.failures:
-        print_note(f"{reranker.failures} queries could not be reranked and keep the retriever's order")
+        print_note(
+            f"{reranker.failures} queries could not be reranked and keep the retriever's order"
+        )
     print_note(f"{len(rows)} queries -> {run}")
 
 
@@ -395,7 +530,9 @@ def _one_a_document(hits: Sequence[Hit]) -> list[tuple[str, float]]:
     return list(best.items())
 
 
-def _batch_of(queries: Path | None, run: Path | None, query: str, image: Path | None) -> list[dict[str, Any]]:
+def _batch_of(
+    queries: Path | None, run: Path | None, query: str, image: Path | None
+) -> list[dict[str, Any]]:
     if queries is None:
         if run is not None:
             raise RNXError("--run needs --queries FILE; a single query prints to the screen.")
@@ -416,7 +553,9 @@ def _json_object(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise RNXError(f"--llm-options got {text!r}, which is no JSON ({error}).") from error
     if not isinstance(found, dict):
-        raise RNXError(f'--llm-options got {text!r}; an object is needed, as in \'{{"model": "..."}}\'.')
+        raise RNXError(
+            f'--llm-options got {text!r}; an object is needed, as in \'{{"model": "..."}}\'.'
+        )
     return found
 
 
@@ -431,16 +570,21 @@ def _trec_file(path: Path) -> Iterator[Any]:
     """Yields `write(qid, [(docid, score)])`; the file appears whole at the end, or not at all."""
     if path.is_dir():
         raise RNXError(f"{path} is a folder; give --run the name of a file.")
-    special = path.exists() and not path.is_file()  # /dev/stdout, a pipe: written as it is, never replaced by a file
+    special = (
+        path.exists() and not path.is_file()
+    )  # /dev/stdout, a pipe: written as it is, never replaced by a file
     part = path if special else path.with_name(path.name + ".part")
     try:
         stream = part.open("w", encoding="utf-8", errors="replace")
     except OSError as error:
-        raise RNXError(f"{path} cannot be written ({error.strerror}); choose another --run.") from error
+        raise RNXError(
+            f"{path} cannot be written ({error.strerror}); choose another --run."
+        ) from error
     try:
         with stream:
             yield lambda qid, ranked: stream.writelines(
-                run_row(qid, docid, rank, score, TAG) for rank, (docid, score) in enumerate(ranked, start=1)
+                run_row(qid, docid, rank, score, TAG)
+                for rank, (docid, score) in enumerate(ranked, start=1)
             )
         if not special:
             part.replace(path)

@@ -1,4 +1,6 @@
-"""Help pages as typer writes them without rich, which takes longer than all the rest; with options in their panels."""
+"""Help pages as typer writes them without rich, which takes longer than all the rest; with options
+in their panels.
+"""
 
 from __future__ import annotations
 

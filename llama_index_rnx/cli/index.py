@@ -1,4 +1,6 @@
-"""`rnx index`: options in, a collection filled, a report out; by one process, by several, or one share of it."""
+"""`rnx index`: options in, a collection filled, a report out; by one process, by several, or one
+share of it.
+"""
 
 from __future__ import annotations
 
@@ -52,48 +54,88 @@ SHOWN_PARTS = 3  # of one file, of those that were left out
 
 
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders: .pdf .png .jpg .webp .txt .md")],
-    to: Annotated[
-        str, typer.Option("--to", help="Where the index goes: a folder, or the URL of a Qdrant server (several: a,b,c).")
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files and folders: .pdf .png .jpg .webp .txt .md")
     ],
-    collection: Annotated[str, typer.Option("--collection", help="Name of the Qdrant collection.")] = "rnx",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="Where the index goes: a folder, or the URL of a Qdrant server (several: a,b,c).",
+        ),
+    ],
+    collection: Annotated[
+        str, typer.Option("--collection", help="Name of the Qdrant collection.")
+    ] = "rnx",
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links that lead out of the folders, too.")
     ] = False,
     memory_path: Annotated[
         str | None,
-        typer.Option(help="Where memories are kept: a folder, or an address (file://, s3:// ...) for many machines."),
+        typer.Option(
+            help="Where memories are kept: a folder, or an address (file://, s3:// ...) for many machines."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; of several cuda processes each takes its own.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at work.", rich_help_panel=WORK)] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, mps; of several cuda processes each takes its own."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes at work.", rich_help_panel=WORK)
+    ] = 1,
     share: Annotated[
         str | None,
         typer.Option(
-            help="i/n: only the i-th of n shares, of the same paths; default: RANK of WORLD_SIZE.", rich_help_panel=WORK
+            help="i/n: only the i-th of n shares, of the same paths; default: RANK of WORLD_SIZE.",
+            rich_help_panel=WORK,
         ),
     ] = None,
-    progress: Annotated[Shown, typer.Option(help="A bar, or lines of JSON on stdout.", rich_help_panel=WORK)] = Shown.bar,
-    shards: Annotated[int | None, typer.Option(help="Parts of the collection.", rich_help_panel=SERVER)] = None,
-    replication_factor: Annotated[int | None, typer.Option(help="Copies of each shard.", rich_help_panel=SERVER)] = None,
+    progress: Annotated[
+        Shown, typer.Option(help="A bar, or lines of JSON on stdout.", rich_help_panel=WORK)
+    ] = Shown.bar,
+    shards: Annotated[
+        int | None, typer.Option(help="Parts of the collection.", rich_help_panel=SERVER)
+    ] = None,
+    replication_factor: Annotated[
+        int | None, typer.Option(help="Copies of each shard.", rich_help_panel=SERVER)
+    ] = None,
     write_consistency_factor: Annotated[
         int | None, typer.Option(help="Copies that must have written.", rich_help_panel=SERVER)
     ] = None,
-    on_disk: Annotated[bool, typer.Option("--on-disk", help="Full vectors on disk.", rich_help_panel=SERVER)] = False,
+    on_disk: Annotated[
+        bool, typer.Option("--on-disk", help="Full vectors on disk.", rich_help_panel=SERVER)
+    ] = False,
     payload_on_disk: Annotated[
-        bool, typer.Option("--payload-on-disk", help="Texts and inline images on disk.", rich_help_panel=SERVER)
+        bool,
+        typer.Option(
+            "--payload-on-disk", help="Texts and inline images on disk.", rich_help_panel=SERVER
+        ),
     ] = False,
     quantization: Annotated[
-        Quantization | None, typer.Option(help="Vectors in RAM by a byte a dimension.", rich_help_panel=SERVER)
+        Quantization | None,
+        typer.Option(help="Vectors in RAM by a byte a dimension.", rich_help_panel=SERVER),
     ] = None,
     metadata_index: Annotated[
-        list[str] | None, typer.Option(help="FIELD:KIND, for filters; may be repeated.", rich_help_panel=SERVER)
+        list[str] | None,
+        typer.Option(help="FIELD:KIND, for filters; may be repeated.", rich_help_panel=SERVER),
     ] = None,
-    grpc: Annotated[bool, typer.Option("--grpc", help="gRPC on the port after the URL's.", rich_help_panel=SERVER)] = False,
-    timeout: Annotated[int, typer.Option(min=1, help="Seconds a request.", rich_help_panel=SERVER)] = 60,
-    retries: Annotated[int, typer.Option(min=0, help="Further attempts.", rich_help_panel=SERVER)] = 4,
-    batches_in_flight: Annotated[int, typer.Option(min=1, help="Batches being written.", rich_help_panel=SERVER)] = 2,
+    grpc: Annotated[
+        bool,
+        typer.Option("--grpc", help="gRPC on the port after the URL's.", rich_help_panel=SERVER),
+    ] = False,
+    timeout: Annotated[
+        int, typer.Option(min=1, help="Seconds a request.", rich_help_panel=SERVER)
+    ] = 60,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Further attempts.", rich_help_panel=SERVER)
+    ] = 4,
+    batches_in_flight: Annotated[
+        int, typer.Option(min=1, help="Batches being written.", rich_help_panel=SERVER)
+    ] = 2,
 ) -> None:
-    """Index PDFs (page by page), pictures and texts. Run it again to take up what is new or changed."""
+    """Index PDFs (page by page), pictures and texts. Run it again to take up what is new or
+    changed.
+    """
     storage = Storage(
         shards=shards,
         replication_factor=replication_factor,
@@ -130,7 +172,9 @@ def _opened(
 
     survey(work.paths, work.follow_links)  # a wrong path shows before an empty index is made
     embedding = RNXEmbedding(device=device)
-    target = NodeCollection(to, name=name, embedding=embedding, memory_path=memory_path, storage=storage)
+    target = NodeCollection(
+        to, name=name, embedding=embedding, memory_path=memory_path, storage=storage
+    )
     try:
         yield target
     finally:
@@ -148,12 +192,18 @@ def _tell(target: NodeCollection, work: Work) -> None:
     from llama_index_rnx.ingestion import index_paths, send_report
 
     lines = JsonLines()
-    report = index_paths(target, work.paths, share=work.share, bar=lines, follow_links=work.follow_links)
+    report = index_paths(
+        target, work.paths, share=work.share, bar=lines, follow_links=work.follow_links
+    )
     send_report(report, lines)
 
 
-def _one_writer(target: NodeCollection, work: Work, workers: int, device: str | None) -> IndexReport:
-    """A folder has one writer: the others make the memories that it needs, which is nearly all of the work."""
+def _one_writer(
+    target: NodeCollection, work: Work, workers: int, device: str | None
+) -> IndexReport:
+    """A folder has one writer: the others make the memories that it needs, which is nearly all of
+    the work.
+    """
     from llama_index_rnx.console import progress_bar
     from llama_index_rnx.ingestion import MemoryWorkerPool, index_paths
 
@@ -173,12 +223,16 @@ def _one_writer(target: NodeCollection, work: Work, workers: int, device: str | 
             crew.close()
 
 
-def _in_shares(target: NodeCollection, work: Work, workers: int, arguments: list[str]) -> IndexReport:
+def _in_shares(
+    target: NodeCollection, work: Work, workers: int, arguments: list[str]
+) -> IndexReport:
     from llama_index_rnx.console import progress_bar
     from llama_index_rnx.ingestion import index_sharded, look_back
 
     with progress_bar("indexing", 0, "nodes") as bar:
-        report = index_sharded(_without(arguments, "--workers", "--share", "--progress"), workers, work.share, bar)
+        report = index_sharded(
+            _without(arguments, "--workers", "--share", "--progress"), workers, work.share, bar
+        )
     if work.share == Shard():
         look_back(target, work.paths, report)
     return report
@@ -198,7 +252,9 @@ def _without(arguments: list[str], *names: str) -> list[str]:
 def _metadata_indexes(asked: list[str]) -> dict[str, str]:
     found = dict(one.rpartition(":")[::2] for one in asked)
     if "" in found:
-        raise RNXError(f"--metadata-index {', '.join(asked)}: FIELD:KIND is allowed, KIND one of {', '.join(FIELD_KINDS)}.")
+        raise RNXError(
+            f"--metadata-index {', '.join(asked)}: FIELD:KIND is allowed, KIND one of {', '.join(FIELD_KINDS)}."
+        )
     return found
 
 
@@ -238,4 +294,6 @@ def _print_links(report: IndexReport) -> None:
         f"({first}{more}); followed with --follow-links"
     )
     if report.outside_kept:
-        print_note(f"kept as they are: {len(report.outside_kept)} files that were indexed through them before")
+        print_note(
+            f"kept as they are: {len(report.outside_kept)} files that were indexed through them before"
+        )

@@ -1,4 +1,6 @@
-"""A conversation in a terminal, `rnx chat`: it reads lines and prints answers with their sources. It knows no model."""
+"""A conversation in a terminal, `rnx chat`: it reads lines and prints answers with their sources.
+It knows no model.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ WRITTEN = "Answers are written by {name} from the sources below them. /help tell
 class Terminal:
     """One conversation. `read` gives the next line, or raises EOFError at the end."""
 
-    def __init__(self, engine: RNXChatEngine, console: SafeConsole, read: Callable[[], str]) -> None:
+    def __init__(
+        self, engine: RNXChatEngine, console: SafeConsole, read: Callable[[], str]
+    ) -> None:
         self._engine, self._console, self._read = engine, console, read
         self._last: Comparison | None = None
         self._commands: dict[str, Callable[[], None]] = {
@@ -39,12 +43,16 @@ class Terminal:
 
     def run(self) -> None:
         """Until /quit, or the end of the input."""
-        self._say(QUOTED if self._engine.quotes else WRITTEN.format(name=self._engine.writer), "dim")
+        self._say(
+            QUOTED if self._engine.quotes else WRITTEN.format(name=self._engine.writer), "dim"
+        )
         for line in self._lines():
             if line in ("/quit", "/exit"):
                 return
             if line.startswith("/"):
-                self._commands.get(line, lambda: self._say("There is no such command; /help tells them."))()
+                self._commands.get(
+                    line, lambda: self._say("There is no such command; /help tells them.")
+                )()
             else:
                 self._ask(line)
 
@@ -83,12 +91,26 @@ class Terminal:
 
     def _list(self, section: Comparison) -> None:
         for hit in section.after:
-            self._console.print(Text(f"[{hit.rank}] ", "bold"), Text(source_of(hit)), self._place(hit), sep="", soft_wrap=True)
+            self._console.print(
+                Text(f"[{hit.rank}] ", "bold"),
+                Text(source_of(hit)),
+                self._place(hit),
+                sep="",
+                soft_wrap=True,
+            )
         self._console.print()
 
     def _place(self, hit: Hit) -> Text:
-        arrows = {"up": f"  \u2191 {hit.retrieval_rank}", "down": f"  \u2193 {hit.retrieval_rank}", "same": ""}
-        arrow = arrows[movement(hit)] if is_unicode(self._console.encoding) else f"  was {hit.retrieval_rank}"
+        arrows = {
+            "up": f"  \u2191 {hit.retrieval_rank}",
+            "down": f"  \u2193 {hit.retrieval_rank}",
+            "same": "",
+        }
+        arrow = (
+            arrows[movement(hit)]
+            if is_unicode(self._console.encoding)
+            else f"  was {hit.retrieval_rank}"
+        )
         return Text(f"  {hit.score:.2f}{arrow}", "dim")
 
     def _table(self, title: str, of: Callable[[Comparison], Sequence[Hit]]) -> None:
@@ -107,7 +129,9 @@ class Terminal:
 
 
 def run_terminal(engine: RNXChatEngine) -> None:
-    """On this process's input and output; lines that are typed can be edited and come back with the arrow keys."""
+    """On this process's input and output; lines that are typed can be edited and come back with the
+    arrow keys.
+    """
     typed = sys.stdin.isatty()
     if typed:
         with suppress(ImportError):

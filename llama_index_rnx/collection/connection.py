@@ -1,4 +1,6 @@
-"""The line to Qdrant: which engine, which of several servers answers, when to ask again. It knows no nodes and no vectors."""
+"""The line to Qdrant: which engine, which of several servers answers, when to ask again. It knows
+no nodes and no vectors.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ import grpc
 import httpx
 from qdrant_client import AsyncQdrantClient, QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+from qdrant_client.http.exceptions import (
+    ApiException,
+    ResponseHandlingException,
+    UnexpectedResponse,
+)
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_rnx.collection.readonly import is_read_only, read_index
@@ -36,11 +42,26 @@ MEMORY = ":memory:"
 PORT = 6333  # of a URL that names none; gRPC is on the port after
 SCHEMES = ("http://", "https://")
 OLDEST = (1, 16)  # the first that keeps metadata of collections
-OWN_FILES = ("meta.json", "collection", "collection/*", "collection/*/*")  # that embedded Qdrant makes in a folder
+OWN_FILES = (
+    "meta.json",
+    "collection",
+    "collection/*",
+    "collection/*/*",
+)  # that embedded Qdrant makes in a folder
 T = TypeVar("T")
 
-_TROUBLE = (ApiException, httpx.HTTPError, ConnectionError, ResourceExhaustedResponse, grpc.RpcError)
-_MAY_PASS_REST = {404, 408, 429}  # 404: a node that was just started does not know the collection yet
+_TROUBLE = (
+    ApiException,
+    httpx.HTTPError,
+    ConnectionError,
+    ResourceExhaustedResponse,
+    grpc.RpcError,
+)
+_MAY_PASS_REST = {
+    404,
+    408,
+    429,
+}  # 404: a node that was just started does not know the collection yet
 _MAY_PASS_GRPC = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -51,7 +72,8 @@ _MAY_PASS_GRPC = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.NOT_FOUND,
 }
-_GRPC_OPTIONS = {  # its own pauses grow to two minutes: a server that is back would be asked too late
+# Its own pauses grow to two minutes: a server that is back would be asked too late.
+_GRPC_OPTIONS = {
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.max_reconnect_backoff_ms": 2_000,
 }
@@ -65,7 +87,9 @@ _own: weakref.WeakSet[QdrantClient] = weakref.WeakSet()
 
 @atexit.register
 def _close_own() -> None:
-    """Those that nobody closed: qdrant-client would do it when Python is half gone, and print a traceback."""
+    """Those that nobody closed: qdrant-client would do it when Python is half gone, and print a
+    traceback.
+    """
     for client in list(_own):
         client.close()
 
@@ -75,9 +99,11 @@ class TooLargeError(RNXError):
 
 
 class Connection:
-    """One engine: embedded, or the servers of one cluster, of which the one that answered last is asked first.
+    """One engine: embedded, or the servers of one cluster, of which the one that answered last is
+    asked first.
 
-    where: its place, for messages. embedded: whether Qdrant runs in this process. read_only: whether nothing can be written.
+    where: its place, for messages. embedded: whether Qdrant runs in this process. read_only:
+    whether nothing can be written.
     """
 
     def __init__(
@@ -94,10 +120,13 @@ class Connection:
         self._first = 0
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         self.embedded = isinstance(self._clients[0]._client, QdrantLocal)
-        self._lock = _locks.setdefault(self._clients[0], threading.RLock())  # embedded: one sqlite connection for all
+        self._lock = _locks.setdefault(
+            self._clients[0], threading.RLock()
+        )  # embedded: one sqlite connection for all
 
     def ask(self, action: Callable[[QdrantClient], T]) -> T:
-        """Every word with Qdrant goes through here. What fails for now is asked again, of each server in turn.
+        """Every word with Qdrant goes through here. What fails for now is asked again, of each
+        server in turn.
 
         So an action must be one that may be done twice: Qdrant's upserts and deletions are.
 
@@ -112,7 +141,9 @@ class Connection:
                 try:
                     found = action(self._clients[server % len(self._clients)])
                 except ValueError as error:
-                    is_closed = "closed" in str(error)  # grpc's word for a client that somebody closed
+                    is_closed = "closed" in str(
+                        error
+                    )  # grpc's word for a client that somebody closed
                     if not is_closed and not isinstance(error, JSONDecodeError):
                         raise
                     raise self._refused(error) from error
@@ -130,7 +161,11 @@ class Connection:
             with self._lock:
                 return action(self._clients[0])
         except (sqlite3.Error, OSError) as error:
-            advice = "make the folder writable" if _is_forbidden(error) else "make room on the disk, or mend it"
+            advice = (
+                "make the folder writable"
+                if _is_forbidden(error)
+                else "make room on the disk, or mend it"
+            )
             raise RNXError(
                 f"the index in {self.where} cannot be written or read ({line_of(error)}); {advice}, and run the same again: "
                 "what was written is whole."
@@ -138,15 +173,21 @@ class Connection:
         except RuntimeError as error:
             if "closed" not in str(error):
                 raise
-            raise RNXError(f"the Qdrant client of {self.where} was closed; make a new one.") from error
+            raise RNXError(
+                f"the Qdrant client of {self.where} was closed; make a new one."
+            ) from error
 
     def refuse_old_server(self) -> None:
-        """Raises RNXError for a server that is too old; one that does not say its version is taken as new enough."""
+        """Raises RNXError for a server that is too old; one that does not say its version is taken
+        as new enough.
+        """
         version = None if self.embedded else self.ask(_version)
         numbers = re.match(r"v?(\d+)\.(\d+)", version or "")
         if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
             needed = ".".join(map(str, OLDEST))
-            raise RNXError(f"Qdrant at {self.where} is {version}; {needed} or newer is needed: update the server.")
+            raise RNXError(
+                f"Qdrant at {self.where} is {version}; {needed} or newer is needed: update the server."
+            )
 
     def create(self, name: str, settings: dict[str, Any]) -> None:
         """Makes a collection; of a folder, for its owner alone."""
@@ -177,7 +218,9 @@ class Connection:
         return getattr(self._clients[0]._client, "location", None) == MEMORY
 
     def dump(self, name: str) -> Any:
-        """A copy of a collection of an engine in RAM; None where it can be opened again, or does not exist."""
+        """A copy of a collection of an engine in RAM; None where it can be opened again, or does
+        not exist.
+        """
         if not self.in_ram:
             return None
         engine: Any = self._clients[0]._client
@@ -185,24 +228,32 @@ class Connection:
             return copy.deepcopy(engine.collections.get(name))
 
     def restore(self, name: str, points: Any) -> None:
-        """Puts what `dump` gave into this engine in RAM: the points in their order, so that equal scores stay in order, too."""
+        """Puts what `dump` gave into this engine in RAM: the points in their order, so that equal
+        scores stay in order, too.
+        """
         engine: Any = self._clients[0]._client
         with self._lock:
             engine.collections[name] = points
 
     def _refused(self, error: Exception) -> RNXError:
         if _is_too_large(error):
-            return TooLargeError(f"Qdrant at {self.where} takes no request of that size: {line_of(error)}")
+            return TooLargeError(
+                f"Qdrant at {self.where} takes no request of that size: {line_of(error)}"
+            )
         if _answered(error):
             return RNXError(f"Qdrant at {self.where} refused: {line_of(error)}")
-        return RNXError(f"Qdrant at {self.where} does not answer ({line_of(error)}); start it, or check the address.")
+        return RNXError(
+            f"Qdrant at {self.where} does not answer ({line_of(error)}); start it, or check the address."
+        )
 
 
 def connect(location: Location, storage: Storage) -> Connection:
-    """The engine at a location: a folder, `:memory:`, the URL of a server, several of one cluster, or a client.
+    """The engine at a location: a folder, `:memory:`, the URL of a server, several of one cluster,
+    or a client.
 
     Raises:
-        RNXError: there is no place in it, a folder is in use or damaged, or server settings are given for a folder.
+        RNXError: there is no place in it, a folder is in use or damaged, or server settings are
+            given for a folder.
     """
     connection = _connected(location, storage)
     if connection.embedded and storage.given:
@@ -238,7 +289,9 @@ def client_again(options: Mapping[str, Any]) -> QdrantClient:
     try:
         return QdrantClient(**options)
     except (RuntimeError, OSError, ValueError) as error:
-        raise RNXError(f"the QdrantClient of this collection cannot be made again ({line_of(error)}).") from error
+        raise RNXError(
+            f"the QdrantClient of this collection cannot be made again ({line_of(error)})."
+        ) from error
 
 
 def urls_of(location: Location) -> list[str]:
@@ -246,19 +299,27 @@ def urls_of(location: Location) -> list[str]:
     if isinstance(location, Path | QdrantClient):
         return []
     if isinstance(location, AsyncQdrantClient):
-        raise RNXError("location= got an AsyncQdrantClient; a QdrantClient is needed, async methods use it from a thread.")
+        raise RNXError(
+            "location= got an AsyncQdrantClient; a QdrantClient is needed, async methods use it from a thread."
+        )
     if not isinstance(location, str) and not _is_list_of_texts(location):
         raise RNXError(
             f"location= got {_short(location)}; a folder, ':memory:', the URL of a Qdrant server (or a list of them) or a "
             "QdrantClient is needed."
         )
-    parts = location.split(",") if isinstance(location, str) and location.startswith(SCHEMES) else location
+    parts = (
+        location.split(",")
+        if isinstance(location, str) and location.startswith(SCHEMES)
+        else location
+    )
     if isinstance(parts, str):
         return []
     found = [part.strip().rstrip("/") for part in parts if part.strip()]
     strange = [part for part in found if not part.startswith(SCHEMES)]
     if strange or not found:
-        raise RNXError(f"{', '.join(strange) or 'nothing'} stands in a list of servers; URLs (http://host:6333) are allowed.")
+        raise RNXError(
+            f"{', '.join(strange) or 'nothing'} stands in a list of servers; URLs (http://host:6333) are allowed."
+        )
     return found
 
 
@@ -275,15 +336,21 @@ def _connected(location: Location, storage: Storage) -> Connection:
     if urls:
         return Connection([_client(url, storage) for url in urls], ",".join(urls), storage)
     if not str(location).strip():
-        raise RNXError("no place was given; an index is a folder, :memory:, or the URL of a Qdrant server.")
+        raise RNXError(
+            "no place was given; an index is a folder, :memory:, or the URL of a Qdrant server."
+        )
     if str(location) == MEMORY:
-        return Connection([QdrantClient(MEMORY, force_disable_check_same_thread=True)], MEMORY, storage)
+        return Connection(
+            [QdrantClient(MEMORY, force_disable_check_same_thread=True)], MEMORY, storage
+        )
     if "\0" in str(location) or "://" in str(location):
         raise RNXError(
             f"{str(location)!r} is no folder; an index is a folder, :memory:, or http://host:6333 of a Qdrant server."
         )
     if _HOST_AND_PORT.fullmatch(str(location)) and not Path(str(location)).exists():
-        raise RNXError(f"{location} looks like the address of a server; its URL is http://{location}.")
+        raise RNXError(
+            f"{location} looks like the address of a server; its URL is http://{location}."
+        )
     return _embedded(_folder_of(str(location)), storage)
 
 
@@ -305,7 +372,9 @@ def _client(url: str, storage: Storage) -> QdrantClient:
     try:
         port = urlsplit(url).port or PORT
     except ValueError as error:
-        raise RNXError(f"{url} is no address of a server ({error}); http://host:6333 is one.") from error
+        raise RNXError(
+            f"{url} is no address of a server ({error}); http://host:6333 is one."
+        ) from error
     direct = {"grpc.enable_http_proxy": 0} if is_loopback_url(url) else {}
     with usable_proxies(url):
         return QdrantClient(
@@ -321,12 +390,16 @@ def _client(url: str, storage: Storage) -> QdrantClient:
 
 
 def _embedded(folder: Path, storage: Storage) -> Connection:
-    """One client a folder and process: Qdrant locks the folder, and a notebook cell may well run twice."""
+    """One client a folder and process: Qdrant locks the folder, and a notebook cell may well run
+    twice.
+    """
     known = _folders.get(str(folder))
     if known is not None:
         return known
     if folder.exists() and not folder.is_dir():
-        raise RNXError(f"{folder} is a file; an index is a folder, :memory:, or the URL of a Qdrant server.")
+        raise RNXError(
+            f"{folder} is a file; an index is a folder, :memory:, or the URL of a Qdrant server."
+        )
     if storage.given:  # before an empty index is made
         raise RNXError(
             f"{format_settings(storage.given)} was given for {folder}; only a Qdrant server has such settings: give its URL."
@@ -338,12 +411,25 @@ def _embedded(folder: Path, storage: Storage) -> Connection:
         raise RNXError(
             f"the index in {folder} is in use by another process; wait for it, or run a Qdrant server and give its URL."
         ) from error
-    except (OSError, sqlite3.Error, ValueError, TypeError, LookupError, AttributeError) as error:  # of a damaged file
-        advice = "make the folder readable and writable" if _is_forbidden(error) else "make room on a full disk"
+    except (
+        OSError,
+        sqlite3.Error,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # of a damaged file
+        advice = (
+            "make the folder readable and writable"
+            if _is_forbidden(error)
+            else "make room on a full disk"
+        )
         raise RNXError(
             f"the index in {folder} cannot be opened ({line_of(error)}); {advice}, or index again into a new folder."
         ) from error
-    connection = _folders[str(folder)] = Connection([client], str(folder), storage, read_only=read_only)
+    connection = _folders[str(folder)] = Connection(
+        [client], str(folder), storage, read_only=read_only
+    )
     return connection
 
 
@@ -361,7 +447,9 @@ def _version(client: QdrantClient) -> str | None:
     except (UnexpectedResponse, JSONDecodeError):
         return None
     except ResponseHandlingException as error:
-        if isinstance(error.source, httpx.HTTPError | OSError):  # silence, not an answer of another kind
+        if isinstance(
+            error.source, httpx.HTTPError | OSError
+        ):  # silence, not an answer of another kind
             raise
         return None
     except grpc.RpcError as error:
@@ -371,7 +459,9 @@ def _version(client: QdrantClient) -> str | None:
 
 
 def _is_list_of_texts(location: Any) -> bool:
-    return isinstance(location, list | tuple | set | frozenset) and all(isinstance(part, str) for part in location)
+    return isinstance(location, list | tuple | set | frozenset) and all(
+        isinstance(part, str) for part in location
+    )
 
 
 def _short(value: Any) -> str:
@@ -379,7 +469,9 @@ def _short(value: Any) -> str:
 
 
 def _is_forbidden(error: Exception) -> bool:
-    """Whether a file may not be written, as opposed to a disk that is full or a file that is damaged."""
+    """Whether a file may not be written, as opposed to a disk that is full or a file that is
+    damaged.
+    """
     number = error.errno if isinstance(error, OSError) else None
     return number in _READ_ONLY or "readonly" in str(error)
 
@@ -387,7 +479,9 @@ def _is_forbidden(error: Exception) -> bool:
 def _is_too_large(error: Exception) -> bool:
     if isinstance(error, UnexpectedResponse) and error.status_code == 413:
         return True
-    may_say_so = isinstance(error, UnexpectedResponse) or (isinstance(error, grpc.Call) and _answered(error))
+    may_say_so = isinstance(error, UnexpectedResponse) or (
+        isinstance(error, grpc.Call) and _answered(error)
+    )
     return may_say_so and _TOO_LARGE.search(line_of(error)) is not None
 
 

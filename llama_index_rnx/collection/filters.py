@@ -1,8 +1,10 @@
-"""LlamaIndex's metadata filters as Qdrant's. It knows no collection: whoever has one looks up texts for it.
+"""LlamaIndex's metadata filters as Qdrant's. It knows no collection: whoever has one looks up texts
+for it.
 
-Values are compared as they are stored (`json_value`): 2024, 2024.0 and numpy's 2024 are equal, "2024" and True are not; dates
-are equal when they are the same moment. For a part of a text servers have no condition that means the same on every version
-and with every index, so the points that hold it are looked up first, and the filter names them.
+Values are compared as they are stored (`json_value`): 2024, 2024.0 and numpy's 2024 are equal,
+"2024" and True are not; dates are equal when they are the same moment. For a part of a text servers
+have no condition that means the same on every version and with every index, so the points that hold
+it are looked up first, and the filter names them.
 """
 
 from __future__ import annotations
@@ -75,18 +77,22 @@ class TextMatch:
         return text.lower() if self.ignore_case else text
 
 
-Lookup = Callable[[TextMatch, models.Filter | None], models.Condition]  # true of what matches among the points of a filter
+Lookup = Callable[
+    [TextMatch, models.Filter | None], models.Condition
+]  # true of what matches among the points of a filter
 
 
 def qdrant_filter(filters: MetadataFilters | None, lookup: Lookup) -> models.Filter | None:
     """LlamaIndex's metadata filters as Qdrant's, nested ones too.
 
     Args:
-        lookup: gives a condition that is true of the points whose text matches, at least among those that meet a filter;
-            called for text operators. `with_ids` and `with_substrings` make one.
+        lookup: gives a condition that is true of the points whose text matches, at least among
+            those that meet a filter; called for text operators. `with_ids` and `with_substrings`
+            make one.
 
     Raises:
-        RNXError: an operator cannot be used with its value, or something else than filters was handed over.
+        RNXError: an operator cannot be used with its value, or something else than filters was
+            handed over.
 
     Example:
         >>> year = MetadataFilters(filters=[MetadataFilter(key="year", value=2024)])
@@ -97,7 +103,9 @@ def qdrant_filter(filters: MetadataFilters | None, lookup: Lookup) -> models.Fil
     if filters is None:
         return None
     if not isinstance(filters, MetadataFilters):
-        raise RNXError(f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed.")
+        raise RNXError(
+            f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed."
+        )
     return _group(filters, lookup, None)
 
 
@@ -107,7 +115,9 @@ def with_ids(ids: Sequence[str]) -> models.Condition:
 
 
 def with_substrings(match: TextMatch, spellings: Collection[str]) -> models.Condition:
-    """True where one of the spellings is a part of the text: for the embedded engine, which compares ids one by one."""
+    """True where one of the spellings is a part of the text: for the embedded engine, which
+    compares ids one by one.
+    """
     conditions: list[Any] = [
         models.FieldCondition(key=place, match=models.MatchSubstring(substring=spelling))
         for place in paths(match.key)
@@ -116,7 +126,9 @@ def with_substrings(match: TextMatch, spellings: Collection[str]) -> models.Cond
     return _any_of(conditions)
 
 
-def _group(filters: MetadataFilters, lookup: Lookup, among: models.Filter | None) -> models.Filter | None:
+def _group(
+    filters: MetadataFilters, lookup: Lookup, among: models.Filter | None
+) -> models.Filter | None:
     """`among`: what all points of the result must meet anyway, so that no others are looked up."""
     quick = [part for part in filters.filters if not _needs_lookup(part)]
     slow = [part for part in filters.filters if _needs_lookup(part)]
@@ -141,7 +153,9 @@ def _needs_lookup(part: MetadataFilter | MetadataFilters) -> bool:
     return part.operator in _TEXT_OPERATORS
 
 
-def _part(part: MetadataFilter | MetadataFilters, lookup: Lookup, among: models.Filter | None) -> models.Filter | None:
+def _part(
+    part: MetadataFilter | MetadataFilters, lookup: Lookup, among: models.Filter | None
+) -> models.Filter | None:
     if isinstance(part, MetadataFilters):
         return _group(part, lookup, among)
     if part.operator not in _TEXT_OPERATORS:
@@ -167,7 +181,9 @@ def _text_match(part: MetadataFilter, value: Any) -> TextMatch:
 
 
 def _compared(places: list[str], value: Any, operator: FilterOperator) -> models.Filter:
-    """The condition at each path that the key may mean: one of them must meet it, or none for the negative operators."""
+    """The condition at each path that the key may mean: one of them must meet it, or none for the
+    negative operators.
+    """
     if operator == FilterOperator.IS_EMPTY:
         return models.Filter(must=[_is_empty(place) for place in places])
     if operator in _BOUNDS:
@@ -213,7 +229,11 @@ def _equals(place: str, value: Any) -> list[models.FieldCondition]:
         return [_within(place, {"gte": value, "lte": value})]
     if isinstance(value, str):
         return _same_moment(place, value)
-    raise ValueError("null is found with is_empty" if value is None else "a text, a number or a boolean is needed")
+    raise ValueError(
+        "null is found with is_empty"
+        if value is None
+        else "a text, a number or a boolean is needed"
+    )
 
 
 def _same_moment(place: str, text: str) -> list[models.FieldCondition]:
@@ -250,7 +270,9 @@ def _moment(text: str) -> datetime | None:
     time = (match["time"] or "00:00").split(".")[0]
     fraction = (match["fraction"] or "")[: len(".123456")]
     try:
-        moment = datetime.fromisoformat(f"{match['day']}T{time}{fraction.ljust(7, '0') if fraction else ''}{zone}")
+        moment = datetime.fromisoformat(
+            f"{match['day']}T{time}{fraction.ljust(7, '0') if fraction else ''}{zone}"
+        )
         return moment.astimezone(UTC)
     except (ValueError, OverflowError):  # the 31st of February, or an hour before the year 1
         return None

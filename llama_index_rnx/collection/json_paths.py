@@ -1,7 +1,9 @@
-"""Metadata keys in Qdrant: how a key is stored, and the JSON paths that lead to it. It knows no values and no filters.
+"""Metadata keys in Qdrant: how a key is stored, and the JSON paths that lead to it. It knows no
+values and no filters.
 
-In a path Qdrant reads letters, digits, `_` and `-` as they are and anything else in quotes; inside them it knows no escapes,
-so a key with a quote or a backslash in it, and the empty key, are stored under another name.
+In a path Qdrant reads letters, digits, `_` and `-` as they are and anything else in quotes; inside
+them it knows no escapes, so a key with a quote or a backslash in it, and the empty key, are stored
+under another name.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def original_keys(value: Any) -> Any:
 
 
 def paths(key: str) -> list[str]:
-    """The JSON paths of Qdrant for all that a key may mean: one key with dots in it, keys of nested objects, items of lists.
+    """The JSON paths of Qdrant for all that a key may mean: one key with dots in it, keys of nested
+    objects, items of lists.
 
     Example:
         >>> paths("file name"), paths("author.name")
@@ -56,16 +59,23 @@ def paths(key: str) -> list[str]:
         >>> paths("authors[]")
         ['metadata."authors[]"', 'metadata.authors[]']
     """
-    return [".".join([ROOT, *(_quoted(step.key) + step.indices for step in steps)]) for steps in _readings(key)]
+    return [
+        ".".join([ROOT, *(_quoted(step.key) + step.indices for step in steps)])
+        for steps in _readings(key)
+    ]
 
 
 def fields(key: str) -> list[str]:
-    """The payload fields to read for `values_at`: a field cannot be chosen inside the items of a list, so the whole list."""
+    """The payload fields to read for `values_at`: a field cannot be chosen inside the items of a
+    list, so the whole list.
+    """
     return list(dict.fromkeys(_field(steps) for steps in _readings(key)))
 
 
 def values_at(metadata: Any, key: str) -> list[Any]:
-    """The values that stored metadata has at a key, in all that it may mean; the items of lists one by one."""
+    """The values that stored metadata has at a key, in all that it may mean; the items of lists one
+    by one.
+    """
     return [value for steps in _readings(key) for value in _values(metadata, steps)]
 
 

@@ -1,7 +1,9 @@
-"""What is stored for a Python value: its natural JSON value. It knows no nodes, no filters and no Qdrant.
+"""What is stored for a Python value: its natural JSON value. It knows no nodes, no filters and no
+Qdrant.
 
-Metadata comes from pandas rows, PDF readers and user code, so it holds more than JSON does: numpy scalars, dates, sets, NaN,
-halves of surrogate pairs. One rule turns each into JSON, for what is stored and for what a filter compares with.
+Metadata comes from pandas rows, PDF readers and user code, so it holds more than JSON does: numpy
+scalars, dates, sets, NaN, halves of surrogate pairs. One rule turns each into JSON, for what is
+stored and for what a filter compares with.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ _ESCAPED_BYTE = re.compile(r"\\udc[89a-f][0-9a-f]")
 def json_value(value: Any, depth: int = 0) -> Any:
     """The JSON value that is stored for a Python value, made of new lists and dictionaries.
 
-    Numbers, booleans and strings stay what they are; numpy and pandas scalars and `Decimal` become plain numbers; dates and
-    times ISO 8601 text; sets sorted lists; NaN, infinity, NaT and NA null; bytes their UTF-8 text, or base64. Integers beyond
-    64 bits become text: servers would round them.
+    Numbers, booleans and strings stay what they are; numpy and pandas scalars and `Decimal` become
+    plain numbers; dates and times ISO 8601 text; sets sorted lists; NaN, infinity, NaT and NA null;
+    bytes their UTF-8 text, or base64. Integers beyond 64 bits become text: servers would round
+    them.
 
     Raises:
-        RNXError: the value has no JSON value that is the same tomorrow, or is nested more than 24 levels deep.
+        RNXError: the value has no JSON value that is the same tomorrow, or is nested more than 24
+            levels deep.
 
     Example:
         >>> json_value({"year": np.int64(2024), "tags": {"b", "a"}, "score": float("nan"), "day": np.datetime64("2024-05-01")})
@@ -64,14 +68,17 @@ def json_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         try:
             stored |= json_value({key: value})
         except (RNXError, RecursionError) as error:
-            raise RNXError(f"metadata {key!r} cannot be stored ({error}); change or remove it.") from error
+            raise RNXError(
+                f"metadata {key!r} cannot be stored ({error}); change or remove it."
+            ) from error
     if len(stored) < len(metadata):
         raise RNXError("two metadata keys are the same text; name them apart.")
     return stored
 
 
 def clean_name(text: str) -> str:
-    r"""A string that UTF-8 can write: halves of surrogate pairs become their escapes, so different names stay different.
+    r"""A string that UTF-8 can write: halves of surrogate pairs become their escapes, so different
+    names stay different.
 
     Example:
         >>> clean_name("a\ud800")
@@ -81,7 +88,9 @@ def clean_name(text: str) -> str:
 
 
 def original_path(name: str) -> str:
-    """The path that `clean_name` was given, so that a file whose name is not UTF-8 can be opened again."""
+    """The path that `clean_name` was given, so that a file whose name is not UTF-8 can be opened
+    again.
+    """
     return _ESCAPED_BYTE.sub(lambda escape: chr(int(escape[0][2:], 16)), name)
 
 
@@ -134,7 +143,9 @@ def _number(value: int | float) -> int | float | str | None:
 
 
 def _from_numpy(value: Any) -> Any:
-    """Arrays as lists, scalars as Python's own. Dates finer than a microsecond are cut: `item()` would make numbers of them."""
+    """Arrays as lists, scalars as Python's own. Dates finer than a microsecond are cut: `item()`
+    would make numbers of them.
+    """
     if value.dtype.kind in "mM" and np.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as"):
         value = value.astype(f"{value.dtype.kind}8[us]")
     if value.dtype.names:  # a row of a structured array
@@ -149,8 +160,13 @@ def _fields(row: Any) -> dict[str, Any]:
 
 
 def _object(value: Any, depth: int) -> Any:
-    """Values that are neither JSON nor numpy: pydantic knows those of the standard library, the others say it themselves."""
-    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' missing values, by name: pandas need not be installed
+    """Values that are neither JSON nor numpy: pydantic knows those of the standard library, the
+    others say it themselves.
+    """
+    if type(value).__name__ in (
+        "NAType",
+        "NaTType",
+    ):  # pandas' missing values, by name: pandas need not be installed
         return None
     if isinstance(value, Decimal):
         return _decimal(value)
@@ -168,11 +184,17 @@ def _by_pydantic(value: Any, depth: int) -> Any:
         found = to_jsonable_python(value, inf_nan_mode="constants", fallback=_inside)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise RNXError(f"its {type(value).__name__} has no JSON value") from error
-    return found if isinstance(found, str) and found == clean_name(found) else json_value(found, depth + 1)
+    return (
+        found
+        if isinstance(found, str) and found == clean_name(found)
+        else json_value(found, depth + 1)
+    )
 
 
 def _plain_datetime(value: Any) -> datetime:
-    """A subclass's value as Python's own: a pandas `Timestamp` has nanoseconds, which no engine compares."""
+    """A subclass's value as Python's own: a pandas `Timestamp` has nanoseconds, which no engine
+    compares.
+    """
     return datetime(
         value.year,
         value.month,
@@ -202,7 +224,8 @@ def _bytes_text(data: bytes) -> str:
 def _inside(value: Any) -> Any:
     """A value inside a dataclass or a model that pydantic does not know.
 
-    Of an unknown class it is what the object says of itself, unless that changes from one run to the next.
+    Of an unknown class it is what the object says of itself, unless that changes from one run to
+    the next.
     """
     if isinstance(value, np.generic | np.ndarray):
         return json_value(value)

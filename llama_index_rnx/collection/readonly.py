@@ -1,7 +1,8 @@
-"""Opens an index in a folder that cannot be written: a mount with `:ro`, an image layer, somebody else's folder.
+"""Opens an index in a folder that cannot be written: a mount with `:ro`, an image layer, somebody
+else's folder.
 
-Embedded Qdrant wants to lock and to write what it opens. So the points are read from its files once, into an engine in RAM.
-It knows no nodes.
+Embedded Qdrant wants to lock and to write what it opens. So the points are read from its files
+once, into an engine in RAM. It knows no nodes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,22 @@ from qdrant_client.local.qdrant_local import META_INFO_FILENAME, QdrantLocal
 
 from llama_index_rnx.collection.unpickling import restricted_loads
 
-_WAYS = ("mode=ro", "mode=ro&immutable=1")  # the second where sqlite cannot even take a lock for reading
+_WAYS = (
+    "mode=ro",
+    "mode=ro&immutable=1",
+)  # the second where sqlite cannot even take a lock for reading
 
 
 def is_read_only(folder: Path) -> bool:
     """Whether there is an index of which this process may not write every file."""
     if not (folder / META_INFO_FILENAME).is_file():
         return False
-    written = [folder, folder / META_INFO_FILENAME, folder / ".lock", *folder.glob(f"collection/*/{STORAGE_FILE_NAME}")]
+    written = [
+        folder,
+        folder / META_INFO_FILENAME,
+        folder / ".lock",
+        *folder.glob(f"collection/*/{STORAGE_FILE_NAME}"),
+    ]
     return not all(os.access(path, os.W_OK) for path in written if path.exists())
 
 
@@ -67,14 +76,18 @@ class _StoredPoints:
 
     def load(self) -> list[Any]:
         points = [restricted_loads(data) for (data,) in _rows(self._file)]
-        return list({str(point.id): point for point in points}.values())  # of two copies the later one
+        return list(
+            {str(point.id): point for point in points}.values()
+        )  # of two copies the later one
 
 
 def _rows(file: Path) -> list[tuple[bytes]]:
     query = "SELECT point FROM points ORDER BY rowid"
     for way in _WAYS:
         try:
-            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?{way}", uri=True)) as connection:
+            with closing(
+                sqlite3.connect(f"{file.absolute().as_uri()}?{way}", uri=True)
+            ) as connection:
                 return connection.execute(query).fetchall()
         except sqlite3.OperationalError:
             if way == _WAYS[-1]:

@@ -16,19 +16,27 @@ from llama_index_rnx.collection.settings import Storage
 LAYOUT = 1  # of the payload; an index of another layout is refused
 
 
-PAYLOAD_INDEXES = dict.fromkeys(("file", "file_sha", "kind", f"{ROOT}.{SOURCE}"), "keyword")  # filtered by in here
+PAYLOAD_INDEXES = dict.fromkeys(
+    ("file", "file_sha", "kind", f"{ROOT}.{SOURCE}"), "keyword"
+)  # filtered by in here
 
 
-def create_field_index(client: QdrantClient, name: str, field: str, kind: models.PayloadSchemaType) -> None:
+def create_field_index(
+    client: QdrantClient, name: str, field: str, kind: models.PayloadSchemaType
+) -> None:
     client.create_payload_index(name, field_name=field, field_schema=kind)
 
 
 def creation_settings(storage: Storage, dimensions: int, fingerprint: str) -> dict[str, Any]:
     """The arguments of `create_collection`."""
-    dense = models.VectorParams(size=dimensions, distance=models.Distance.COSINE, on_disk=storage.on_disk)
+    dense = models.VectorParams(
+        size=dimensions, distance=models.Distance.COSINE, on_disk=storage.on_disk
+    )
     index = models.SparseIndexParams(on_disk=True) if storage.on_disk else None
     sparse = models.SparseVectorParams(modifier=models.Modifier.IDF, index=index)
-    scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+    scalar = models.ScalarQuantizationConfig(
+        type=models.ScalarType.INT8, quantile=0.99, always_ram=True
+    )
     return {
         "vectors_config": {TEXT: dense, IMAGE: dense},
         "sparse_vectors_config": {SPARSE: sparse},
@@ -37,7 +45,9 @@ def creation_settings(storage: Storage, dimensions: int, fingerprint: str) -> di
         "replication_factor": storage.replication_factor,
         "write_consistency_factor": storage.write_consistency_factor,
         "on_disk_payload": storage.payload_on_disk,
-        "quantization_config": models.ScalarQuantization(scalar=scalar) if storage.quantization else None,
+        "quantization_config": models.ScalarQuantization(scalar=scalar)
+        if storage.quantization
+        else None,
     }
 
 
@@ -51,7 +61,9 @@ def creation_options(config: models.CollectionConfig) -> dict[str, Any]:
         "write_consistency_factor": params.write_consistency_factor,
         "on_disk": bool(vectors and vectors[TEXT].on_disk),
         "payload_on_disk": params.on_disk_payload,
-        "quantization": "int8" if isinstance(config.quantization_config, models.ScalarQuantization) else None,
+        "quantization": "int8"
+        if isinstance(config.quantization_config, models.ScalarQuantization)
+        else None,
     }
 
 

@@ -1,8 +1,8 @@
 """Lets only plain points out of embedded Qdrant's files. It knows no nodes and opens no files.
 
-Embedded Qdrant keeps every point as a pickle, and a pickle can name any function to be called. So while a folder is opened
-its pickles are read by an unpickler that knows Qdrant's own data classes and nothing else: an index that somebody else made
-can be wrong, but it cannot run anything.
+Embedded Qdrant keeps every point as a pickle, and a pickle can name any function to be called. So
+while a folder is opened its pickles are read by an unpickler that knows Qdrant's own data classes
+and nothing else: an index that somebody else made can be wrong, but it cannot run anything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = getattr(models, name, None) if module == models.__name__ else None
         if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            raise UnsafePickleError(f"a point in it names {module}.{name}, which is no data of Qdrant's")
+            raise UnsafePickleError(
+                f"a point in it names {module}.{name}, which is no data of Qdrant's"
+            )
         return found
 
 

@@ -14,7 +14,9 @@ from qdrant_client import QdrantClient, models
 from llama_index_rnx.collection.metadata import json_text
 from llama_index_rnx.errors import RNXError
 
-REQUEST_BYTES = 16 * 2**20  # a server takes 32 MiB at once, some gateways less: then parts are halved
+REQUEST_BYTES = (
+    16 * 2**20
+)  # a server takes 32 MiB at once, some gateways less: then parts are halved
 
 
 FLOAT_BYTES = 25  # of a vector's number as JSON, at most
@@ -28,7 +30,9 @@ def upsert_points(client: QdrantClient, name: str, points: list[models.PointStru
 
 
 def split_by_size(points: Sequence[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
-    """Parts that a server takes at once: it refuses requests above 32 MiB, and photographs as base64 are large."""
+    """Parts that a server takes at once: it refuses requests above 32 MiB, and photographs as
+    base64 are large.
+    """
     part: list[models.PointStruct] = []
     size = 0
     for point in points:
@@ -45,7 +49,9 @@ def split_by_size(points: Sequence[models.PointStruct]) -> Iterator[list[models.
 def _request_bytes(point: models.PointStruct) -> int:
     """What a point takes in a request: its payload as JSON, and its vectors."""
     vectors: Iterable[Any] = point.vector.values() if isinstance(point.vector, dict) else []
-    numbers = sum(2 * len(one.values) if isinstance(one, models.SparseVector) else len(one) for one in vectors)
+    numbers = sum(
+        2 * len(one.values) if isinstance(one, models.SparseVector) else len(one) for one in vectors
+    )
     return len(json_text(point.payload).encode()) + FLOAT_BYTES * numbers
 
 
@@ -58,7 +64,8 @@ def too_large_error(point: models.PointStruct, error: Exception) -> RNXError:
 
 @contextmanager
 def background_writes(at_once: int) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Yields `submit(work)`: at most so many are under way, and a fault comes out of a later submit or of the end.
+    """Yields `submit(work)`: at most so many are under way, and a fault comes out of a later submit
+    or of the end.
 
     With 0 the work is done on the spot.
     """

@@ -1,4 +1,6 @@
-"""One progress bar for all long work: how far, how fast, how much longer. Or lines of JSON, for a program that watches."""
+"""One progress bar for all long work: how far, how fast, how much longer. Or lines of JSON, for a
+program that watches.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from llama_index_rnx.console.safe_console import SafeConsole
@@ -56,6 +67,13 @@ class JsonLines:
 def progress_bar(title: str, total: int, unit: str, show: bool | None = None) -> Iterator[Bar]:
     """Yields `advance(n)`. Drawn on stderr, and by default only where somebody can see it."""
     visible = sys.stderr.isatty() if show is None else show
-    columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), _Rate(), TimeRemainingColumn()
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=SafeConsole(stderr=True), disable=not visible) as progress:
         yield _Drawn(progress, progress.add_task(title, total=total), total)

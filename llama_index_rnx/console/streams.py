@@ -1,4 +1,6 @@
-"""The exits of the command line: all that goes to a terminal leaves through here, clean and in the terminal's encoding."""
+"""The exits of the command line: all that goes to a terminal leaves through here, clean and in the
+terminal's encoding.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class CleanRecord(logging.LogRecord):
         return lines(super().getMessage())
 
 
-def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     _write(sys.stderr, lines("".join(traceback.format_exception(kind, error, trace))))
 
 

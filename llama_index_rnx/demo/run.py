@@ -1,4 +1,6 @@
-"""`rnx demo`: the main job on a small corpus, from nothing: files -> index -> retrieve -> rerank -> tables and a page."""
+"""`rnx demo`: the main job on a small corpus, from nothing: files -> index -> retrieve -> rerank ->
+tables and a page.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ TITLE = "Texts and images in one list, best first"
 
 @dataclass(frozen=True, kw_only=True)
 class DemoQuery:
-    """What is asked. `image` is a path in the demo's folder; `about` says what kind of thing holds the answer."""
+    """What is asked. `image` is a path in the demo's folder; `about` says what kind of thing holds
+    the answer.
+    """
 
     about: str
     text: str = ""
@@ -39,10 +43,19 @@ class DemoQuery:
 
 
 QUERIES = (
-    DemoQuery(about="answered by a text", text="Why does our heat pump use so much electricity on damp winter days?"),
+    DemoQuery(
+        about="answered by a text",
+        text="Why does our heat pump use so much electricity on damp winter days?",
+    ),
     DemoQuery(about="answered by a photograph", text="a rocket ready for launch"),
-    DemoQuery(about="answered by a chart", text="How much electricity came from solar and wind in each month?"),
-    DemoQuery(about="a picture as the query: part of one that is indexed, askew and brighter", image=PICTURE_QUERY),
+    DemoQuery(
+        about="answered by a chart",
+        text="How much electricity came from solar and wind in each month?",
+    ),
+    DemoQuery(
+        about="a picture as the query: part of one that is indexed, askew and brighter",
+        image=PICTURE_QUERY,
+    ),
 )
 
 
@@ -55,7 +68,8 @@ def run_demo(
     console: Console | None = None,
     show_progress: bool | None = None,
 ) -> Path:
-    """Builds a corpus in `folder`, indexes it, asks, prints each list before and after reranking; returns the HTML page.
+    """Builds a corpus in `folder`, indexes it, asks, prints each list before and after reranking;
+    returns the HTML page.
 
     A second run finds corpus and index and adds nothing.
 
@@ -77,7 +91,9 @@ def run_demo(
         collection.close()
     page = folder / PAGE
     page.write_text(html_page(sections, title=TITLE), encoding="utf-8")
-    console.print(f"The same as a page, with pictures: {page.resolve()}", markup=False, soft_wrap=True)
+    console.print(
+        f"The same as a page, with pictures: {page.resolve()}", markup=False, soft_wrap=True
+    )
     return page
 
 
@@ -86,26 +102,41 @@ def _build(folder: Path, console: Console) -> None:
     try:
         build_corpus(folder)
     except OSError as error:
-        raise RNXError(f"{error.filename or folder}: cannot be written ({error.strerror}); choose another --folder.") from error
+        raise RNXError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); choose another --folder."
+        ) from error
     count = sum(len(names) for _, _, names in os.walk(folder / CORPUS))
     _say(console, f"corpus: {count} files in {folder / CORPUS}", start)
 
 
-def _index(collection: NodeCollection, folder: Path, console: Console, show_progress: bool | None) -> None:
+def _index(
+    collection: NodeCollection, folder: Path, console: Console, show_progress: bool | None
+) -> None:
     start = time.perf_counter()
     report = index_paths(collection, [folder / CORPUS], show_progress=show_progress)
     for skipped in report.skipped:
         console.print(f"left out: {skipped.reason}", markup=False)
-    _say(console, f"index: {report.written} nodes written, {report.unchanged} files unchanged, {len(collection)} nodes", start)
+    _say(
+        console,
+        f"index: {report.written} nodes written, {report.unchanged} files unchanged, {len(collection)} nodes",
+        start,
+    )
 
 
-def _ask(retriever: RNXRetriever, reranker: RNXRerank, query: DemoQuery, folder: Path, console: Console) -> Comparison:
+def _ask(
+    retriever: RNXRetriever, reranker: RNXRerank, query: DemoQuery, folder: Path, console: Console
+) -> Comparison:
     """One query, before and after; the time is that of retrieving and reranking together."""
     section = compare(retriever, reranker, query.bundle(folder), reranker.top_n)
     console.print(f"\n{query.text or query.image}", style="bold", markup=False)
     console.print(query.about, style="dim", markup=False)
     print_table(section.before, console, title="retrieved", query=query.text)
-    print_table(section.after, console, title=f"reranked ({section.seconds * 1000:.0f} ms with retrieval)", query=query.text)
+    print_table(
+        section.after,
+        console,
+        title=f"reranked ({section.seconds * 1000:.0f} ms with retrieval)",
+        query=query.text,
+    )
     return section
 
 

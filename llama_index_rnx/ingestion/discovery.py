@@ -32,7 +32,9 @@ class SourceFile:
 
 @dataclass(kw_only=True)
 class Survey:
-    """What lies below the named paths: files of known kinds, how many others, links that were not followed."""
+    """What lies below the named paths: files of known kinds, how many others, links that were not
+    followed.
+    """
 
     files: list[SourceFile] = field(default_factory=list)
     ignored: int = 0
@@ -48,15 +50,19 @@ class _Entry:
 
 
 def discover(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[SourceFile], int]:
-    """The files of known kinds below the paths, in a fixed order, and how many others there were; hidden ones are passed by."""
+    """The files of known kinds below the paths, in a fixed order, and how many others there were;
+    hidden ones are passed by.
+    """
     found = survey(paths, follow_links)
     return found.files, found.ignored
 
 
 def survey(paths: Sequence[Path], follow_links: bool = False) -> Survey:
-    """Looks through the named paths: each real folder once, each real file once, by its plain name where it has one.
+    """Looks through the named paths: each real folder once, each real file once, by its plain name
+    where it has one.
 
-    A link is followed if it leads to something below the named paths, or always with `follow_links`.
+    A link is followed if it leads to something below the named paths, or always with
+    `follow_links`.
 
     Raises:
         RNXError: a path does not exist, or there is no file of a known kind in any of them.
@@ -83,15 +89,21 @@ def survey(paths: Sequence[Path], follow_links: bool = False) -> Survey:
     return found
 
 
-def _take_in(entry: _Entry, files: dict[Path, SourceFile], walked: set[Path], found: Survey) -> list[_Entry]:
-    """Takes in a file, or all plain files below a folder; the links in it are for later, when all plain names are known."""
+def _take_in(
+    entry: _Entry, files: dict[Path, SourceFile], walked: set[Path], found: Survey
+) -> list[_Entry]:
+    """Takes in a file, or all plain files below a folder; the links in it are for later, when all
+    plain names are known.
+    """
     plain, links = _walk(entry, walked) if os.path.isdir(entry.path) else ([entry], [])
     found.ignored += sum(not _add(files, one) for one in plain)
     return links
 
 
 def _walk(start: _Entry, walked: set[Path]) -> tuple[list[_Entry], list[_Entry]]:
-    """The files and folders below a folder that are no links, and the links; what was walked through before is left out."""
+    """The files and folders below a folder that are no links, and the links; what was walked
+    through before is left out.
+    """
     plain, links = list[_Entry](), list[_Entry]()
     for folder, folders, names in os.walk(start.path):
         real = real_path(Path(folder))
@@ -115,13 +127,15 @@ def _walk(start: _Entry, walked: set[Path]) -> tuple[list[_Entry], list[_Entry]]
 def _add(files: dict[Path, SourceFile], entry: _Entry) -> bool:
     """Takes a file in, unless it is there by another name; whether it is one of a known kind.
 
-    A device, a pipe or a socket is none: to read it might never end. A link to nothing is taken in, so
-    that it is listed with the reason.
+    A device, a pipe or a socket is none: to read it might never end. A link to nothing is taken in,
+    so that it is listed with the reason.
     """
     real = real_path(entry.path)
     if real.suffix.lower() in KNOWN_SUFFIXES:
         path = real
-    elif entry.path.suffix.lower() in KNOWN_SUFFIXES:  # a store of contents knows no suffixes, its links have them
+    elif (
+        entry.path.suffix.lower() in KNOWN_SUFFIXES
+    ):  # a store of contents knows no suffixes, its links have them
         path = real_path(entry.path.parent) / entry.path.name
     else:
         return False
@@ -132,7 +146,9 @@ def _add(files: dict[Path, SourceFile], entry: _Entry) -> bool:
 
 
 def _leads_out(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a link leads to a folder, or a file of a known kind, that is not below the named paths."""
+    """Whether a link leads to a folder, or a file of a known kind, that is not below the named
+    paths.
+    """
     real = real_path(path)
     if is_inside(real, roots):
         return False
@@ -158,8 +174,14 @@ def real_path(path: Path) -> Path:
 
 def _nothing(paths: Sequence[Path], found: Survey) -> RNXError:
     names = ", ".join(str(path) for path in paths)
-    links = f", {len(found.outside)} links that lead out: --follow-links follows them" if found.outside else ""
-    return RNXError(f"no file to index in {names} ({found.ignored} of other kinds{links}); known are {_kinds()}.")
+    links = (
+        f", {len(found.outside)} links that lead out: --follow-links follows them"
+        if found.outside
+        else ""
+    )
+    return RNXError(
+        f"no file to index in {names} ({found.ignored} of other kinds{links}); known are {_kinds()}."
+    )
 
 
 def _kinds() -> str:

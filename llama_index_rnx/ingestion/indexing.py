@@ -1,4 +1,6 @@
-"""Folders -> nodes: PDFs page by page, pictures, texts. It knows files and what changed, not models and not Qdrant."""
+"""Folders -> nodes: PDFs page by page, pictures, texts. It knows files and what changed, not models
+and not Qdrant.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,31 @@ from llama_index_rnx.candidates import SOURCE
 from llama_index_rnx.collection import NodeCollection, Skipped, Stamp
 from llama_index_rnx.console import Bar, progress_bar
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.ingestion.discovery import IMAGE_SUFFIXES, PDF_SUFFIX, SourceFile, is_inside, real_path, survey
-from llama_index_rnx.ingestion.readers import count_nodes, file_of, nodes_of, read_text, reader_of, stamp_of
+from llama_index_rnx.ingestion.discovery import (
+    IMAGE_SUFFIXES,
+    PDF_SUFFIX,
+    SourceFile,
+    is_inside,
+    real_path,
+    survey,
+)
+from llama_index_rnx.ingestion.readers import (
+    count_nodes,
+    file_of,
+    nodes_of,
+    read_text,
+    reader_of,
+    stamp_of,
+)
 from llama_index_rnx.ingestion.sharding import Shard
 from llama_index_rnx.text import is_cut_by_words
 
-FILES_AT_ONCE = 4_096  # looked up in the index, stamped and written before the next: of the rest only names are held
+# Looked up in the index, stamped and written before the next: of the rest only names are held.
+FILES_AT_ONCE = 4_096
 Known = dict[str, list[dict[str, Any]]]  # by path, what the index holds of a file
-STEP = 8  # nodes of one file written at a time where somebody watches: on one core about two seconds of pages
+# Nodes of one file written at a time where somebody watches: on one core about two seconds of
+# pages.
+STEP = 8
 
 
 Prepare = Callable[[Sequence[SourceFile], int], None]
@@ -31,10 +50,11 @@ Prepare = Callable[[Sequence[SourceFile], int], None]
 
 @dataclass(kw_only=True)
 class IndexReport:
-    """What a run did: nodes written, files that had not changed, files and nodes left out (with the reason).
+    """What a run did: nodes written, files that had not changed, files and nodes left out (with the
+    reason).
 
-    outside: links that lead out of the named folders and were not followed. outside_kept: files that were
-    indexed through such links before, and that stay in the index as they are.
+    outside: links that lead out of the named folders and were not followed. outside_kept: files
+    that were indexed through such links before, and that stay in the index as they are.
     """
 
     written: int = 0
@@ -58,15 +78,18 @@ def index_paths(
 ) -> IndexReport:
     """Indexes files and folders; what is there already and did not change is left alone.
 
-    A changed file replaces its nodes: first the new ones are written, then the old ones removed, so that a killed run never
-    loses a file. A file that cannot be read is left out and listed; the others go on.
+    A changed file replaces its nodes: first the new ones are written, then the old ones removed, so
+    that a killed run never loses a file. A file that cannot be read is left out and listed; the
+    others go on.
 
     Args:
-        share: only this share of the files; others take the rest, at the same time and of the same paths.
+        share: only this share of the files; others take the rest, at the same time and of the same
+            paths.
         bar: is told the progress instead of a drawn one.
-        prepare: is called with the files of each part that are new or changed and the number of their nodes, before they
-            are written.
-        follow_links: follow links that lead out of the named paths, too; those that stay inside always are.
+        prepare: is called with the files of each part that are new or changed and the number of
+            their nodes, before they are written.
+        follow_links: follow links that lead out of the named paths, too; those that stay inside
+            always are.
 
     Raises:
         RNXError: a path does not exist, or there is no file of a known kind in any of them.
@@ -77,18 +100,24 @@ def index_paths(
     report = IndexReport(files=len(own), ignored=found.ignored, outside=found.outside)
     with progress_bar("indexing", 0, "nodes", show_progress if bar is None else False) as drawn:
         for start in range(0, len(own), FILES_AT_ONCE):
-            _index_part(collection, own[start : start + FILES_AT_ONCE], report, bar or drawn, prepare)
+            _index_part(
+                collection, own[start : start + FILES_AT_ONCE], report, bar or drawn, prepare
+            )
     if part_of == Shard():
         look_back(collection, paths, report)
     return report
 
 
 def look_back(collection: NodeCollection, paths: Sequence[Path], report: IndexReport) -> None:
-    """Notes the indexed files that this run could not see: those that are gone, those behind links that it did not follow.
+    """Notes the indexed files that this run could not see: those that are gone, those behind links
+    that it did not follow.
 
     Their nodes are kept until somebody says otherwise.
     """
-    roots, beyond = [real_path(path) for path in paths], [real_path(Path(link)) for link in report.outside]
+    roots, beyond = (
+        [real_path(path) for path in paths],
+        [real_path(Path(link)) for link in report.outside],
+    )
     for path in sorted(collection.paths()):
         if is_inside(Path(path), roots):
             if not os.path.exists(path):
@@ -97,10 +126,14 @@ def look_back(collection: NodeCollection, paths: Sequence[Path], report: IndexRe
             report.outside_kept.append(path)
 
 
-def index_file(collection: NodeCollection, source: SourceFile, advance: Callable[[int, int], None]) -> IndexReport:
-    """Indexes one file in small steps; `advance(done, total)` is told its nodes, before the first step and after each.
+def index_file(
+    collection: NodeCollection, source: SourceFile, advance: Callable[[int, int], None]
+) -> IndexReport:
+    """Indexes one file in small steps; `advance(done, total)` is told its nodes, before the first
+    step and after each.
 
-    What `advance` raises stops the work between two steps: what was written is whole, and another call goes on from there.
+    What `advance` raises stops the work between two steps: what was written is whole, and another
+    call goes on from there.
 
     Raises:
         RNXError: the file cannot be read.
@@ -123,7 +156,9 @@ def _index_part(
     bar: Bar,
     prepare: Prepare | None,
 ) -> None:
-    known = collection.files([str(source.path) for source in part], [source.docid for source in part])
+    known = collection.files(
+        [str(source.path) for source in part], [source.docid for source in part]
+    )
     work = list(_changed(_named_as_known(collection, part, known), known, report))
     nodes = sum(stamp.nodes for _, stamp in work)
     bar.expect(nodes)
@@ -134,8 +169,12 @@ def _index_part(
     _remove_old_versions(collection, work, known, report)
 
 
-def _stream(work: Sequence[tuple[SourceFile, Stamp]], report: IndexReport) -> Iterator[tuple[BaseNode, Stamp]]:
-    """The nodes of all files in one stream, so that batches are full even where every file is one picture."""
+def _stream(
+    work: Sequence[tuple[SourceFile, Stamp]], report: IndexReport
+) -> Iterator[tuple[BaseNode, Stamp]]:
+    """The nodes of all files in one stream, so that batches are full even where every file is one
+    picture.
+    """
     for source, stamp in work:
         try:
             yield from ((node, stamp) for node in nodes_of(source))
@@ -149,7 +188,9 @@ def _remove_old_versions(
     known: Known,
     report: IndexReport,
 ) -> None:
-    """What a changed file gave before goes once all that it gives now is there; if a part failed, it stays."""
+    """What a changed file gave before goes once all that it gives now is there; if a part failed,
+    it stays.
+    """
     failed = {file_of(skipped.id) for skipped in report.skipped}
     for source, stamp in work:
         before = known.get(str(source.path), [])
@@ -159,7 +200,9 @@ def _remove_old_versions(
             collection.remove_file(str(source.path), except_stamp=stamp)
 
 
-def _changed(files: Sequence[SourceFile], known: Known, report: IndexReport) -> Iterator[tuple[SourceFile, Stamp]]:
+def _changed(
+    files: Sequence[SourceFile], known: Known, report: IndexReport
+) -> Iterator[tuple[SourceFile, Stamp]]:
     """The files that are new, changed, or not completely there. Bad ones are listed and passed by."""
     for source in files:
         try:
@@ -182,7 +225,9 @@ def is_complete(source: SourceFile, nodes: Sequence[dict[str, Any]]) -> bool:
     found = source.path.stat()
     if [found.st_size, found.st_mtime_ns] != nodes[0]["file_stat"]:
         return False
-    return all(_reads_alike(source, reader) for reader in {one.get("file_reader", 0) for one in nodes})
+    return all(
+        _reads_alike(source, reader) for reader in {one.get("file_reader", 0) for one in nodes}
+    )
 
 
 def _reads_alike(source: SourceFile, reader: int) -> bool:
@@ -194,7 +239,8 @@ def _reads_alike(source: SourceFile, reader: int) -> bool:
 
 
 def _named_apart(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """Two folders may hold the same relative path: the second file gets its folder's name in front, the third more.
+    """Two folders may hold the same relative path: the second file gets its folder's name in front,
+    the third more.
 
     Every worker of a run does this for all files, not for its share, so that they agree.
     """
@@ -207,15 +253,23 @@ def _named_apart(files: Sequence[SourceFile]) -> list[SourceFile]:
     return named
 
 
-def _named_as_known(collection: NodeCollection, part: Sequence[SourceFile], known: Known) -> list[SourceFile]:
+def _named_as_known(
+    collection: NodeCollection, part: Sequence[SourceFile], known: Known
+) -> list[SourceFile]:
     """A file keeps the name that it has in the index, and takes none that another file has there."""
     own, owners = _names_in(known)
     clashing = [source for source in part if str(source.path) not in own and source.docid in owners]
     if clashing:
         wanted = [name for source in clashing for name in _names(source)]
         owners |= _names_in(collection.files([], wanted))[1]
-    free = {source.path: next(name for name in _names(source) if name not in owners) for source in clashing}
-    return [replace(source, docid=own.get(str(source.path)) or free.get(source.path, source.docid)) for source in part]
+    free = {
+        source.path: next(name for name in _names(source) if name not in owners)
+        for source in clashing
+    }
+    return [
+        replace(source, docid=own.get(str(source.path)) or free.get(source.path, source.docid))
+        for source in part
+    ]
 
 
 def _names_in(known: Known) -> tuple[dict[str, str], dict[str, str]]:
@@ -233,4 +287,8 @@ def _names(source: SourceFile) -> list[str]:
 
 
 def _reason(source: SourceFile, error: Exception) -> str:
-    return f"{source.path}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+    return (
+        f"{source.path}: {error.strerror}"
+        if isinstance(error, OSError) and error.strerror
+        else str(error)
+    )

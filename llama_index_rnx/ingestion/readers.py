@@ -20,10 +20,12 @@ MAX_TEXT_BYTES = 64 * 2**20
 
 
 def nodes_of(source: SourceFile) -> Iterator[BaseNode]:
-    """The nodes of one file: a PDF gives one a page, a picture one, a text one for each passage of about 180 words.
+    """The nodes of one file: a PDF gives one a page, a picture one, a text one for each passage of
+    about 180 words.
 
     Raises:
-        RNXError: the file is gone, empty, broken, encrypted, or not UTF-8 and not Latin-1 text either.
+        RNXError: the file is gone, empty, broken, encrypted, or not UTF-8 and not Latin-1 text
+            either.
     """
     suffix = source.path.suffix.lower()
     if suffix == PDF_SUFFIX:
@@ -111,13 +113,19 @@ def _passages(source: SourceFile) -> Iterator[BaseNode]:
 
 def read_text(path: Path) -> str:
     if path.stat().st_size > MAX_TEXT_BYTES:
-        raise RNXError(f"{path}: has {path.stat().st_size:,} bytes; text files of at most {MAX_TEXT_BYTES:,} are read.")
+        raise RNXError(
+            f"{path}: has {path.stat().st_size:,} bytes; text files of at most {MAX_TEXT_BYTES:,} are read."
+        )
     data = path.read_bytes()
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")  # what older editors wrote; every byte has a meaning there
+        text = data.decode(
+            "cp1252", errors="replace"
+        )  # what older editors wrote; every byte has a meaning there
     if text.count("\x00") > 0:
-        raise RNXError(f"{path}: is not a text (it holds zero bytes); save it as UTF-8 or leave it out.")
+        raise RNXError(
+            f"{path}: is not a text (it holds zero bytes); save it as UTF-8 or leave it out."
+        )
     return text

@@ -1,4 +1,6 @@
-"""Which of several workers takes which file: pure, the same on every machine, whatever else is in the folder."""
+"""Which of several workers takes which file: pure, the same on every machine, whatever else is in
+the folder.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from llama_index_rnx.errors import RNXError
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Number `number` (from 1) of `of` shares. By the name of a file, so that a file that is added moves no other.
+    """Number `number` (from 1) of `of` shares. By the name of a file, so that a file that is added
+    moves no other.
 
     Example:
         >>> halves = Share(number=1, of=2), Share(number=2, of=2)
@@ -25,7 +28,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.of:
-            raise RNXError(f"share {self.number}/{self.of} was given; i/n with i from 1 to n is allowed.")
+            raise RNXError(
+                f"share {self.number}/{self.of} was given; i/n with i from 1 to n is allowed."
+            )
 
     def takes(self, name: str) -> bool:
         """Whether the file of this name is in the share."""
@@ -40,7 +45,8 @@ class Shard:
 
 
 def resolve_shard(asked: str | None, environment: Mapping[str, str]) -> Shard:
-    """The share that was asked for as "2/8", or that `accelerate launch` and `torchrun` gave this process (RANK, WORLD_SIZE).
+    """The share that was asked for as "2/8", or that `accelerate launch` and `torchrun` gave this
+    process (RANK, WORLD_SIZE).
 
     Raises:
         RNXError: it is not of the form i/n with 1 <= i <= n.
@@ -57,6 +63,8 @@ def resolve_shard(asked: str | None, environment: Mapping[str, str]) -> Shard:
 
 
 def device_of(asked: str | None, environment: Mapping[str, str]) -> str | None:
-    """The device of this process: of "cuda" and several processes a machine, each takes its own (LOCAL_RANK)."""
+    """The device of this process: of "cuda" and several processes a machine, each takes its own
+    (LOCAL_RANK).
+    """
     local = environment.get("LOCAL_RANK", "")
     return f"cuda:{local}" if asked == "cuda" and local.isdecimal() else asked

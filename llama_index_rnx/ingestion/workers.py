@@ -1,7 +1,8 @@
-"""Many processes index one corpus: of a server each writes its share, for a folder they remember and one writes.
+"""Many processes index one corpus: of a server each writes its share, for a folder they remember
+and one writes.
 
-It knows processes and lines of JSON between them, neither models nor Qdrant. Nothing is lost with a worker that dies: what it
-wrote is whole, and the next run takes up the rest.
+It knows processes and lines of JSON between them, neither models nor Qdrant. Nothing is lost with a
+worker that dies: what it wrote is whole, and the next run takes up the rest.
 """
 
 from __future__ import annotations
@@ -36,10 +37,18 @@ GO_ON = "what was written is whole, the same command goes on from there"
 
 
 class Worker:
-    """A process of this Python that is told and tells lines of JSON; every line it writes goes to `tell`."""
+    """A process of this Python that is told and tells lines of JSON; every line it writes goes to
+    `tell`.
+    """
 
-    def __init__(self, module: str, arguments: Sequence[str], tell: OnProgress, threads: int) -> None:
-        environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    def __init__(
+        self, module: str, arguments: Sequence[str], tell: OnProgress, threads: int
+    ) -> None:
+        environment = {
+            "OMP_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            **os.environ,
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
@@ -108,7 +117,8 @@ class Worker:
 
 
 def index_sharded(command: Sequence[str], workers: int, share: Shard, bar: Bar) -> IndexReport:
-    """Runs `rnx index` so many times at once, each with its part of the share; the sum of what they report.
+    """Runs `rnx index` so many times at once, each with its part of the share; the sum of what they
+    report.
 
     Raises:
         RNXError: a worker failed; the others went on to their end.
@@ -131,14 +141,19 @@ def index_sharded(command: Sequence[str], workers: int, share: Shard, bar: Bar) 
         for number in range(1, workers + 1)
     ]
     ends = _end_all(crew)
-    failed = [f"worker {number} of {workers}: {said}" for number, said in enumerate(ends, start=1) if said is not None]
+    failed = [
+        f"worker {number} of {workers}: {said}"
+        for number, said in enumerate(ends, start=1)
+        if said is not None
+    ]
     if failed:
         raise RNXError(f"{'; '.join(failed)}; {GO_ON}.")
     return _sum(reports)
 
 
 class MemoryWorkerPool:
-    """Processes that make the memories of files ahead, so that the one writer of a folder finds them ready.
+    """Processes that make the memories of files ahead, so that the one writer of a folder finds
+    them ready.
 
     One that dies costs time only: the writer makes what is missing.
     """
@@ -148,7 +163,12 @@ class MemoryWorkerPool:
         self._ended = [threading.Semaphore(0) for _ in range(workers)]
         arguments = [memory_path, *([device] if device else [])]
         self.crew = [
-            Worker("llama_index_rnx.ingestion.workers", arguments, partial(self._hear, ended), _threads(workers))
+            Worker(
+                "llama_index_rnx.ingestion.workers",
+                arguments,
+                partial(self._hear, ended),
+                _threads(workers),
+            )
             for ended in self._ended
         ]
 
@@ -156,7 +176,9 @@ class MemoryWorkerPool:
         """Returns when each of the files was looked at by a worker, or that worker is gone."""
         self._bar.expect(nodes)
         for number, worker in enumerate(self.crew):
-            worker.ask({"files": [[str(one.path), one.docid] for one in sources[number :: len(self.crew)]]})
+            worker.ask(
+                {"files": [[str(one.path), one.docid] for one in sources[number :: len(self.crew)]]}
+            )
         for worker, ended in zip(self.crew, self._ended, strict=True):
             while not ended.acquire(timeout=0.5) and worker.lives:
                 pass
@@ -181,8 +203,12 @@ def send_report(report: IndexReport, lines: JsonLines) -> None:
     lines.tell(report=asdict(report))
 
 
-def remember_files(ranker: Ranker, store: MemoryStore, sources: Sequence[SourceFile], lines: JsonLines) -> None:
-    """Puts what the files' nodes become into the store. What cannot be read is left to the writer, who says so."""
+def remember_files(
+    ranker: Ranker, store: MemoryStore, sources: Sequence[SourceFile], lines: JsonLines
+) -> None:
+    """Puts what the files' nodes become into the store. What cannot be read is left to the writer,
+    who says so.
+    """
     candidates = _candidates(sources)
     while batch := list(islice(candidates, BATCH)):
         try:
@@ -231,11 +257,19 @@ def _sum(reports: Sequence[IndexReport]) -> IndexReport:
 
 
 def main() -> None:
-    """One of the `MemoryWorkerPool`: asked for files by lines on stdin, it tells on stdout how far it is and when it ended."""
+    """One of the `MemoryWorkerPool`: asked for files by lines on stdin, it tells on stdout how far
+    it is and when it ended.
+    """
     memory_path, device = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-    ranker, store, lines = with_dynamic_batching(RNXEmbedding(device=device).ranker), MemoryStore(memory_path), JsonLines()
+    ranker, store, lines = (
+        with_dynamic_batching(RNXEmbedding(device=device).ranker),
+        MemoryStore(memory_path),
+        JsonLines(),
+    )
     for line in sys.stdin:
-        sources = [SourceFile(path=Path(path), docid=docid) for path, docid in json.loads(line)["files"]]
+        sources = [
+            SourceFile(path=Path(path), docid=docid) for path, docid in json.loads(line)["files"]
+        ]
         remember_files(ranker, store, sources, lines)
         lines.tell(ended=True)
 

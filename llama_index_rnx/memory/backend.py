@@ -1,7 +1,9 @@
-"""Bytes by key, kept for good: in a sqlite file of a local folder, or one object each at an address of fsspec.
+"""Bytes by key, kept for good: in a sqlite file of a local folder, or one object each at an address
+of fsspec.
 
-It knows no memories and no tensors. Both kinds may be used by several processes at once, check what they read, and never
-stop the work: what cannot be read counts as unknown, what cannot be written is left out, and a warning says so.
+It knows no memories and no tensors. Both kinds may be used by several processes at once, check what
+they read, and never stop the work: what cannot be read counts as unknown, what cannot be written is
+left out, and a warning says so.
 """
 
 from __future__ import annotations

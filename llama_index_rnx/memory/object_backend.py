@@ -32,10 +32,12 @@ T = TypeVar("T")
 
 
 class ObjectBackend:
-    """One object a key, for any number of machines: `<address>/<two hex digits>/<key in hex>`, a checksum in front.
+    """One object a key, for any number of machines: `<address>/<two hex digits>/<key in hex>`, a
+    checksum in front.
 
-    An object is written whole or not at all, and two writers of one key write the same. What goes wrong at the other end
-    costs its time limit at most; then the place is left alone for a while, for reading and for writing apart.
+    An object is written whole or not at all, and two writers of one key write the same. What goes
+    wrong at the other end costs its time limit at most; then the place is left alone for a while,
+    for reading and for writing apart.
     """
 
     def __init__(self, address: str) -> None:
@@ -61,19 +63,28 @@ class ObjectBackend:
         paths = {self._path(key): key for key in keys}
         nothing: dict[str, bytes] = {}
         got = self._in_time("read", lambda: self._get(list(paths)), nothing) if paths else nothing
-        found = {paths[path]: framed[_CRC_BYTES:] for path, framed in got.items() if _is_framed(paths[path], framed)}
+        found = {
+            paths[path]: framed[_CRC_BYTES:]
+            for path, framed in got.items()
+            if _is_framed(paths[path], framed)
+        }
         self._note(found)
         return found
 
     def absent(self, keys: Sequence[bytes]) -> list[bytes]:
-        """To ask the other end for each would cost as much as to write it: only what is known to be there is left out."""
+        """To ask the other end for each would cost as much as to write it: only what is known to be
+        there is left out.
+        """
         if self._rests("written"):
             return []
         with self._lock:
             return [key for key in keys if key not in self._there]
 
     def write(self, blobs: Mapping[bytes, bytes]) -> None:
-        framed = {self._path(key): checksum(key, data).to_bytes(_CRC_BYTES, "big") + data for key, data in blobs.items()}
+        framed = {
+            self._path(key): checksum(key, data).to_bytes(_CRC_BYTES, "big") + data
+            for key, data in blobs.items()
+        }
 
         def put() -> bool:
             self._put(framed)
@@ -131,7 +142,9 @@ class ObjectBackend:
 
 
 def within_seconds(action: Callable[[], T], seconds: float) -> T:
-    """What the action gives, or raises; TimeoutError when it takes longer. Then its thread is left behind: it ends with us."""
+    """What the action gives, or raises; TimeoutError when it takes longer. Then its thread is left
+    behind: it ends with us.
+    """
     results: list[T] = []
     faults: list[BaseException] = []
 
@@ -169,7 +182,9 @@ def _put_files(root: Path, framed: Mapping[str, bytes]) -> None:
         target.parent.mkdir(mode=allowed & 0o777, exist_ok=True)
         part = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
-            with open(part, "wb", opener=lambda name, flags: os.open(name, flags, allowed & 0o666)) as stream:
+            with open(
+                part, "wb", opener=lambda name, flags: os.open(name, flags, allowed & 0o666)
+            ) as stream:
                 stream.write(data)
             part.replace(target)
         finally:

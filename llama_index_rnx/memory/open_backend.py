@@ -10,9 +10,15 @@ from llama_index_rnx.memory.sqlite_backend import SqliteBackend
 
 
 def backend_at(path: str | Path, read_only: bool = False) -> MemoryBackend:
-    """A sqlite file in a folder, or objects at an address with a scheme: `s3://bucket/memories`, `file:///mnt/shared/memories`.
+    """A sqlite file in a folder, or objects at an address with a scheme: `s3://bucket/memories`,
+    `file:///mnt/shared/memories`.
 
     Raises:
-        RNXError: no such scheme, or its package is not installed; a file stands where the folder should.
+        RNXError: no such scheme, or its package is not installed; a file stands where the folder
+            should.
     """
-    return ObjectBackend(path) if isinstance(path, str) and "://" in path else SqliteBackend(Path(path), read_only)
+    return (
+        ObjectBackend(path)
+        if isinstance(path, str) and "://" in path
+        else SqliteBackend(Path(path), read_only)
+    )

@@ -24,7 +24,11 @@ _SCHEMA = "CREATE TABLE IF NOT EXISTS memories (key BLOB PRIMARY KEY, crc INTEGE
 _KEYS_A_QUERY = 500  # sqlite allows 999 parameters at least
 
 
-_FAULTS = (OSError, sqlite3.Error, UnicodeDecodeError)  # the last: of a damaged file, where a name was
+_FAULTS = (
+    OSError,
+    sqlite3.Error,
+    UnicodeDecodeError,
+)  # the last: of a damaged file, where a name was
 
 
 _OPENING = 50  # attempts, a tenth of a second apart: several processes may make the same file
@@ -33,7 +37,8 @@ _OPENING = 50  # attempts, a tenth of a second apart: several processes may make
 class SqliteBackend:
     """One file, for processes of one machine: sqlite's locks cannot be relied on over a network.
 
-    read_only: the file is read if it is there, and nothing is written; that is expected, so no warning says it.
+    read_only: the file is read if it is there, and nothing is written; that is expected, so no
+    warning says it.
     """
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
@@ -64,7 +69,9 @@ class SqliteBackend:
                 return
             try:
                 with self._connection:  # commits, or rolls back
-                    self._connection.executemany("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", rows)
+                    self._connection.executemany(
+                        "INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", rows
+                    )
             except _FAULTS as error:
                 if _is_damage(error):
                     self._give_up(error)
@@ -118,7 +125,8 @@ class SqliteBackend:
     def _give_up(self, error: Exception) -> None:
         """The file failed: from here on nothing is kept. Said once, since it never opens again.
 
-        A damaged file is put aside, so that the next store begins a new one; a disk that failed is left as it is.
+        A damaged file is put aside, so that the next store begins a new one; a disk that failed is
+        left as it is.
         """
         if self._connection is not None:
             self._connection.close()
@@ -176,9 +184,13 @@ def _opened_once(path: Path) -> sqlite3.Connection:
 
 
 def _read_only(path: Path) -> sqlite3.Connection | None:
-    """A file on a disk that cannot be written is read as it is; None where it cannot be read either."""
+    """A file on a disk that cannot be written is read as it is; None where it cannot be read
+    either.
+    """
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+        )
         connection.execute("SELECT count(*) FROM memories")
     except sqlite3.Error:
         return None
@@ -186,7 +198,11 @@ def _read_only(path: Path) -> sqlite3.Connection | None:
 
 
 def _advice(error: Exception) -> str:
-    forbidden = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    forbidden = isinstance(error, OSError) and error.errno in (
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+    )
     return "Make the folder writable" if forbidden or "readonly" in str(error) else "Free the disk"
 
 

@@ -1,8 +1,9 @@
-"""The store of memories: what a ranker prepared ahead, by content and model. It knows no ranker and no query.
+"""The store of memories: what a ranker prepared ahead, by content and model. It knows no ranker and
+no query.
 
-Kept as safetensors blobs with a checksum each (blobs.py): in a sqlite file of a folder, or as objects of a shared place. In
-front of it one LRU in RAM for the whole process. A store that cannot be read or written says so and goes on in RAM: a memory
-can always be made again.
+Kept as safetensors blobs with a checksum each (blobs.py): in a sqlite file of a folder, or as
+objects of a shared place. In front of it one LRU in RAM for the whole process. A store that cannot
+be read or written says so and goes on in RAM: a memory can always be made again.
 """
 
 from __future__ import annotations
@@ -60,13 +61,15 @@ _open_stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 
 
 class MemoryStore:
-    """Memories of any ranker, in one place and in RAM; safe for several threads and several processes.
+    """Memories of any ranker, in one place and in RAM; safe for several threads and several
+    processes.
 
     Args:
-        path: a folder of this machine, made when missing; or an address with a scheme that many machines share:
-            `file:///mnt/shared/memories`, `s3://bucket/memories` and what else fsspec knows, set up by its own settings
-            (`FSSPEC_S3_...`, `~/.config/fsspec`). `None` keeps nothing, and also reads the stores that are open in this
-            process: so a reranker finds what a collection prepared when it indexed.
+        path: a folder of this machine, made when missing; or an address with a scheme that many
+            machines share: `file:///mnt/shared/memories`, `s3://bucket/memories` and what else
+            fsspec knows, set up by its own settings (`FSSPEC_S3_...`, `~/.config/fsspec`). `None`
+            keeps nothing, and also reads the stores that are open in this process: so a reranker
+            finds what a collection prepared when it indexed.
         read_only: what is in the folder is read, what is new stays in RAM.
 
     Example:
@@ -92,7 +95,9 @@ class MemoryStore:
         return type(self), (self.path, self.read_only)
 
     def find(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Memory]:
-        """What is remembered of these contents by the ranker with this fingerprint; unknown ones are left out."""
+        """What is remembered of these contents by the ranker with this fingerprint; unknown ones
+        are left out.
+        """
         keys = {_key(fingerprint, digest): digest for digest in digests}
         found = {key: memory for key in keys if (memory := RAM.get(key)) is not None}
         if self._blobs is not None:  # another store may have put them into RAM

@@ -1,4 +1,6 @@
-"""What is known of the network: which hosts are ours, proxies, safe downloads. It knows no nodes and no servers."""
+"""What is known of the network: which hosts are ours, proxies, safe downloads. It knows no nodes
+and no servers.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,9 +1,11 @@
-"""Fetches a picture from a URL without being led into somebody's own network. It knows no nodes and opens no pictures.
+"""Fetches a picture from a URL without being led into somebody's own network. It knows no nodes and
+opens no pictures.
 
-Whoever writes a URL into a document chooses what this machine connects to. So every address that the host's name stands
-for must be a public one, the connection goes to that very address (a name may resolve differently a moment later), every
-redirect is looked at in the same way, and no more than `MAX_BYTES` are read. Proxies of the environment are not used: they
-would resolve the name once more.
+Whoever writes a URL into a document chooses what this machine connects to. So every address that
+the host's name stands for must be a public one, the connection goes to that very address (a name
+may resolve differently a moment later), every redirect is looked at in the same way, and no more
+than `MAX_BYTES` are read. Proxies of the environment are not used: they would resolve the name once
+more.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ MAX_BYTES = 32 * 2**20
 MAX_REDIRECTS = 3
 SECONDS = 30.0
 
-# Who may not be fetched from, and why. IANA's registries of special addresses, and what clouds answer
-# on to their own machines. The three widest rows leave of IPv6 what is given out, 2000::/3.
+# Who may not be fetched from, and why. IANA's registries of special addresses, and what clouds
+# answer on to their own machines. The three widest rows leave of IPv6 what is given out, 2000::/3.
 _SPECIAL = {
     "0.0.0.0/8": "this machine",
     "10.0.0.0/8": "a private network",
@@ -65,7 +67,8 @@ def fetch(url: str, *, transport: httpx.BaseTransport | None = None) -> bytes:
     """The bytes behind a URL of a public host.
 
     Raises:
-        FetchError: no http(s), a private address, more than 3 redirects, 32 MiB or 30 seconds, or an answer that is no success.
+        FetchError: no http(s), a private address, more than 3 redirects, 32 MiB or 30 seconds, or
+            an answer that is no success.
     """
     with httpx.Client(timeout=SECONDS, trust_env=False, transport=transport) as client:
         for _ in range(MAX_REDIRECTS + 1):
@@ -86,7 +89,9 @@ def public_address(host: str, port: int) -> str:
         FetchError: the name is unknown, or one of its addresses is not public.
     """
     try:
-        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        found = [
+            str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        ]
     except (OSError, UnicodeError) as error:
         raise FetchError(f"the host {host!r} is not known") from error
     for address in found:
@@ -132,7 +137,9 @@ def _request(client: httpx.Client, url: str) -> httpx.Request:
     netloc = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     host = parts.netloc.rpartition("@")[2]  # a name and password in the URL are not sent
     direct = parts._replace(netloc=netloc, fragment="").geturl()
-    return client.build_request("GET", direct, headers={"Host": host}, extensions={"sni_hostname": parts.hostname})
+    return client.build_request(
+        "GET", direct, headers={"Host": host}, extensions={"sni_hostname": parts.hostname}
+    )
 
 
 def _body(answer: httpx.Response) -> bytes:
@@ -140,7 +147,9 @@ def _body(answer: httpx.Response) -> bytes:
     found, end = bytearray(), time.monotonic() + SECONDS
     for part in answer.iter_bytes():
         found += part
-        if time.monotonic() > end:  # the client's own limit is between two bytes, not for all of them
+        if (
+            time.monotonic() > end
+        ):  # the client's own limit is between two bytes, not for all of them
             raise FetchError(f"not there within {SECONDS:.0f} seconds")
         if len(found) > MAX_BYTES:
             raise FetchError(f"more than {MAX_BYTES >> 20} MiB")

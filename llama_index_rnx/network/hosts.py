@@ -1,7 +1,9 @@
-"""Which names mean this very machine: a page that a browser was led to by DNS rebinding has another one.
+"""Which names mean this very machine: a page that a browser was led to by DNS rebinding has another
+one.
 
-A web site can let its own name resolve to 127.0.0.1 and then speak to what listens there. Its requests still carry that name
-as their Host, so a server without a key answers to names of this machine alone.
+A web site can let its own name resolve to 127.0.0.1 and then speak to what listens there. Its
+requests still carry that name as their Host, so a server without a key answers to names of this
+machine alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Which hosts are reached through the proxies of the environment. It knows httpx's rules and opens no connection.
+"""Which hosts are reached through the proxies of the environment. It knows httpx's rules and opens
+no connection.
 
-A proxy stands somewhere else: to a service on this machine it can only lead back at best. So services on loopback are
-reached directly, whatever HTTP_PROXY, ALL_PROXY and NO_PROXY say; all others as the environment says.
+A proxy stands somewhere else: to a service on this machine it can only lead back at best. So
+services on loopback are reached directly, whatever HTTP_PROXY, ALL_PROXY and NO_PROXY say; all
+others as the environment says.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def is_loopback_url(url: str) -> bool:
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """The arguments of an httpx client for a URL: to this machine without the environment, but with its certificates."""
+    """The arguments of an httpx client for a URL: to this machine without the environment, but with
+    its certificates.
+    """
     if not is_loopback_url(url):
         return {}
     certificates = {"verify": httpx.create_ssl_context()} if url.startswith("https") else {}

@@ -72,7 +72,9 @@ def count_pages(path: str | Path, limits: Limits | None = None) -> int:
     try:
         header, _ = _ask("count", path, WHOLE, limits)
     except UnreadableError as error:
-        raise RNXError(f"{path}: cannot be opened as a PDF ({error}); mend it or leave it out.") from error
+        raise RNXError(
+            f"{path}: cannot be opened as a PDF ({error}); mend it or leave it out."
+        ) from error
 
     pages = int(header["pages"])
     if pages > MAX_PAGES:
@@ -104,7 +106,9 @@ def read_pages(path: str | Path, limits: Limits | None = None) -> list[PageText]
     return [replace(page, text=text) for page, text in zip(pages, texts, strict=True)]
 
 
-def draw_page(path: str | Path, index: int, pixels: int = PAGE_PIXELS, limits: Limits | None = None) -> Image.Image:
+def draw_page(
+    path: str | Path, index: int, pixels: int = PAGE_PIXELS, limits: Limits | None = None
+) -> Image.Image:
     """A page (index from 0) as an RGB picture of about `pixels`, whatever its size on paper.
 
     Raises:
@@ -134,7 +138,9 @@ def _warn(path: str | Path, faults: Mapping[int, str], has_more: bool) -> None:
         log.warning("%s: text beyond %d characters is not read.", path, MAX_CHARACTERS)
 
 
-def _ask(task: str, path: str | Path, page: int, limits: Limits | None, **more: int) -> tuple[dict[str, Any], bytes]:
+def _ask(
+    task: str, path: str | Path, page: int, limits: Limits | None, **more: int
+) -> tuple[dict[str, Any], bytes]:
     """The answer of a process; of a second one where somebody else killed the first.
 
     Raises:

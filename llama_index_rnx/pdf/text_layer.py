@@ -68,7 +68,9 @@ _DROPPED = re.compile(
 )
 _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 # Joiners shape Arabic, Indic scripts and emoji; elsewhere they only part equal words.
-_JOINERS = re.compile(r"[\u200c\u200d](?![\u0600-\U0010ffff])|(?<![\u0600-\U0010ffff])[\u200c\u200d]")
+_JOINERS = re.compile(
+    r"[\u200c\u200d](?![\u0600-\U0010ffff])|(?<![\u0600-\U0010ffff])[\u200c\u200d]"
+)
 
 
 def clean_pages(texts: Sequence[str]) -> list[str]:
@@ -185,7 +187,9 @@ class DocumentWords:
 
     def _count(self, text: str) -> None:
         for word in _WORD.finditer(text):
-            around = text[max(0, word.start() - 1) : word.start()] + text[word.end() : word.end() + 1]
+            around = (
+                text[max(0, word.start() - 1) : word.start()] + text[word.end() : word.end() + 1]
+            )
             if "\x02" in around:  # half a word
                 continue
             halves = [half.casefold() for half in _HYPHEN.split(word[0])]

@@ -105,7 +105,9 @@ class PdfReader:
             return self._drawing(request["page"], request["pixels"])
         except MemoryError:
             raise
-        except Exception as error:  # whatever a foreign file brings about; the next one may be sound
+        except (
+            Exception
+        ) as error:  # whatever a foreign file brings about; the next one may be sound
             return {"error": reason(error)}, b""
 
     def close(self) -> None:

@@ -62,7 +62,9 @@ class Child:
             )
         except EndedError as error:
             self.kill()
-            raise RNXError(f"{sys.executable} cannot be started to read PDFs; is pypdfium2 installed?") from error
+            raise RNXError(
+                f"{sys.executable} cannot be started to read PDFs; is pypdfium2 installed?"
+            ) from error
 
     @property
     def pid(self) -> int:

@@ -27,19 +27,23 @@ def load_ranker(
     """The ranker behind a name.
 
     Args:
-        model: `"rnx-mini"`, or a folder with one that you trained; a vision-language model of the Qwen2-VL, Qwen2.5-VL or
-            Qwen3-VL family, or a LoRA adapter of one, as a local folder or a hub id; or the URL of a `/rerank` service, see
-            `RemoteRanker`.
-        adapter: a LoRA adapter for that vision-language model: a folder that training wrote, or a hub id.
+        model: `"rnx-mini"`, or a folder with one that you trained; a vision-language model of the
+            Qwen2-VL, Qwen2.5-VL or Qwen3-VL family, or a LoRA adapter of one, as a local folder or
+            a hub id; or the URL of a `/rerank` service, see `RemoteRanker`.
+        adapter: a LoRA adapter for that vision-language model: a folder that training wrote, or a
+            hub id.
         device, dtype: where and how it computes; by default what the machine does fastest.
-        max_pixels, max_text_tokens: budgets of a candidate. `rnx-mini` always sees 256 x 256 pixels.
+        max_pixels, max_text_tokens: budgets of a candidate. `rnx-mini` always sees 256 x 256
+            pixels.
         options: of a vision-language model (`load_vlm` names them), or `api_key` of a service.
 
     Raises:
         RNXError: the model is unknown, cannot be read, or has no such option.
     """
     if not isinstance(model, str | Path):
-        raise RNXError(f"model={shown(model)} was given; a name as {MINI!r}, a folder, a hub id or a URL is needed.")
+        raise RNXError(
+            f"model={shown(model)} was given; a name as {MINI!r}, a folder, a hub id or a URL is needed."
+        )
     model = str(model)
     device = None if device is None else str(device)  # a torch.device says "cuda:0"
     dtype = None if dtype is None else str(dtype).removeprefix("torch.")
@@ -52,22 +56,40 @@ def load_ranker(
     if model.startswith(("http://", "https://")):
         return _remote(model, device, dtype, max_pixels, max_text_tokens, options)
     if is_checkpoint_name(model):
-        common = {"device": device, "dtype": dtype, "max_pixels": max_pixels, "max_text_tokens": max_text_tokens}
+        common = {
+            "device": device,
+            "dtype": dtype,
+            "max_pixels": max_pixels,
+            "max_text_tokens": max_text_tokens,
+        }
         return _vlm(model, common | options)
-    raise RNXError(f"unknown model {shown(model)}: no such folder, and no hub id (owner/name); {MINI!r} is the embedded one.")
+    raise RNXError(
+        f"unknown model {shown(model)}: no such folder, and no hub id (owner/name); {MINI!r} is the embedded one."
+    )
 
 
 def _remote(
-    url: str, device: str | None, dtype: str | None, pixels: int | None, tokens: int | None, options: dict[str, Any]
+    url: str,
+    device: str | None,
+    dtype: str | None,
+    pixels: int | None,
+    tokens: int | None,
+    options: dict[str, Any],
 ) -> Ranker:
     if device or dtype or set(options) - {"api_key"}:
-        raise RNXError(f"model={url!r}: a service computes where it runs; allowed are max_pixels, max_text_tokens and api_key.")
-    return RemoteRanker(url, api_key=options.get("api_key"), max_pixels=pixels, max_text_tokens=tokens)
+        raise RNXError(
+            f"model={url!r}: a service computes where it runs; allowed are max_pixels, max_text_tokens and api_key."
+        )
+    return RemoteRanker(
+        url, api_key=options.get("api_key"), max_pixels=pixels, max_text_tokens=tokens
+    )
 
 
 def _vlm(model: str, options: dict[str, Any]) -> Ranker:
     known = inspect.signature(load_vlm).parameters
     wrong = sorted(set(options) - set(known))
     if wrong:
-        raise RNXError(f"model={model!r}: unknown option {', '.join(wrong)}; allowed are {', '.join(list(known)[1:])}.")
+        raise RNXError(
+            f"model={model!r}: unknown option {', '.join(wrong)}; allowed are {', '.join(list(known)[1:])}."
+        )
     return load_vlm(model, **options)

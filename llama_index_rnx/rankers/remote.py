@@ -1,7 +1,9 @@
-"""A `/rerank` service as a ranker: `rnx serve`, vLLM, Jina, Cohere, TEI and their like, by URL. It computes nothing itself.
+"""A `/rerank` service as a ranker: `rnx serve`, vLLM, Jina, Cohere, TEI and their like, by URL. It
+computes nothing itself.
 
-Most take `{"query", "documents"}` and answer `{"results": [{"index", "relevance_score"}]}`, in any order. Those that want
-`texts` (text-embeddings-inference) or `passages` (NVIDIA's NIM) say so when they refuse that, and get it from then on.
+Most take `{"query", "documents"}` and answer `{"results": [{"index", "relevance_score"}]}`, in any
+order. Those that want `texts` (text-embeddings-inference) or `passages` (NVIDIA's NIM) say so when
+they refuse that, and get it from then on.
 """
 
 from __future__ import annotations
@@ -111,16 +113,17 @@ class _ServiceRefusedError(RNXError):
 class RemoteRanker:
     """The `Ranker` of a service; made by `load_ranker(URL)`.
 
-    A memory is what will be sent: `text` as UTF-8 bytes, `image` as the bytes of a JPEG of `max_pixels` at most. Documents
-    of text alone go as strings, those with a picture as `{"text", "image"}` with base64, as Jina and `rnx serve` read them.
-    Blank documents, which services refuse, are not sent: they come last, with a score of 0.
+    A memory is what will be sent: `text` as UTF-8 bytes, `image` as the bytes of a JPEG of
+    `max_pixels` at most. Documents of text alone go as strings, those with a picture as `{"text",
+    "image"}` with base64, as Jina and `rnx serve` read them. Blank documents, which services
+    refuse, are not sent: they come last, with a score of 0.
 
-    Scores are the service's own: they compare within a call, and between calls as far as the service says so. Where the
-    answer itself calls them `logit` they go through a sigmoid.
+    Scores are the service's own: they compare within a call, and between calls as far as the
+    service says so. Where the answer itself calls them `logit` they go through a sigmoid.
 
     Args:
-        url: of the endpoint; without a path `/rerank` is added. A fragment names the model for services that want one:
-            `https://api.jina.ai/v1/rerank#jina-reranker-m0`.
+        url: of the endpoint; without a path `/rerank` is added. A fragment names the model for
+            services that want one: `https://api.jina.ai/v1/rerank#jina-reranker-m0`.
         api_key: sent as a bearer token; by default the environment's RNX_API_KEY, if set.
         max_text_tokens: passed on as `max_tokens_per_doc` (Cohere's name).
         transport: another httpx transport, for tests.
@@ -178,7 +181,8 @@ class RemoteRanker:
         """One score a memory, in one request where the service takes as many.
 
         Raises:
-            RNXError: the service cannot be reached, refuses, stays busy over all tries, or answers something else.
+            RNXError: the service cannot be reached, refuses, stays busy over all tries, or answers
+                something else.
         """
         if not memories:
             return []
@@ -195,7 +199,9 @@ class RemoteRanker:
         self._shape = shape
         return scores
 
-    def _scores(self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]) -> list[float]:
+    def _scores(
+        self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]
+    ) -> list[float]:
         """A score for each part; those that are blank, or that the service cannot read, stand last."""
         if not shape.reads(query):
             raise RNXError(f"{self.name}: reads texts only; give the query a text.")
@@ -207,8 +213,12 @@ class RemoteRanker:
         lowest = min([0.0, *scores])  # some services score below 0
         return [by_index.get(index, lowest) for index in range(len(parts))]
 
-    def _scores_in_batches(self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]) -> list[float]:
-        """In as few requests as the service takes; TEI scores each document alone, so that it can be split."""
+    def _scores_in_batches(
+        self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]
+    ) -> list[float]:
+        """In as few requests as the service takes; TEI scores each document alone, so that it can
+        be split.
+        """
         scores: list[float] = []
         while len(scores) < len(parts):
             batch = parts[len(scores) : len(scores) + self._batch]
@@ -221,7 +231,9 @@ class RemoteRanker:
                 self._batch = limit
         return scores
 
-    def _scores_of_batch(self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]) -> list[float]:
+    def _scores_of_batch(
+        self, shape: Shape, query: ContentPart, parts: Sequence[ContentPart]
+    ) -> list[float]:
         body = shape.body(query, parts)
         if self._model:
             body["model"] = self._model
@@ -260,7 +272,9 @@ class RemoteRanker:
                 raise RNXError(message) from error
             except httpx.TransportError as error:
                 if tried == TRIES:
-                    raise RNXError(f"{self.name}: no answer in {TRIES} tries ({_reason(error)}); is it running?") from error
+                    raise RNXError(
+                        f"{self.name}: no answer in {TRIES} tries ({_reason(error)}); is it running?"
+                    ) from error
                 time.sleep(_pause(tried, None))
                 continue
             if answer.status_code in BUSY and tried < TRIES:
@@ -271,14 +285,18 @@ class RemoteRanker:
 
     def _checked(self, answer: httpx.Response) -> Any:
         if answer.status_code in (401, 403):
-            raise RNXError(f"{self.name}: refused ({answer.status_code}); set {KEY_VARIABLE} to a key that it knows.")
+            raise RNXError(
+                f"{self.name}: refused ({answer.status_code}); set {KEY_VARIABLE} to a key that it knows."
+            )
         if not answer.is_success:
             message = f"{self.name}: answered {answer.status_code}: {_excerpt(answer.text)}"
             raise _ServiceRefusedError(message, answer.status_code, answer.text)
         try:
             return answer.json()
         except (ValueError, RecursionError) as error:
-            raise RNXError(f"{self.name}: answered no JSON: {_excerpt(answer.text)}; is this a /rerank endpoint?") from error
+            raise RNXError(
+                f"{self.name}: answered no JSON: {_excerpt(answer.text)}; is this a /rerank endpoint?"
+            ) from error
 
 
 def endpoint(url: str) -> tuple[str, str]:
@@ -295,19 +313,25 @@ def endpoint(url: str) -> tuple[str, str]:
         parts = urlsplit(address)
         parts.port  # noqa: B018  (raises for a port that cannot be)
     except ValueError as error:
-        raise RNXError(f"model={url!r}: is no URL ({error}); a service is named like http://localhost:8787.") from error
+        raise RNXError(
+            f"model={url!r}: is no URL ({error}); a service is named like http://localhost:8787."
+        ) from error
     if not parts.hostname:
-        raise RNXError(f"model={url!r}: has no host; a service is named like http://localhost:8787 or https://host/v1/rerank.")
+        raise RNXError(
+            f"model={url!r}: has no host; a service is named like http://localhost:8787 or https://host/v1/rerank."
+        )
     return (address if parts.path.strip("/") else address.rstrip("/") + "/rerank"), model
 
 
 def scores_of(answer: Any, count: int, name: str) -> list[float]:
-    """The scores of an answer by the documents' index: `{"results": [{"index", "relevance_score"}]}`, or the bare list.
+    """The scores of an answer by the documents' index: `{"results": [{"index",
+    "relevance_score"}]}`, or the bare list.
 
     A score that is called `logit` becomes its sigmoid; all others are passed on as they come.
 
     Raises:
-        RNXError: it is something else, an index is missing, doubled or out of range, or a score is no finite number.
+        RNXError: it is something else, an index is missing, doubled or out of range, or a score is
+            no finite number.
     """
     rows = _rows_of(answer)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -316,10 +340,14 @@ def scores_of(answer: Any, count: int, name: str) -> list[float]:
     for row in rows:
         index, score = row.get("index"), _score_of(row)
         if not isinstance(index, int) or score is None:
-            raise RNXError(f"{name}: a result is {_excerpt(str(row))}; it needs an index and a finite relevance_score.")
+            raise RNXError(
+                f"{name}: a result is {_excerpt(str(row))}; it needs an index and a finite relevance_score."
+            )
         scores[index] = score
     if len(rows) != count or set(scores) != set(range(count)):
-        raise RNXError(f"{name}: sent {count} documents, {len(scores)} of them came back; each is needed once.")
+        raise RNXError(
+            f"{name}: sent {count} documents, {len(scores)} of them came back; each is needed once."
+        )
     return [scores[index] for index in range(count)]
 
 
@@ -362,7 +390,9 @@ def _plain(part: ContentPart) -> str | ContentPart:
 
 
 def _key_headers(api_key: str) -> dict[str, str]:
-    """The header that carries the key; none without one. Raises RNXError for a key that no header can carry."""
+    """The header that carries the key; none without one. Raises RNXError for a key that no header
+    can carry.
+    """
     if not api_key.strip():
         return {}
     if not (api_key.isascii() and api_key.isprintable()):

@@ -1,4 +1,6 @@
-"""How much goes through a model at once, and what happens when its memory runs out. It knows neither models nor rankers."""
+"""How much goes through a model at once, and what happens when its memory runs out. It knows
+neither models nor rankers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class TooLargeError(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine ran out of memory; only CUDA has an exception of its own for it."""
+    """Whether a device or the machine ran out of memory; only CUDA has an exception of its own for
+    it.
+    """
     known = ("can't allocate memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)
@@ -27,13 +31,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """What was let go of, now: a ranker's caches refer to it, so that only a collection ends it, and CUDA keeps what it had."""
+    """What was let go of, now: a ranker's caches refer to it, so that only a collection ends it,
+    and CUDA keeps what it had.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def halve_on_oom(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], fewer: Callable[[], None]) -> list[R]:
+def halve_on_oom(
+    items: Sequence[T], work: Callable[[Sequence[T]], list[R]], fewer: Callable[[], None]
+) -> list[R]:
     """`work` over all items; over halves of them, and halves of halves, where memory runs out.
 
     `fewer` is called before each halving: it may free something, and make later batches smaller.
@@ -54,8 +62,11 @@ def halve_on_oom(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], few
     return halve_on_oom(items[:middle], work, fewer) + halve_on_oom(items[middle:], work, fewer)
 
 
-def batches_by_token_budget(lengths: Sequence[int], budget: Callable[[], int], shared: int = 0) -> Iterator[list[int]]:
-    """Indices of rows, the longest first, in batches whose padded places stay within the budget; one row at least.
+def batches_by_token_budget(
+    lengths: Sequence[int], budget: Callable[[], int], shared: int = 0
+) -> Iterator[list[int]]:
+    """Indices of rows, the longest first, in batches whose padded places stay within the budget;
+    one row at least.
 
     `shared` places precede every row. The budget is asked for each batch, since it may have shrunk.
 
@@ -74,7 +85,8 @@ def batches_by_token_budget(lengths: Sequence[int], budget: Callable[[], int], s
 
 
 def pad_to_multiple(length: int) -> int:
-    """The next of eight lengths an octave, a multiple of 64: at most an eighth longer, so that few lengths occur.
+    """The next of eight lengths an octave, a multiple of 64: at most an eighth longer, so that few
+    lengths occur.
 
     Example:
         >>> [rounded(length) for length in (1, 513, 640, 3500)]
@@ -84,7 +96,9 @@ def pad_to_multiple(length: int) -> int:
     return -(-length // step) * step
 
 
-def batches_of_equal_shape(items: Iterable[T], size: Callable[[T], int], budget: Callable[[], int]) -> Iterator[list[T]]:
+def batches_of_equal_shape(
+    items: Iterable[T], size: Callable[[T], int], budget: Callable[[], int]
+) -> Iterator[list[T]]:
     """The items in order, in groups whose sizes together stay within the budget; one item at least.
 
     Example:
@@ -101,8 +115,12 @@ def batches_of_equal_shape(items: Iterable[T], size: Callable[[T], int], budget:
         yield group
 
 
-def prefetch(workers: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """The results in order, made by workers who are at most `depth` items ahead of whoever takes them."""
+def prefetch(
+    workers: Executor, work: Callable[[T], R], items: Iterable[T], depth: int
+) -> Iterator[R]:
+    """The results in order, made by workers who are at most `depth` items ahead of whoever takes
+    them.
+    """
     waiting: deque[Future[R]] = deque()
     for item in items:
         waiting.append(workers.submit(work, item))

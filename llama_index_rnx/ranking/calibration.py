@@ -1,4 +1,6 @@
-"""What makes the logit of a label a score: the bias of its slot, a temperature, an offset. It knows no model."""
+"""What makes the logit of a label a score: the bias of its slot, a temperature, an offset. It knows
+no model.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A score is the logistic of `(logit - mean of the list) / temperature - bias of its slot + offset`.
+    """A score is the logistic of `(logit - mean of the list) / temperature - bias of its slot +
+    offset`.
 
-    slot_bias: one row for each length of list that was fitted, its biases in slot order. A list of another length takes the
-    next longer row, as far as it goes, since bias belongs to labels: with a 1.5B language half slots explained 76 % of the
-    spread at length 10; less the row of 14 cut to it 1 %, of 20 9 %, but 73 and 76 % where the rows were stretched.
-    offset: the log odds of relevance of a candidate that is as good as its list's mean.
+    slot_bias: one row for each length of list that was fitted, its biases in slot order. A list of
+    another length takes the next longer row, as far as it goes, since bias belongs to labels: with
+    a 1.5B language half slots explained 76 % of the spread at length 10; less the row of 14 cut to
+    it 1 %, of 20 9 %, but 73 and 76 % where the rows were stretched. offset: the log odds of
+    relevance of a candidate that is as good as its list's mean.
 
     Raises:
-        ValueError: the temperature is not above 0, a number is none, or slot_bias is no list of rows.
+        ValueError: the temperature is not above 0, a number is none, or slot_bias is no list of
+            rows.
 
     Example:
         >>> Calibration(slot_bias=[[1.0, 0.0, -1.0]]).bias(2).tolist()
@@ -32,17 +37,28 @@ class Calibration:
     slot_bias: Sequence[Sequence[float]] = ()
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and math.isfinite(self.temperature) and math.isfinite(self.offset)):
-            raise ValueError(f"temperature={self.temperature}, offset={self.offset}; numbers, the former above 0, are allowed.")
-        if not all(isinstance(row, Sequence) and len(row) > 1 and all(map(math.isfinite, row)) for row in self.slot_bias):
-            raise ValueError("slot_bias has a row of numbers for each length of list, as in [[0.2, -0.2]]; fit it again.")
+        if not (
+            self.temperature > 0 and math.isfinite(self.temperature) and math.isfinite(self.offset)
+        ):
+            raise ValueError(
+                f"temperature={self.temperature}, offset={self.offset}; numbers, the former above 0, are allowed."
+            )
+        if not all(
+            isinstance(row, Sequence) and len(row) > 1 and all(map(math.isfinite, row))
+            for row in self.slot_bias
+        ):
+            raise ValueError(
+                "slot_bias has a row of numbers for each length of list, as in [[0.2, -0.2]]; fit it again."
+            )
 
     def __str__(self) -> str:
         lengths = ", ".join(str(len(row)) for row in self.slot_bias) or "none"
         return f"temperature {self.temperature:.3g}, offset {self.offset:+.2f}, slot bias for lists of {lengths}"
 
     def logits(self, raw: Tensor) -> Tensor:
-        """Label logits [N] of one list, in slot order -> centred, scaled, without the bias of their slots."""
+        """Label logits [N] of one list, in slot order -> centred, scaled, without the bias of their
+        slots.
+        """
         return (raw - raw.mean()) / self.temperature - self.bias(len(raw)).to(raw) + self.offset
 
     def bias(self, count: int) -> Tensor:

@@ -1,11 +1,13 @@
-"""Two queues and a few threads on which a model works, and callers who may leave. It knows no ranker.
+"""Two queues and a few threads on which a model works, and callers who may leave. It knows no
+ranker.
 
-The invariant: a task enters a queue together with one job of the thread pool, and a job that begins takes at least one task
-unless all queues are empty. So there are never fewer jobs to begin than tasks that wait, and every task is reached. A job
-belongs to nobody: it holds no lock and no turn while it works, puts every outcome into the futures of its tasks, and ends.
+The invariant: a task enters a queue together with one job of the thread pool, and a job that begins
+takes at least one task unless all queues are empty. So there are never fewer jobs to begin than
+tasks that wait, and every task is reached. A job belongs to nobody: it holds no lock and no turn
+while it works, puts every outcome into the futures of its tasks, and ends.
 
-A caller waits for a future. Who leaves cancels it: a task that was not begun is then passed over, as `concurrent.futures`
-does by itself.
+A caller waits for a future. Who leaves cancels it: a task that was not begun is then passed over,
+as `concurrent.futures` does by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from typing import Any, TypeVar
 
 import torch
 
-# StopIteration in a future makes asyncio wait for ever, a CancelledError says that the caller had left.
+# StopIteration in a future makes asyncio wait for ever, a CancelledError says that the caller had
+# left.
 MISREAD = (StopIteration, CancelledError, asyncio.CancelledError)
 ENDS_THE_LOOP = (SystemExit, KeyboardInterrupt)
 CALLERS = 64  # threads for async callers; they wait, and compute nothing
@@ -37,14 +40,18 @@ class RequestCancelledError(BaseException):
 
 
 class Caller:
-    """Somebody who waits for one future after the other, and may leave at any time, from any thread."""
+    """Somebody who waits for one future after the other, and may leave at any time, from any
+    thread.
+    """
 
     def __init__(self) -> None:
         self._left = threading.Event()
         self._future: Future[Any] | None = None
 
     def leave(self) -> None:
-        """Cancel what the caller waits for; what is at work already is finished, and nothing further begun."""
+        """Cancel what the caller waits for; what is at work already is finished, and nothing
+        further begun.
+        """
         self._left.set()
         future = self._future
         if future is not None:
@@ -60,7 +67,8 @@ class Caller:
         Raises:
             RequestCancelledError: the caller left. And whatever the work raised.
         """
-        # The future is named before the flag is read, and `leave` does the two the other way round: one of them cancels.
+        # The future is named before the flag is read, and `leave` does the two the other way round:
+        # one of them cancels.
         self._future = future
         if self._left.is_set():
             future.cancel()
@@ -76,7 +84,9 @@ class Caller:
 
 
 _caller: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
-_inside: contextvars.ContextVar[object] = contextvars.ContextVar("inside", default=None)  # whose pool is at work here
+_inside: contextvars.ContextVar[object] = contextvars.ContextVar(
+    "inside", default=None
+)  # whose pool is at work here
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +94,8 @@ class Task:
     """One argument of a function that is called with several of them, and what becomes of it.
 
     Attributes:
-        batch: gives one result for each argument; waiting tasks with the same function may share a call of it.
+        batch: gives one result for each argument; waiting tasks with the same function may share a
+            call of it.
         weight: how much the task adds to a shared call.
     """
 
@@ -128,15 +139,19 @@ if hasattr(os, "register_at_fork"):
 class ModelExecutor:
     """The threads of one model. Its queues are served in turn, each in the order of arrival.
 
-    The callers' own threads do not compute: libraries keep scratch memory for every thread that ever multiplied with them
-    (64 callers of rnx-mini had cost 273 MiB for good, now 32), and each would have OpenMP threads of its own, which wait for
-    one another wherever a core is busy with something else. Where a model has several threads, they share out what one
-    would have. On two cores, one of them busy, a list of 100 took rnx-mini 1,880 ms with two OpenMP threads and 67 with one.
+    The callers' own threads do not compute: libraries keep scratch memory for every thread that
+    ever multiplied with them (64 callers of rnx-mini had cost 273 MiB for good, now 32), and each
+    would have OpenMP threads of its own, which wait for one another wherever a core is busy with
+    something else. Where a model has several threads, they share out what one would have. On two
+    cores, one of them busy, a list of 100 took rnx-mini 1,880 ms with two OpenMP threads and 67
+    with one.
 
     Args:
         threads: how many tasks may be at work side by side.
-        queues: how many queues there are; a task of one never waits for more than one job a thread of another.
-        batch_weight: tasks of one function are put together up to this weight; a heavier one is a batch of its own.
+        queues: how many queues there are; a task of one never waits for more than one job a thread
+            of another.
+        batch_weight: tasks of one function are put together up to this weight; a heavier one is a
+            batch of its own.
     """
 
     def __init__(self, threads: int, queues: int = 1, batch_weight: int = 1) -> None:
@@ -148,8 +163,12 @@ class ModelExecutor:
         """Queue work that is done by itself; the future gets what it returns or raises."""
         return self.submit_batched(lambda _: [work()], None, queue=queue)
 
-    def submit_batched(self, batch: Batch, argument: Any, *, queue: int = 0, weight: int = 1) -> Future[Any]:
-        """Queue one argument of `batch`; the future gets its result, or what a call for it alone raises."""
+    def submit_batched(
+        self, batch: Batch, argument: Any, *, queue: int = 0, weight: int = 1
+    ) -> Future[Any]:
+        """Queue one argument of `batch`; the future gets its result, or what a call for it alone
+        raises.
+        """
         process = self._here()
         task = Task(batch=batch, argument=argument, weight=weight)
 
@@ -166,7 +185,9 @@ class ModelExecutor:
                 process.unfinished.add(task.future)
                 process.queues[queue].append(task)
             process.pool.submit(self._work, process)
-        except BaseException:  # the interpreter ends, no thread can be had, Ctrl-C: perhaps no job comes for this task
+        except (
+            BaseException
+        ):  # the interpreter ends, no thread can be had, Ctrl-C: perhaps no job comes for this task
             task.future.cancel()
             raise
         return task.future
@@ -212,7 +233,9 @@ class ModelExecutor:
             _settle(tasks)
 
     def _take(self, process: _Process) -> list[Task]:
-        """The tasks of one call, from the queue whose turn it is; those whose callers left are dropped."""
+        """The tasks of one call, from the queue whose turn it is; those whose callers left are
+        dropped.
+        """
         with process.lock:
             for step in range(self._queues):
                 turn = (process.turn + step) % self._queues
@@ -237,7 +260,9 @@ class ModelExecutor:
 
 
 def _settle(tasks: Sequence[Task]) -> None:
-    """Call the function once for all tasks; if that fails, once for each, so that one's fault is not another's."""
+    """Call the function once for all tasks; if that fails, once for each, so that one's fault is
+    not another's.
+    """
     try:
         results = _plainly(partial(tasks[0].batch, [task.argument for task in tasks]))
         for task, result in zip(tasks, results, strict=True):
@@ -251,8 +276,12 @@ def _settle(tasks: Sequence[Task]) -> None:
                 _settle([task])
 
 
-def _plainly(work: Callable[[], Result], misread: tuple[type[BaseException], ...] = MISREAD) -> Result:
-    """What the work gives. What it raises of kinds that would mean something else to the caller becomes a RuntimeError."""
+def _plainly(
+    work: Callable[[], Result], misread: tuple[type[BaseException], ...] = MISREAD
+) -> Result:
+    """What the work gives. What it raises of kinds that would mean something else to the caller
+    becomes a RuntimeError.
+    """
     try:
         return work()
     except misread as error:
@@ -261,7 +290,9 @@ def _plainly(work: Callable[[], Result], misread: tuple[type[BaseException], ...
 
 
 def _pool(threads: int, mark: object) -> ThreadPoolExecutor:
-    """A pool whose threads share out OpenMP's; all are started here, as torch's setting counts for later threads as well."""
+    """A pool whose threads share out OpenMP's; all are started here, as torch's setting counts for
+    later threads as well.
+    """
     pool = ThreadPoolExecutor(threads, "rnx-model", initializer=_inside.set, initargs=(mark,))
     if threads > 1:
         usual, started = torch.get_num_threads(), threading.Barrier(threads)
@@ -274,7 +305,8 @@ def _pool(threads: int, mark: object) -> ThreadPoolExecutor:
 def _set_share(share: int, started: threading.Barrier) -> None:
     """Let this thread use so many of OpenMP's; each thread of a pool comes here once."""
     started.wait()
-    torch.get_num_threads()  # a thread takes the usual number at its first question: only then another one stays
+    # A thread takes the usual number at its first question: only then another one stays.
+    torch.get_num_threads()
     torch.set_num_threads(share)
 
 
@@ -295,15 +327,20 @@ def check_caller() -> None:
         raise RequestCancelledError
 
 
-async def run_in_executor(work: Callable[[], Result], ended: Callable[[], None] | None = None) -> Result:
-    """Run blocking work beside the event loop; `ended` is called, from any thread, when nothing of it is left.
+async def run_in_executor(
+    work: Callable[[], Result], ended: Callable[[], None] | None = None
+) -> Result:
+    """Run blocking work beside the event loop; `ended` is called, from any thread, when nothing of
+    it is left.
 
     When the caller is cancelled, what it waits for is cancelled too.
     """
     caller, context = Caller(), contextvars.copy_context()
     context.run(_caller.set, caller)
     try:
-        future = _callers(os.getpid()).submit(context.run, _plainly, work, (*MISREAD, *ENDS_THE_LOOP))
+        future = _callers(os.getpid()).submit(
+            context.run, _plainly, work, (*MISREAD, *ENDS_THE_LOOP)
+        )
     except BaseException:  # no thread can be had
         caller.leave()
         if ended is not None:
@@ -321,7 +358,8 @@ async def run_in_executor(work: Callable[[], Result], ended: Callable[[], None] 
 
 @cache
 def _callers(process: int) -> ThreadPoolExecutor:
-    """More threads than asyncio's own pool has: those that wait cost nothing, and only who waits can be read together.
+    """More threads than asyncio's own pool has: those that wait cost nothing, and only who waits
+    can be read together.
 
     By process, as a fork has none of its parent's threads.
     """

@@ -19,10 +19,12 @@ REMEMBER_AT_ONCE = 64  # written in one transaction: a killed run loses no more 
 
 @runtime_checkable
 class Ranker(Protocol):
-    """Scores a list of candidates together. Any object with these five names will do: no base class, no registration.
+    """Scores a list of candidates together. Any object with these five names will do: no base
+    class, no registration.
 
-    The cut between its two verbs is what makes it fast: `remember` needs no query, and its result is kept for good under the
-    candidate's content and the ranker's fingerprint; `score` is all that a query pays for.
+    The cut between its two verbs is what makes it fast: `remember` needs no query, and its result
+    is kept for good under the candidate's content and the ranker's fingerprint; `score` is all that
+    a query pays for.
 
     Example:
         >>> import torch
@@ -63,7 +65,9 @@ class Ranker(Protocol):
         ...
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
-        """One score a memory, higher is better; the memories are read together, at most `window` of them."""
+        """One score a memory, higher is better; the memories are read together, at most `window` of
+        them.
+        """
         ...
 
 
@@ -86,7 +90,9 @@ class PromptedRanker(Ranker, Protocol):
         ...
 
     def with_prompts(self, templates: Mapping[str, str]) -> Ranker:
-        """The same model under other templates; those that are not named stay. Raises RNXError for a wrong one."""
+        """The same model under other templates; those that are not named stay. Raises RNXError for
+        a wrong one.
+        """
         ...
 
 
@@ -94,7 +100,8 @@ class PromptedRanker(Ranker, Protocol):
 class ScorePlan:
     """One window as work that can be done side by side, and what makes scores of its results.
 
-    parts: each gives a result, in any thread; finish: takes the results in the order of the parts, gives one score a memory.
+    parts: each gives a result, in any thread; finish: takes the results in the order of the parts,
+    gives one score a memory.
     """
 
     parts: Sequence[Callable[[], Any]]
@@ -128,8 +135,14 @@ def prompted(ranker: Ranker, templates: Mapping[str, str]) -> Ranker:
     strange = sorted(set(templates) - set(prompts_of(ranker)))
     if strange:
         known = ", ".join(prompts_of(ranker)) or "none"
-        raise RNXError(f"{ranker.name}: got a prompt {', '.join(strange)}; allowed as it is read: {known}.")
-    return ranker.with_prompts(templates) if templates and isinstance(ranker, PromptedRanker) else ranker
+        raise RNXError(
+            f"{ranker.name}: got a prompt {', '.join(strange)}; allowed as it is read: {known}."
+        )
+    return (
+        ranker.with_prompts(templates)
+        if templates and isinstance(ranker, PromptedRanker)
+        else ranker
+    )
 
 
 def score_batch(ranker: Ranker, asks: Sequence[ScoringRequest]) -> list[list[float]]:
@@ -138,9 +151,16 @@ def score_batch(ranker: Ranker, asks: Sequence[ScoringRequest]) -> list[list[flo
     Raises:
         RNXError: a score is no number, or there are not as many as memories.
     """
-    windows = ranker.score_many(asks) if isinstance(ranker, BatchRanker) else [ranker.score(*ask) for ask in asks]
+    windows = (
+        ranker.score_many(asks)
+        if isinstance(ranker, BatchRanker)
+        else [ranker.score(*ask) for ask in asks]
+    )
     windows = same_number(ranker, windows, len(asks), "windows of scores")
-    return [checked_scores(ranker, scores, len(memories)) for scores, (_, memories) in zip(windows, asks, strict=True)]
+    return [
+        checked_scores(ranker, scores, len(memories))
+        for scores, (_, memories) in zip(windows, asks, strict=True)
+    ]
 
 
 def checked_scores(ranker: Ranker, scores: Iterable[float], count: int) -> list[float]:
@@ -151,7 +171,9 @@ def checked_scores(ranker: Ranker, scores: Iterable[float], count: int) -> list[
     """
     scores = same_number(ranker, scores, count, "scores")
     if not all(_is_finite(score) for score in scores):
-        raise RNXError(f"{ranker.name} gave a score that is no number; try dtype='float32', or another checkpoint.")
+        raise RNXError(
+            f"{ranker.name} gave a score that is no number; try dtype='float32', or another checkpoint."
+        )
     return [float(score) for score in scores]
 
 
@@ -163,7 +185,9 @@ def checked_memories(ranker: Ranker, memories: Iterable[Memory], count: int) -> 
     """
     memories = same_number(ranker, memories, count, "memories")
     for memory in memories:
-        if not isinstance(memory, Mapping) or not all(isinstance(each, Tensor) for each in memory.values()):
+        if not isinstance(memory, Mapping) or not all(
+            isinstance(each, Tensor) for each in memory.values()
+        ):
             raise RNXError(f"{ranker.name} gave a memory that is no mapping of names to tensors.")
     return memories
 
@@ -191,24 +215,33 @@ def _is_finite(score: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class UsableMemories:
-    """memories: one a candidate, None where nothing of it can be read; faults: by index, what could not be read, and why."""
+    """memories: one a candidate, None where nothing of it can be read; faults: by index, what could
+    not be read, and why.
+    """
 
     memories: list[Memory | None]
     faults: dict[int, str] = field(default_factory=dict)
 
 
-def get_usable_memories(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> UsableMemories:
-    """As `get_or_compute_memories`, but a picture that cannot be read costs only itself: its candidate is remembered by its text.
+def get_usable_memories(
+    ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore
+) -> UsableMemories:
+    """As `get_or_compute_memories`, but a picture that cannot be read costs only itself: its
+    candidate is remembered by its text.
 
     That memory is kept as one of the text, so the picture is looked for again the next time.
     """
     outcomes = _recall_or_error(ranker, [one for one in candidates if not one.is_empty], store)
     errors = {digest: error for digest, error in outcomes.items() if isinstance(error, ImageError)}
-    memories = {digest: memory for digest, memory in outcomes.items() if not isinstance(memory, ImageError)}
+    memories = {
+        digest: memory for digest, memory in outcomes.items() if not isinstance(memory, ImageError)
+    }
 
     rest = [replace(one, image=None) if one.digest in errors else one for one in candidates]
     texts = [one for one in rest if one.text and one.digest not in memories]
-    memories |= zip((one.digest for one in texts), get_or_compute_memories(ranker, texts, store), strict=True)
+    memories |= zip(
+        (one.digest for one in texts), get_or_compute_memories(ranker, texts, store), strict=True
+    )
 
     faults = {
         i: str(errors.get(one.digest) or f"candidate {one.id!r} {EMPTY}")
@@ -218,36 +251,51 @@ def get_usable_memories(ranker: Ranker, candidates: Sequence[Candidate], store: 
     return UsableMemories(memories=[memories.get(one.digest) for one in rest], faults=faults)
 
 
-def _recall_or_error(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> dict[str, Memory | ImageError]:
+def _recall_or_error(
+    ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore
+) -> dict[str, Memory | ImageError]:
     """By digest, the memory of each candidate, or why its picture cannot be read.
 
-    Where one fails, every picture that is not remembered is opened once to learn which ones are broken. So the others are
-    prepared twice at most, and a URL that does not answer is waited for twice, however many are broken.
+    Where one fails, every picture that is not remembered is opened once to learn which ones are
+    broken. So the others are prepared twice at most, and a URL that does not answer is waited for
+    twice, however many are broken.
     """
     try:
         return _by_digest(candidates, get_or_compute_memories(ranker, candidates, store))
     except ImageError:
         known = store.find(ranker.fingerprint, [one.digest for one in candidates])
     broken = unreadable_images([one for one in candidates if one.digest not in known])
-    return broken | _recall_halves(ranker, [one for one in candidates if one.digest not in broken], store)
+    return broken | _recall_halves(
+        ranker, [one for one in candidates if one.digest not in broken], store
+    )
 
 
-def _recall_halves(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> dict[str, Memory | ImageError]:
-    """The same for pictures that open and yet do not suit the ranker, which cannot say which of them it means."""
+def _recall_halves(
+    ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore
+) -> dict[str, Memory | ImageError]:
+    """The same for pictures that open and yet do not suit the ranker, which cannot say which of
+    them it means.
+    """
     try:
         return _by_digest(candidates, get_or_compute_memories(ranker, candidates, store))
     except ImageError as error:
         if len(candidates) == 1:
             return {candidates[0].digest: error}
     half = len(candidates) // 2
-    return _recall_halves(ranker, candidates[:half], store) | _recall_halves(ranker, candidates[half:], store)
+    return _recall_halves(ranker, candidates[:half], store) | _recall_halves(
+        ranker, candidates[half:], store
+    )
 
 
-def _by_digest(candidates: Sequence[Candidate], memories: Sequence[Memory]) -> dict[str, Memory | ImageError]:
+def _by_digest(
+    candidates: Sequence[Candidate], memories: Sequence[Memory]
+) -> dict[str, Memory | ImageError]:
     return {one.digest: memory for one, memory in zip(candidates, memories, strict=True)}
 
 
-def get_or_compute_memories(ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore) -> list[Memory]:
+def get_or_compute_memories(
+    ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore
+) -> list[Memory]:
     """The memories of the candidates: those that the store knows, and the others made now and kept.
 
     Raises:

@@ -1,8 +1,10 @@
-"""One model, many callers: windows that wait are scored together, and candidates are remembered part by part, in turn.
+"""One model, many callers: windows that wait are scored together, and candidates are remembered
+part by part, in turn.
 
-Nobody waits for company: who finds the model free is scored at once, and whoever comes meanwhile is scored together by the
-next of them. So a lone query is as fast as without this file, and under load the forwards fill up by themselves. It knows
-no model and no order; the threads are those of `executor.py`.
+Nobody waits for company: who finds the model free is scored at once, and whoever comes meanwhile is
+scored together by the next of them. So a lone query is as fast as without this file, and under load
+the forwards fill up by themselves. It knows no model and no order; the threads are those of
+`executor.py`.
 """
 
 from __future__ import annotations
@@ -38,19 +40,22 @@ Given = ParamSpec("Given")
 
 
 class BatchingRanker:
-    """A `Ranker` that any number of threads may ask at once; the one inside works on a few threads of its own.
+    """A `Ranker` that any number of threads may ask at once; the one inside works on a few threads
+    of its own.
 
-    Callers are scored in the order in which they came, up to `windows_at_once` windows together (one caller's windows are
-    never torn apart), so no caller starves. If a call for several callers fails, it is repeated for each alone: one's fault
-    is not another's. Scores are equal to those of a caller alone; only how many windows share a forward differs.
+    Callers are scored in the order in which they came, up to `windows_at_once` windows together
+    (one caller's windows are never torn apart), so no caller starves. If a call for several callers
+    fails, it is repeated for each alone: one's fault is not another's. Scores are equal to those of
+    a caller alone; only how many windows share a forward differs.
 
-    Candidates are remembered in parts of a few. A caller has no more parts in the queue than there are threads, so several
-    callers take turns, a scoring never waits for more than one part, and who leaves (a cancelled task, a closed connection)
-    costs the rest of one part. How many make a part is eight, or what the ranker says (`remember_at_once`).
+    Candidates are remembered in parts of a few. A caller has no more parts in the queue than there
+    are threads, so several callers take turns, a scoring never waits for more than one part, and
+    who leaves (a cancelled task, a closed connection) costs the rest of one part. How many make a
+    part is eight, or what the ranker says (`remember_at_once`).
 
-    A ranker that gains nothing by reading windows together may say how many threads can work side by side (`readers`). For
-    rnx-mini on a CPU that is one a core: read one after the other, eight callers had .42 of the throughput of
-    `asyncio.to_thread` on two cores.
+    A ranker that gains nothing by reading windows together may say how many threads can work side
+    by side (`readers`). For rnx-mini on a CPU that is one a core: read one after the other, eight
+    callers had .42 of the throughput of `asyncio.to_thread` on two cores.
 
     Example:
         >>> from concurrent.futures import ThreadPoolExecutor
@@ -104,9 +109,13 @@ class BatchingRanker:
         """When (`time.monotonic`) the model last finished something, or began after a rest."""
         return self._executor.moved
 
-    def run(self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
+    def run(
+        self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+    ) -> Result:
         """Do other work of the model for a query, on the threads that score."""
-        return _result_or_cancel(self._executor.submit(partial(work, *args, **kwargs), queue=SCORING), [])
+        return _result_or_cancel(
+            self._executor.submit(partial(work, *args, **kwargs), queue=SCORING), []
+        )
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
         """As the ranker does, in parts; scoring goes on meanwhile."""
@@ -119,7 +128,9 @@ class BatchingRanker:
 
         parts = _parts(order, lengths, self._part)
         works = [partial(self._remember_part, [candidates[i] for i in part]) for part in parts]
-        memories = dict(zip(order, chain.from_iterable(self._each(REMEMBERING, works)), strict=True))
+        memories = dict(
+            zip(order, chain.from_iterable(self._each(REMEMBERING, works)), strict=True)
+        )
         return [memories[i] for i in range(len(candidates))]
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
@@ -131,14 +142,19 @@ class BatchingRanker:
         if not self._together and self._executor.threads > 1:
             return self._score_side_by_side(asks)
 
-        future = self._executor.submit_batched(self._score_calls, asks, queue=SCORING, weight=len(asks))
+        future = self._executor.submit_batched(
+            self._score_calls, asks, queue=SCORING, weight=len(asks)
+        )
         return _result_or_cancel(future, [])
 
     def _score_side_by_side(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
         """A window a thread; a lone one is shared out among them where the ranker can plan it."""
         ranker = self._ranker
         if len(asks) > 1 or not isinstance(ranker, PlanningRanker) or not asks[0][1]:
-            return [scores for (scores,) in self._each(SCORING, [partial(self._scores, [ask]) for ask in asks])]
+            return [
+                scores
+                for (scores,) in self._each(SCORING, [partial(self._scores, [ask]) for ask in asks])
+            ]
 
         plan = self.run(ranker.plan, *asks[0])
         results = self._each(SCORING, plan.parts)
@@ -153,10 +169,14 @@ class BatchingRanker:
         return score_batch(self._ranker, asks)
 
     def _remember_part(self, candidates: Sequence[Candidate]) -> list[Memory]:
-        return same_number(self._ranker, self._ranker.remember(candidates), len(candidates), "memories")
+        return same_number(
+            self._ranker, self._ranker.remember(candidates), len(candidates), "memories"
+        )
 
     def _each(self, queue: int, works: Iterable[Callable[[], Any]]) -> list[Any]:
-        """What each work gives; at most as many at a time as there are threads, so that other callers come between."""
+        """What each work gives; at most as many at a time as there are threads, so that other
+        callers come between.
+        """
         results, pending = list[Any](), deque[Future[Any]]()
         for work in works:
             if len(pending) == self._executor.threads:
@@ -168,7 +188,9 @@ class BatchingRanker:
 
 
 def _result_or_cancel(future: Future[Result], others: Iterable[Future[Any]]) -> Result:
-    """Wait for a future; whatever ends the waiting (a fault, Ctrl-C, a caller who left), nothing stays in the queue."""
+    """Wait for a future; whatever ends the waiting (a fault, Ctrl-C, a caller who left), nothing
+    stays in the queue.
+    """
     try:
         return wait_for(future)
     except BaseException:
@@ -178,7 +200,9 @@ def _result_or_cancel(future: Future[Result], others: Iterable[Future[Any]]) -> 
 
 
 def _parts(order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Cut an order into parts of at most `most` candidates and about `REMEMBER_CHARACTERS`, one candidate at least."""
+    """Cut an order into parts of at most `most` candidates and about `REMEMBER_CHARACTERS`, one
+    candidate at least.
+    """
     part, characters = list[int](), 0
     for i in order:
         if part and (len(part) == most or characters + lengths[i] > REMEMBER_CHARACTERS):
@@ -191,14 +215,17 @@ def _parts(order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[
 
 
 def with_dynamic_batching(ranker: Ranker) -> Ranker:
-    """The ranker for many threads: itself if it is made for them (a service), otherwise its `BatchingRanker`.
+    """The ranker for many threads: itself if it is made for them (a service), otherwise its
+    `BatchingRanker`.
 
-    There is one for a ranker, however many instances of `RNXRerank` in the process have it (rnx-mini is loaded once for all):
-    their callers are read in one order, on the same few threads.
+    There is one for a ranker, however many instances of `RNXRerank` in the process have it
+    (rnx-mini is loaded once for all): their callers are read in one order, on the same few threads.
     """
     made_for_threads = isinstance(ranker, BatchingRanker) or getattr(ranker, "takes_threads", False)
     return ranker if made_for_threads else BatchingRanker.of(ranker)
 
 
 _sharing = threading.Lock()
-_shared_rankers = weakref.WeakValueDictionary[int, BatchingRanker]()  # each holds its ranker, so no other has that id meanwhile
+_shared_rankers = weakref.WeakValueDictionary[
+    int, BatchingRanker
+]()  # each holds its ranker, so no other has that id meanwhile

@@ -1,7 +1,9 @@
-"""Pure: which candidates are read together, and the order that follows from their scores. It knows no model.
+"""Pure: which candidates are read together, and the order that follows from their scores. It knows
+no model.
 
-An algorithm is written once, as a generator: it yields the windows that can be read now, side by side, and is sent their
-scores. Whoever drives it (one list, many lists at once) decides how they are read.
+An algorithm is written once, as a generator: it yields the windows that can be read now, side by
+side, and is sent their scores. Whoever drives it (one list, many lists at once) decides how they
+are read.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ WindowPlan = Generator[list[Window], Scores, "Ranking"]
 class Ranking:
     """The order of a list.
 
-    order: candidate indices, best first; scores: one for each of them, in that order, never rising with rank; faults: by
-    candidate index, what of it could not be read, and why.
+    order: candidate indices, best first; scores: one for each of them, in that order, never rising
+    with rank; faults: by candidate index, what of it could not be read, and why.
     """
 
     order: list[int]
@@ -29,10 +31,12 @@ class Ranking:
 
 
 def sliding_windows(count: int, window: int, stride: int) -> WindowPlan:
-    """Orders `count` candidates, reading at most `window` at once, from the tail of the list to its head.
+    """Orders `count` candidates, reading at most `window` at once, from the tail of the list to its
+    head.
 
-    The window moves up by `stride`, so that the best of the tail can climb to the top (RankGPT, Sun et al. 2023, sec. 3.2).
-    A list that fits into one window is read once. Ties keep the given order.
+    The window moves up by `stride`, so that the best of the tail can climb to the top (RankGPT, Sun
+    et al. 2023, sec. 3.2). A list that fits into one window is read once. Ties keep the given
+    order.
 
     Raises:
         ValueError: window or stride is below 1, or the stride is larger than the window.
@@ -52,12 +56,14 @@ def sliding_windows(count: int, window: int, stride: int) -> WindowPlan:
 
 
 def parallel_windows(count: int, window: int, stride: int) -> WindowPlan:
-    """Orders `count` candidates in few steps: windows side by side, then a final among the best of each.
+    """Orders `count` candidates in few steps: windows side by side, then a final among the best of
+    each.
 
-    The list is dealt out in turn, so that all windows are alike good, and each sends the same number to the final. 100
-    candidates in windows of 20 take 6 reads in 2 steps, where sliding by 10 takes 9 reads in 9; it is never more than sliding
-    by half a window takes. Who drops out stands behind all who went on, by the place in its window, then as given. What two
-    windows can read (`window + stride`), a short list or a final, slides. Ties keep the given order.
+    The list is dealt out in turn, so that all windows are alike good, and each sends the same
+    number to the final. 100 candidates in windows of 20 take 6 reads in 2 steps, where sliding by
+    10 takes 9 reads in 9; it is never more than sliding by half a window takes. Who drops out
+    stands behind all who went on, by the place in its window, then as given. What two windows can
+    read (`window + stride`), a short list or a final, slides. Ties keep the given order.
 
     Raises:
         ValueError: as `sliding_windows`.
@@ -79,7 +85,10 @@ def parallel_windows(count: int, window: int, stride: int) -> WindowPlan:
         found = yield dealt
         through = max(1, window // number)
         ranked = [_scored(read, values, scores) for read, values in zip(dealt, found, strict=True)]
-        places = [sorted(row[place] for row in ranked if place < len(row)) for place in range(len(dealt[0]))]
+        places = [
+            sorted(row[place] for row in ranked if place < len(row))
+            for place in range(len(dealt[0]))
+        ]
         going = sorted(candidate for place in places[:through] for candidate in place)
         beaten = [candidate for place in places[through:] for candidate in place] + beaten
     order = yield from _slide(going, scores, window, stride)
@@ -91,13 +100,18 @@ def run_plan(reads: WindowPlan, score: Callable[[Window], list[float]]) -> Ranki
     return run_plans([reads], lambda asked: [score(window) for _, window in asked])[0]
 
 
-def run_plans(reads: Sequence[WindowPlan], score: Callable[[list[tuple[int, Window]]], Scores]) -> list[Ranking]:
-    """Orders several lists at once: `score` gets all windows that can be read now, each with the index of its list.
+def run_plans(
+    reads: Sequence[WindowPlan], score: Callable[[list[tuple[int, Window]]], Scores]
+) -> list[Ranking]:
+    """Orders several lists at once: `score` gets all windows that can be read now, each with the
+    index of its list.
 
     It is called as often as the longest of the lists takes steps.
     """
     done: dict[int, Ranking] = {}
-    answers: dict[int, Any] = dict.fromkeys(range(len(reads)))  # by list, the Scores of what it asked for; None starts it
+    answers: dict[int, Any] = dict.fromkeys(
+        range(len(reads))
+    )  # by list, the Scores of what it asked for; None starts it
     while answers:
         asked: list[tuple[int, Window]] = []
         for i, answer in answers.items():
@@ -112,9 +126,11 @@ def run_plans(reads: Sequence[WindowPlan], score: Callable[[list[tuple[int, Wind
 
 
 def with_last(ranking: Ranking, places: Sequence[int], last: Sequence[int]) -> Ranking:
-    """The order of a whole list, of which only some candidates could be ranked. The others follow as they were given.
+    """The order of a whole list, of which only some candidates could be ranked. The others follow
+    as they were given.
 
-    Their score is 0, or that of the lowest where a ranker's scores go below it: scores never rise with rank.
+    Their score is 0, or that of the lowest where a ranker's scores go below it: scores never rise
+    with rank.
 
     Args:
         ranking: of the candidates that were ranked; its indices count them alone.
@@ -151,7 +167,8 @@ def best_first(candidates: Sequence[int], scores: Sequence[float]) -> list[int]:
 
 
 def enforce_monotone(scores: Sequence[float]) -> list[float]:
-    """Each score bounded by the one before: two windows may disagree, a list that is returned may not.
+    """Each score bounded by the one before: two windows may disagree, a list that is returned may
+    not.
 
     Example:
         >>> falling([0.9, 0.3, 0.5])
@@ -163,8 +180,12 @@ def enforce_monotone(scores: Sequence[float]) -> list[float]:
     return bounded
 
 
-def _slide(order: list[int], scores: list[float], window: int, stride: int) -> Generator[list[Window], Scores, list[int]]:
-    """The candidates of `order`, best first, after one pass of the window; `scores`, by candidate, keeps the last read."""
+def _slide(
+    order: list[int], scores: list[float], window: int, stride: int
+) -> Generator[list[Window], Scores, list[int]]:
+    """The candidates of `order`, best first, after one pass of the window; `scores`, by candidate,
+    keeps the last read.
+    """
     for start in window_starts(len(order), window, stride):
         read = tuple(order[start : start + window])
         (found,) = yield [read]

@@ -1,4 +1,6 @@
-"""What a notebook shows of a question: its hits before and after reranking, side by side. It knows no page and no model."""
+"""What a notebook shows of a question: its hits before and after reranking, side by side. It knows
+no page and no model.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,13 @@ from llama_index_rnx.results.html import Comparison
 
 
 def compare(
-    retriever: BaseRetriever, reranker: BaseNodePostprocessor | None, query: str | QueryBundle, n: int = 5
+    retriever: BaseRetriever,
+    reranker: BaseNodePostprocessor | None,
+    query: str | QueryBundle,
+    n: int = 5,
 ) -> Comparison:
-    """Retrieves, reranks (unless `reranker` is None), and keeps the best `n` of both lists; a notebook shows them as cards.
+    """Retrieves, reranks (unless `reranker` is None), and keeps the best `n` of both lists; a
+    notebook shows them as cards.
 
     Any LlamaIndex retriever and reranker will do. `seconds` is what both took together.
 
@@ -39,9 +45,15 @@ def compare(
 
 
 def comparison_of(
-    query: str | QueryBundle, retrieved: Sequence[NodeWithScore], final: Sequence[NodeWithScore], n: int, seconds: float
+    query: str | QueryBundle,
+    retrieved: Sequence[NodeWithScore],
+    final: Sequence[NodeWithScore],
+    n: int,
+    seconds: float,
 ) -> Comparison:
     """The same from lists that are there already; `final` holds nodes of `retrieved` only."""
     asked = query_of(query)
     before, after = hits_of(retrieved[:n], retrieved), hits_of(final[:n], retrieved)
-    return Comparison(query=asked.text, image=asked.image, before=before, after=after, seconds=seconds)
+    return Comparison(
+        query=asked.text, image=asked.image, before=before, after=after, seconds=seconds
+    )

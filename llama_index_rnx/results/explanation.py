@@ -18,9 +18,13 @@ KEY = '<span class="key for3">speaks for it</span><span class="key against3">aga
 
 
 def html_explanation(found: Explanation) -> str:
-    """Both candidates, side by side; what speaks for each is green, what speaks against it orange, the more the darker."""
+    """Both candidates, side by side; what speaks for each is green, what speaks against it orange,
+    the more the darker.
+    """
     sides = found.better, found.worse
-    most = max((abs(piece.weight) for side in sides for piece in (*side.words, *side.regions)), default=0.0)
+    most = max(
+        (abs(piece.weight) for side in sides for piece in (*side.words, *side.regions)), default=0.0
+    )
     names = "why it is above", "what it has instead"
     shown = "".join(_explained(name, side, most) for name, side in zip(names, sides, strict=True))
     about = f"a lead of {found.lead:+.2f} logits, {found.reads} readings in {found.seconds:.1f} s"
@@ -73,7 +77,9 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares o
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """A piece of a text (`span`) or of a picture (`box`), and by how much the candidate's lead falls without it, in logits."""
+    """A piece of a text (`span`) or of a picture (`box`), and by how much the candidate's lead
+    falls without it, in logits.
+    """
 
     weight: float
     span: Span = (0, 0)
@@ -82,7 +88,9 @@ class Attribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One candidate, the pieces of its text and the regions of its picture: what speaks for it (> 0) and against it (< 0)."""
+    """One candidate, the pieces of its text and the regions of its picture: what speaks for it (>
+    0) and against it (< 0).
+    """
 
     candidate: Candidate
     score: float
@@ -92,7 +100,9 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Why `better` leads `worse` by `lead` logits under `query`; `reads` lists were scored for it in `seconds`."""
+    """Why `better` leads `worse` by `lead` logits under `query`; `reads` lists were scored for it
+    in `seconds`.
+    """
 
     query: Query
     better: Side
@@ -110,7 +120,11 @@ class Explanation:
     def __str__(self) -> str:
         """One line: what speaks most for the better one."""
         said = max(self.better.words, key=lambda piece: piece.weight, default=None)
-        most = f'; without "{self.better.candidate.text[slice(*said.span)]}" {said.weight:.2f} less' if said else ""
+        most = (
+            f'; without "{self.better.candidate.text[slice(*said.span)]}" {said.weight:.2f} less'
+            if said
+            else ""
+        )
         names = f"{self.better.candidate.id} above {self.worse.candidate.id}"
         return f"{names}: a lead of {self.lead:+.2f} logits{most} ({self.reads} readings)"
 

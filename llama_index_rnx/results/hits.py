@@ -1,4 +1,6 @@
-"""What a search found, as people and programs read it: rank after and before reranking, kind, source, text."""
+"""What a search found, as people and programs read it: rank after and before reranking, kind,
+source, text.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from llama_index_rnx.text import clean
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One line of a result. Ranks count from 1; `source` and `page` are those of the file that the node came from."""
+    """One line of a result. Ranks count from 1; `source` and `page` are those of the file that the
+    node came from.
+    """
 
     rank: int
     id: str
@@ -29,20 +33,34 @@ class Hit:
 
     @property
     def docid(self) -> str:
-        """The name in a TREC run: the source, with `#page` where there is one; without a source the node's id."""
+        """The name in a TREC run: the source, with `#page` where there is one; without a source the
+        node's id.
+        """
         if not self.source:
             return self.id
         return self.source if self.page is None else f"{self.source}#{self.page}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields for JSON."""
-        names = ("rank", "id", "score", "retrieval_rank", "retrieval_score", "kind", "source", "page", "text")
+        names = (
+            "rank",
+            "id",
+            "score",
+            "retrieval_rank",
+            "retrieval_score",
+            "kind",
+            "source",
+            "page",
+            "text",
+        )
         return {name: getattr(self, name) for name in names}
 
 
 def hits_of(final: Sequence[NodeWithScore], retrieved: Sequence[NodeWithScore]) -> list[Hit]:
     """The final list, each node with the rank and the score that the retriever gave it."""
-    places = {hit.node_id: (rank, float(hit.score or 0.0)) for rank, hit in enumerate(retrieved, start=1)}
+    places = {
+        hit.node_id: (rank, float(hit.score or 0.0)) for rank, hit in enumerate(retrieved, start=1)
+    }
     return [_hit(rank, found, *places[found.node_id]) for rank, found in enumerate(final, start=1)]
 
 
@@ -66,8 +84,16 @@ ARROWS = {"up": "↑", "down": "↓", "same": "="}
 
 
 def movement(hit: Hit) -> str:
-    """`up`, `down` or `same`: where the reranker moved a hit from its place in the retriever's list."""
-    return "up" if hit.rank < hit.retrieval_rank else "down" if hit.rank > hit.retrieval_rank else "same"
+    """`up`, `down` or `same`: where the reranker moved a hit from its place in the retriever's
+    list.
+    """
+    return (
+        "up"
+        if hit.rank < hit.retrieval_rank
+        else "down"
+        if hit.rank > hit.retrieval_rank
+        else "same"
+    )
 
 
 def source_of(hit: Hit) -> str:
@@ -77,7 +103,9 @@ def source_of(hit: Hit) -> str:
 
 
 def with_bars(hits: Sequence[Hit]) -> list[tuple[Hit, float]]:
-    """Each hit with its score as a part of the greatest; where some are negative, from the least to the greatest."""
+    """Each hit with its score as a part of the greatest; where some are negative, from the least to
+    the greatest.
+    """
     floor = min([0.0, *(hit.score for hit in hits)])
     top = max((hit.score for hit in hits), default=0.0) - floor
     return [(hit, (hit.score - floor) / top if top > 0 else 0.0) for hit in hits]

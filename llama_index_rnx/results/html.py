@@ -1,4 +1,6 @@
-"""A result as people see it: a table in a terminal, a page in a browser, a cell in a notebook. It knows hits, not models."""
+"""A result as people see it: a table in a terminal, a page in a browser, a cell in a notebook. It
+knows hits, not models.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,16 @@ from llama_index_rnx.results.hits import ARROWS, movement, with_bars
 from llama_index_rnx.results.table import format_score
 from llama_index_rnx.text import excerpt, prose, query_terms, split_at_terms
 
-CARD, GAP, LINKS = 124, 12, 72  # CSS pixels, as in report.css: of a card, below it, and between the two columns
-THUMBNAIL, QUERY_PICTURE, EXPLAINED = 300, 420, 900  # longest side in pixels: twice what is shown, for dense screens
+CARD, GAP, LINKS = (
+    124,
+    12,
+    72,
+)  # CSS pixels, as in report.css: of a card, below it, and between the two columns
+THUMBNAIL, QUERY_PICTURE, EXPLAINED = (
+    300,
+    420,
+    900,
+)  # longest side in pixels: twice what is shown, for dense screens
 EXCERPT = 190  # characters of a text on a card
 
 LEGEND = (
@@ -34,7 +44,9 @@ LEGEND = (
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One query and its hits: `before` as the retriever ordered them, `after` as they were returned."""
+    """One query and its hits: `before` as the retriever ordered them, `after` as they were
+    returned.
+    """
 
     query: str
     before: Sequence[Hit]
@@ -52,13 +64,21 @@ class Comparison:
 
 
 def html_page(sections: Sequence[Comparison], title: str) -> str:
-    """One page that needs nothing else: styles and small pictures inside, no script, no network, light and dark.
+    """One page that needs nothing else: styles and small pictures inside, no script, no network,
+    light and dark.
 
     Whatever comes from the data is escaped. A picture that cannot be read shows as a placeholder.
     """
-    names = [f"Query {number}" if len(sections) > 1 else "Query" for number in range(1, len(sections) + 1)]
+    names = [
+        f"Query {number}" if len(sections) > 1 else "Query"
+        for number in range(1, len(sections) + 1)
+    ]
     body = "\n".join(map(html_comparison, names, sections))
-    heading = f"<h1>{escape_text(title)}</h1>" if [title] != [section.query for section in sections] else ""
+    heading = (
+        f"<h1>{escape_text(title)}</h1>"
+        if [title] != [section.query for section in sections]
+        else ""
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -91,13 +111,21 @@ def style_sheet() -> str:
 
 
 def excerpt_of(hit: Hit, query: str) -> list[tuple[str, bool]]:
-    """What a card shows of a text: the stretch that says most about the query, in pieces, each with whether it is its word."""
+    """What a card shows of a text: the stretch that says most about the query, in pieces, each with
+    whether it is its word.
+    """
     terms = query_terms(query)
-    return [piece for piece in split_at_terms(excerpt(clean(prose(hit.text)), terms, EXCERPT), terms) if piece[0]]
+    return [
+        piece
+        for piece in split_at_terms(excerpt(clean(prose(hit.text)), terms, EXCERPT), terms)
+        if piece[0]
+    ]
 
 
 def thumbnail(image: ImageSource, side: int) -> bytes:
-    """A small JPEG, its longer side at most `side` pixels. Raises ImageError, as `ImageSource.load` does."""
+    """A small JPEG, its longer side at most `side` pixels. Raises ImageError, as `ImageSource.load`
+    does.
+    """
     picture = image.load(max_pixels=4 * side * side)
     picture.thumbnail((side, side))
     buffer = io.BytesIO()
@@ -117,10 +145,15 @@ def html_lists(section: Comparison) -> str:
     if not before and not after:
         return '<p class="empty">Nothing was found.</p>'
     if not _is_reranked(section):
-        cards = [_card(hit, pictures, query, moved="", share=share) for hit, share in with_bars(before)]
+        cards = [
+            _card(hit, pictures, query, moved="", share=share) for hit, share in with_bars(before)
+        ]
         return f'<div class="lists single">{_list("Retrieved", cards)}</div>'
     new = {hit.id: hit.rank for hit in after}
-    old_cards = [_card(hit, pictures, query, _moves(hit, new.get(hit.id)), share) for hit, share in with_bars(before)]
+    old_cards = [
+        _card(hit, pictures, query, _moves(hit, new.get(hit.id)), share)
+        for hit, share in with_bars(before)
+    ]
     new_cards = [_card(hit, pictures, query, _moved(hit), share) for hit, share in with_bars(after)]
     lists = _list("Retrieved", old_cards) + _links(before, after) + _list("Reranked", new_cards)
     return f'<div class="lists">{lists}</div>'
@@ -133,9 +166,17 @@ def _is_reranked(section: Comparison) -> bool:
 def _ask(name: str, section: Comparison) -> str:
     picture = ""
     if section.image is not None:
-        picture = image_tag(thumbnail_uri(section.image, QUERY_PICTURE), "the picture that was asked with", "asked")
-    words = f"<h2>{escape_text(section.query)}</h2>" if section.query.strip() else '<h2 class="wordless">Find this picture</h2>'
-    took = f"{section.seconds * 1000:,.0f} ms" if section.seconds < 10 else f"{section.seconds:,.1f} s"
+        picture = image_tag(
+            thumbnail_uri(section.image, QUERY_PICTURE), "the picture that was asked with", "asked"
+        )
+    words = (
+        f"<h2>{escape_text(section.query)}</h2>"
+        if section.query.strip()
+        else '<h2 class="wordless">Find this picture</h2>'
+    )
+    took = (
+        f"{section.seconds * 1000:,.0f} ms" if section.seconds < 10 else f"{section.seconds:,.1f} s"
+    )
     about = f'<p class="eyebrow">{name}<span>answered in {took}</span></p>'
     return f'<div class="ask">{picture}<div>{about}{words}</div></div>'
 
@@ -147,7 +188,10 @@ def _list(name: str, cards: Sequence[str]) -> str:
 
 def _card(hit: Hit, pictures: dict[str, str | None], query: str, moved: str, share: float) -> str:
     picture = image_tag(pictures[hit.id], "", "thumb") if hit.id in pictures else ""
-    text = "".join(f"<mark>{escape(piece)}</mark>" if marked else escape(piece) for piece, marked in excerpt_of(hit, query))
+    text = "".join(
+        f"<mark>{escape(piece)}</mark>" if marked else escape(piece)
+        for piece, marked in excerpt_of(hit, query)
+    )
     return (
         f'<li class="card {escape_text(hit.kind)}"><div class="rank"><b>{hit.rank}</b>{moved}</div>{picture}<div class="body">'
         f'<p class="source" title="{escape_text(hit.docid)}">{_named(hit)}</p><p class="text">{text}</p>'
@@ -164,13 +208,17 @@ def _named(hit: Hit) -> str:
 
 def _bar(share: float) -> str:
     """Drawn, not styled: a page may forbid styles in attributes."""
-    return f'<svg class="bar" aria-hidden="true"><rect width="{share:.0%}" height="4" rx="2"/></svg>'
+    return (
+        f'<svg class="bar" aria-hidden="true"><rect width="{share:.0%}" height="4" rx="2"/></svg>'
+    )
 
 
 def _moved(hit: Hit) -> str:
     """In the reranked list: where a hit comes from."""
     moved, old = movement(hit), hit.retrieval_rank
-    return f'<span class="{moved}" title="the retriever had it at {old}">{ARROWS[moved]} {old}</span>'
+    return (
+        f'<span class="{moved}" title="the retriever had it at {old}">{ARROWS[moved]} {old}</span>'
+    )
 
 
 def _moves(hit: Hit, new_rank: int | None) -> str:
@@ -182,18 +230,28 @@ def _moves(hit: Hit, new_rank: int | None) -> str:
 
 
 def _links(before: Sequence[Hit], after: Sequence[Hit]) -> str:
-    """Curves from the old places to the new ones; from the lower edge for a hit that was further down."""
+    """Curves from the old places to the new ones; from the lower edge for a hit that was further
+    down.
+    """
     height = (CARD + GAP) * max(len(before), len(after))
     old = {hit.id: row for row, hit in enumerate(before)}
     kept = {hit.id for hit in after}
-    stubs = [f'<path class="gone" d="M0 {_middle_of(row)}h12"/>' for hit_id, row in old.items() if hit_id not in kept]
+    stubs = [
+        f'<path class="gone" d="M0 {_middle_of(row)}h12"/>'
+        for hit_id, row in old.items()
+        if hit_id not in kept
+    ]
     curves = []
     for row, hit in enumerate(after):
         known, end, half = hit.id in old, _middle_of(row), LINKS // 2
         start = _middle_of(old[hit.id]) if known else height
         name = movement(hit) + ("" if known else " far")
-        curves.append(f'<path class="{name}" d="M0 {start}C{half} {start} {half} {end} {LINKS} {end}"/>')
-    picture = f'<svg width="{LINKS}" height="{height}" viewBox="0 0 {LINKS} {height}" aria-hidden="true">'
+        curves.append(
+            f'<path class="{name}" d="M0 {start}C{half} {start} {half} {end} {LINKS} {end}"/>'
+        )
+    picture = (
+        f'<svg width="{LINKS}" height="{height}" viewBox="0 0 {LINKS} {height}" aria-hidden="true">'
+    )
     return f'<div class="links">{picture}{"".join(stubs + curves)}</svg></div>'
 
 

@@ -1,10 +1,12 @@
-"""Why A stands above B: what a ranker's scores lose when a piece of a candidate is taken away. It knows no ranker's insides.
+"""Why A stands above B: what a ranker's scores lose when a piece of a candidate is taken away. It
+knows no ranker's insides.
 
-Leave one out: a word, a sentence, or a part of the picture is removed, the candidate is remembered and read again in its
-list, and the piece weighs as much as the lead of A over B (difference of logits) falls. Any ranker will do, since only
-`remember` and `score` are asked; the number of pieces is bounded, so the cost is, too. What is left out is a different text
-or picture than any that the ranker was trained on, and two pieces that say the same cover for each other: read the weights
-as a hint, not as a proof.
+Leave one out: a word, a sentence, or a part of the picture is removed, the candidate is remembered
+and read again in its list, and the piece weighs as much as the lead of A over B (difference of
+logits) falls. Any ranker will do, since only `remember` and `score` are asked; the number of pieces
+is bounded, so the cost is, too. What is left out is a different text or picture than any that the
+ranker was trained on, and two pieces that say the same cover for each other: read the weights as a
+hint, not as a proof.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ from llama_index_rnx.ranking import Ranker, score_batch
 from llama_index_rnx.results.explanation import Attribution, Box, Explanation, Side
 from llama_index_rnx.text import Span, grouped, sentences
 
-MAX_PARTS = 20  # of a text and of a picture, at most; twice as many of a long text: its sentences, then the best one's words
+# Of a text and of a picture, at most; twice as many of a long text: its sentences, then the best
+# one's words.
+MAX_PARTS = 20
 LIST = 8  # candidates that are read with A and B: a listwise score depends on its list
 PIXELS = 640 * 640  # of a picture whose parts are covered
 AT_ONCE = 32  # variants remembered together
@@ -59,11 +63,14 @@ def why(
     Args:
         ranker: any; `load_ranker()` for the embedded one.
         nodes: a list as a retriever or a reranker gave it.
-        pieces: of a text and of a picture, at most; each costs one more read of the list, see `Explanation.reads`.
-        others: further nodes of the list that are read along. A model that reads each candidate alone needs none: give 0.
+        pieces: of a text and of a picture, at most; each costs one more read of the list, see
+            `Explanation.reads`.
+        others: further nodes of the list that are read along. A model that reads each candidate
+            alone needs none: give 0.
 
     Raises:
-        RNXError: a place is not in the list, both are the same, nothing of a node there can be read, or the query is empty.
+        RNXError: a place is not in the list, both are the same, nothing of a node there can be
+            read, or the query is empty.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -82,21 +89,29 @@ def why(
             f"better={better}, worse={worse} of {count} nodes; two different places from 0 to {count - 1} are allowed."
         )
     rest = [place for place in range(count) if place not in (better, worse)][: max(0, others)]
-    usable = without_unreadable_images([usable_candidate(nodes[place].node)[0] for place in (better, worse, *rest)])
+    usable = without_unreadable_images(
+        [usable_candidate(nodes[place].node)[0] for place in (better, worse, *rest)]
+    )
     for place, candidate in zip((better, worse), usable[:2], strict=True):
         if candidate.is_empty:
-            raise RNXError(f"nothing of the node at place {place} ({candidate.id!r}) can be read; choose another place.")
+            raise RNXError(
+                f"nothing of the node at place {place} ({candidate.id!r}) can be read; choose another place."
+            )
     return explain(ranker, query_of(query), [one for one in usable if not one.is_empty], pieces)
 
 
-def explain(ranker: Ranker, query: Query, candidates: Sequence[Candidate], pieces: int = MAX_PARTS) -> Explanation:
+def explain(
+    ranker: Ranker, query: Query, candidates: Sequence[Candidate], pieces: int = MAX_PARTS
+) -> Explanation:
     """Why the first of these candidates stands above the second; the others are read along.
 
     Raises:
         RNXError: there are fewer than two, or `pieces` is below 1.
     """
     if len(candidates) < 2 or pieces < 1:
-        raise RNXError(f"got {len(candidates)} candidates and pieces={pieces}; 2 candidates and 1 piece at least are needed.")
+        raise RNXError(
+            f"got {len(candidates)} candidates and pieces={pieces}; 2 candidates and 1 piece at least are needed."
+        )
     start = time.perf_counter()
     listed = list(candidates)[: ranker.window]
     reader = _Reader(ranker, query, listed)
@@ -104,7 +119,9 @@ def explain(ranker: Ranker, query: Query, candidates: Sequence[Candidate], piece
     better = _side(reader, 0, scores[0], pieces)
     worse = _side(reader, 1, scores[1], pieces)
     seconds = time.perf_counter() - start
-    return Explanation(query=query, better=better, worse=worse, lead=lead, reads=reader.reads, seconds=seconds)
+    return Explanation(
+        query=query, better=better, worse=worse, lead=lead, reads=reader.reads, seconds=seconds
+    )
 
 
 class _Reader:
@@ -123,11 +140,15 @@ class _Reader:
         return _logit(scores[0]) - _logit(scores[1])
 
     def losses(self, place: int, variants: Sequence[Candidate]) -> list[float]:
-        """By how much the candidate at `place` (0 or 1) does worse against the other as each of these."""
+        """By how much the candidate at `place` (0 or 1) does worse against the other as each of
+        these.
+        """
         found: list[float] = []
         for start in range(0, len(variants), AT_ONCE):
             made = self._remember(place, variants[start : start + AT_ONCE])
-            lists = [[*self._memories[:place], memory, *self._memories[place + 1 :]] for memory in made]
+            lists = [
+                [*self._memories[:place], memory, *self._memories[place + 1 :]] for memory in made
+            ]
             self.reads += len(lists)
             read = score_batch(self._ranker, [(self._query, memories) for memories in lists])
             fallen = [self.lead(self.scores) - self.lead(scores) for scores in read]
@@ -135,7 +156,9 @@ class _Reader:
         return found
 
     def _remember(self, place: int, variants: Sequence[Candidate]) -> list[Memory]:
-        """The variants' memories; where text and picture are remembered apart, what did not change is not remembered again."""
+        """The variants' memories; where text and picture are remembered apart, what did not change
+        is not remembered again.
+        """
         whole = self.candidates[place]
         if not (whole.text and whole.image):
             return self._ranker.remember(variants)
@@ -144,11 +167,19 @@ class _Reader:
             return self._ranker.remember(variants)
         of_text, of_image = halves
         if all(variant.image is whole.image for variant in variants):
-            return [memory | of_image for memory in self._made([replace(variant, image=None) for variant in variants])]
-        return [memory | of_text for memory in self._made([replace(variant, text="") for variant in variants])]
+            return [
+                memory | of_image
+                for memory in self._made([replace(variant, image=None) for variant in variants])
+            ]
+        return [
+            memory | of_text
+            for memory in self._made([replace(variant, text="") for variant in variants])
+        ]
 
     def _halves(self, place: int) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-        """The memories of the text alone and of the picture alone, if they make up that of both; most rankers' do."""
+        """The memories of the text alone and of the picture alone, if they make up that of both;
+        most rankers' do.
+        """
         if place not in self._parts:
             whole = self.candidates[place]
             text, image = self._made([replace(whole, image=None), replace(whole, text="")])
@@ -169,7 +200,9 @@ def _side(reader: _Reader, place: int, score: float, pieces: int) -> Side:
 
 
 def _words(reader: _Reader, place: int, limit: int) -> list[Attribution]:
-    """Words of a short text; of a long one its sentences, and the words of the one that speaks most for it."""
+    """Words of a short text; of a long one its sentences, and the words of the one that speaks most
+    for it.
+    """
     text = reader.candidates[place].text
     words = [found.span() for found in _WORD.finditer(text)]
     parts = grouped(sentences(text), limit)
@@ -181,15 +214,21 @@ def _words(reader: _Reader, place: int, limit: int) -> list[Attribution]:
     if len(inside) < 2:
         return coarse
     fine = _without(reader, place, grouped(inside, limit))
-    return sorted([piece for piece in coarse if piece is not heavy] + fine, key=lambda piece: piece.span)
+    return sorted(
+        [piece for piece in coarse if piece is not heavy] + fine, key=lambda piece: piece.span
+    )
 
 
 def _without(reader: _Reader, place: int, spans: Sequence[Span]) -> list[Attribution]:
     candidate = reader.candidates[place]
     kept = [(span, _cut(candidate.text, span)) for span in spans]
-    kept = [(span, text) for span, text in kept if text]  # nothing left is another kind of candidate
+    kept = [
+        (span, text) for span, text in kept if text
+    ]  # nothing left is another kind of candidate
     losses = reader.losses(place, [replace(candidate, text=text) for _, text in kept])
-    return [Attribution(weight=loss, span=span) for (span, _), loss in zip(kept, losses, strict=True)]
+    return [
+        Attribution(weight=loss, span=span) for (span, _), loss in zip(kept, losses, strict=True)
+    ]
 
 
 def _regions(reader: _Reader, place: int, limit: int) -> list[Attribution]:
@@ -218,7 +257,8 @@ def _covered(picture: Image.Image, box: Box, colour: object) -> ImageSource:
 
 
 def grid(width: int, height: int, limit: int) -> Iterator[Box]:
-    """Fields as square as may be, row by row, `limit` at most: a page of 2:3 in 24 gives 4 columns and 6 rows.
+    """Fields as square as may be, row by row, `limit` at most: a page of 2:3 in 24 gives 4 columns
+    and 6 rows.
 
     Example:
         >>> len(list(grid(200, 300, 24))), len(list(grid(300, 200, 24))), len(list(grid(9000, 1, 24)))

@@ -15,7 +15,8 @@ from llama_index_rnx.retrieve import RNXRetriever
 
 
 def search(retriever: RNXRetriever, reranker: RNXRerank | None, query: Any, n: int) -> list[Hit]:
-    """Retrieve, rerank (unless `reranker` is None), and keep the best `n`. `query`: a text or a `QueryBundle`.
+    """Retrieve, rerank (unless `reranker` is None), and keep the best `n`. `query`: a text or a
+    `QueryBundle`.
 
     Example:
         >>> from llama_index.core.schema import TextNode
@@ -31,19 +32,30 @@ def search(retriever: RNXRetriever, reranker: RNXRerank | None, query: Any, n: i
     if reranker is None:
         return hits_of(retrieved[:n], retrieved)
     text, bundle = (query, None) if isinstance(query, str) else (None, query)
-    return hits_of(reranker.postprocess_nodes(retrieved, query_str=text, query_bundle=bundle)[:n], retrieved)
+    return hits_of(
+        reranker.postprocess_nodes(retrieved, query_str=text, query_bundle=bundle)[:n], retrieved
+    )
 
 
 def search_many(
     retriever: RNXRetriever, reranker: RNXRerank | None, queries: Sequence[QueryBundle], n: int
 ) -> Iterator[list[Hit] | ImageError]:
-    """`search` for every query, a few at once, so that their lists share forwards; the error of a query whose image is none."""
+    """`search` for every query, a few at once, so that their lists share forwards; the error of a
+    query whose image is none.
+    """
     for start in range(0, len(queries), LISTS_AT_ONCE):
         part = queries[start : start + LISTS_AT_ONCE]
         retrieved = [_retrieved(retriever, query) for query in part]
-        asks = [(query, hits) for query, hits in zip(part, retrieved, strict=True) if not isinstance(hits, ImageError)]
+        asks = [
+            (query, hits)
+            for query, hits in zip(part, retrieved, strict=True)
+            if not isinstance(hits, ImageError)
+        ]
         final = iter(reranker.postprocess_many(asks) if reranker else [hits for _, hits in asks])
-        yield from (hits if isinstance(hits, ImageError) else hits_of(next(final)[:n], hits) for hits in retrieved)
+        yield from (
+            hits if isinstance(hits, ImageError) else hits_of(next(final)[:n], hits)
+            for hits in retrieved
+        )
 
 
 def _retrieved(retriever: RNXRetriever, query: QueryBundle) -> list[NodeWithScore] | ImageError:

@@ -23,16 +23,22 @@ _PLAIN_ARROWS = {"up": "^", "down": "v", "same": "="}
 _COLOURS = {"up": "green", "down": "yellow", "same": "dim"}
 
 
-def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | None = None) -> None:
-    """Hits as a table, best first; `was` is the rank that the retriever gave. The words of `query` (or `title`) are set off.
+def print_table(
+    hits: Sequence[Hit], console: Console, title: str, query: str | None = None
+) -> None:
+    """Hits as a table, best first; `was` is the rank that the retriever gave. The words of `query`
+    (or `title`) are set off.
 
-    Texts are printed as they are: markup in them stays text, control characters and terminal escapes are taken out.
+    Texts are printed as they are: markup in them stays text, control characters and terminal
+    escapes are taken out.
     """
     heading = _for_console(title, console)
     if not hits:
         console.print(Text(f"{heading}: nothing was found."))
         return
-    table = Table(box=box.SIMPLE_HEAD, title=Text(heading, "bold"), title_justify="left", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=Text(heading, "bold"), title_justify="left", pad_edge=False
+    )
     for name in ("#", "was", "score"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("kind", no_wrap=True)
@@ -44,8 +50,16 @@ def print_table(hits: Sequence[Hit], console: Console, title: str, query: str | 
 
 
 def plain_table(hits: Sequence[Hit], title: str, width: int = 100) -> str:
-    """Return hits as `rnx search` prints them, without colours, in lines of at most `width` characters."""
-    console = SafeConsole(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_jupyter=False)
+    """Return hits as `rnx search` prints them, without colours, in lines of at most `width`
+    characters.
+    """
+    console = SafeConsole(
+        file=io.StringIO(),
+        width=width,
+        color_system=None,
+        legacy_windows=False,
+        force_jupyter=False,
+    )
     with console.capture() as written:
         print_table(hits, console, title)
     return "\n".join(line.rstrip() for line in written.get().splitlines())

@@ -1,7 +1,9 @@
-"""`rnx serve`: a ranker behind HTTP, in the shapes of Cohere, Jina, vLLM, Voyage and TEI. It knows no ranker's insides.
+"""`rnx serve`: a ranker behind HTTP, in the shapes of Cohere, Jina, vLLM, Voyage and TEI. It knows
+no ranker's insides.
 
-`POST /rerank` (also `/v1/rerank`, `/v2/rerank`), `GET /health`, `GET /metrics` (Prometheus). What comes in is measured before
-it is read: its key, bytes, documents, and how many requests wait already. Too much is answered at once: 401, 413, 422, 503.
+`POST /rerank` (also `/v1/rerank`, `/v2/rerank`), `GET /health`, `GET /metrics` (Prometheus). What
+comes in is measured before it is read: its key, bytes, documents, and how many requests wait
+already. Too much is answered at once: 401, 413, 422, 503.
 """
 
 from __future__ import annotations
@@ -36,7 +38,15 @@ from llama_index_rnx.server.service import Service
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
 LONGEST_MESSAGE = 1_000  # characters
-PREFIXES = ("", "/v1", "/v2", "/v3", "/api", "/api/v1", "/api/v2")  # under which others serve the same
+PREFIXES = (
+    "",
+    "/v1",
+    "/v2",
+    "/v3",
+    "/api",
+    "/api/v1",
+    "/api/v2",
+)  # under which others serve the same
 ALIASES = tuple(f"{prefix}/{name}" for prefix in PREFIXES for name in ("rerank", "reranking"))
 
 
@@ -50,11 +60,13 @@ def create_app(
     cors_origins: Sequence[str] = (),
     loopback_only: bool = False,
 ) -> FastAPI:
-    """The application; `load` is called once, when it starts. Memories are kept in the store, by default in RAM alone.
+    """The application; `load` is called once, when it starts. Memories are kept in the store, by
+    default in RAM alone.
 
     Args:
         cors_origins: pages of these origins (`https://example.com`, or `*`) may ask from a browser.
-        loopback_only: answer to names of this machine alone (DNS rebinding); for servers without a key.
+        loopback_only: answer to names of this machine alone (DNS rebinding); for servers without a
+            key.
 
     Raises:
         RNXError: the key is empty, or an origin is none.
@@ -81,12 +93,15 @@ def create_app(
         title="llama-index-rnx",
         summary="Orders texts and images, best first.",
         lifespan=running,
-        redirect_slashes=False,  # a redirect of /rerank/ would lead to whatever host the request names
+        # A redirect of /rerank/ would lead to whatever host the request names.
+        redirect_slashes=False,
         docs_url=None,  # these pages load their scripts from a foreign host
         redoc_url=None,
     )
     app.include_router(_routes())
-    app.add_middleware(RequestGuard, limits=limits, api_key=key, loopback_only=loopback_only, origins=origins)
+    app.add_middleware(
+        RequestGuard, limits=limits, api_key=key, loopback_only=loopback_only, origins=origins
+    )
     if origins:  # outside the gate: a browser asks without the key whether it may ask
         app.add_middleware(
             CORSMiddleware,
@@ -110,9 +125,14 @@ def _checked_key(api_key: str | None) -> str | None:
 
 def _checked_origin(origin: str) -> str:
     parts = urlsplit(origin)
-    is_whole = bool(parts.scheme and parts.netloc) and origin.lower() == f"{parts.scheme}://{parts.netloc}".lower()
+    is_whole = (
+        bool(parts.scheme and parts.netloc)
+        and origin.lower() == f"{parts.scheme}://{parts.netloc}".lower()
+    )
     if origin != "*" and not is_whole:
-        raise RNXError(f"an origin got {origin[:100]!r}; it is like https://example.com, without a path, or *.")
+        raise RNXError(
+            f"an origin got {origin[:100]!r}; it is like https://example.com, without a path, or *."
+        )
     return origin.lower()
 
 
@@ -136,25 +156,34 @@ def _routes() -> APIRouter:
             include_in_schema=path in RERANK_PATHS,
             response_model=RerankResponse | list[TextResult],
             operation_id=path.strip("/").replace("/", "_"),
-            openapi_extra={"requestBody": {"required": True, "content": {"application/json": schema}}},
+            openapi_extra={
+                "requestBody": {"required": True, "content": {"application/json": schema}}
+            },
             responses={code: {"model": Message} for code in (400, 401, 403, 413, 415, 422, 503)},
         )
 
     @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health(request: Request) -> JSONResponse:
-        """Stalled is a server where nothing was finished for `limits.seconds` although requests are at work."""
+        """Stalled is a server where nothing was finished for `limits.seconds` although requests are
+        at work.
+        """
         service: Service = request.app.state.service
         seconds = service.stalled_seconds()
         stalled = seconds > service.limits.seconds
         health = {"status": "stalled" if stalled else "ok", "model": service.ranker.name}
         if stalled:
-            health["message"] = f"requests are at work, and nothing was finished for {seconds:.0f} seconds; restart the server."
+            health["message"] = (
+                f"requests are at work, and nothing was finished for {seconds:.0f} seconds; restart the server."
+            )
         return JSONResponse(health, status_code=503 if stalled else 200)
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        return Response(generate_latest(request.app.state.service.meter.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(
+            generate_latest(request.app.state.service.meter.registry),
+            media_type=CONTENT_TYPE_LATEST,
+        )
 
     @routes.get("/")
     async def home(request: Request) -> dict[str, str]:
@@ -190,10 +219,14 @@ def _routes() -> APIRouter:
     return routes
 
 
-async def _while_connected(request: Request, answer: Coroutine[Any, Any, RerankResponse]) -> RerankResponse:
+async def _while_connected(
+    request: Request, answer: Coroutine[Any, Any, RerankResponse]
+) -> RerankResponse:
     """The answer; a caller that hangs up frees its place."""
     work = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(request.receive())  # after the body comes nothing but the caller's leaving
+    gone = asyncio.ensure_future(
+        request.receive()
+    )  # after the body comes nothing but the caller's leaving
     try:
         await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
@@ -214,10 +247,14 @@ class Message(BaseModel):
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, HTTPException):  # what FastAPI itself refuses: no such path, another method
+    if isinstance(
+        error, HTTPException
+    ):  # what FastAPI itself refuses: no such path, another method
         error = RequestError(error.status_code, str(error.detail), error.headers)
     elif isinstance(error, RNXError):
-        error = RequestError(400, " ".join(str(error).split())[:LONGEST_MESSAGE])  # it may name a long URL
+        error = RequestError(
+            400, " ".join(str(error).split())[:LONGEST_MESSAGE]
+        )  # it may name a long URL
     assert isinstance(error, RequestError)
     request.app.state.service.meter.requests.labels(str(error.status)).inc()
     return error.response()

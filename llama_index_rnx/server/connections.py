@@ -1,7 +1,9 @@
-"""Connections of strangers: uvicorn waits for the head of a request, or for a reader, as long as the other side likes.
+"""Connections of strangers: uvicorn waits for the head of a request, or for a reader, as long as
+the other side likes.
 
-Here a connection has some seconds for a head, another that does not read its answer is cut off, and when there are too many
-the one that has waited longest for a head goes. A head takes a caller that means well milliseconds.
+Here a connection has some seconds for a head, another that does not read its answer is cut off, and
+when there are too many the one that has waited longest for a head goes. A head takes a caller that
+means well milliseconds.
 """
 
 from __future__ import annotations

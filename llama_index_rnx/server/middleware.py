@@ -1,4 +1,6 @@
-"""In front of everything: no key no entry, no foreign page, and no more bytes than allowed are kept in memory."""
+"""In front of everything: no key no entry, no foreign page, and no more bytes than allowed are kept
+in memory.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ class RequestGuard:
 
     Args:
         api_key: what every caller must send, or None.
-        loopback_only: what comes in at an address of this machine must name this machine as its host, and be sent by no
-            page of another origin.
+        loopback_only: what comes in at an address of this machine must name this machine as its
+            host, and be sent by no page of another origin.
         origins: pages of these origins may speak to a server that is `loopback_only`, too.
     """
 
@@ -44,8 +46,8 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
 
-        # A slash too many, at the end or between, means the same: it comes from joining a base URL and a path. There is no
-        # redirect, as that would lead to whatever host the request names.
+        # A slash too many, at the end or between, means the same: it comes from joining a base URL
+        # and a path. There is no redirect, as that would lead to whatever host the request names.
         scope = {**scope, "path": "/" + "/".join(filter(None, scope["path"].split("/")))}
         body = _Body(self._budget)
         try:

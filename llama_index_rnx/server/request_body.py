@@ -1,4 +1,6 @@
-"""Bodies of requests: inflated while they arrive, and counted, so that no sum of them fills the memory."""
+"""Bodies of requests: inflated while they arrive, and counted, so that no sum of them fills the
+memory.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +45,17 @@ class Inflater:
         """Raises Refused (415) for an encoding that is not known here."""
         self._encoding, self._limit, self._size = encoding, limit, 0
         if encoding not in GZIP | {"", "identity", "deflate"}:
-            message = "the content-encoding is not known here; allowed are gzip, deflate and identity."
+            message = (
+                "the content-encoding is not known here; allowed are gzip, deflate and identity."
+            )
             raise RequestError(415, message)
         self._plain = encoding in ("", "identity")
         self._stream = zlib.decompressobj(_WITH_GZIP_HEADER) if encoding in GZIP else None
 
     def feed(self, data: bytes) -> bytes:
-        """What these bytes stand for. Raises Refused (413, 400) as soon as it is too much, or is damaged."""
+        """What these bytes stand for. Raises Refused (413, 400) as soon as it is too much, or is
+        damaged.
+        """
         inflated = data if self._plain else self._inflate(data)
         self._size += len(inflated)
         if self._size > self._limit:
@@ -82,4 +88,6 @@ class Inflater:
 
 
 def too_large(limit: int) -> RequestError:
-    return RequestError(413, f"the request has more than {limit} bytes; send fewer or smaller images.")
+    return RequestError(
+        413, f"the request has more than {limit} bytes; send fewer or smaller images."
+    )

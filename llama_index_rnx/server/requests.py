@@ -1,4 +1,6 @@
-"""A request becomes a query and candidates, measured against the limits before any work. It knows no ranker."""
+"""A request becomes a query and candidates, measured against the limits before any work. It knows
+no ranker.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ def serving(
     allow_urls: bool = False,
     cors_origins: Sequence[str] = (),
 ) -> Iterator[str]:
-    """A server in a thread of this process, on a free port of this machine, for as long as the block lasts: yields its URL.
+    """A server in a thread of this process, on a free port of this machine, for as long as the
+    block lasts: yields its URL.
 
     For notebooks and tests; people are served by `rnx serve`.
 
@@ -49,8 +50,12 @@ def serving(
         loopback_only=api_key is None,
     )
     with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))  # bound here and handed over, so that nobody else can take the port in between
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", http=GuardedProtocol))
+        door.bind(
+            ("127.0.0.1", 0)
+        )  # bound here and handed over, so that nobody else can take the port in between
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="error", ws="none", http=GuardedProtocol)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
         thread.start()
         try:
@@ -65,7 +70,8 @@ def serving(
 
 
 def run_server(app: FastAPI, host: str, port: int) -> None:
-    """Serves until it is stopped: Ctrl-C ends it within five seconds, SIGTERM finishes what is at work, 30 seconds at most.
+    """Serves until it is stopped: Ctrl-C ends it within five seconds, SIGTERM finishes what is at
+    work, 30 seconds at most.
 
     Raises:
         RNXError: the address or the port cannot be had.
@@ -73,7 +79,9 @@ def run_server(app: FastAPI, host: str, port: int) -> None:
     import uvicorn
 
     with warn_of_open_server(host, port) as door:
-        config = uvicorn.Config(app, log_level="info", server_header=False, ws="none", http=GuardedProtocol)
+        config = uvicorn.Config(
+            app, log_level="info", server_header=False, ws="none", http=GuardedProtocol
+        )
         run_until_stopped(config, door)
 
 
@@ -84,7 +92,11 @@ def warn_of_open_server(host: str, port: int) -> socket.socket:
         RNXError: the address or the port cannot be had.
     """
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
     except OSError as error:
         reason = str(error.strerror).split(" (")[0]  # behind it Python names the address once more
-        raise RNXError(f"port {port} of {host} cannot be had ({reason}); choose another --port.") from error
+        raise RNXError(
+            f"port {port} of {host} cannot be had ({reason}); choose another --port."
+        ) from error

@@ -1,6 +1,8 @@
-"""What callers of `/rerank` send and expect: the shapes of Cohere, Jina, vLLM, Voyage and text-embeddings-inference (TEI).
+"""What callers of `/rerank` send and expect: the shapes of Cohere, Jina, vLLM, Voyage and
+text-embeddings-inference (TEI).
 
-A document may be anything that JSON can say. What cannot be read in it costs that document its rank, never the request.
+A document may be anything that JSON can say. What cannot be read in it costs that document its
+rank, never the request.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ MAX_DOCUMENTS = 1_000  # Cohere's own limit
 MAX_QUERY = 200_000  # characters; rnx-mini reads some 1,000 of them
 MAX_PARTS = 1_000  # of one document
 MAX_LEVELS = 8  # of lists and objects in a document that are looked into
-MAX_VALUES = 5_000_000  # of a body, by its commas and brackets: in Python each takes up to 200 bytes
+MAX_VALUES = (
+    5_000_000  # of a body, by its commas and brackets: in Python each takes up to 200 bytes
+)
 LONGEST_NUMBER = 300  # digits; Python itself refuses to read 5,000
 
 TEXT_FIELDS = ("text", "page_content", "pageContent")  # the latter two are LangChain's
@@ -40,7 +44,9 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY, patt
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What there is to read in a document or a query; the image as it was sent: base64, a data: URI, a URL."""
+    """What there is to read in a document or a query; the image as it was sent: base64, a data:
+    URI, a URL.
+    """
 
     text: str = ""
     image: str = ""
@@ -131,14 +137,18 @@ def _is_data_image(text: str) -> bool:
 
 
 class ContentPart(BaseModel):
-    """A query of a text, an image, or both; the image as base64, a data: URI, or a URL where that is allowed."""
+    """A query of a text, an image, or both; the image as base64, a data: URI, or a URL where that
+    is allowed.
+    """
 
     text: Text | None = None
     image: str = ""
 
 
 def _query_part(value: Any) -> Any:
-    """A query in any shape as a text or a `ContentPart`; what is wrong with its text, pydantic says."""
+    """A query in any shape as a text or a `ContentPart`; what is wrong with its text, pydantic
+    says.
+    """
     if isinstance(value, str) and not _is_data_image(value):
         return _without_surrogates(value)
     if not isinstance(value, str | list | dict):
@@ -167,7 +177,9 @@ _QUERY = {
         {
             "type": "object",
             "required": ["text"],
-            "properties": {"text": {"type": "string", "minLength": 1, "maxLength": MAX_QUERY, "pattern": r"\S"}},
+            "properties": {
+                "text": {"type": "string", "minLength": 1, "maxLength": MAX_QUERY, "pattern": r"\S"}
+            },
         },
         {"type": "object", "required": ["image"]},
         {"type": "object", "required": ["image_url"]},
@@ -183,22 +195,33 @@ _DOCUMENTS = (
 
 
 class RerankRequest(BaseModel):
-    """Cohere's, Jina's, vLLM's and Voyage's request, or TEI's with `texts`; fields that say nothing here are passed over."""
+    """Cohere's, Jina's, vLLM's and Voyage's request, or TEI's with `texts`; fields that say nothing
+    here are passed over.
+    """
 
     model_config = ConfigDict(
         extra="ignore",
         json_schema_extra={
-            "anyOf": [{"required": [name], "properties": {name: {"type": "array"}}} for name in ("documents", "texts")]
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "array"}}}
+                for name in ("documents", "texts")
+            ]
         },
     )
 
     query: Annotated[Text | ContentPart, BeforeValidator(_query_part), WithJsonSchema(_QUERY)]
-    documents: list[Any] | None = Field(default=None, max_length=MAX_DOCUMENTS, description=_DOCUMENTS)
+    documents: list[Any] | None = Field(
+        default=None, max_length=MAX_DOCUMENTS, description=_DOCUMENTS
+    )
     texts: list[Any] | None = Field(
-        default=None, max_length=MAX_DOCUMENTS, description="TEI's name; the answer is a bare list then."
+        default=None,
+        max_length=MAX_DOCUMENTS,
+        description="TEI's name; the answer is a bare list then.",
     )
     top_n: int | None = Field(default=None, ge=0, description="How many come back; 0: all of them.")
-    top_k: int | None = Field(default=None, ge=0, description="Voyage's name; the answer has `data` then, too.")
+    top_k: int | None = Field(
+        default=None, ge=0, description="Voyage's name; the answer has `data` then, too."
+    )
     rank_fields: list[str] | None = Field(default=None, description="Fields of an object to read.")
     return_documents: bool | None = None
     return_text: bool | None = None
@@ -224,7 +247,9 @@ class RerankRequest(BaseModel):
 
 
 class Result(BaseModel):
-    """index: of the document in the request; relevance_score: higher is better; document: as it was sent."""
+    """index: of the document in the request; relevance_score: higher is better; document: as it was
+    sent.
+    """
 
     index: int
     relevance_score: float
@@ -260,11 +285,15 @@ def read_request(body: bytes) -> RerankRequest:
     if sum(body.count(mark) for mark in (b"[", b"{", b",")) > MAX_VALUES:
         raise RequestError(413, f"the body has more than {MAX_VALUES:,} values; send fewer fields.")
     try:
-        payload = json.loads(body, parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
+        payload = json.loads(
+            body, parse_constant=_no_number, parse_float=_finite, parse_int=_integer
+        )
     except UnicodeDecodeError as error:
         raise RequestError(422, "the body is no JSON: it is not in UTF-8.") from error
     except RecursionError as error:
-        raise RequestError(422, "the body is no JSON that is read here: it is nested too deep.") from error
+        raise RequestError(
+            422, "the body is no JSON that is read here: it is nested too deep."
+        ) from error
     except ValueError as error:
         raise RequestError(422, f"the body is no JSON: {error}.") from error
     if not isinstance(payload, dict):
@@ -307,7 +336,9 @@ def _text_result(request: RerankRequest, result: Result) -> dict[str, Any]:
 
 
 def _shown(document: Any) -> Any:
-    """An object as it was sent, all else within one: clients of Cohere and Jina look for `text` there."""
+    """An object as it was sent, all else within one: clients of Cohere and Jina look for `text`
+    there.
+    """
     if isinstance(document, dict) and _is_shallow(document):
         return document
     if isinstance(document, list) and _is_shallow(document):
@@ -342,7 +373,8 @@ def _integer(digits: str) -> int | str:
 def _wrong_field(error: ValidationError) -> str:
     """What is wrong, in one line; what was sent is not repeated, it may be megabytes.
 
-    A query may be a string or a Part: of pydantic's reasons why it is neither, the one that went deepest is the user's.
+    A query may be a string or a Part: of pydantic's reasons why it is neither, the one that went
+    deepest is the user's.
     """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     telling = [each for each in errors if not each["type"].endswith("_type")] or errors

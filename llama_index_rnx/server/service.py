@@ -29,23 +29,34 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter("rnx_requests", "Rerank requests by status.", ["status"], registry=self.registry)
+        self.requests = Counter(
+            "rnx_requests", "Rerank requests by status.", ["status"], registry=self.registry
+        )
         self.documents = Counter("rnx_documents", "Documents ranked.", registry=self.registry)
-        self.seconds = Histogram("rnx_request_seconds", "Time of a request.", buckets=BUCKETS, registry=self.registry)
-        self.at_work = Gauge("rnx_requests_at_work", "Requests at work or waiting.", registry=self.registry)
+        self.seconds = Histogram(
+            "rnx_request_seconds", "Time of a request.", buckets=BUCKETS, registry=self.registry
+        )
+        self.at_work = Gauge(
+            "rnx_requests_at_work", "Requests at work or waiting.", registry=self.registry
+        )
 
 
 class Service:
-    """One ranker and its memories, for all callers at once; of requests at work or waiting there are `limits.at_once`."""
+    """One ranker and its memories, for all callers at once; of requests at work or waiting there
+    are `limits.at_once`.
+    """
 
-    def __init__(self, ranker: Ranker, store: MemoryStore, limits: Limits, allow_urls: bool) -> None:
+    def __init__(
+        self, ranker: Ranker, store: MemoryStore, limits: Limits, allow_urls: bool
+    ) -> None:
         self.ranker, self.limits, self.meter = with_dynamic_batching(ranker), limits, Metrics()
         self._store, self._allow_urls = store, allow_urls
         self._lock = threading.Lock()
         self._at_work, self._moved = 0, 0.0
 
     async def rerank(self, request: RerankRequest) -> RerankResponse:
-        """The ranking of a request; documents that hold nothing to read come last, with a score of 0.
+        """The ranking of a request; documents that hold nothing to read come last, with a score of
+        0.
 
         Raises:
             Refused: the server is full, the request too large, or the ranking took too long.
@@ -54,7 +65,9 @@ class Service:
         read = await asyncio.to_thread(read_documents, request, self.limits, self._allow_urls)
         ranking = Ranking(order=[], scores=[])
         if read.candidates:
-            ranking = await self._admitted(lambda: rank(self.ranker, self._store, read.query, read.candidates))
+            ranking = await self._admitted(
+                lambda: rank(self.ranker, self._store, read.query, read.candidates)
+            )
         self.meter.documents.inc(len(request.listed))
         return build_response(request, read, ranking, self.ranker.name)
 
@@ -63,7 +76,9 @@ class Service:
         waiting = self._at_work + arriving
         if waiting >= self.limits.at_once:
             self.meter.requests.labels("503").inc()
-            raise RequestError(503, f"{waiting} requests are waiting already; try again in a moment.", RETRY_SOON)
+            raise RequestError(
+                503, f"{waiting} requests are waiting already; try again in a moment.", RETRY_SOON
+            )
 
     async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
         self.refuse_when_full()
@@ -90,10 +105,11 @@ class Service:
             self.meter.at_work.set(self._at_work)
 
     def stalled_seconds(self) -> float:
-        """For how long no request was answered and the model finished nothing, although requests are at work.
+        """For how long no request was answered and the model finished nothing, although requests
+        are at work.
 
-        Requests that were given up count as no answer: under steady traffic some end all the time. It is 0.0 when none is
-        at work.
+        Requests that were given up count as no answer: under steady traffic some end all the time.
+        It is 0.0 when none is at work.
         """
         with self._lock:
             at_work, moved = self._at_work, self._moved
@@ -102,7 +118,9 @@ class Service:
         return time.monotonic() - max(moved, getattr(self.ranker, "moved", 0.0))
 
 
-def build_response(request: RerankRequest, read: Reading, ranking: Ranking, model: str) -> RerankResponse:
+def build_response(
+    request: RerankRequest, read: Reading, ranking: Ranking, model: str
+) -> RerankResponse:
     """Best first; behind all that was ranked stands what was not, in the order of the request."""
     unusable = {index for index in ranking.faults if not read.candidates[index].text}
     ranked = {

@@ -1,4 +1,6 @@
-"""What is asked of the operating system: private files, an end in time. It knows no nodes and no models."""
+"""What is asked of the operating system: private files, an end in time. It knows no nodes and no
+models.
+"""
 
 from llama_index_rnx.system.permissions import (
     made_private,

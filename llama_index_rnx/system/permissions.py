@@ -28,7 +28,9 @@ def make_folder(path: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Makes an empty file, unless it is there; sqlite gives the files beside it the same permissions."""
+    """Makes an empty file, unless it is there; sqlite gives the files beside it the same
+    permissions.
+    """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE))
 
@@ -46,7 +48,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def made_private(folder: Path, patterns: tuple[str, ...]) -> Iterator[None]:
-    """What others make inside a folder meanwhile becomes private; what they replace stays as it was."""
+    """What others make inside a folder meanwhile becomes private; what they replace stays as it
+    was.
+    """
     before = {path: _mode(path) for path in _matching(folder, patterns)}
     yield
     for path in _matching(folder, patterns):

@@ -1,7 +1,9 @@
-"""Ends a process in time: what runs in a C library cannot be interrupted, so a watchdog ends what outlasts its time.
+"""Ends a process in time: what runs in a C library cannot be interrupted, so a watchdog ends what
+outlasts its time.
 
-It knows no server and no model. Everything written to disk by this package is whole at any moment (transactions, files that
-are renamed when they are complete), so an end by the watchdog costs nothing that an ordinary one would have kept.
+It knows no server and no model. Everything written to disk by this package is whole at any moment
+(transactions, files that are renamed when they are complete), so an end by the watchdog costs
+nothing that an ordinary one would have kept.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 TERMINATED = 143
-INTERRUPT_SECONDS = 3.0  # from Ctrl-C to the end of the process; where all cores are busy it is a second more
+INTERRUPT_SECONDS = (
+    3.0  # from Ctrl-C to the end of the process; where all cores are busy it is a second more
+)
 TERMINATE_SECONDS = 30.0  # from SIGTERM to the end, for what is at work
 _CANCEL_SECONDS = 1  # uvicorn's part of INTERRUPT_SECONDS: then requests at work are cancelled
 
@@ -38,7 +42,9 @@ def _end(code: int) -> None:
 
 
 def run_until_stopped(config: uvicorn.Config, door: socket.socket) -> None:
-    """Serve until a signal comes: Ctrl-C cancels what is at work, SIGTERM finishes it; both in bounded time."""
+    """Serve until a signal comes: Ctrl-C cancels what is at work, SIGTERM finishes it; both in
+    bounded time.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):

@@ -20,7 +20,8 @@ _WORD = re.compile(r"\w+")
 
 
 def document_vector(text: str) -> tuple[list[int], list[float]]:
-    """Indices and weights of a text: the saturated count of each stem (Robertson & Zaragoza 2009, eq. 3.15).
+    """Indices and weights of a text: the saturated count of each stem (Robertson & Zaragoza 2009,
+    eq. 3.15).
 
     Example:
         >>> indices, weights = document_vector("Bees and a bee")

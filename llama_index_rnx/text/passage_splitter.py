@@ -1,9 +1,9 @@
 """A text -> passages that a model can read whole, whatever its script and however long its lines.
 
 It knows neither files nor nodes. A text that is written in words is cut by LlamaIndex's
-`SentenceSplitter`, 180 words a passage. A text without blanks (Chinese, Thai, minified JSON, one long
-line of a log) is a single "word" to it, so such a text is measured in word pieces instead, and cut at
-the sentence ends of any script, then at punctuation, then between two letters.
+`SentenceSplitter`, 180 words a passage. A text without blanks (Chinese, Thai, minified JSON, one
+long line of a log) is a single "word" to it, so such a text is measured in word pieces instead, and
+cut at the sentence ends of any script, then at punctuation, then between two letters.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ CHUNK_PIECES, OVERLAP_PIECES = 240, 26  # the same, for a text that is measured 
 MOST_LETTERS = 4_000  # of a passage in words; English has 900, lists of links up to 3,800
 LONGEST_WORD = 1_000  # characters without a blank; links with all their parameters reach 800
 LONGEST_STEP = 60  # characters that are never parted while a passage is put together
-WINDOW, MARGIN = 32_768, 2_048  # characters whose sentences are looked for at once; see `_sentences`
+WINDOW, MARGIN = (
+    32_768,
+    2_048,
+)  # characters whose sentences are looked for at once; see `_sentences`
 
 # Scripts that put no blanks between words: a model reads about one word piece for each letter.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 _UNSPACED_LETTER = regex.compile(f"[{_UNSPACED}]")
 _PIECE = regex.compile(rf"[{_UNSPACED}]|[\w--[{_UNSPACED}]]{{1,6}}|[^\w\s]", regex.V1)
-_WORD_UNIT = regex.compile(r"[^ ,.;\u3002\uff1f\uff01]+")  # what SentenceSplitter would cut into single letters
+_WORD_UNIT = regex.compile(
+    r"[^ ,.;\u3002\uff1f\uff01]+"
+)  # what SentenceSplitter would cut into single letters
 # No quantifier here gives back what it took: a line of dots would be read again from each of them.
 _SENTENCE_END = regex.compile(
     r"""(?: (?<![.!?]) [.!?]++ [\p{Pe}\p{Pf}"']*+ (?=\s)       # 3.14 and a.b.c are no ends
@@ -43,7 +48,8 @@ _WORD_START = regex.compile(r"(?<=\s)\w")
 
 
 def passages(text: str) -> list[str]:
-    """The passages of a text in order, without the white space around them; neighbours overlap a little.
+    """The passages of a text in order, without the white space around them; neighbours overlap a
+    little.
 
     Example:
         >>> passages("Bees make honey. They live in hives.")
@@ -57,7 +63,9 @@ def passages(text: str) -> list[str]:
 
 def is_cut_by_words(text: str) -> bool:
     """Whether words decide where a text is cut; before `CUTTER` was counted they always did."""
-    is_plain = not _UNSPACED_LETTER.search(text) and _longest_word(text) * CHUNK_WORDS <= MOST_LETTERS
+    is_plain = (
+        not _UNSPACED_LETTER.search(text) and _longest_word(text) * CHUNK_WORDS <= MOST_LETTERS
+    )
     if is_plain and _has_words(text):  # most texts: known without cutting them
         return True
 
@@ -113,10 +121,11 @@ def _is_readable(passage: str) -> bool:
 
 
 def _sentences(text: str) -> list[str]:
-    """The sentences of a text as LlamaIndex finds them, in windows: nltk gives up after five seconds.
+    """The sentences of a text as LlamaIndex finds them, in windows: nltk gives up after five
+    seconds.
 
-    What is a sentence's end depends on the words around it alone. So each window counts up to a word
-    near its end, and the next window begins with that word.
+    What is a sentence's end depends on the words around it alone. So each window counts up to a
+    word near its end, and the next window begins with that word.
     """
     starts, begin = [0], 0
     while begin + WINDOW < len(text):
@@ -141,7 +150,9 @@ def _next_window(text: str, begin: int) -> int:
 
 
 def _pieces(text: str) -> Any:
-    """About as long as the list of a text's word pieces; `SentenceSplitter` asks for its length only."""
+    """About as long as the list of a text's word pieces; `SentenceSplitter` asks for its length
+    only.
+    """
     return range(sum(1 for _ in _PIECE.finditer(text)))
 
 
@@ -161,7 +172,9 @@ def _steps(text: str) -> Iterator[str]:
 def _cut(text: str, start: int) -> int:
     """Where to part a long sentence: after punctuation or a blank, or at least not within a letter."""
     end = start + LONGEST_STEP
-    pauses: list[int] = [match.end() for match in _PAUSE.finditer(text, start + LONGEST_STEP // 2, end)]
+    pauses: list[int] = [
+        match.end() for match in _PAUSE.finditer(text, start + LONGEST_STEP // 2, end)
+    ]
     if pauses:
         return pauses[-1]
 

@@ -1,4 +1,6 @@
-"""Pure: foreign text made safe to show: no escapes, no control characters, no turned text. It knows no terminal."""
+"""Pure: foreign text made safe to show: no escapes, no control characters, no turned text. It knows
+no terminal.
+"""
 
 from __future__ import annotations
 
@@ -82,9 +84,11 @@ _INVISIBLE = ("Cc", "Cf")  # controls and format marks, by Unicode's categories
 
 
 def clean_text(text: str) -> str:
-    """Without white space around it and without halves of surrogate pairs, which no tokenizer takes.
+    """Without white space around it and without halves of surrogate pairs, which no tokenizer
+    takes.
 
-    A text in which nothing can be seen (a byte order mark, zero-width spaces, NUL bytes) is as good as none.
+    A text in which nothing can be seen (a byte order mark, zero-width spaces, NUL bytes) is as good
+    as none.
 
     Example:
         >>> clean_text(" half a pair: \\ud800 ")

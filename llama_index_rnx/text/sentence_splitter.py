@@ -1,4 +1,6 @@
-"""Pure: where the sentences of a text are, also of a page whose lines, headings and tables know no full stops."""
+"""Pure: where the sentences of a text are, also of a page whose lines, headings and tables know no
+full stops.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,13 @@ from itertools import pairwise
 Span = tuple[int, int]  # from, to: characters of a text
 
 MOST_WORDS = 60  # of a sentence; a table or a list without full stops is cut into pieces
-SHORT_LINE = 0.6  # a line of less than this share of the longest one, without a sign at its end, is a heading of its own
+# A line of less than this share of the longest one, without a sign at its end, is a heading of its
+# own.
+SHORT_LINE = 0.6
 
-_END = re.compile(r"[.!?][\"'\u201d\u2019)\]]*(?=\s)(?!\s+[a-z(])|\n\s*\n|\n(?=\s*(?:[-*\u2022\u2013]|\d+[.)])\s)")
+_END = re.compile(
+    r"[.!?][\"'\u201d\u2019)\]]*(?=\s)(?!\s+[a-z(])|\n\s*\n|\n(?=\s*(?:[-*\u2022\u2013]|\d+[.)])\s)"
+)
 _WORD = re.compile(r"\S+")
 
 
@@ -23,7 +29,9 @@ def sentences(text: str) -> list[Span]:
         >>> [text[slice(*span)] for span in sentences(text)]
         ['Starting up', 'It starts at 3.5 bar, as\\nevery pump.', 'Is that much?', '- No']
     """
-    ends = sorted({match.end() for match in _END.finditer(text)} | set(_headings(text)) | {len(text)})
+    ends = sorted(
+        {match.end() for match in _END.finditer(text)} | set(_headings(text)) | {len(text)}
+    )
     starts = [0, *ends[:-1]]
     trimmed = (_trimmed(text, start, end) for start, end in zip(starts, ends, strict=True))
     return [piece for span in trimmed if span[0] < span[1] for piece in _short(text, span)]
@@ -37,7 +45,9 @@ def grouped(spans: Sequence[Span], limit: int) -> list[Span]:
 
 
 def _headings(text: str) -> Iterator[int]:
-    """Where a heading ends that is one by its length only: a short line before one that begins anew."""
+    """Where a heading ends that is one by its length only: a short line before one that begins
+    anew.
+    """
     lines = text.split("\n")
     longest, place = max(map(len, lines)), 0
     for line, following in pairwise(lines):
@@ -54,5 +64,8 @@ def _trimmed(text: str, start: int, end: int) -> Span:
 
 
 def _short(text: str, span: Span) -> Iterator[Span]:
-    words = [(span[0] + word.start(), span[0] + word.end()) for word in _WORD.finditer(text[slice(*span)])]
+    words = [
+        (span[0] + word.start(), span[0] + word.end())
+        for word in _WORD.finditer(text[slice(*span)])
+    ]
     yield from grouped(words, -(-len(words) // MOST_WORDS))

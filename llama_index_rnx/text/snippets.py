@@ -1,4 +1,6 @@
-"""Pure: the stretch of a text that says most about a query, and the query's words in it. It knows no nodes."""
+"""Pure: the stretch of a text that says most about a query, and the query's words in it. It knows
+no nodes.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +28,22 @@ _WORD = re.compile(r"\w+")
 
 
 def excerpt(text: str, terms: frozenset[int], length: int) -> str:
-    """An early stretch of a text that holds many of the query's words; its beginning where none does."""
+    """An early stretch of a text that holds many of the query's words; its beginning where none
+    does.
+    """
     if len(text) <= length:
         return text
     text = text[:MAX_TEXT]
-    hits = [(word.start(), term) for word in _WORD.finditer(text) for term in _terms_of(word[0]) & terms]
+    hits = [
+        (word.start(), term) for word in _WORD.finditer(text) for term in _terms_of(word[0]) & terms
+    ]
     richness = _richness(hits, length * 3 // 4)
 
     # Take the earliest of the good stretches.
     most = max(richness, default=0)
-    best = next((hits[i][0] for i, terms_there in enumerate(richness) if terms_there >= 0.7 * most), 0)
+    best = next(
+        (hits[i][0] for i, terms_there in enumerate(richness) if terms_there >= 0.7 * most), 0
+    )
     start = 0 if best < length // 3 else text.rfind(" ", 0, max(1, best - length // 8)) + 1
     end = text.rfind(" ", start, start + length) if start + length < len(text) else len(text)
     end = end if end > start else start + length  # one word without end
@@ -43,7 +51,9 @@ def excerpt(text: str, terms: frozenset[int], length: int) -> str:
 
 
 def _richness(hits: Sequence[tuple[int, int]], width: int) -> list[int]:
-    """For each hit (its position and its term), how many terms stand in the `width` characters from there on."""
+    """For each hit (its position and its term), how many terms stand in the `width` characters from
+    there on.
+    """
     counts: Counter[int] = Counter()
     richness, end = list[int](), 0
     for position, term in hits:
@@ -59,12 +69,16 @@ def _richness(hits: Sequence[tuple[int, int]], width: int) -> list[int]:
 
 
 def prose(text: str) -> str:
-    """Headings of Markdown as sentences, so that they do not run into the text when it becomes one line."""
+    """Headings of Markdown as sentences, so that they do not run into the text when it becomes one
+    line.
+    """
     return "\n".join(map(_sentence, text[:MAX_RAW].split("\n")))
 
 
 def _sentence(line: str) -> str:
-    """A line as it is; a heading without its marks, and with a full stop where it has no sign at its end."""
+    """A line as it is; a heading without its marks, and with a full stop where it has no sign at
+    its end.
+    """
     words = line.lstrip("#")
     level = len(line) - len(words)
     if not 1 <= level <= 6 or not words.startswith(" "):

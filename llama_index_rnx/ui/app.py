@@ -1,6 +1,8 @@
-"""The HTTP of `rnx ui`: a page, questions answered as streams of JSON lines, pictures by node id, uploads.
+"""The HTTP of `rnx ui`: a page, questions answered as streams of JSON lines, pictures by node id,
+uploads.
 
-It knows neither models nor threads: conversations are in talks.py, files in uploads.py, who may speak to it in guard.py.
+It knows neither models nor threads: conversations are in talks.py, files in uploads.py, who may
+speak to it in guard.py.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ _KEY = re.compile(r"[0-9a-zA-Z-]{16,64}")
 
 @dataclass(frozen=True, kw_only=True)
 class PageLimits:
-    """question: bytes of a request; waiting: questions at work or waiting; uploads: at once; silence: seconds in an answer
-    without a word; pause: seconds in an upload without a byte."""
+    """question: bytes of a request; waiting: questions at work or waiting; uploads: at once;
+    silence: seconds in an answer without a word; pause: seconds in an upload without a byte."""
 
     question: int = 64 * 2**10
     waiting: int = 16
@@ -52,7 +54,11 @@ class AppState:
     """What all visitors share."""
 
     def __init__(
-        self, collection: NodeCollection, library: Library, begin: Callable[[], RNXChatEngine], limits: PageLimits
+        self,
+        collection: NodeCollection,
+        library: Library,
+        begin: Callable[[], RNXChatEngine],
+        limits: PageLimits,
     ) -> None:
         self.collection, self.documents, self.limits = collection, library, limits
         self.conversations, self.threads = Conversations(begin), Threads()
@@ -90,7 +96,9 @@ def create_page(
     begin: Callable[[], RNXChatEngine],
     limits: PageLimits = PageLimits(),
 ) -> FastAPI:
-    """The application. `begin` starts a conversation, see `llama_index_rnx.chat.engine.conversations`."""
+    """The application. `begin` starts a conversation, see
+    `llama_index_rnx.chat.engine.conversations`.
+    """
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -140,13 +148,17 @@ async def _image(request: Request, id: str, side: int = SIDES[0]) -> Response:
     desk = _desk(request)
     async with desk.drawing:
         jpeg = await asyncio.to_thread(desk.picture, id, side)
-    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"})
+    return Response(
+        jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"}
+    )
 
 
 async def _ask(request: Request) -> StreamingResponse:
     desk = _desk(request)
     if desk.threads.waiting >= desk.limits.waiting:
-        raise RequestError(503, f"{desk.threads.waiting} questions are waiting already; try again in a moment.")
+        raise RequestError(
+            503, f"{desk.threads.waiting} questions are waiting already; try again in a moment."
+        )
     question = await _question(request, desk.limits.question)
     conversation = desk.conversations.of(_key(request))
     events = desk.threads.stream(lambda: conversation.ask(question), desk.limits.silence)
@@ -165,9 +177,14 @@ def _forget(request: Request) -> JSONResponse:
 async def _upload(request: Request) -> JSONResponse:
     desk, length = _desk(request), request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > desk.documents.max_bytes:
-        raise RequestError(413, f"the file has more than {desk.documents.max_bytes >> 20} MiB; choose a smaller one.")
+        raise RequestError(
+            413,
+            f"the file has more than {desk.documents.max_bytes >> 20} MiB; choose a smaller one.",
+        )
     if desk.uploads >= desk.limits.uploads:
-        raise RequestError(503, f"{desk.uploads} files are on their way already; try again in a moment.")
+        raise RequestError(
+            503, f"{desk.uploads} files are on their way already; try again in a moment."
+        )
     desk.uploads += 1
     try:
         with desk.documents.receive(unquote(request.headers.get("x-file-name", ""))) as upload:
@@ -176,7 +193,9 @@ async def _upload(request: Request) -> JSONResponse:
             entry, again = await asyncio.to_thread(upload.finish)
     finally:
         desk.uploads -= 1
-    return JSONResponse({"file": entry.to_dict(), "again": again}, status_code=200 if again else 202)
+    return JSONResponse(
+        {"file": entry.to_dict(), "again": again}, status_code=200 if again else 202
+    )
 
 
 async def _arriving(request: Request, pause: float) -> AsyncIterator[bytes]:
@@ -185,7 +204,9 @@ async def _arriving(request: Request, pause: float) -> AsyncIterator[bytes]:
         while data := await asyncio.wait_for(anext(stream, b""), pause):
             yield data
     except TimeoutError as error:
-        raise RequestError(408, f"nothing arrived for {pause:g} seconds; send the file again.") from error
+        raise RequestError(
+            408, f"nothing arrived for {pause:g} seconds; send the file again."
+        ) from error
 
 
 async def _question(request: Request, limit: int) -> str:
@@ -193,7 +214,9 @@ async def _question(request: Request, limit: int) -> str:
     async for data in request.stream():
         body += data
         if len(body) > limit:
-            raise RequestError(413, f"the question has more than {limit:,} bytes; ask a shorter one.")
+            raise RequestError(
+                413, f"the question has more than {limit:,} bytes; ask a shorter one."
+            )
     try:
         found = json.loads(body)["question"]
     except (ValueError, KeyError, TypeError) as error:
@@ -209,10 +232,14 @@ async def _json_lines(events: AsyncIterator[EventDict]) -> AsyncIterator[bytes]:
 
 
 def _key(request: Request) -> str:
-    """Which conversation: the page makes the key itself, one for each tab, and a foreign page cannot send this header."""
+    """Which conversation: the page makes the key itself, one for each tab, and a foreign page
+    cannot send this header.
+    """
     key = request.headers.get("x-conversation", "")
     if not _KEY.fullmatch(key):
-        raise RequestError(422, "X-Conversation needs a key of 16 to 64 letters, digits and hyphens.")
+        raise RequestError(
+            422, "X-Conversation needs a key of 16 to 64 letters, digits and hyphens."
+        )
     return key
 
 

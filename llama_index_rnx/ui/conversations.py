@@ -1,4 +1,6 @@
-"""Conversations for many visitors: one engine each, answers made in threads, told as they come. It knows no HTTP."""
+"""Conversations for many visitors: one engine each, answers made in threads, told as they come. It
+knows no HTTP.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from llama_index_rnx.text import lines
 CONVERSATIONS = 200  # of which the one that was silent longest is forgotten first
 TURNS = 50  # of a conversation, shown again when its page is loaded anew
 AT_ONCE = 4  # answers at work; more questions wait
-TIMEOUT_SECONDS = 10.0  # seconds that a question waits for the one before it, which may just have been stopped
+TIMEOUT_SECONDS = (
+    10.0  # seconds that a question waits for the one before it, which may just have been stopped
+)
 MAX_TEXT = 8_000  # characters of a source that are shown
 
 EventDict = dict[str, Any]  # an event as the page reads it
@@ -40,7 +44,9 @@ class Conversation:
     def ask(self, question: str) -> Iterator[EventDict]:
         """The events of an answer; whatever fails is one of them, and the last is `done`."""
         if not self._lock.acquire(timeout=TIMEOUT_SECONDS):
-            yield {"failed": "the question before is still at work; wait for it, or begin a new conversation."}
+            yield {
+                "failed": "the question before is still at work; wait for it, or begin a new conversation."
+            }
             return
         try:
             events: list[EventDict] = []
@@ -59,7 +65,9 @@ class Conversation:
             yield {"failed": lines(str(error))}
         except Exception as error:  # nobody's page breaks over a question
             log.exception("a question could not be answered")
-            yield {"failed": f"the question could not be answered ({type(error).__name__}); the terminal says more."}
+            yield {
+                "failed": f"the question could not be answered ({type(error).__name__}); the terminal says more."
+            }
 
 
 class Conversations:
@@ -92,17 +100,25 @@ class Threads:
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rnx answer")
         self.waiting = 0
 
-    async def stream(self, events: Callable[[], Iterator[EventDict]], seconds: float) -> AsyncIterator[EventDict]:
-        """The events of a thread, as they come. When nobody listens any more, the thread ends with the next of them."""
+    async def stream(
+        self, events: Callable[[], Iterator[EventDict]], seconds: float
+    ) -> AsyncIterator[EventDict]:
+        """The events of a thread, as they come. When nobody listens any more, the thread ends with
+        the next of them.
+        """
         loop, left = asyncio.get_running_loop(), threading.Event()
         found: asyncio.Queue[EventDict | None] = asyncio.Queue()
         self.waiting += 1
-        self._pool.submit(_work, events, left, lambda event: loop.call_soon_threadsafe(found.put_nowait, event))
+        self._pool.submit(
+            _work, events, left, lambda event: loop.call_soon_threadsafe(found.put_nowait, event)
+        )
         try:
             while (event := await asyncio.wait_for(found.get(), seconds)) is not None:
                 yield event
         except TimeoutError:
-            yield {"failed": f"nothing was heard for {seconds:g} seconds; ask again, or begin a new conversation."}
+            yield {
+                "failed": f"nothing was heard for {seconds:g} seconds; ask again, or begin a new conversation."
+            }
         finally:
             self.waiting -= 1
             left.set()
@@ -112,7 +128,11 @@ class Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _work(events: Callable[[], Iterator[EventDict]], left: threading.Event, tell: Callable[[EventDict | None], object]) -> None:
+def _work(
+    events: Callable[[], Iterator[EventDict]],
+    left: threading.Event,
+    tell: Callable[[EventDict | None], object],
+) -> None:
     with suppress(RuntimeError):  # the event loop is closed: the program ends
         with closing(events()) as made:  # type: ignore[type-var]
             for event in made:
@@ -128,7 +148,14 @@ def event_to_dict(event: Event) -> EventDict:
         case RetrievedEvent(section=section):
             query = section.query
             before, after = _shown(section.before, query), _shown(section.after, query)
-            return {"found": {"query": lines(query), "seconds": section.seconds, "before": before, "after": after}}
+            return {
+                "found": {
+                    "query": lines(query),
+                    "seconds": section.seconds,
+                    "before": before,
+                    "after": after,
+                }
+            }
         case TextEvent(text=text):
             return {"said": lines(text)}
         case FailedEvent(line=line):
@@ -156,4 +183,7 @@ def _shown(hits: Sequence[Hit], query: str) -> list[EventDict]:
 def _joined(events: Sequence[EventDict]) -> list[EventDict]:
     """The same, with the answer in one piece."""
     said = "".join(event.get("said", "") for event in events)
-    return [*(event for event in events if "said" not in event), *([{"said": said}] if said else [])]
+    return [
+        *(event for event in events if "said" not in event),
+        *([{"said": said}] if said else []),
+    ]

@@ -1,7 +1,9 @@
-"""The files of an index that grows while it is asked: uploads, judged by their content, then indexed one after the other.
+"""The files of an index that grows while it is asked: uploads, judged by their content, then
+indexed one after the other.
 
-It knows files and a thread, no HTTP. A name is only shown: on disk a file is called by the hash of its content. It appears
-there whole or not at all, and what was not indexed to the end is taken up again by the next start.
+It knows files and a thread, no HTTP. A name is only shown: on disk a file is called by the hash of
+its content. It appears there whole or not at all, and what was not indexed to the end is taken up
+again by the next start.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A file and how far it is. `done` of `total` nodes (pages, mostly) are in the index; `note` says what went wrong."""
+    """A file and how far it is. `done` of `total` nodes (pages, mostly) are in the index; `note`
+    says what went wrong.
+    """
 
     key: str
     name: str
@@ -60,14 +64,17 @@ class _StoppedError(Exception):
 
 
 class Library:
-    """The files of a collection. Indexing runs in a thread of its own, so that questions are answered meanwhile.
+    """The files of a collection. Indexing runs in a thread of its own, so that questions are
+    answered meanwhile.
 
     Args:
         folder: where uploaded files are kept; the index looks into them whenever a page is drawn.
         max_bytes: of one file.
     """
 
-    def __init__(self, collection: NodeCollection, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, collection: NodeCollection, folder: Path, max_bytes: int = MAX_BYTES
+    ) -> None:
         self.folder, self.max_bytes = folder, max_bytes
         self._collection = collection
         self._entries: dict[str, Entry] = {}
@@ -97,11 +104,15 @@ class Library:
         """
         waiting = sum(entry.state in ("waiting", "indexing") for entry in self.entries())
         if waiting >= MAX_WAITING:
-            raise RNXError(f"{waiting} files wait already to be indexed; try again when some of them are done.")
+            raise RNXError(
+                f"{waiting} files wait already to be indexed; try again when some of them are done."
+            )
         return Upload(self, shown_name(name))
 
     def keep(self, part: Path, sha: str, name: str) -> tuple[Entry, bool]:
-        """Takes a whole and readable file in; returns its entry and whether it was there already, under whatever name."""
+        """Takes a whole and readable file in; returns its entry and whether it was there already,
+        under whatever name.
+        """
         suffix = kind_of(part, name)
         with self._lock:
             known = self._entries.get(sha)
@@ -116,7 +127,8 @@ class Library:
         return entry, False
 
     def close(self) -> None:
-        """Stops after the step at work, which is waited for `CLOSE_SECONDS` at most: a page may never end.
+        """Stops after the step at work, which is waited for `CLOSE_SECONDS` at most: a page may
+        never end.
 
         What was written is whole then, too, and the file goes on at the next start.
         """
@@ -143,13 +155,18 @@ class Library:
                 self._work.put(sha)
 
     def _is_taken(self, name: str) -> bool:
-        return any(entry.name == name for entry in self._entries.values()) or bool(self._collection.files((), [name]))
+        return any(entry.name == name for entry in self._entries.values()) or bool(
+            self._collection.files((), [name])
+        )
 
     def _sources(self) -> Iterator[SourceFile]:
         for named in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
             for path in self.folder.glob(f"{named.stem}.*"):
                 if path.suffix not in (".json", ".part"):
-                    yield SourceFile(path=path.resolve(), docid=json.loads(named.read_text(encoding="utf-8"))["name"])
+                    yield SourceFile(
+                        path=path.resolve(),
+                        docid=json.loads(named.read_text(encoding="utf-8"))["name"],
+                    )
 
     def _index_all(self) -> None:
         while not self._closed.is_set():
@@ -160,24 +177,34 @@ class Library:
             except _StoppedError:
                 return
             except Exception as error:  # of one file; the next ones are indexed all the same
-                if self._closed.is_set():  # nobody waited for the end of a page, and the index is closed
+                if (
+                    self._closed.is_set()
+                ):  # nobody waited for the end of a page, and the index is closed
                     return
                 if not isinstance(error, (RNXError, OSError)):
                     log.exception("indexing failed")
                 self._change(sha, state="failed", note=self._said(sha, error))
 
     def _index(self, sha: str) -> None:
-        path = next(path for path in self.folder.glob(f"{sha}.*") if path.suffix not in (".json", ".part")).resolve()
+        path = next(
+            path for path in self.folder.glob(f"{sha}.*") if path.suffix not in (".json", ".part")
+        ).resolve()
 
         def advance(done: int, total: int) -> None:
             if self._closed.is_set():
                 raise _StoppedError
             self._change(sha, state="indexing", done=done, total=total)
 
-        report = index_file(self._collection, SourceFile(path=path, docid=self._entries[sha].name), advance)
+        report = index_file(
+            self._collection, SourceFile(path=path, docid=self._entries[sha].name), advance
+        )
         left_out = [skipped.id for skipped in report.skipped]
         total = self._entries[sha].total
-        note = f"left out: {', '.join(left_out[:3])}{' and more' if len(left_out) > 3 else ''}" if left_out else ""
+        note = (
+            f"left out: {', '.join(left_out[:3])}{' and more' if len(left_out) > 3 else ''}"
+            if left_out
+            else ""
+        )
         self._change(sha, state="failed" if len(left_out) == total else "ready", note=note)
 
     def _change(self, sha: str, **fields: Any) -> None:
@@ -194,7 +221,11 @@ class Library:
 
 def _indexed(nodes: Sequence[dict[str, Any]]) -> tuple[str, str, int]:
     """Name, hash and number of nodes of an indexed file."""
-    return clean(str(nodes[0]["metadata"].get(SOURCE, nodes[0]["file"]))), nodes[0]["file_sha"], len(nodes)
+    return (
+        clean(str(nodes[0]["metadata"].get(SOURCE, nodes[0]["file"]))),
+        nodes[0]["file_sha"],
+        len(nodes),
+    )
 
 
 class Upload:
@@ -215,7 +246,12 @@ class Upload:
         self._stream = open(self._path, "xb", opener=opener)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stream.close()
         self._path.unlink(missing_ok=True)
 
@@ -227,7 +263,9 @@ class Upload:
         """
         self._size += len(data)
         if self._size > self._library.max_bytes:
-            raise RNXError(f"{self._name}: has more than {self._library.max_bytes >> 20} MiB; give a smaller file.")
+            raise RNXError(
+                f"{self._name}: has more than {self._library.max_bytes >> 20} MiB; give a smaller file."
+            )
         self._sha.update(data)
         self._stream.write(data)
 
@@ -267,7 +305,8 @@ def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
 
 
 def kind_of(path: Path, name: str) -> str:
-    """The suffix that the content of a file deserves, whatever its name says; all of it is looked at, not only its head.
+    """The suffix that the content of a file deserves, whatever its name says; all of it is looked
+    at, not only its head.
 
     Raises:
         RNXError: it is empty, broken, too large, or neither a PDF nor a picture.
@@ -278,7 +317,9 @@ def kind_of(path: Path, name: str) -> str:
         raise RNXError(f"{name}: is empty (0 bytes); choose another file.")
     suffix = _suffix(head)
     if suffix is None:
-        raise RNXError(f"{name}: is neither a PDF nor a picture (PNG, JPEG, WebP); choose another file.")
+        raise RNXError(
+            f"{name}: is neither a PDF nor a picture (PNG, JPEG, WebP); choose another file."
+        )
     try:
         _open(path, suffix, name)
     except RNXError as error:

@@ -1,7 +1,9 @@
-"""In front of a page on this machine: only its own page may speak to it, and nothing that it shows can run.
+"""In front of a page on this machine: only its own page may speak to it, and nothing that it shows
+can run.
 
-A web site that the user visits can send requests to 127.0.0.1, under a name of its own that resolves to it (DNS rebinding),
-or from its pages (CSRF). So the Host must be this machine, and whoever names an Origin must name this very page.
+A web site that the user visits can send requests to 127.0.0.1, under a name of its own that
+resolves to it (DNS rebinding), or from its pages (CSRF). So the Host must be this machine, and
+whoever names an Origin must name this very page.
 """
 
 from __future__ import annotations
@@ -45,10 +47,14 @@ class PageGuard:
 
 
 def _refusal(scope: Scope) -> RequestError | None:
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+    }
     if not names_this_machine(headers.get("host", "")):
         return RequestError(403, "this page answers to 127.0.0.1 and localhost only.")
-    if _is_foreign(headers) and (scope["path"] != "/" or scope["method"] != "GET"):  # a link to the page may stand anywhere
+    if _is_foreign(headers) and (
+        scope["path"] != "/" or scope["method"] != "GET"
+    ):  # a link to the page may stand anywhere
         return RequestError(403, "this page answers to itself only, and to no other site.")
     return None
 
@@ -61,4 +67,8 @@ def _is_foreign(headers: Mapping[str, str]) -> bool:
 
 def _missing(given: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     there = {name.lower() for name, _ in given}
-    return [(name.lower().encode(), value.encode()) for name, value in HEADERS.items() if name.lower().encode() not in there]
+    return [
+        (name.lower().encode(), value.encode())
+        for name, value in HEADERS.items()
+        if name.lower().encode() not in there
+    ]

@@ -1,4 +1,6 @@
-"""`rnx ui`: a page on this machine to ask an index and to add files to it. Here it is put together and run."""
+"""`rnx ui`: a page on this machine to ask an index and to add files to it. Here it is put together
+and run.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,17 @@ UPLOADS = "uploads"
 
 
 @contextmanager
-def open_library(location: str, name: str, max_bytes: int = MAX_BYTES) -> Iterator[tuple[NodeCollection, Library]]:
-    """The index at a location and its files; without a location a temporary one, which is gone afterwards.
+def open_library(
+    location: str, name: str, max_bytes: int = MAX_BYTES
+) -> Iterator[tuple[NodeCollection, Library]]:
+    """The index at a location and its files; without a location a temporary one, which is gone
+    afterwards.
 
     A folder that is not there yet becomes an index.
 
     Raises:
-        RNXError: the folder holds other things, the index is in use by another process, or Qdrant does not answer.
+        RNXError: the folder holds other things, the index is in use by another process, or Qdrant
+            does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="rnx-") as temporary:
         location = location or temporary
@@ -52,7 +58,11 @@ def uploads_of(location: str, name: str) -> Path:
 
 
 def run_page(
-    collection: NodeCollection, library: Library, begin: Callable[[], RNXChatEngine], port: int, told: Callable[[str], None]
+    collection: NodeCollection,
+    library: Library,
+    begin: Callable[[], RNXChatEngine],
+    port: int,
+    told: Callable[[str], None],
 ) -> None:
     """Serves until it is stopped; `told` is given the address once the page can be opened.
 
@@ -82,4 +92,6 @@ def _check(location: str) -> None:
     if location.startswith(("http://", "https://")) or holds_index(folder) or not folder.exists():
         return
     if not folder.is_dir() or any(folder.iterdir()):
-        raise RNXError(f"{location} holds other things than an index; give an index, or a folder that is not there yet.")
+        raise RNXError(
+            f"{location} holds other things than an index; give an index, or a folder that is not there yet."
+        )

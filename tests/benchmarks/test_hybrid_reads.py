@@ -1,4 +1,6 @@
-"""The hybrid's benchmark: kept reads are made once and survive a kill; its corrections are those of the ranker itself."""
+"""The hybrid's benchmark: kept reads are made once and survive a kill; its corrections are those of
+the ranker itself.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*was not trained to answer with labels:RuntimeWarning"),
 ]
 QUERY = Query(text="what is red")
-CANDIDATES = [Candidate(id=str(i), text=text) for i, text in enumerate(("a red apple", "the sea", "no", "yes"))]
+CANDIDATES = [
+    Candidate(id=str(i), text=text)
+    for i, text in enumerate(("a red apple", "the sea", "no", "yes"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +36,25 @@ def loaded(folder: Path, **options: Any) -> VLMRanker:
 
 
 @pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("calibration", [Calibration(), Calibration(temperature=2.0, slot_bias=[[0.4, -0.3, -0.1]])])
-def test_corrections_are_those_of_the_ranker(folder: Path, tmp_path: Path, both: bool, calibration: Calibration) -> None:
+@pytest.mark.parametrize(
+    "calibration", [Calibration(), Calibration(temperature=2.0, slot_bias=[[0.4, -0.3, -0.1]])]
+)
+def test_corrections_are_those_of_the_ranker(
+    folder: Path, tmp_path: Path, both: bool, calibration: Calibration
+) -> None:
     ranker = loaded(folder, both_orders=both)
     ranker.calibration = calibration
     corrected = Corrected(KeptReads(ranker, tmp_path / "reads.jsonl"), both, calibration)
     memories = ranker.remember(CANDIDATES)
-    assert corrected.score(QUERY, memories) == pytest.approx(ranker.score(QUERY, memories), abs=1e-6)
+    assert corrected.score(QUERY, memories) == pytest.approx(
+        ranker.score(QUERY, memories), abs=1e-6
+    )
     assert isinstance(corrected, Ranker)
 
 
-def test_a_read_is_made_once_and_a_torn_line_costs_only_itself(folder: Path, tmp_path: Path) -> None:
+def test_a_read_is_made_once_and_a_torn_line_costs_only_itself(
+    folder: Path, tmp_path: Path
+) -> None:
     path, ranker = tmp_path / "reads.jsonl", loaded(folder)
     memories, reads = ranker.remember(CANDIDATES), KeptReads(ranker, tmp_path / "reads.jsonl")
     first = reads.score(QUERY, memories)
@@ -63,7 +76,10 @@ def test_a_read_is_made_once_and_a_torn_line_costs_only_itself(folder: Path, tmp
 def test_the_doctor_may_read_them(folder: Path, tmp_path: Path) -> None:
     ranker = loaded(folder)
     asks = [(QUERY, ranker.remember(CANDIDATES[:count])) for count in (2, 4)]
-    found, expected = diagnose(KeptReads(ranker, tmp_path / "reads.jsonl"), asks), diagnose(ranker, asks)  # type: ignore[arg-type]
+    found, expected = (
+        diagnose(KeptReads(ranker, tmp_path / "reads.jsonl"), asks),
+        diagnose(ranker, asks),
+    )  # type: ignore[arg-type]
     assert found.label_mass == pytest.approx(expected.label_mass)
     assert found.agreement == expected.agreement
     assert found.slot_bias == pytest.approx(expected.slot_bias, abs=1e-6)

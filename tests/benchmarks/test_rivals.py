@@ -21,9 +21,15 @@ CANDIDATES = [
 
 @pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning")
 @pytest.mark.parametrize("kind", ["text", "picture", "both"])
-def test_sentence_transformers_scores_what_our_pointwise_readout_scores(folders: dict[str, Path], kind: str) -> None:
+def test_sentence_transformers_scores_what_our_pointwise_readout_scores(
+    folders: dict[str, Path], kind: str
+) -> None:
     ours = load_vlm(str(folders["qwen2_vl"]), device="cpu", memory_dtype="float32")
     query = Query(text="what is\nred?")
     candidates = [one for one in CANDIDATES if one.id in ("text", kind)]
-    theirs = [score for one in candidates for score in predicted(cross_encoder(ours.backbone), query, [one])]
+    theirs = [
+        score
+        for one in candidates
+        for score in predicted(cross_encoder(ours.backbone), query, [one])
+    ]
     assert theirs == pytest.approx(ours.score(query, ours.remember(candidates)), abs=2e-5)

@@ -1,4 +1,6 @@
-"""The resolver: every picture comes out upright, RGB and small enough, and of rubbish only our own errors come out."""
+"""The resolver: every picture comes out upright, RGB and small enough, and of rubbish only our own
+errors come out.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import BLUE, GREEN, RED, colour_of, image_base64, image_bytes, png_bomb, write_image, write_pdf
+from fakes import (
+    BLUE,
+    GREEN,
+    RED,
+    colour_of,
+    image_base64,
+    image_bytes,
+    png_bomb,
+    write_image,
+    write_pdf,
+)
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from llama_index.core.schema import ImageDocument, ImageNode, MediaResource, Node, QueryBundle, TextNode
+from llama_index.core.schema import (
+    ImageDocument,
+    ImageNode,
+    MediaResource,
+    Node,
+    QueryBundle,
+    TextNode,
+)
 from PIL import Image, ImageCms, ImageOps
 
 from llama_index_rnx.candidates import (
@@ -113,7 +132,12 @@ def test_a_truncated_image_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("data", "word"),
-    [(b"", "0 bytes"), (b"hello", "no known image format"), (png_bomb(), "900000000"), (png_bomb(12_000), "12000 x 12000")],
+    [
+        (b"", "0 bytes"),
+        (b"hello", "no known image format"),
+        (png_bomb(), "900000000"),
+        (png_bomb(12_000), "12000 x 12000"),
+    ],
     ids=["empty", "text", "bomb", "large"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -144,7 +168,9 @@ def test_it_is_turned_upright_as_its_exif_says() -> None:
     picture = Image.new("RGB", (40, 20), RED)
     picture.paste(BLUE, (0, 0, 10, 20))  # the left edge is blue
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright: the left edge comes to the top
+    exif[0x0112] = (
+        6  # turn by 90 degrees clockwise to see it upright: the left edge comes to the top
+    )
     upright = load(encoded(picture, "JPEG", quality=95, exif=exif))
     assert upright.size == (20, 40)
     assert near(upright.getpixel((10, 3)), BLUE, by=60)
@@ -200,15 +226,21 @@ DEEP = {
     "png": lambda: deep_png(RAMP * 257),
     "png with alpha": lambda: deep_png(np.dstack([RAMP * 257, np.full_like(RAMP, 65_535)])),
     "png in colours": lambda: deep_png(np.dstack([RAMP * 257] * 3)),
-    "png in colours with alpha": lambda: deep_png(np.dstack([*[RAMP * 257] * 3, np.full_like(RAMP, 65_535)])),
+    "png in colours with alpha": lambda: deep_png(
+        np.dstack([*[RAMP * 257] * 3, np.full_like(RAMP, 65_535)])
+    ),
     "tiff I;16": lambda: encoded(Image.fromarray((RAMP * 257).astype("<u2")), "TIFF"),
     "tiff I": lambda: encoded(Image.fromarray((RAMP * 257).astype("i4")), "TIFF"),
     "tiff I of 8 bits": lambda: encoded(Image.fromarray(RAMP.astype("i4")), "TIFF"),
-    "tiff I below zero": lambda: encoded(Image.fromarray((RAMP * 1_000 - 90_000).astype("i4")), "TIFF"),
+    "tiff I below zero": lambda: encoded(
+        Image.fromarray((RAMP * 1_000 - 90_000).astype("i4")), "TIFF"
+    ),
     "tiff F to 1": lambda: encoded(Image.fromarray((RAMP / 255).astype("f4")), "TIFF"),
     "tiff F to 255": lambda: encoded(Image.fromarray(RAMP.astype("f4")), "TIFF"),
     "tiff F of metres": lambda: encoded(Image.fromarray((RAMP * 7.5 - 300).astype("f4")), "TIFF"),
-    "pgm of 10 bits": lambda: b"P5 %d %d 1023\n" % (WIDE, HIGH) + (RAMP * 1023 // 255).astype(">u2").tobytes(),
+    "pgm of 10 bits": lambda: (
+        b"P5 %d %d 1023\n" % (WIDE, HIGH) + (RAMP * 1023 // 255).astype(">u2").tobytes()
+    ),
     "jpeg 2000": lambda: encoded(Image.fromarray((RAMP * 257).astype("<u2")), "JPEG2000"),
 }
 IN_MEMORY = {
@@ -226,7 +258,9 @@ def deep_png(values: np.ndarray, transparent: bytes = b"") -> bytes:
     """A PNG of 16 bits a channel, [H, W] or [H, W, channels], which Pillow itself does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[1 if values.ndim == 2 else values.shape[2]]
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
@@ -237,13 +271,17 @@ def deep_png(values: np.ndarray, transparent: bytes = b"") -> bytes:
 
 
 def is_the_ramp(picture: Image.Image) -> bool:
-    return picture.mode == "RGB" and bool(np.abs(np.asarray(picture).astype(int) - RAMP[..., None]).max() <= 1)
+    return picture.mode == "RGB" and bool(
+        np.abs(np.asarray(picture).astype(int) - RAMP[..., None]).max() <= 1
+    )
 
 
 @pytest.mark.parametrize("name", DEEP)
 def test_pictures_of_more_than_8_bits_look_as_they_are(name: str) -> None:
     assert is_the_ramp(load(DEEP[name]()))
-    shown = Image.open(io.BytesIO(bytes_source(DEEP[name](), label=name).jpeg()))  # thumbnails go the same way
+    shown = Image.open(
+        io.BytesIO(bytes_source(DEEP[name](), label=name).jpeg())
+    )  # thumbnails go the same way
     assert [shown.convert("L").getpixel((x, 5)) > 127 for x in (4, 35)] == [False, True]
 
 
@@ -257,7 +295,10 @@ def test_open_pictures_of_every_mode_look_as_they_are(name: str) -> None:
 @pytest.mark.parametrize("shade", [0, 255, 3_000])
 def test_dark_16_bit_pictures_are_not_brightened(shade: int) -> None:
     assert load(deep_png(np.full((5, 5), shade))).getpixel((2, 2)) == (round(shade / 257),) * 3
-    assert load(b"P5 5 5 65535\n" + struct.pack(">H", shade) * 25).getpixel((2, 2)) == (round(shade / 257),) * 3
+    assert (
+        load(b"P5 5 5 65535\n" + struct.pack(">H", shade) * 25).getpixel((2, 2))
+        == (round(shade / 257),) * 3
+    )
 
 
 def test_shades_that_are_no_numbers() -> None:
@@ -310,9 +351,15 @@ def test_every_way_to_hold_a_camera(name: str, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F"])
-def test_bands_and_averages_change_nothing_to_see(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_and_averages_change_nothing_to_see(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grey = Image.fromarray(RAMP.astype("u1")).resize((403, 301))
-    picture = Image.fromarray(np.asarray(grey).astype("u2") * 257) if mode == "I;16" else grey.convert(mode)
+    picture = (
+        Image.fromarray(np.asarray(grey).astype("u2") * 257)
+        if mode == "I;16"
+        else grey.convert(mode)
+    )
     whole = np.asarray(pil_source(picture).load(2_000)).astype(int)
     monkeypatch.setattr(candidates, "BAND_PIXELS", 3_000)
     assert (np.asarray(pil_source(picture).load(2_000)).astype(int) == whole).all()
@@ -332,8 +379,12 @@ def test_large_threads_of_pictures(size: tuple[int, int], monkeypatch: pytest.Mo
         assert colour_of(seen) == "red"
 
 
-def test_so_many_pixels_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four of 88 megapixels took 4.6 GB. Here the budget is of 1,000 pixels, and pictures have 400 or 900."""
+def test_so_many_pixels_are_decoded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of 88 megapixels took 4.6 GB. Here the budget is of 1,000 pixels, and pictures have 400
+    or 900.
+    """
     most = at_work = 0
     lock, real = threading.Lock(), candidates._load
 
@@ -350,21 +401,28 @@ def test_so_many_pixels_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(candidates, "_PIXELS", candidates._Budget(1_000))
     monkeypatch.setattr(candidates, "LARGE_PIXELS", 500)
     monkeypatch.setattr(candidates, "_load", load_slowly)
-    paths = [write_image(tmp_path / f"{i}.png", size=(20, 45 if i % 3 == 0 else 20)) for i in range(12)]
+    paths = [
+        write_image(tmp_path / f"{i}.png", size=(20, 45 if i % 3 == 0 else 20)) for i in range(12)
+    ]
     with ThreadPoolExecutor(8) as pool:
         seen = list(pool.map(lambda path: file_source(path).load(), paths))
     assert {picture.size for picture in seen} == {(20, 45), (20, 20)}
     assert 400 < most <= 1_000
 
 
-def test_a_broken_picture_gives_its_share_of_the_budget_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_picture_gives_its_share_of_the_budget_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(candidates, "_PIXELS", candidates._Budget(100))
     monkeypatch.setattr(candidates, "LARGE_PIXELS", 50)
     torn = encoded(Image.effect_noise((80, 80), 90).convert("RGB"))
     for _ in range(3):
         with pytest.raises(ImageError, match="cannot be read"):
             load(torn[: len(torn) // 2])
-    assert load(image_bytes(RED)).size == (24, 16)  # more than the whole budget: it waits for all of it, not for ever
+    assert load(image_bytes(RED)).size == (
+        24,
+        16,
+    )  # more than the whole budget: it waits for all of it, not for ever
 
 
 MEASURE = """
@@ -385,14 +443,27 @@ def test_four_large_pictures_take_the_room_of_two(tmp_path: Path) -> None:
     """By 20 megapixels, 80 MB as RGBA: four at once with their copies took 1 GB."""
     path = tmp_path / "large.png"
     Image.new("RGBA", (5_000, 4_000), 0).save(path, compress_level=1)
-    run = subprocess.run([sys.executable, "-c", MEASURE, *[str(path)] * 4], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, *[str(path)] * 4],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert int(run.stdout) < 300
 
 
 @pytest.mark.parametrize("kind", ["png", "bmp"])
 def test_an_icon_may_not_hide_a_bomb(kind: str) -> None:
-    bomb = png_bomb(12_000) if kind == "png" else struct.pack("<IiiHH", 40, 12_000, 12_000, 1, 32) + bytes(100)
-    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(bomb), 22) + bomb
+    bomb = (
+        png_bomb(12_000)
+        if kind == "png"
+        else struct.pack("<IiiHH", 40, 12_000, 12_000, 1, 32) + bytes(100)
+    )
+    icon = (
+        struct.pack("<HHH", 0, 1, 1)
+        + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(bomb), 22)
+        + bomb
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with pytest.raises(ImageError, match="12000 x 12000"):
@@ -400,7 +471,9 @@ def test_an_icon_may_not_hide_a_bomb(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["TIFF", "AVIF", "JPEG2000", "GIF", "WEBP", "BMP", "PPM", "TGA"])
-def test_what_is_too_large_is_refused_before_it_is_decoded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_is_refused_before_it_is_decoded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(candidates, "MAX_SOURCE_PIXELS", 1_000)
     monkeypatch.setattr(candidates, "_load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(ImageError, match="64 x 32 pixels"):
@@ -437,7 +510,11 @@ def test_a_shrunk_picture_keeps_its_shape(width: int, height: int, max_pixels: i
 def test_an_open_picture_is_not_changed() -> None:
     picture = Image.new("RGBA", (30, 20), (1, 2, 3, 4))
     pil_source(picture).load(10)
-    assert (picture.mode, picture.size, picture.getpixel((0, 0))) == ("RGBA", (30, 20), (1, 2, 3, 4))
+    assert (picture.mode, picture.size, picture.getpixel((0, 0))) == (
+        "RGBA",
+        (30, 20),
+        (1, 2, 3, 4),
+    )
 
 
 # --- digests
@@ -447,12 +524,28 @@ def test_digests_are_equal_for_equal_content(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png")
     assert Candidate(id="x", text="one").digest == Candidate(id="y", text="one").digest
     assert Candidate(id="x", text="one").digest != Candidate(id="x", text="two").digest
-    assert file_source(path).digest == file_source(str(path)).digest == file_source(f"file://{path}").digest
-    assert base64_source(image_base64(), "a").digest == base64_source("data:image/png;base64," + image_base64(), "b").digest
-    assert base64_source(image_base64(), "a").digest == base64_source(image_base64().encode(), "a").digest
-    assert base64_source(image_base64(RED), "a").digest != base64_source(image_base64(BLUE), "a").digest
+    assert (
+        file_source(path).digest
+        == file_source(str(path)).digest
+        == file_source(f"file://{path}").digest
+    )
+    assert (
+        base64_source(image_base64(), "a").digest
+        == base64_source("data:image/png;base64," + image_base64(), "b").digest
+    )
+    assert (
+        base64_source(image_base64(), "a").digest
+        == base64_source(image_base64().encode(), "a").digest
+    )
+    assert (
+        base64_source(image_base64(RED), "a").digest
+        != base64_source(image_base64(BLUE), "a").digest
+    )
     both = Candidate(id="x", text="one", image=file_source(path))
-    assert both.digest not in (Candidate(id="x", text="one").digest, Candidate(id="x", image=file_source(path)).digest)
+    assert both.digest not in (
+        Candidate(id="x", text="one").digest,
+        Candidate(id="x", image=file_source(path)).digest,
+    )
 
 
 def test_a_file_that_changed_has_another_digest(tmp_path: Path) -> None:
@@ -484,7 +577,11 @@ def test_kinds() -> None:
 
 
 def test_the_text_is_what_would_be_embedded() -> None:
-    node = TextNode(text="body", metadata={"title": "Head", "secret": "x"}, excluded_embed_metadata_keys=["secret"])
+    node = TextNode(
+        text="body",
+        metadata={"title": "Head", "secret": "x"},
+        excluded_embed_metadata_keys=["secret"],
+    )
     assert candidate_of(node).text == "title: Head\n\nbody"
 
 
@@ -497,7 +594,10 @@ def test_metadata_alone_is_no_text() -> None:
 @pytest.mark.parametrize("scheme", ["http", "https", "ftp"])
 def test_an_image_at_a_url_is_refused_unless_allowed(scheme: str) -> None:
     url = f"{scheme}://127.0.0.1:1/a.png"
-    for node in (ImageNode(id_="far", image_url=url), Node(id_="far", image_resource=MediaResource(url=url))):
+    for node in (
+        ImageNode(id_="far", image_url=url),
+        Node(id_="far", image_resource=MediaResource(url=url)),
+    ):
         with pytest.raises(RNXError, match=r"far.*no URL is fetched unless allowed"):
             candidate_of(node)
     if scheme != "ftp":
@@ -574,9 +674,13 @@ def test_image_document_and_node_bytes_are_decoded() -> None:
         assert colour_of(image.load()) == "blue"
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev", "a\0b", "x" * 5_000, "\ud800.png", "file://[/a", "a\nb.png"])
+@pytest.mark.parametrize(
+    "path", ["/dev/zero", "/dev", "a\0b", "x" * 5_000, "\ud800.png", "file://[/a", "a\nb.png"]
+)
 def test_a_path_that_is_no_file(path: str) -> None:
-    """A device would be read for ever; a zero byte is refused by the system itself with another error."""
+    """A device would be read for ever; a zero byte is refused by the system itself with another
+    error.
+    """
     with pytest.raises(ImageError) as caught:
         file_source(path).load()
     assert "\n" not in str(caught.value)

@@ -1,4 +1,6 @@
-"""A `data:` URI is a picture itself, wherever a path or a URL may stand: it is kept with its node and never looked for."""
+"""A `data:` URI is a picture itself, wherever a path or a URL may stand: it is kept with its node
+and never looked for.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,28 @@ from urllib.parse import quote_from_bytes
 
 import pytest
 from conftest import Rnx
-from fakes import BLUE, GREEN, RED, FakeEmbedding, FakeRanker, colour_of, image_base64, image_bytes, text_hits
+from fakes import (
+    BLUE,
+    GREEN,
+    RED,
+    FakeEmbedding,
+    FakeRanker,
+    colour_of,
+    image_base64,
+    image_bytes,
+    text_hits,
+)
 from llama_index.core.base.llms.types import ImageBlock
 from llama_index.core.llms import ChatMessage
-from llama_index.core.schema import BaseNode, ImageDocument, ImageNode, MediaResource, Node, NodeWithScore, QueryBundle
+from llama_index.core.schema import (
+    BaseNode,
+    ImageDocument,
+    ImageNode,
+    MediaResource,
+    Node,
+    NodeWithScore,
+    QueryBundle,
+)
 from PIL import Image
 from pydantic import AnyUrl
 
@@ -48,7 +68,9 @@ PLACES: dict[str, Callable[[str], BaseNode]] = {
     "document": lambda uri: ImageDocument(id_="a", image=uri),
     "resource data": lambda uri: Node(id_="a", image_resource=MediaResource(data=uri.encode())),
     "resource path": lambda uri: Node(id_="a", image_resource=MediaResource(path=Path(uri))),
-    "resource url": lambda uri: Node(id_="a", image_resource=MediaResource(url=AnyUrl(uri.strip()))),
+    "resource url": lambda uri: Node(
+        id_="a", image_resource=MediaResource(url=AnyUrl(uri.strip()))
+    ),
 }
 
 
@@ -74,7 +96,9 @@ def test_every_spelling_in_every_place(spelling: str, place: str, allow_urls: bo
 
 
 def test_base64_in_the_letters_of_urls() -> None:
-    picture = Image.new("RGB", (4, 4), (0xBE, 0xEF, 0xFB))  # four times "+" a pixel, as base64 of a BMP
+    picture = Image.new(
+        "RGB", (4, 4), (0xBE, 0xEF, 0xFB)
+    )  # four times "+" a pixel, as base64 of a BMP
     picture.paste("white", (0, 0, 2, 4))  # four times "/"
     buffer = BytesIO()
     picture.save(buffer, "BMP")
@@ -133,18 +157,26 @@ def test_what_is_a_path_stays_one(tmp_path: Path) -> None:
 
 def test_equal_pictures_share_a_memory() -> None:
     digests = {
-        base64_source(SPELLINGS[name], "x").digest for name in ("usual", "upper case", "parameters", "percent in base64")
+        base64_source(SPELLINGS[name], "x").digest
+        for name in ("usual", "upper case", "parameters", "percent in base64")
     }
     assert digests == {base64_source(GREEN_BASE64, "x").digest}
 
 
 def test_a_query_may_be_one() -> None:
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
-    collection.add([ImageNode(id_=name, image=image_base64(colour)) for name, colour in (("red", RED), ("green", GREEN))])
+    collection.add(
+        [
+            ImageNode(id_=name, image=image_base64(colour))
+            for name, colour in (("red", RED), ("green", GREEN))
+        ]
+    )
     query = QueryBundle("", image_path=SPELLINGS["usual"])
     hits = RNXRetriever(collection).retrieve(query)
     assert hits[0].node_id == "green"
-    assert RNXRerank(ranker=FakeRanker(), top_n=1).postprocess_nodes(hits, query)[0].node_id == "green"
+    assert (
+        RNXRerank(ranker=FakeRanker(), top_n=1).postprocess_nodes(hits, query)[0].node_id == "green"
+    )
     collection.close()
 
 
@@ -159,11 +191,18 @@ def test_rows_of_a_list_may_hold_them(tmp_path: Path) -> None:
 
 def test_a_batch_of_queries_may_hold_them(rnx: Rnx, tmp_path: Path) -> None:
     collection = NodeCollection(tmp_path / "index")
-    collection.add([ImageNode(id_=name, image=image_base64(colour)) for name, colour in (("blue", BLUE), ("green", GREEN))])
+    collection.add(
+        [
+            ImageNode(id_=name, image=image_base64(colour))
+            for name, colour in (("blue", BLUE), ("green", GREEN))
+        ]
+    )
     collection.close()
     queries = tmp_path / "q.jsonl"
     queries.write_text(json.dumps({"qid": "1", "query": "", "image": SPELLINGS["usual"]}))
-    result = rnx("search", "--queries", queries, "--run", tmp_path / "run.trec", "--from", tmp_path / "index")
+    result = rnx(
+        "search", "--queries", queries, "--run", tmp_path / "run.trec", "--from", tmp_path / "index"
+    )
     assert result.code == 0
     assert (tmp_path / "run.trec").read_text().split()[2] == "green"
 
@@ -171,7 +210,11 @@ def test_a_batch_of_queries_may_hold_them(rnx: Rnx, tmp_path: Path) -> None:
 @pytest.mark.parametrize("spelling", ["usual", "upper case", "percent-encoded", "large"])
 def test_a_block_of_a_conversation_may_be_one(spelling: str) -> None:
     uri = SPELLINGS[spelling]
-    for block in (ImageBlock(url=uri), ImageBlock(image=uri.encode()), ImageBlock(image=base64.b64decode(GREEN_BASE64))):
+    for block in (
+        ImageBlock(url=uri),
+        ImageBlock(image=uri.encode()),
+        ImageBlock(image=base64.b64decode(GREEN_BASE64)),
+    ):
         (image,) = _turn(ChatMessage(blocks=[block])).parts
         assert not isinstance(image, str)
         assert colour_of(image.load()) == "green"
@@ -192,6 +235,9 @@ def test_a_language_model_is_shown_them_and_nothing_that_is_gone() -> None:
     assert str(engine.chat("what do bees make?")) == "an answer"
     blocks = [block for message in llm._sent[0] for block in message.blocks]
     (picture,) = [block for block in blocks if isinstance(block, ImageBlock)]
-    assert colour_of(base64_source(picture.resolve_image(as_base64=True).read(), "x").load()) == "green"
+    assert (
+        colour_of(base64_source(picture.resolve_image(as_base64=True).read(), "x").load())
+        == "green"
+    )
     assert "bees" in llm.sent(0)
     assert "Bees make honey." in llm.sent(0)

@@ -1,4 +1,6 @@
-"""Conversations: sources first, follow-up questions, memory, a language model that is dead, slow, or sees pictures."""
+"""Conversations: sources first, follow-up questions, memory, a language model that is dead, slow,
+or sees pictures.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,21 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
-from llama_index_rnx.chat import Event, FailedEvent, RetrievedEvent, RNXChatEngine, TextEvent, conversations
+from llama_index_rnx.chat import (
+    Event,
+    FailedEvent,
+    RetrievedEvent,
+    RNXChatEngine,
+    TextEvent,
+    conversations,
+)
 from llama_index_rnx.chat.engine import NOTHING, chat_engine
 from llama_index_rnx.chat.followups import standalone
 from llama_index_rnx.chat.streaming import StreamedLLM
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves event loops open
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # LlamaIndex leaves event loops open
 
 
 class StillRetriever(BaseRetriever):
@@ -35,7 +46,9 @@ class StillRetriever(BaseRetriever):
 
 
 class ToldLLM(StreamedLLM):
-    """Says what it was told to, in pieces; keeps what it was sent. `dies` says in which call it breaks."""
+    """Says what it was told to, in pieces; keeps what it was sent. `dies` says in which call it
+    breaks.
+    """
 
     answers: list[str] = ["an answer"]  # noqa: RUF012
     dies: int = 0
@@ -60,9 +73,22 @@ class ToldLLM(StreamedLLM):
 @pytest.fixture
 def collection() -> Iterator[NodeCollection]:
     found = NodeCollection(":memory:", embedding=FakeEmbedding())
-    texts = ["Bees make honey.", "Bees sleep in winter.", "Rust is iron oxide.", "Rain {falls} down."]
-    nodes = [TextNode(id_=f"t{i}", text=text, metadata={"source": f"{i}.md"}) for i, text in enumerate(texts)]
-    picture = ImageNode(id_="red", image=image_base64(RED), image_mimetype="image/png", metadata={"source": "red.png"})
+    texts = [
+        "Bees make honey.",
+        "Bees sleep in winter.",
+        "Rust is iron oxide.",
+        "Rain {falls} down.",
+    ]
+    nodes = [
+        TextNode(id_=f"t{i}", text=text, metadata={"source": f"{i}.md"})
+        for i, text in enumerate(texts)
+    ]
+    picture = ImageNode(
+        id_="red",
+        image=image_base64(RED),
+        image_mimetype="image/png",
+        metadata={"source": "red.png"},
+    )
     found.add([*nodes, picture])
     yield found
     found.close()
@@ -71,7 +97,9 @@ def collection() -> Iterator[NodeCollection]:
 
 def engine_of(collection: NodeCollection, llm: Any = None, **options: Any) -> RNXChatEngine:
     reranker = RNXRerank(ranker=FakeRanker(), top_n=3)
-    return chat_engine(RNXRetriever(collection), reranker, llm, extractor=FakeRanker(window=1_000), **options)
+    return chat_engine(
+        RNXRetriever(collection), reranker, llm, extractor=FakeRanker(window=1_000), **options
+    )
 
 
 def text_of(events: Sequence[Event]) -> str:
@@ -103,9 +131,21 @@ def test_a_follow_up_is_looked_for_with_what_it_points_to(collection: NodeCollec
         ([], "and now?", "and now?"),
         (["Why does iron rust?"], "How do bees make honey?", "How do bees make honey?"),
         (["Why does iron rust?"], "How often?", "Why does iron rust? How often?"),
-        (["Why does iron rust?"], "How fast does it go on wet days?", "Why does iron rust? How fast does it go on wet days?"),
-        (["Why does iron rust?"], "What about zinc plates?", "Why does iron rust? What about zinc plates?"),
-        (["a b?", "Why does iron rust?", "And zinc?"], "And tin?", "Why does iron rust? And zinc? And tin?"),
+        (
+            ["Why does iron rust?"],
+            "How fast does it go on wet days?",
+            "Why does iron rust? How fast does it go on wet days?",
+        ),
+        (
+            ["Why does iron rust?"],
+            "What about zinc plates?",
+            "Why does iron rust? What about zinc plates?",
+        ),
+        (
+            ["a b?", "Why does iron rust?", "And zinc?"],
+            "And tin?",
+            "Why does iron rust? And zinc? And tin?",
+        ),
         (["one?", "two?", "three?", "four?"], "five?", "two? three? four? five?"),
     ],
 )
@@ -121,21 +161,30 @@ def test_a_language_model_gets_numbered_sources_and_the_history(collection: Node
     assert "number: [1]\nsource: 0.md\n\nBees make honey." in llm.sent(0)
     found, *answer = engine.turn("and in winter?")
     assert isinstance(found, RetrievedEvent)
-    assert "what do bees make {x}?" in llm.sent(1)  # asked to put the question into words that stand alone
+    assert "what do bees make {x}?" in llm.sent(
+        1
+    )  # asked to put the question into words that stand alone
     assert found.section.query == "what do bees do in winter?"
     assert found.section.after[0].id == "t1"
     assert text_of(answer).strip() == "they sleep [1]"
     assert "honey [1]" in llm.sent(2)
-    assert [message.content for message in engine.chat_history][:2] == ["what do bees make {x}?", "honey [1] "]
+    assert [message.content for message in engine.chat_history][:2] == [
+        "what do bees make {x}?",
+        "honey [1] ",
+    ]
 
 
-def test_a_dead_language_model_costs_the_answer_and_not_the_sources(collection: NodeCollection) -> None:
+def test_a_dead_language_model_costs_the_answer_and_not_the_sources(
+    collection: NodeCollection,
+) -> None:
     engine = engine_of(collection, ToldLLM(dies=1))
     found, failed = engine.turn("what do bees make?")
     assert isinstance(found, RetrievedEvent)
     assert found.section.after[0].id == "t0"
     assert isinstance(failed, FailedEvent)
-    assert failed.line.startswith("the language model (told) does not answer: nobody is there. The sources")
+    assert failed.line.startswith(
+        "the language model (told) does not answer: nobody is there. The sources"
+    )
     assert "\n" not in failed.line
     assert engine.chat_history == []
 
@@ -181,27 +230,42 @@ async def test_the_methods_of_every_chat_engine(collection: NodeCollection) -> N
 
 @pytest.mark.parametrize("reranks", [True, False])
 @pytest.mark.parametrize("llm", [None, ToldLLM()])
-async def test_every_way_of_asking_gives_the_same_answer(collection: NodeCollection, reranks: bool, llm: Any) -> None:
+async def test_every_way_of_asking_gives_the_same_answer(
+    collection: NodeCollection, reranks: bool, llm: Any
+) -> None:
     def engine() -> RNXChatEngine:
         reranker = RNXRerank(ranker=FakeRanker(), top_n=3) if reranks else None
-        return chat_engine(RNXRetriever(collection, top_k=4), reranker, llm, extractor=FakeRanker(window=1_000))
+        return chat_engine(
+            RNXRetriever(collection, top_k=4), reranker, llm, extractor=FakeRanker(window=1_000)
+        )
 
     question, asking = "what do bees make?", [engine() for _ in range(4)]
     answers = [asking[0].chat(question), await asking[1].achat(question)]
     streamed = [asking[2].stream_chat(question), await asking[3].astream_chat(question)]
-    texts = ["".join(streamed[0].response_gen), "".join([piece async for piece in streamed[1].async_response_gen()])]
+    texts = [
+        "".join(streamed[0].response_gen),
+        "".join([piece async for piece in streamed[1].async_response_gen()]),
+    ]
     assert {text.strip() for text in [*map(str, answers), *texts]} == {str(answers[0])}
     assert "t0" in {hit.node_id for hit in answers[0].source_nodes}
     for answer in [*answers, *streamed]:
-        assert [hit.node_id for hit in answer.source_nodes] == [hit.node_id for hit in answers[0].source_nodes]
+        assert [hit.node_id for hit in answer.source_nodes] == [
+            hit.node_id for hit in answers[0].source_nodes
+        ]
     for one in asking:
-        assert [str(message.content).strip() for message in one.chat_history] == [question, str(answers[0])]
-    assert "".join(event.text for event in engine().turn(question) if isinstance(event, TextEvent)).startswith(
-        str(answers[0])[:9]
-    )
+        assert [str(message.content).strip() for message in one.chat_history] == [
+            question,
+            str(answers[0]),
+        ]
+    assert "".join(
+        event.text for event in engine().turn(question) if isinstance(event, TextEvent)
+    ).startswith(str(answers[0])[:9])
 
 
-@pytest.mark.parametrize(("question", "part"), [(" \n", "is empty"), ("x" * 4_001, "4,001 characters; 4,000 are allowed")])
+@pytest.mark.parametrize(
+    ("question", "part"),
+    [(" \n", "is empty"), ("x" * 4_001, "4,001 characters; 4,000 are allowed")],
+)
 def test_questions_that_are_refused(collection: NodeCollection, question: str, part: str) -> None:
     with pytest.raises(RNXError, match=part):
         list(engine_of(collection).turn(question))

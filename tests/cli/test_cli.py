@@ -1,4 +1,6 @@
-"""The command line in this process, by its own `main`; one call as a process of its own, since that takes seconds."""
+"""The command line in this process, by its own `main`; one call as a process of its own, since that
+takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,17 @@ from fakes import BLUE, GREEN, RED, png_bomb, write_image, write_pdf
 
 from llama_index_rnx import NodeCollection, RNXError
 
-FIELDS = ["rank", "id", "score", "retrieval_rank", "retrieval_score", "kind", "source", "page", "text"]
+FIELDS = [
+    "rank",
+    "id",
+    "score",
+    "retrieval_rank",
+    "retrieval_score",
+    "kind",
+    "source",
+    "page",
+    "text",
+]
 
 
 def refused(result: Result, *parts: str) -> None:
@@ -35,11 +47,17 @@ def refused(result: Result, *parts: str) -> None:
 def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("corpus") / "my docs"
     (root / "sub").mkdir(parents=True)
-    write_pdf(root / "paper.pdf", ["Bees make honey in hives.", "Iron rusts in wet air."], colour=GREEN)
+    write_pdf(
+        root / "paper.pdf", ["Bees make honey in hives.", "Iron rusts in wet air."], colour=GREEN
+    )
     write_image(root / "red.png", RED)
     write_image(root / "sub" / "blue.webp", BLUE)
-    (root / "sub" / "law one.md").write_text("The parliament passed the budget [bold] after a long night.")
-    (root / "long.txt").write_text(" ".join(f"Dogs run on beach number {i} every day." for i in range(90)))
+    (root / "sub" / "law one.md").write_text(
+        "The parliament passed the budget [bold] after a long night."
+    )
+    (root / "long.txt").write_text(
+        " ".join(f"Dogs run on beach number {i} every day." for i in range(90))
+    )
     return root
 
 
@@ -58,11 +76,16 @@ def index(docs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trec(path: Path) -> list[tuple[str, str, str, int, float, str]]:
     rows = [line.split(" ") for line in path.read_text(encoding="utf-8").splitlines()]
     assert all(len(row) == 6 for row in rows)
-    return [(qid, q0, docid, int(rank), float(score), tag) for qid, q0, docid, rank, score, tag in rows]
+    return [
+        (qid, q0, docid, int(rank), float(score), tag) for qid, q0, docid, rank, score, tag in rows
+    ]
 
 
 def write_rows(path: Path, *rows: Any) -> Path:
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n",
+        encoding="utf-8",
+    )
     return path
 
 
@@ -90,7 +113,12 @@ def test_bad_files_are_listed_at_the_end(rnx: Rnx, tmp_path: Path) -> None:
     lines = result.err.splitlines()
     assert "1 nodes written" in lines[0] or "1 node written" in lines[0]
     left_out = [line for line in lines if line.startswith("left out: ")]
-    assert {name for line in left_out for name in ("empty.png", "bomb.png", "broken.pdf", "locked.pdf") if name in line} == {
+    assert {
+        name
+        for line in left_out
+        for name in ("empty.png", "bomb.png", "broken.pdf", "locked.pdf")
+        if name in line
+    } == {
         "empty.png",
         "bomb.png",
         "broken.pdf",
@@ -120,10 +148,16 @@ def test_wrong_paths_make_no_index(rnx: Rnx, tmp_path: Path) -> None:
     assert not (tmp_path / "idx").exists()
     (tmp_path / "empty" / "a.txt").write_text("words")
     refused(rnx("index", tmp_path / "empty", "--to", tmp_path / "file"), "is a file")
-    refused(rnx("index", tmp_path / "empty", "--to", f"http://127.0.0.1:{free_port()}"), "does not answer", "start it")
+    refused(
+        rnx("index", tmp_path / "empty", "--to", f"http://127.0.0.1:{free_port()}"),
+        "does not answer",
+        "start it",
+    )
 
 
-def test_an_interrupt_ends_with_130(rnx: Rnx, monkeypatch: pytest.MonkeyPatch, docs: Path, tmp_path: Path) -> None:
+def test_an_interrupt_ends_with_130(
+    rnx: Rnx, monkeypatch: pytest.MonkeyPatch, docs: Path, tmp_path: Path
+) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -146,16 +180,23 @@ def test_json_has_the_fields_of_the_contract(rnx: Rnx, index: Path) -> None:
     assert [hit["rank"] for hit in hits] == [1, 2, 3, 4]
     scores = [hit["score"] for hit in hits]
     assert scores == sorted(scores, reverse=True)
-    assert all(isinstance(hit["retrieval_rank"], int) and hit["retrieval_rank"] >= 1 for hit in hits)
+    assert all(
+        isinstance(hit["retrieval_rank"], int) and hit["retrieval_rank"] >= 1 for hit in hits
+    )
     assert len({hit["retrieval_rank"] for hit in hits}) == 4
     assert {hit["kind"] for hit in hits} <= {"text", "image", "both"}
     pages = [hit for hit in hits if hit["source"] == "paper.pdf"]
-    assert all(hit["page"] in (1, 2) and hit["kind"] == "both" and hit["id"] == f"paper.pdf#{hit['page']}" for hit in pages)
+    assert all(
+        hit["page"] in (1, 2) and hit["kind"] == "both" and hit["id"] == f"paper.pdf#{hit['page']}"
+        for hit in pages
+    )
     assert all(hit["page"] is None for hit in hits if hit["source"] != "paper.pdf")
 
 
 def test_no_rerank_is_the_head_of_the_retrieved(rnx: Rnx, index: Path) -> None:
-    result = rnx("search", "honey hives", "--from", index, "--no-rerank", "--format", "json", "-n", "3")
+    result = rnx(
+        "search", "honey hives", "--from", index, "--no-rerank", "--format", "json", "-n", "3"
+    )
     hits = json.loads(result.out)
     assert [hit["rank"] for hit in hits] == [hit["retrieval_rank"] for hit in hits] == [1, 2, 3]
     assert [hit["score"] for hit in hits] == [hit["retrieval_score"] for hit in hits]
@@ -174,7 +215,9 @@ def test_a_picture_is_a_query(rnx: Rnx, index: Path, tmp_path: Path) -> None:
     alone = rnx("search", "--image", asked, "--from", index, "--format", "json", "-n", "2")
     assert alone.code == 0
     assert {hit["kind"] for hit in json.loads(alone.out)} <= {"image", "both", "text"}
-    with_text = rnx("search", "honey", "--image", asked, "--from", index, "--format", "json", "--no-rerank")
+    with_text = rnx(
+        "search", "honey", "--image", asked, "--from", index, "--format", "json", "--no-rerank"
+    )
     assert len(json.loads(with_text.out)) == 5
 
 
@@ -182,7 +225,9 @@ def test_the_table_and_the_page(rnx: Rnx, index: Path) -> None:
     table = rnx("search", "the budget of parliament [bold]", "--from", index, "-n", "3")
     assert table.code == 0
     assert "law one.md" in table.out
-    page = rnx("search", "honey <script>alert(1)</script>", "--from", index, "-n", "3", "--format", "html")
+    page = rnx(
+        "search", "honey <script>alert(1)</script>", "--from", index, "-n", "3", "--format", "html"
+    )
     assert page.code == 0
     assert page.out.lstrip().lower().startswith("<!doctype html>")
     assert "<script>alert" not in page.out
@@ -193,12 +238,22 @@ def test_what_cannot_be_searched(rnx: Rnx, index: Path, tmp_path: Path) -> None:
     refused(rnx("search", "honey"), "--from")
     refused(rnx("search", "--from", index), "nothing to search for")
     refused(rnx("search", "  ", "--from", index), "nothing to search for")
-    refused(rnx("search", "honey", "--from", tmp_path / "nowhere"), "there is no index", "rnx index")
+    refused(
+        rnx("search", "honey", "--from", tmp_path / "nowhere"), "there is no index", "rnx index"
+    )
     refused(rnx("search", "honey", "--from", index, "--collection", "other"), "empty", "rnx index")
     refused(rnx("search", "honey", "--from", index, "--model", "rnx-maxi"), "rnx-maxi", "rnx-mini")
-    refused(rnx("search", "honey", "--from", index, "--image", tmp_path / "no.png"), "no.png", "not there")
+    refused(
+        rnx("search", "honey", "--from", index, "--image", tmp_path / "no.png"),
+        "no.png",
+        "not there",
+    )
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    refused(rnx("search", "--from", index, "--image", tmp_path / "bad.png"), "bad.png", "cannot be read as an image")
+    refused(
+        rnx("search", "--from", index, "--image", tmp_path / "bad.png"),
+        "bad.png",
+        "cannot be read as an image",
+    )
     refused(rnx("search", "honey", "--from", f"http://127.0.0.1:{free_port()}"), "does not answer")
 
 
@@ -241,13 +296,20 @@ def test_help(rnx: Rnx) -> None:
 
 def test_options_stand_in_their_panels_and_no_command_is_cut_short(rnx: Rnx) -> None:
     lines = rnx("index", "--help").out.splitlines()
-    order = [lines.index(title) for title in ("Arguments:", "Options:", "Many processes and machines:", "Qdrant server:")]
+    order = [
+        lines.index(title)
+        for title in ("Arguments:", "Options:", "Many processes and machines:", "Qdrant server:")
+    ]
     assert order == sorted(order)
-    assert lines.index("Qdrant server:") < next(i for i, line in enumerate(lines) if "--shards" in line)
+    assert lines.index("Qdrant server:") < next(
+        i for i, line in enumerate(lines) if "--shards" in line
+    )
     assert "..." not in rnx("--help").out.split("Commands:")[1]
 
 
-def test_a_picture_deleted_after_indexing_does_not_stop_the_search(rnx: Rnx, tmp_path: Path) -> None:
+def test_a_picture_deleted_after_indexing_does_not_stop_the_search(
+    rnx: Rnx, tmp_path: Path
+) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "a.txt").write_text("Bees make honey.")
@@ -270,7 +332,9 @@ def test_a_batch_is_a_trec_run(rnx: Rnx, index: Path, tmp_path: Path) -> None:
         {"qid": "q3", "query": "", "image": "asked.png"},
     ]
     queries = write_rows(tmp_path / "queries.jsonl", *rows, "")
-    result = rnx("search", "--queries", queries, "--run", tmp_path / "out.trec", "--from", index, "-n", "4")
+    result = rnx(
+        "search", "--queries", queries, "--run", tmp_path / "out.trec", "--from", index, "-n", "4"
+    )
     assert result.code == 0, result.err
     run = trec(tmp_path / "out.trec")
     assert {q0 for _, q0, *_ in run} == {"Q0"}
@@ -282,15 +346,45 @@ def test_a_batch_is_a_trec_run(rnx: Rnx, index: Path, tmp_path: Path) -> None:
         assert scores == sorted(scores, reverse=True)
         assert len({row[2] for row in own}) == 4  # a text of many passages stands once
     names = {docid for _, _, docid, *_ in run}
-    assert names <= {"paper.pdf#1", "paper.pdf#2", "red.png", "sub/blue.webp", "sub/law%20one.md", "long.txt"}
+    assert names <= {
+        "paper.pdf#1",
+        "paper.pdf#2",
+        "red.png",
+        "sub/blue.webp",
+        "sub/law%20one.md",
+        "long.txt",
+    }
     assert list(tmp_path.glob("*.part")) == []
 
 
-def test_a_batch_without_rerank_equals_single_searches(rnx: Rnx, index: Path, tmp_path: Path) -> None:
+def test_a_batch_without_rerank_equals_single_searches(
+    rnx: Rnx, index: Path, tmp_path: Path
+) -> None:
     queries = write_rows(tmp_path / "q.jsonl", {"qid": "a", "query": "iron rust"})
-    assert rnx("search", "--queries", queries, "--run", tmp_path / "r", "--from", index, "--no-rerank", "-n", "2").code == 0
-    single = json.loads(rnx("search", "iron rust", "--from", index, "--no-rerank", "--format", "json").out)
-    names = list(dict.fromkeys(hit["source"] if hit["page"] is None else f"{hit['source']}#{hit['page']}" for hit in single))
+    assert (
+        rnx(
+            "search",
+            "--queries",
+            queries,
+            "--run",
+            tmp_path / "r",
+            "--from",
+            index,
+            "--no-rerank",
+            "-n",
+            "2",
+        ).code
+        == 0
+    )
+    single = json.loads(
+        rnx("search", "iron rust", "--from", index, "--no-rerank", "--format", "json").out
+    )
+    names = list(
+        dict.fromkeys(
+            hit["source"] if hit["page"] is None else f"{hit['source']}#{hit['page']}"
+            for hit in single
+        )
+    )
     assert [row[2] for row in trec(tmp_path / "r")] == names[:2]
 
 
@@ -311,7 +405,9 @@ def test_a_batch_without_rerank_equals_single_searches(rnx: Rnx, index: Path, tm
     ],
     ids=str,
 )
-def test_wrong_rows_of_queries_are_named(rnx: Rnx, tmp_path: Path, index: Path, row: Any, word: str) -> None:
+def test_wrong_rows_of_queries_are_named(
+    rnx: Rnx, tmp_path: Path, index: Path, row: Any, word: str
+) -> None:
     queries = write_rows(tmp_path / "q.jsonl", {"qid": "good", "query": "x"}, row)
     result = rnx("search", "--queries", queries, "--run", tmp_path / "r", "--from", index)
     refused(result, word, *([] if word == "twice" else ["line 2"]))
@@ -330,7 +426,8 @@ def test_half_a_surrogate_pair_is_no_traceback(rnx: Rnx, tmp_path: Path, index: 
     queries = write_rows(tmp_path / "q.jsonl", '{"qid": "q", "query": "bees \\ud83d"}')
     assert rnx("search", "--queries", queries, "--run", tmp_path / "r", "--from", index).code == 0
     lists = write_rows(
-        tmp_path / "l.jsonl", '{"qid": "q", "query": "\\ud83d bees", "candidates": [{"docid": "d\\ud83d", "text": "\\ud83d"}]}'
+        tmp_path / "l.jsonl",
+        '{"qid": "q", "query": "\\ud83d bees", "candidates": [{"docid": "d\\ud83d", "text": "\\ud83d"}]}',
     )
     assert rnx("rerank", lists, "--run", tmp_path / "r2").code in (0, 2)
 
@@ -342,17 +439,44 @@ def test_batches_and_their_options(rnx: Rnx, tmp_path: Path, index: Path) -> Non
     run = tmp_path / "r"
     refused(rnx("search", "--queries", queries, "--from", index), "--run")
     refused(rnx("search", "x", "--run", run, "--from", index), "--queries")
-    refused(rnx("search", "x", "--queries", queries, "--run", run, "--from", index), "one or the other")
-    refused(rnx("search", "--queries", tmp_path / "no.jsonl", "--run", run, "--from", index), "does not exist")
-    refused(rnx("search", "--queries", tmp_path / "empty.jsonl", "--run", run, "--from", index), "no rows")
-    refused(rnx("search", "--queries", queries, "--run", tmp_path / "no" / "r", "--from", index), "cannot be written")
-    refused(rnx("search", "--queries", queries, "--run", tmp_path / "folder", "--from", index), "folder")
-    assert {path.name for path in tmp_path.iterdir() if path.name != "user-cache"} == {"q.jsonl", "empty.jsonl", "folder"}
+    refused(
+        rnx("search", "x", "--queries", queries, "--run", run, "--from", index), "one or the other"
+    )
+    refused(
+        rnx("search", "--queries", tmp_path / "no.jsonl", "--run", run, "--from", index),
+        "does not exist",
+    )
+    refused(
+        rnx("search", "--queries", tmp_path / "empty.jsonl", "--run", run, "--from", index),
+        "no rows",
+    )
+    refused(
+        rnx("search", "--queries", queries, "--run", tmp_path / "no" / "r", "--from", index),
+        "cannot be written",
+    )
+    refused(
+        rnx("search", "--queries", queries, "--run", tmp_path / "folder", "--from", index), "folder"
+    )
+    assert {path.name for path in tmp_path.iterdir() if path.name != "user-cache"} == {
+        "q.jsonl",
+        "empty.jsonl",
+        "folder",
+    }
 
 
-def test_a_query_whose_picture_is_gone_is_named_and_the_others_go_on(rnx: Rnx, tmp_path: Path, index: Path) -> None:
+def test_a_query_whose_picture_is_gone_is_named_and_the_others_go_on(
+    rnx: Rnx, tmp_path: Path, index: Path
+) -> None:
     rows = [{"qid": "a", "query": "x"}, {"qid": "b", "query": "", "image": "gone.png"}]
-    result = rnx("search", "--queries", write_rows(tmp_path / "q.jsonl", *rows), "--run", tmp_path / "r", "--from", index)
+    result = rnx(
+        "search",
+        "--queries",
+        write_rows(tmp_path / "q.jsonl", *rows),
+        "--run",
+        tmp_path / "r",
+        "--from",
+        index,
+    )
     assert result.code == 0
     assert "query b" in result.err
     assert "gone.png" in result.err
@@ -368,7 +492,10 @@ def test_a_run_that_fails_half_way_leaves_the_old_one(
     monkeypatch.setattr(NodeCollection, "search", die)
     (tmp_path / "r").write_text("the old run\n")
     queries = write_rows(tmp_path / "q.jsonl", {"qid": "a", "query": "x"})
-    refused(rnx("search", "--queries", queries, "--run", tmp_path / "r", "--from", index), "the server went away")
+    refused(
+        rnx("search", "--queries", queries, "--run", tmp_path / "r", "--from", index),
+        "the server went away",
+    )
     assert (tmp_path / "r").read_text() == "the old run\n"
     assert list(tmp_path.glob("*.part")) == []
 
@@ -399,7 +526,9 @@ def test_lists_are_reranked_into_a_trec_run(rnx: Rnx, tmp_path: Path) -> None:
     texts = [row[2] for row in first if row[2] in ("d%202", "d1")]
     assert texts == ["d%202", "d1"]
     assert len([row for row in run if row[0] == "q2"]) == 2
-    again = rnx("rerank", lists, "--run", tmp_path / "again.trec", "--memory-path", tmp_path / "memories")
+    again = rnx(
+        "rerank", lists, "--run", tmp_path / "again.trec", "--memory-path", tmp_path / "memories"
+    )
     assert again.code == 0
     assert (tmp_path / "again.trec").read_text() == (tmp_path / "out.trec").read_text()
     assert (tmp_path / "memories").is_dir()
@@ -427,7 +556,9 @@ def test_wrong_rows_of_lists_are_named(rnx: Rnx, tmp_path: Path, row: Any, word:
     assert not (tmp_path / "r").exists()
 
 
-def test_what_was_written_by_the_command_line_is_read_by_the_library(index: Path, docs: Path) -> None:
+def test_what_was_written_by_the_command_line_is_read_by_the_library(
+    index: Path, docs: Path
+) -> None:
     collection = NodeCollection(index)
     (node,) = collection.get(["sub/law one.md"])
     assert node.metadata == {"source": "sub/law one.md"}
@@ -451,7 +582,11 @@ def test_a_broken_picture_costs_its_own_place_only(rnx: Rnx, tmp_path: Path) -> 
     assert result.code == 0, result.err
     run = [line.split() for line in (tmp_path / "out.trec").read_text().splitlines()]
     assert [row[2] for row in run if row[0] == "q1"] == ["caption", "text", "gone"]
-    assert [row[2] for row in run if row[0] == "q2"] == ["gone", "caption", "text"]  # the order that was given
+    assert [row[2] for row in run if row[0] == "q2"] == [
+        "gone",
+        "caption",
+        "text",
+    ]  # the order that was given
     assert "bad.png" in result.err
 
 
@@ -459,7 +594,9 @@ def test_a_broken_picture_costs_its_own_place_only(rnx: Rnx, tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves event loops open
-def test_chat_reads_lines_and_answers_with_sources(rnx: Rnx, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chat_reads_lines_and_answers_with_sources(
+    rnx: Rnx, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("What do bees make?\n"))
     result = rnx("chat", "--from", index, "-n", 2)
     assert result.code == 0
@@ -487,12 +624,21 @@ def test_chat_refuses(rnx: Rnx, index: Path, options: tuple[str, ...], part: str
 
 @pytest.mark.parametrize("row", ["[" * 100_000, '{"qid": ' + "9" * 5_000 + "}"])
 def test_rows_that_no_parser_takes(rnx: Rnx, tmp_path: Path, row: str) -> None:
-    """A hundred thousand brackets, a number of five thousand digits: Python's own parser gives up in its own way."""
-    refused(rnx("rerank", write_rows(tmp_path / "l.jsonl", row), "--run", tmp_path / "out"), "line 1", "is not JSON")
+    """A hundred thousand brackets, a number of five thousand digits: Python's own parser gives up
+    in its own way.
+    """
+    refused(
+        rnx("rerank", write_rows(tmp_path / "l.jsonl", row), "--run", tmp_path / "out"),
+        "line 1",
+        "is not JSON",
+    )
 
 
 def test_a_device_is_written_and_never_replaced(rnx: Rnx, tmp_path: Path) -> None:
-    lists = write_rows(tmp_path / "l.jsonl", {"qid": "1", "query": "bees", "candidates": [{"docid": "a", "text": "bees"}]})
+    lists = write_rows(
+        tmp_path / "l.jsonl",
+        {"qid": "1", "query": "bees", "candidates": [{"docid": "a", "text": "bees"}]},
+    )
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -504,5 +650,8 @@ def test_a_device_is_written_and_never_replaced(rnx: Rnx, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["", "..", "../../outside", "a/b", "a\nb", "x" * 256])
 def test_a_collection_name_leads_nowhere(rnx: Rnx, docs: Path, tmp_path: Path, name: str) -> None:
-    refused(rnx("index", docs, "--to", tmp_path / "deep" / "index", "--collection", name), "no name of a collection")
+    refused(
+        rnx("index", docs, "--to", tmp_path / "deep" / "index", "--collection", name),
+        "no name of a collection",
+    )
     assert not (tmp_path / "outside").exists()

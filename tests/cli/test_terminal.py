@@ -1,4 +1,6 @@
-"""A conversation in a terminal: answers with sources, commands, Ctrl-C, the end of the input, nothing of the data unescaped."""
+"""A conversation in a terminal: answers with sources, commands, Ctrl-C, the end of the input,
+nothing of the data unescaped.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from llama_index_rnx.cli.terminal import Terminal
 from llama_index_rnx.console import SafeConsole
 from llama_index_rnx.ingestion import index_paths
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves event loops open
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # LlamaIndex leaves event loops open
 
 
 @pytest.fixture
@@ -25,12 +29,25 @@ def collection(tmp_path: Any) -> Iterator[NodeCollection]:
     found = NodeCollection(":memory:", embedding=FakeEmbedding())
     pdf = write_pdf(tmp_path / "bees.pdf", ["Bees sleep.", "Bees make honey."])
     index_paths(found, [pdf], show_progress=False)
-    found.add([TextNode(id_="t", text="Rust is [red]iron[/red] \x1b[31moxide.", metadata={"source": "rust\x1b[0m.md"})])
+    found.add(
+        [
+            TextNode(
+                id_="t",
+                text="Rust is [red]iron[/red] \x1b[31moxide.",
+                metadata={"source": "rust\x1b[0m.md"},
+            )
+        ]
+    )
     yield found
     found.close()
 
 
-def talk(collection: NodeCollection, *typed: str | type[BaseException], llm: Any = None, encoding: str = "utf-8") -> str:
+def talk(
+    collection: NodeCollection,
+    *typed: str | type[BaseException],
+    llm: Any = None,
+    encoding: str = "utf-8",
+) -> str:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
     reranker = RNXRerank(ranker=FakeRanker(), top_n=2)
@@ -65,7 +82,19 @@ def test_what_is_shown_is_plain_text(collection: NodeCollection) -> None:
 
 
 def test_commands(collection: NodeCollection) -> None:
-    out = talk(collection, "/sources", "/help", "honey", "/sources", "/before", "/new", "/before", "/nope", "", "/quit")
+    out = talk(
+        collection,
+        "/sources",
+        "/help",
+        "honey",
+        "/sources",
+        "/before",
+        "/new",
+        "/before",
+        "/nope",
+        "",
+        "/quit",
+    )
     assert out.count("Nothing was asked yet.") == 2
     assert "/new      forget" in out
     assert "sources  " in out
@@ -73,7 +102,9 @@ def test_commands(collection: NodeCollection) -> None:
     assert "There is no such command" in out
 
 
-def test_ctrl_c_leaves_at_the_prompt_and_stops_an_answer(collection: NodeCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_at_the_prompt_and_stops_an_answer(
+    collection: NodeCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answered: list[str] = []
     original = ToldLLM.pieces
 
@@ -85,7 +116,13 @@ def test_ctrl_c_leaves_at_the_prompt_and_stops_an_answer(collection: NodeCollect
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(ToldLLM, "pieces", interrupted)
-    out = talk(collection, "honey", "honey again", KeyboardInterrupt, llm=ToldLLM(answers=["one two", "three four"]))
+    out = talk(
+        collection,
+        "honey",
+        "honey again",
+        KeyboardInterrupt,
+        llm=ToldLLM(answers=["one two", "three four"]),
+    )
     assert "one \nstopped." in out
     assert "three four" in out
 

@@ -1,4 +1,6 @@
-"""Three nodes of a real cluster on loopback, replication 2: one dies amid searching and indexing, and nothing is lost."""
+"""Three nodes of a real cluster on loopback, replication 2: one dies amid searching and indexing,
+and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def cluster(tmp_path: Path) -> Iterator[list[QdrantServer]]:
         for number in range(3):
             folder = tmp_path / f"node{number}"
             folder.mkdir()
-            nodes.append(QdrantServer(binary, folder, cluster=True, first=nodes[0] if nodes else None))
+            nodes.append(
+                QdrantServer(binary, folder, cluster=True, first=nodes[0] if nodes else None)
+            )
             nodes[-1].start()
         yield nodes
     finally:
@@ -52,8 +56,12 @@ def texts(count: int, mark: str) -> list[BaseNode]:
 
 def active_replicas(node: QdrantServer, name: str) -> int:
     """How many replicas of the collection's shards this node believes alive, its own and others'."""
-    found = httpx.get(f"{node.url}/collections/{name}/cluster", timeout=5, trust_env=False).json()["result"]
-    return sum(shard["state"] == "Active" for shard in [*found["local_shards"], *found["remote_shards"]])
+    found = httpx.get(f"{node.url}/collections/{name}/cluster", timeout=5, trust_env=False).json()[
+        "result"
+    ]
+    return sum(
+        shard["state"] == "Active" for shard in [*found["local_shards"], *found["remote_shards"]]
+    )
 
 
 def wait_until(true: Any, seconds: float = 30) -> None:
@@ -85,12 +93,19 @@ class Searcher(threading.Thread):
             self.done += 1
 
 
-@pytest.mark.parametrize("grpc", [False, pytest.param(True, marks=pytest.mark.stress)], ids=["rest", "grpc"])
+@pytest.mark.parametrize(
+    "grpc", [False, pytest.param(True, marks=pytest.mark.stress)], ids=["rest", "grpc"]
+)
 def test_a_node_dies_amid_searching_and_indexing(cluster: list[QdrantServer], grpc: bool) -> None:
-    urls, storage = [node.url for node in cluster], Storage(shards=3, replication_factor=2, grpc=grpc, retries=8)
+    urls, storage = (
+        [node.url for node in cluster],
+        Storage(shards=3, replication_factor=2, grpc=grpc, retries=8),
+    )
     collection = NodeCollection(urls, embedding=SlowEmbedding(), storage=storage)
     assert collection.add(texts(100, "old")) == 100
-    searcher = Searcher(NodeCollection(",".join(urls), embedding=FakeEmbedding(), storage=storage), 100)
+    searcher = Searcher(
+        NodeCollection(",".join(urls), embedding=FakeEmbedding(), storage=storage), 100
+    )
     searcher.start()
     dying = threading.Timer(0.3, cluster[0].stop)  # SIGKILL to the node that both ask first
     dying.start()

@@ -1,4 +1,6 @@
-"""The collection, with the same tests on embedded Qdrant in memory, in a folder, and on a real server."""
+"""The collection, with the same tests on embedded Qdrant in memory, in a folder, and on a real
+server.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ import pytest
 from conftest import QdrantServer, free_port
 from fakes import BLUE, GREEN, RED, FakeEmbedding, FakeRanker, image_base64, text_hits, write_image
 from llama_index.core.schema import BaseNode, ImageNode, QueryBundle, TextNode
-from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+)
 from qdrant_client import QdrantClient, models
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRetriever
@@ -91,7 +98,11 @@ def test_add_is_idempotent_and_says_how_many_it_wrote(place: Place) -> None:
     assert collection.add(texts("one", "two", "three")) == 3
     assert collection.add(texts("one", "two", "three")) == 0
     assert len(collection) == 3
-    assert collection.embedding._texts == ["place: 0\n\none", "place: 1\n\ntwo", "place: 2\n\nthree"]  # type: ignore[attr-defined]
+    assert collection.embedding._texts == [
+        "place: 0\n\none",
+        "place: 1\n\ntwo",
+        "place: 2\n\nthree",
+    ]  # type: ignore[attr-defined]
 
 
 def test_a_changed_node_is_replaced(place: Place) -> None:
@@ -108,14 +119,23 @@ def test_a_changed_node_is_replaced(place: Place) -> None:
 def test_any_change_counts(place: Place, change: str) -> None:
     collection = place.open()
     before = ImageNode(id_="x", text="words", image=image_base64(RED), metadata={"a": 1})
-    options: dict[str, Any] = {"id_": "x", "text": "words", "image": image_base64(RED), "metadata": {"a": 1}}
+    options: dict[str, Any] = {
+        "id_": "x",
+        "text": "words",
+        "image": image_base64(RED),
+        "metadata": {"a": 1},
+    }
     options |= {
         "metadata": {"metadata": {"a": 2}},
         "image": {"image": image_base64(BLUE)},
         "excluded": {"excluded_llm_metadata_keys": ["a"]},
         "class": {},
     }[change]
-    after = TextNode(id_="x", text="words", metadata={"a": 1}) if change == "class" else ImageNode(**options)
+    after = (
+        TextNode(id_="x", text="words", metadata={"a": 1})
+        if change == "class"
+        else ImageNode(**options)
+    )
     assert collection.add([before]) == 1
     assert collection.add([after]) == 1
     assert collection.add([after]) == 0
@@ -157,7 +177,12 @@ def test_equal_nodes_with_one_id_are_written_once_different_ones_refused(place: 
 def test_nodes_with_one_id_that_differ_in_their_metadata_are_refused(place: Place) -> None:
     collection = place.open()
     with pytest.raises(RNXError, match="two different nodes"):
-        collection.add([TextNode(id_="x", text="a", metadata={"page": 1}), TextNode(id_="x", text="a", metadata={"page": 2})])
+        collection.add(
+            [
+                TextNode(id_="x", text="a", metadata={"page": 1}),
+                TextNode(id_="x", text="a", metadata={"page": 2}),
+            ]
+        )
 
 
 def test_bad_nodes_are_listed_and_the_rest_is_written(place: Place, tmp_path: Path) -> None:
@@ -176,8 +201,12 @@ def test_bad_nodes_are_listed_and_the_rest_is_written(place: Place, tmp_path: Pa
     collection = place.open()
     assert collection.add(mixed) == 11
     assert {skipped.id for skipped in collection.skipped} == {node.node_id for node in bad}
-    assert all("\n" not in skipped.reason and len(skipped.reason) > 20 for skipped in collection.skipped)
-    assert ids(collection.get([node.node_id for node in mixed])) == [n.node_id for n in mixed if n in good]
+    assert all(
+        "\n" not in skipped.reason and len(skipped.reason) > 20 for skipped in collection.skipped
+    )
+    assert ids(collection.get([node.node_id for node in mixed])) == [
+        n.node_id for n in mixed if n in good
+    ]
     collection.add(texts("k"))
     assert collection.skipped == []  # of the last call
 
@@ -192,7 +221,10 @@ def test_an_empty_list(place: Place) -> None:
 def test_large_inline_pictures(place: Place) -> None:
     """A server takes 32 MiB at once; five photographs as base64 are more."""
     collection = place.open()
-    nodes = [ImageNode(id_=f"p{i}", image=image_base64((i, 0, 0), size=(1600, 1200), format="BMP")) for i in range(6)]
+    nodes = [
+        ImageNode(id_=f"p{i}", image=image_base64((i, 0, 0), size=(1600, 1200), format="BMP"))
+        for i in range(6)
+    ]
     assert collection.add(nodes) == 6  # type: ignore[arg-type]
     assert collection.get(["p5"])[0].image == nodes[5].image  # type: ignore[attr-defined]
 
@@ -248,13 +280,18 @@ def test_scores_are_those_of_reciprocal_rank_fusion(place: Place) -> None:
     assert hits[0].node_id == "n0"
     assert all(type(score) is float and score > 0 for score in scores)
     assert scores == sorted(scores, reverse=True)
-    assert scores == pytest.approx([1 / 60, 1 / 61, 1 / 62][: len(scores)], rel=0.05)  # of the channel of what nodes say
+    assert scores == pytest.approx(
+        [1 / 60, 1 / 61, 1 / 62][: len(scores)], rel=0.05
+    )  # of the channel of what nodes say
 
 
 def test_k_is_what_comes_out_at_most(place: Place) -> None:
     collection = place.open()
     collection.add(
-        [*texts(*["same words"] * 10), *[ImageNode(id_=f"i{i}", image=image_base64((200, i, i))) for i in range(10)]]
+        [
+            *texts(*["same words"] * 10),
+            *[ImageNode(id_=f"i{i}", image=image_base64((200, i, i))) for i in range(10)],
+        ]
     )
     for k in (1, 7, 20, 50):
         assert len(find(collection, "red same", k=k)) == min(k, 20)
@@ -262,7 +299,9 @@ def test_k_is_what_comes_out_at_most(place: Place) -> None:
 
 def test_a_small_k_is_the_head_of_a_large_one(place: Place) -> None:
     collection = place.open()
-    collection.add(texts(*[f"red {' '.join('abcdefghijklmnop'[i:])} {'pear ' * (i % 4)}" for i in range(16)]))
+    collection.add(
+        texts(*[f"red {' '.join('abcdefghijklmnop'[i:])} {'pear ' * (i % 4)}" for i in range(16)])
+    )
     everything = find(collection, "red pear f", k=16)
     for k in (1, 3, 7):
         assert find(collection, "red pear f", k=k) == everything[:k]
@@ -270,7 +309,9 @@ def test_a_small_k_is_the_head_of_a_large_one(place: Place) -> None:
 
 def test_equal_searches_give_equal_lists(place: Place) -> None:
     collection = place.open()
-    collection.add(texts(*[f"red {word} " + "filler " * place for place, word in enumerate("abcdefgh")]))
+    collection.add(
+        texts(*[f"red {word} " + "filler " * place for place, word in enumerate("abcdefgh")])
+    )
     first = [(hit.node_id, hit.score) for hit in collection.search(Query(text="red d"))]
     for _ in range(3):
         assert [(hit.node_id, hit.score) for hit in collection.search(Query(text="red d"))] == first
@@ -278,7 +319,12 @@ def test_equal_searches_give_equal_lists(place: Place) -> None:
 
 def test_an_image_is_a_query(place: Place, tmp_path: Path) -> None:
     collection = place.open()
-    collection.add([ImageNode(id_=n, image=image_base64(c)) for n, c in (("red", RED), ("green", GREEN), ("blue", BLUE))])
+    collection.add(
+        [
+            ImageNode(id_=n, image=image_base64(c))
+            for n, c in (("red", RED), ("green", GREEN), ("blue", BLUE))
+        ]
+    )
     picture = file_source(write_image(tmp_path / "q.png", GREEN))
     assert ids(collection.search(Query(image=picture), k=1)) == ["green"]
     retriever = RNXRetriever(collection, top_k=1)
@@ -287,7 +333,9 @@ def test_an_image_is_a_query(place: Place, tmp_path: Path) -> None:
     assert set(ids(both)) == {"green", "blue"}
 
 
-@pytest.mark.parametrize("query", ["the of and", "?!...", "蜂蜜", "\U0001f41d", "a\x00b", "x" * 20_000, "' OR 1=1 --"])
+@pytest.mark.parametrize(
+    "query", ["the of and", "?!...", "蜂蜜", "\U0001f41d", "a\x00b", "x" * 20_000, "' OR 1=1 --"]
+)
 def test_odd_queries_find_something(place: Place, query: str) -> None:
     collection = place.open()
     collection.add(texts("apple", "pear"))
@@ -299,7 +347,10 @@ async def test_async_retrieval_equals_sync(place: Place) -> None:
     collection.add(texts(*[f"word{i} red" for i in range(30)]))
     retriever = RNXRetriever(collection, top_k=5)
     single = [ids(retriever.retrieve(f"word{i}")) for i in range(6)]
-    assert [ids(hits) for hits in await asyncio.gather(*[retriever.aretrieve(f"word{i}") for i in range(6)])] == single
+    assert [
+        ids(hits)
+        for hits in await asyncio.gather(*[retriever.aretrieve(f"word{i}") for i in range(6)])
+    ] == single
     assert single[3][0] == "n3"
 
 
@@ -341,7 +392,15 @@ LIBRARY: list[BaseNode] = [
             "title": "green apple",
             "on": "2021-05-01",
         },
-        "c": {"year": 2010, "lang": "en", "tags": ["z"], "mark": 2.5, "open": True, "title": "blue plum", "on": "2022-05-01"},
+        "c": {
+            "year": 2010,
+            "lang": "en",
+            "tags": ["z"],
+            "mark": 2.5,
+            "open": True,
+            "title": "blue plum",
+            "on": "2022-05-01",
+        },
         "d": {"lang": "fr", "deep": {"er": "down"}},
     }.items()
 ]
@@ -378,7 +437,9 @@ ONE_FILTER: list[tuple[str, Any, FilterOperator, str]] = [
 
 
 @pytest.fixture(scope="module", params=PLACES)
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeCollection]:
+def library(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NodeCollection]:
     place = place_of(request.param, request, tmp_path_factory.mktemp("library"))
     collection = place.open()
     collection.add(LIBRARY)
@@ -386,13 +447,17 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     place.close_all()
 
 
-def filtered(collection: NodeCollection, *parts: Any, condition: FilterCondition = FilterCondition.AND) -> str:
+def filtered(
+    collection: NodeCollection, *parts: Any, condition: FilterCondition = FilterCondition.AND
+) -> str:
     filters = MetadataFilters(filters=list(parts), condition=condition)
     return "".join(sorted(ids(RNXRetriever(collection, filters=filters).retrieve("word"))))
 
 
 @pytest.mark.parametrize(("key", "value", "operator", "expected"), ONE_FILTER)
-def test_every_filter_operator(library: NodeCollection, key: str, value: Any, operator: FilterOperator, expected: str) -> None:
+def test_every_filter_operator(
+    library: NodeCollection, key: str, value: Any, operator: FilterOperator, expected: str
+) -> None:
     assert filtered(library, MetadataFilter(key=key, value=value, operator=operator)) == expected
 
 
@@ -402,7 +467,10 @@ def test_every_operator_of_llama_index_is_tried() -> None:
 
 def test_filters_are_joined_and_nested(library: NodeCollection) -> None:
     english, german = (MetadataFilter(key="lang", value=value) for value in ("en", "de"))
-    old, new = MetadataFilter(key="year", value=2000, operator=OP.LT), MetadataFilter(key="year", value=2005, operator=OP.GT)
+    old, new = (
+        MetadataFilter(key="year", value=2000, operator=OP.LT),
+        MetadataFilter(key="year", value=2005, operator=OP.GT),
+    )
     assert filtered(library) == "abcd"
     assert filtered(library, english, new) == "c"
     assert filtered(library, german, new, condition=FilterCondition.OR) == "bc"
@@ -410,7 +478,15 @@ def test_filters_are_joined_and_nested(library: NodeCollection) -> None:
     either = MetadataFilters(filters=[german, old], condition=FilterCondition.OR)
     assert filtered(library, english, either) == "a"
     assert filtered(library, either, condition=FilterCondition.NOT) == "cd"
-    assert filtered(library, MetadataFilters(filters=[either, english]), german, condition=FilterCondition.OR) == "ab"
+    assert (
+        filtered(
+            library,
+            MetadataFilters(filters=[either, english]),
+            german,
+            condition=FilterCondition.OR,
+        )
+        == "ab"
+    )
     assert filtered(library, english, MetadataFilters(filters=[])) == "ac"
 
 
@@ -419,7 +495,9 @@ def test_filters_are_joined_and_nested(library: NodeCollection) -> None:
     [("many", OP.GT), (None, OP.EQ), (["a"], OP.GT), ({"a": 1}, OP.EQ)],
     ids=["word", "none", "list", "dict"],
 )
-def test_a_filter_that_cannot_be_is_one_clear_line(library: NodeCollection, value: Any, operator: FilterOperator) -> None:
+def test_a_filter_that_cannot_be_is_one_clear_line(
+    library: NodeCollection, value: Any, operator: FilterOperator
+) -> None:
     wrong = MetadataFilter.model_construct(key="year", value=value, operator=operator)
     with pytest.raises(RNXError, match="year"):
         filtered(library, wrong)
@@ -433,20 +511,27 @@ def test_another_model_is_refused(place: Place) -> None:
         place.location = QdrantClient(":memory:")
     place.open().add(texts("one"))
     place.open()
-    with pytest.raises(RNXError, match="made with FakeEmbedding/fake-embedding, the embedding given is FakeEmbedding/other"):
+    with pytest.raises(
+        RNXError,
+        match="made with FakeEmbedding/fake-embedding, the embedding given is FakeEmbedding/other",
+    ):
         place.open(embedding=FakeEmbedding(model_name="other"))
     assert len(place.open()) == 1
 
 
 def test_a_collection_of_somebody_else_is_refused(place: Place) -> None:
     location = place.location
-    client = QdrantClient(url=location, check_compatibility=False) if place.kind == "server" else None
+    client = (
+        QdrantClient(url=location, check_compatibility=False) if place.kind == "server" else None
+    )
     if place.kind == "folder":
         client = QdrantClient(path=str(location))
     elif place.kind == "memory":
         client = place.location = QdrantClient(":memory:")
     assert client is not None
-    client.create_collection(place.name, vectors_config=models.VectorParams(size=4, distance=models.Distance.DOT))
+    client.create_collection(
+        place.name, vectors_config=models.VectorParams(size=4, distance=models.Distance.DOT)
+    )
     if place.kind != "memory":
         client.close()
     with pytest.raises(RNXError, match="not made by this package"):
@@ -467,7 +552,10 @@ def test_the_model_of_the_package(place: Place, mini: MiniRanker) -> None:
     from llama_index_rnx import RNXEmbedding
 
     collection = place.open(embedding=RNXEmbedding(dtype="float32"))
-    nodes = [*texts("Bees make honey in hives.", "Rust is iron oxide."), ImageNode(id_="red", image=image_base64(RED))]
+    nodes = [
+        *texts("Bees make honey in hives.", "Rust is iron oxide."),
+        ImageNode(id_="red", image=image_base64(RED)),
+    ]
     assert collection.add(nodes) == 3
     assert collection.add(nodes) == 0
     found = find(collection, "what do bees make?")
@@ -495,7 +583,9 @@ def test_it_lasts_over_close_and_reopen(lasting: Place) -> None:
     lasting.close_all()
     again = lasting.open()
     assert len(again) == 3
-    assert "n0" in find(again, "red apple", k=2)  # the best text and the best picture share the first rank
+    assert "n0" in find(
+        again, "red apple", k=2
+    )  # the best text and the best picture share the first rank
     assert again.add(texts("red apple", "pear")) == 0
 
 
@@ -532,7 +622,9 @@ def test_threads_add_and_search_at_once(place: Place) -> None:
             faults.append(fault)
 
     def adds(collection: NodeCollection, mark: str) -> Callable[[], Any]:
-        return lambda: [collection.add([TextNode(id_=f"{mark}{i}", text=f"red {mark}{i}")]) for i in range(15)]
+        return lambda: [
+            collection.add([TextNode(id_=f"{mark}{i}", text=f"red {mark}{i}")]) for i in range(15)
+        ]
 
     work = [adds(one, "x"), adds(two, "y"), *[lambda: [find(two, "red") for _ in range(15)]] * 2]
     threads = [threading.Thread(target=guarded, args=(one_of,)) for one_of in work]
@@ -553,16 +645,23 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # qdrant-client leaves its lock file open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # qdrant-client leaves its lock file open
 def test_a_folder_in_use_by_another_process(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline().strip() == "holding"
-        with pytest.raises(RNXError, match="in use by another process; wait for it, or run a Qdrant server"):
+        with pytest.raises(
+            RNXError, match="in use by another process; wait for it, or run a Qdrant server"
+        ):
             NodeCollection(folder, embedding=FakeEmbedding())
     finally:
         holder.communicate(timeout=30)
@@ -594,18 +693,26 @@ def test_a_damaged_index_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_said_at_once() -> None:
     start = time.monotonic()
-    with pytest.raises(RNXError, match=r"http://127\.0\.0\.1:\d+ does not answer.*start it, or check the address"):
+    with pytest.raises(
+        RNXError, match=r"http://127\.0\.0\.1:\d+ does not answer.*start it, or check the address"
+    ):
         NodeCollection(f"http://127.0.0.1:{free_port()}", embedding=FakeEmbedding())
     assert time.monotonic() - start < 10
 
 
 @pytest.mark.server
 def test_a_server_that_dies_between_two_calls(qdrant_server: QdrantServer) -> None:
-    collection = NodeCollection(qdrant_server.url, name=f"test-{next(_names)}", embedding=FakeEmbedding())
+    collection = NodeCollection(
+        qdrant_server.url, name=f"test-{next(_names)}", embedding=FakeEmbedding()
+    )
     collection.add(texts("one", "two"))
     qdrant_server.stop()
     try:
-        for call in (lambda: find(collection, "one"), lambda: collection.add(texts("three")), lambda: len(collection)):
+        for call in (
+            lambda: find(collection, "one"),
+            lambda: collection.add(texts("three")),
+            lambda: len(collection),
+        ):
             start = time.monotonic()
             with pytest.raises(RNXError, match="does not answer"):
                 call()
@@ -634,6 +741,8 @@ def test_a_picture_is_not_lost_among_many_texts(place: Place, mini: MiniRanker) 
     collection = place.open(embedding=RNXEmbedding(dtype="float32"))
     said = [f"a red square was sold on day {i} of the year" for i in range(70)]
     collection.add([*texts(*said), ImageNode(id_="red", image=image_base64(RED))])
-    found = find(collection, "goods that were auctioned", k=60)  # shares no word: BM25's ties would be broken by chance
+    found = find(
+        collection, "goods that were auctioned", k=60
+    )  # shares no word: BM25's ties would be broken by chance
     assert "red" in found  # by its rank among pictures
     assert found[0] != "red"

@@ -92,7 +92,9 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.fixture(params=PROXIES, ids=lambda found: " ".join(f"{name}={value}" for name, value in found.items()))
+@pytest.fixture(
+    params=PROXIES, ids=lambda found: " ".join(f"{name}={value}" for name, value in found.items())
+)
 def proxies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found: dict[str, str] = request.param
     for name, value in found.items():
@@ -101,7 +103,9 @@ def proxies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_service_on_this_machine_is_reached_without_the_proxy(proxies: dict[str, str], host: str) -> None:
+def test_a_service_on_this_machine_is_reached_without_the_proxy(
+    proxies: dict[str, str], host: str
+) -> None:
     results = [{"index": 0, "relevance_score": 0.1}, {"index": 1, "relevance_score": 0.9}]
     with serving({"/rerank": {"results": results}}) as service:
         url = service.url.replace("127.0.0.1", host)
@@ -110,19 +114,31 @@ def test_a_service_on_this_machine_is_reached_without_the_proxy(proxies: dict[st
 
 
 def test_a_qdrant_on_this_machine_is_reached_without_the_proxy(proxies: dict[str, str]) -> None:
-    with serving({"/": {"title": "q", "version": "1.16.0"}, "/collections/rnx/exists": {"result": {"exists": False}}}) as found:
+    with serving(
+        {
+            "/": {"title": "q", "version": "1.16.0"},
+            "/collections/rnx/exists": {"result": {"exists": False}},
+        }
+    ) as found:
         assert len(NodeCollection(found.url, embedding=FakeEmbedding())) == 0
     with pytest.raises(RNXError, match="does not answer"):
-        NodeCollection(f"http://127.0.0.1:{free_port()}", embedding=FakeEmbedding(), storage=Storage(retries=0))
+        NodeCollection(
+            f"http://127.0.0.1:{free_port()}", embedding=FakeEmbedding(), storage=Storage(retries=0)
+        )
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("grpc", [False, True])
-def test_rest_and_grpc_go_past_the_proxy(qdrant_server: QdrantServer, monkeypatch: pytest.MonkeyPatch, grpc: bool) -> None:
+def test_rest_and_grpc_go_past_the_proxy(
+    qdrant_server: QdrantServer, monkeypatch: pytest.MonkeyPatch, grpc: bool
+) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "https_proxy", "grpc_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, DEAD)
     collection = NodeCollection(
-        qdrant_server.url, name=f"proxy-{grpc}", embedding=FakeEmbedding(), storage=Storage(grpc=grpc, retries=0)
+        qdrant_server.url,
+        name=f"proxy-{grpc}",
+        embedding=FakeEmbedding(),
+        storage=Storage(grpc=grpc, retries=0),
     )
     assert collection.add(NODES) == 2
     collection.close()
@@ -132,13 +148,16 @@ def test_rest_and_grpc_go_past_the_proxy(qdrant_server: QdrantServer, monkeypatc
     "proxy",
     [
         pytest.param(
-            "socks5://127.0.0.1:9", marks=pytest.mark.skipif(find_spec("socksio") is not None, reason="socksio is there")
+            "socks5://127.0.0.1:9",
+            marks=pytest.mark.skipif(find_spec("socksio") is not None, reason="socksio is there"),
         ),
         "http://proxy:port",
         "gopher://proxy",
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_one_line_elsewhere(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_cannot_be_used_is_one_line_elsewhere(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy)
     for work in (
         lambda: RemoteRanker("http://rerank.example"),
@@ -153,7 +172,9 @@ def test_other_hosts_use_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"http://rerank.example/rerank": {"results": [{"index": 0, "relevance_score": 0.5}]}}
     with serving(answers) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        RNXRerank(model="http://rerank.example").postprocess_nodes(text_hits("one"), query_str="one")
+        RNXRerank(model="http://rerank.example").postprocess_nodes(
+            text_hits("one"), query_str="one"
+        )
     assert proxy.calls == ["POST http://rerank.example/rerank"]
 
 
@@ -193,7 +214,9 @@ def searched(folder: Path) -> None:
     assert next(hit.node_id for hit in collection.search(Query(text="iron"))) == "a"
     assert collection.get(["b"])[0].get_content() == "bees hum"
     digests = [candidate_of(node).digest for node in NODES]
-    assert len(collection.memories.find("fake/read-only", digests)) == 2, "what was remembered is there"
+    assert len(collection.memories.find("fake/read-only", digests)) == 2, (
+        "what was remembered is there"
+    )
     works = [
         lambda: collection.add([TextNode(text="new")]),
         lambda: collection.add(NODES),
@@ -237,7 +260,9 @@ searched(Path(sys.argv[1]))
 """
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="a mount needs root and unshare")
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or os.geteuid() != 0, reason="a mount needs root and unshare"
+)
 def test_a_read_only_mount_is_searched(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     make_index(folder)
@@ -257,11 +282,15 @@ def test_a_read_only_mount_is_searched(tmp_path: Path) -> None:
         str(here),
         str(here.parent),
     ]
-    done = subprocess.run(["unshare", "-m", "sh", "-c", call, "sh", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", call, "sh", *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_line_searches_a_read_only_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rnx: Rnx) -> None:
+def test_the_command_line_searches_a_read_only_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rnx: Rnx
+) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "iron.txt").write_text("Iron turns to rust.")
     assert rnx("index", tmp_path / "docs", "--to", tmp_path / "index").code == 0
@@ -275,7 +304,9 @@ def test_the_command_line_searches_a_read_only_index(tmp_path: Path, monkeypatch
     assert "read-only" in again.err
 
 
-def test_a_memory_folder_without_the_right_to_write_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_folder_without_the_right_to_write_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forbidden(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -294,7 +325,10 @@ def qdrant_answers(root: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("version", ["1.15.5", "1.9.2", "0.11.0", "v1.15.0-dev"])
 def test_a_server_that_is_too_old_is_said_before_anything_is_made(version: str) -> None:
     answers = qdrant_answers({"title": "qdrant", "version": version})
-    with serving(answers) as service, pytest.raises(RNXError, match=rf"is {version}; 1\.16 or newer is needed"):
+    with (
+        serving(answers) as service,
+        pytest.raises(RNXError, match=rf"is {version}; 1\.16 or newer is needed"),
+    ):
         NodeCollection(service.url, embedding=FakeEmbedding())
     assert service.calls == ["GET /"]
 
@@ -314,10 +348,15 @@ def test_a_server_that_is_too_old_is_said_before_anything_is_made(version: str) 
 )
 def test_a_version_that_is_new_or_hidden_is_no_hindrance(root: Any) -> None:
     with serving(qdrant_answers(root)) as service:
-        assert len(NodeCollection(service.url, embedding=FakeEmbedding(), storage=Storage(retries=0))) == 0
+        assert (
+            len(NodeCollection(service.url, embedding=FakeEmbedding(), storage=Storage(retries=0)))
+            == 0
+        )
 
 
-def test_a_server_that_hides_its_version_and_keeps_no_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hides_its_version_and_keeps_no_metadata(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
     create = collection._connection._clients[0].create_collection
 
@@ -325,6 +364,8 @@ def test_a_server_that_hides_its_version_and_keeps_no_metadata(monkeypatch: pyte
         return create(name, **{**settings, "metadata": None})
 
     monkeypatch.setattr(collection._connection._clients[0], "create_collection", older)
-    with pytest.raises(RNXError, match=r"keeps no metadata of collections; Qdrant 1\.16 or newer is needed"):
+    with pytest.raises(
+        RNXError, match=r"keeps no metadata of collections; Qdrant 1\.16 or newer is needed"
+    ):
         collection.add(NODES)
     assert not collection._connection._clients[0].collection_exists("rnx")

@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from qdrant_client.local.json_path_parser import parse_json_path
 
-from llama_index_rnx.collection.json_paths import fields, original_keys, paths, stored_keys, values_at
+from llama_index_rnx.collection.json_paths import (
+    fields,
+    original_keys,
+    paths,
+    stored_keys,
+    values_at,
+)
 from llama_index_rnx.collection.metadata import clean_name, json_metadata, json_value, original_path
 from llama_index_rnx.errors import RNXError
 
@@ -123,7 +129,11 @@ VALUES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), VALUES, ids=[f"{type(v).__name__}-{i}" for i, (v, _) in enumerate(VALUES)])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    VALUES,
+    ids=[f"{type(v).__name__}-{i}" for i, (v, _) in enumerate(VALUES)],
+)
 def test_the_natural_json_value(value: Any, expected: Any) -> None:
     stored = json_value(value)
     assert stored == expected
@@ -202,13 +212,22 @@ def test_a_path_names_the_stored_key(key: str) -> None:
 
 def test_a_dot_is_part_of_a_key_or_a_step_into_an_object() -> None:
     metadata = stored_keys(
-        {"v1.2": "flat", "author": {"first.name": "Ada", "born": {"year": 1815}}, "tags": [{"n": 1}, {"n": 2}]}
+        {
+            "v1.2": "flat",
+            "author": {"first.name": "Ada", "born": {"year": 1815}},
+            "tags": [{"n": 1}, {"n": 2}],
+        }
     )
     assert values_at(metadata, "v1.2") == ["flat"]
     assert values_at(metadata, "author.first.name") == ["Ada"]
     assert values_at(metadata, "author.born.year") == [1815]
     assert values_at(metadata, "tags[].n") == [1, 2]
     assert values_at(metadata, "tags[1].n") == [2]
-    assert values_at(metadata, "tags[5].n") == values_at(metadata, "author.none") == values_at(None, "a") == []
+    assert (
+        values_at(metadata, "tags[5].n")
+        == values_at(metadata, "author.none")
+        == values_at(None, "a")
+        == []
+    )
     assert "metadata.tags" in fields("tags[].n")
     assert len(paths("a.b.c.d.e.f")) == 2

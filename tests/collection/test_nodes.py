@@ -1,4 +1,6 @@
-"""Every shape of node there and back through Qdrant: equal class, fields, hash, text, and the bytes of its image."""
+"""Every shape of node there and back through Qdrant: equal class, fields, hash, text, and the bytes
+of its image.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fakes import BLUE, GREEN, RED, FakeEmbedding, colour_of, image_base64, image_bytes, write_image, write_pdf
+from fakes import (
+    BLUE,
+    GREEN,
+    RED,
+    FakeEmbedding,
+    colour_of,
+    image_base64,
+    image_bytes,
+    write_image,
+    write_pdf,
+)
 from llama_index.core.schema import (
     BaseNode,
     Document,
@@ -39,8 +51,13 @@ RICH = {
     "excluded_embed_metadata_keys": ["year", "deep"],
     "excluded_llm_metadata_keys": ["tags"],
     "relationships": {
-        NodeRelationship.SOURCE: RelatedNodeInfo(node_id="the-document", metadata={"file": "x.pdf"}),
-        NodeRelationship.CHILD: [RelatedNodeInfo(node_id="child-1"), RelatedNodeInfo(node_id="child-2")],
+        NodeRelationship.SOURCE: RelatedNodeInfo(
+            node_id="the-document", metadata={"file": "x.pdf"}
+        ),
+        NodeRelationship.CHILD: [
+            RelatedNodeInfo(node_id="child-1"),
+            RelatedNodeInfo(node_id="child-2"),
+        ],
     },
 }
 
@@ -62,28 +79,40 @@ def shapes(folder: Path) -> dict[str, BaseNode]:
     data, b64 = image_bytes(GREEN), image_base64(GREEN)
     return {
         "TextNode": TextNode(
-            text="words of a text", start_char_idx=3, end_char_idx=18, text_template="{content}|{metadata_str}", **RICH
+            text="words of a text",
+            start_char_idx=3,
+            end_char_idx=18,
+            text_template="{content}|{metadata_str}",
+            **RICH,
         ),
         "TextNode-lines": TextNode(text="  line one\r\nline two\n\ttab \U0001f41d 蜂  "),
         "ImageNode-base64": ImageNode(image=b64, image_mimetype="image/png", **RICH),
         "ImageNode-data-url": ImageNode(image="data:image/png;base64," + b64),
         "ImageNode-path": ImageNode(image_path=picture, **RICH),
         "ImageNode-base64-text": ImageNode(image=b64, text="a caption", **RICH),
-        "ImageNode-path-text": ImageNode(image_path=picture, text="a caption", text_embedding=[0.5, 0.25]),
+        "ImageNode-path-text": ImageNode(
+            image_path=picture, text="a caption", text_embedding=[0.5, 0.25]
+        ),
         "ImageNode-file-url": ImageNode(image_url=Path(picture).as_uri()),
         "Node-text": Node(text_resource=MediaResource(text="words of a node"), **RICH),
         "Node-image-bytes": Node(image_resource=MediaResource(data=data), **RICH),
         "Node-image-path": Node(image_resource=MediaResource(path=Path(picture)), **RICH),
         "Node-both-bytes": Node(
-            text_resource=MediaResource(text="words"), image_resource=MediaResource(data=data, mimetype="image/png")
+            text_resource=MediaResource(text="words"),
+            image_resource=MediaResource(data=data, mimetype="image/png"),
         ),
-        "Node-both-path": Node(text_resource=MediaResource(text="words"), image_resource=MediaResource(path=Path(picture))),
+        "Node-both-path": Node(
+            text_resource=MediaResource(text="words"),
+            image_resource=MediaResource(path=Path(picture)),
+        ),
         "ImageDocument-base64": ImageDocument(image=b64, **RICH),
         "ImageDocument-base64-text": ImageDocument(image=b64, text="words of an image document"),
         "ImageDocument-path": ImageDocument(image_path=picture, image_mimetype="image/png"),
         "Document": Document(text="words of a document", doc_id="my document", **RICH),
         "IndexNode": IndexNode(text="words of an index node", index_id="some-index"),
-        "PageNode": PageNode(text="second page", pdf_path=pdf, page=2, metadata={"source": "paper.pdf", "page": 2}),
+        "PageNode": PageNode(
+            text="second page", pdf_path=pdf, page=2, metadata={"source": "paper.pdf", "page": 2}
+        ),
         "PageNode-scan": PageNode(pdf_path=pdf, page=1),
     }
 
@@ -159,8 +188,12 @@ def _same_picture(one: object, other: object) -> None:
         assert colour_of(second.load()) == "green"
 
 
-@pytest.mark.parametrize("name", ["ImageNode-base64", "Node-image-bytes", "ImageDocument-base64", "Node-both-bytes"])
-def test_the_bytes_of_an_inline_image_are_the_same(name: str, tmp_path: Path, stored: Callable[[BaseNode], BaseNode]) -> None:
+@pytest.mark.parametrize(
+    "name", ["ImageNode-base64", "Node-image-bytes", "ImageDocument-base64", "Node-both-bytes"]
+)
+def test_the_bytes_of_an_inline_image_are_the_same(
+    name: str, tmp_path: Path, stored: Callable[[BaseNode], BaseNode]
+) -> None:
     node = shapes(tmp_path)[name]
     back = stored(node)
     image = candidate_of(back).image
@@ -174,7 +207,9 @@ def test_the_bytes_of_an_inline_image_are_the_same(name: str, tmp_path: Path, st
         assert back.image == node.image  # type: ignore[attr-defined]
 
 
-def test_a_node_with_a_class_of_its_own_comes_back_as_its_base(stored: Callable[[BaseNode], BaseNode]) -> None:
+def test_a_node_with_a_class_of_its_own_comes_back_as_its_base(
+    stored: Callable[[BaseNode], BaseNode],
+) -> None:
     back = stored(Plain(text="words", id_="own", metadata={"a": 1}))
     assert type(back) is TextNode
     assert (back.node_id, back.get_content(), back.metadata) == ("own", "words", {"a": 1})
@@ -182,7 +217,11 @@ def test_a_node_with_a_class_of_its_own_comes_back_as_its_base(stored: Callable[
 
 def test_the_stored_payload_holds_an_image_once() -> None:
     big = image_base64(RED, size=(300, 300), format="BMP")
-    for node in (ImageNode(image=big), ImageDocument(image=big), Node(image_resource=MediaResource(data=big.encode()))):
+    for node in (
+        ImageNode(image=big),
+        ImageDocument(image=big),
+        Node(image_resource=MediaResource(data=big.encode())),
+    ):
         client = QdrantClient(":memory:")
         NodeCollection(client, embedding=FakeEmbedding()).add([node])
         points, _ = client.scroll("rnx", with_payload=True)
@@ -220,10 +259,14 @@ def test_metadata_that_json_cannot_hold_costs_its_own_node_only() -> None:
     assert "JSON" in collection.skipped[0].reason
 
 
-@pytest.mark.parametrize("text", ["half a \ud83d pair", "\ud800", "nul \x00 byte", "\x07\x1b[31m bell"])
+@pytest.mark.parametrize(
+    "text", ["half a \ud83d pair", "\ud800", "nul \x00 byte", "\x07\x1b[31m bell"]
+)
 def test_odd_characters_cost_no_other_node(text: str) -> None:
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
-    written = collection.add([TextNode(id_="a", text="a"), TextNode(id_="odd", text=text), TextNode(id_="b", text="b")])
+    written = collection.add(
+        [TextNode(id_="a", text="a"), TextNode(id_="odd", text=text), TextNode(id_="b", text="b")]
+    )
     assert written + len(collection.skipped) == 3
     assert {node.node_id for node in collection.get(["a", "b"])} == {"a", "b"}
     if written == 3:

@@ -1,4 +1,6 @@
-"""Settings of a server, several servers, and faults that pass: asked again, of another one, and said in one line."""
+"""Settings of a server, several servers, and faults that pass: asked again, of another one, and
+said in one line.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +39,24 @@ def opened() -> Iterator[list[NodeCollection]]:
 
 
 def open_on(
-    server: QdrantServer | Any, opened: list[NodeCollection], name: str | None = None, **options: Any
+    server: QdrantServer | Any,
+    opened: list[NodeCollection],
+    name: str | None = None,
+    **options: Any,
 ) -> NodeCollection:
     location = server.url if isinstance(server, QdrantServer) else server
-    found = NodeCollection(location, name=name or f"storage-{next(_names)}", embedding=FakeEmbedding(), **options)
+    found = NodeCollection(
+        location, name=name or f"storage-{next(_names)}", embedding=FakeEmbedding(), **options
+    )
     opened.append(found)
     return found
 
 
 def texts(*found: str) -> list[BaseNode]:
-    return [TextNode(id_=f"n{i}", text=text, metadata={"year": 1990 + i}) for i, text in enumerate(found)]
+    return [
+        TextNode(id_=f"n{i}", text=text, metadata={"year": 1990 + i})
+        for i, text in enumerate(found)
+    ]
 
 
 # --- settings
@@ -70,14 +80,18 @@ def test_wrong_settings_are_one_line(settings: dict[str, Any], word: str) -> Non
 
 @pytest.mark.parametrize("location", [":memory:", "folder", "client"])
 def test_the_embedded_engine_has_no_such_settings(tmp_path: Path, location: str) -> None:
-    where: Any = {"folder": tmp_path / "index", "client": QdrantClient(":memory:")}.get(location, location)
+    where: Any = {"folder": tmp_path / "index", "client": QdrantClient(":memory:")}.get(
+        location, location
+    )
     with pytest.raises(RNXError, match=r"shards=3, grpc=True was given for .*only a Qdrant server"):
         NodeCollection(where, embedding=FakeEmbedding(), storage=Storage(shards=3, grpc=True))
     assert not (tmp_path / "index").exists()
 
 
 @pytest.mark.server
-def test_a_collection_is_made_as_asked(qdrant_server: QdrantServer, opened: list[NodeCollection]) -> None:
+def test_a_collection_is_made_as_asked(
+    qdrant_server: QdrantServer, opened: list[NodeCollection]
+) -> None:
     asked = Storage(
         shards=2,
         replication_factor=1,
@@ -89,7 +103,9 @@ def test_a_collection_is_made_as_asked(qdrant_server: QdrantServer, opened: list
     )
     collection = open_on(qdrant_server, opened, storage=asked)
     collection.add(texts("red apple", "green pear"))
-    info = QdrantClient(url=qdrant_server.url, check_compatibility=False).get_collection(collection.name)
+    info = QdrantClient(url=qdrant_server.url, check_compatibility=False).get_collection(
+        collection.name
+    )
     assert info.config.params.shard_number == 2
     assert info.config.params.vectors["text"].on_disk is True  # type: ignore[index]
     assert info.config.params.sparse_vectors["bm25"].index.on_disk is True  # type: ignore[index, union-attr]
@@ -112,7 +128,10 @@ def test_other_settings_than_the_collection_has_are_told_apart(
     made.add(texts("one"))
     open_on(qdrant_server, opened, made.name)  # nothing asked: as it is
     open_on(qdrant_server, opened, made.name, storage=Storage(shards=2, timeout=5, retries=0))
-    with pytest.raises(RNXError, match=r"made with shards=2, quantization=None, asked for is shards=3, quantization='int8'"):
+    with pytest.raises(
+        RNXError,
+        match=r"made with shards=2, quantization=None, asked for is shards=3, quantization='int8'",
+    ):
         open_on(qdrant_server, opened, made.name, storage=Storage(shards=3, quantization="int8"))
 
 
@@ -122,11 +141,18 @@ def test_a_quantized_collection_is_searched_with_rescoring(
     qdrant_server: QdrantServer, opened: list[NodeCollection], grpc: bool
 ) -> None:
     plain = open_on(qdrant_server, opened, storage=Storage(grpc=grpc))
-    small = open_on(qdrant_server, opened, storage=Storage(grpc=grpc, quantization="int8", oversampling=3.0))
-    nodes = [*texts(*[f"red word{i}" for i in range(30)]), ImageNode(id_="i", image=image_base64(RED))]
+    small = open_on(
+        qdrant_server, opened, storage=Storage(grpc=grpc, quantization="int8", oversampling=3.0)
+    )
+    nodes = [
+        *texts(*[f"red word{i}" for i in range(30)]),
+        ImageNode(id_="i", image=image_base64(RED)),
+    ]
     for collection in (plain, small):
         assert collection.add(nodes) == 31
-    again = open_on(qdrant_server, opened, small.name)  # it sees by itself that the collection is quantized
+    again = open_on(
+        qdrant_server, opened, small.name
+    )  # it sees by itself that the collection is quantized
     assert plain._search_params() is None
     assert again._search_params().quantization.rescore is True  # type: ignore[union-attr]
     assert small._search_params().quantization.oversampling == 3.0  # type: ignore[union-attr]
@@ -138,13 +164,17 @@ def test_a_quantized_collection_is_searched_with_rescoring(
 
 def ranks(collection: NodeCollection, query: str) -> dict[str, float]:
     """The scores of what the query tells apart; equal texts stand in any order."""
-    hits = {hit.node_id: round(hit.score or 0, 6) for hit in collection.search(Query(text=query), k=5)}
+    hits = {
+        hit.node_id: round(hit.score or 0, 6) for hit in collection.search(Query(text=query), k=5)
+    }
     return {name: hits[name] for name in ("n7", "i")}
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("grpc", [False, True], ids=["rest", "grpc"])
-def test_both_wires_do_the_same(qdrant_server: QdrantServer, opened: list[NodeCollection], grpc: bool) -> None:
+def test_both_wires_do_the_same(
+    qdrant_server: QdrantServer, opened: list[NodeCollection], grpc: bool
+) -> None:
     collection = open_on(qdrant_server, opened, storage=Storage(grpc=grpc))
     assert collection.add(texts("red", "green", "blue")) == 3
     assert collection.add(texts("red", "gruen", "blue")) == 1
@@ -155,17 +185,23 @@ def test_both_wires_do_the_same(qdrant_server: QdrantServer, opened: list[NodeCo
 
 
 @pytest.mark.server
-def test_an_older_collection_gets_the_index_that_it_lacks(qdrant_server: QdrantServer, opened: list[NodeCollection]) -> None:
+def test_an_older_collection_gets_the_index_that_it_lacks(
+    qdrant_server: QdrantServer, opened: list[NodeCollection]
+) -> None:
     first = open_on(qdrant_server, opened)
     first.add(texts("one"))
     client = QdrantClient(url=qdrant_server.url, check_compatibility=False)
     client.delete_payload_index(first.name, "kind")
-    open_on(qdrant_server, opened, first.name, storage=Storage(metadata_indexes={"year": "integer"})).add(texts("one", "two"))
+    open_on(
+        qdrant_server, opened, first.name, storage=Storage(metadata_indexes={"year": "integer"})
+    ).add(texts("one", "two"))
     assert {"kind", "metadata.year"} <= set(client.get_collection(first.name).payload_schema)
 
 
 @pytest.mark.server
-def test_workers_that_make_one_collection_at_once(qdrant_server: QdrantServer, opened: list[NodeCollection]) -> None:
+def test_workers_that_make_one_collection_at_once(
+    qdrant_server: QdrantServer, opened: list[NodeCollection]
+) -> None:
     name, faults = f"storage-{next(_names)}", list[BaseException]()
     workers = [open_on(qdrant_server, opened, name) for _ in range(4)]
     start = threading.Barrier(4)
@@ -210,7 +246,9 @@ def test_a_list_of_servers_holds_nothing_else(location: Any) -> None:
 
 
 @pytest.mark.server
-def test_a_dead_server_is_passed_by(qdrant_server: QdrantServer, opened: list[NodeCollection]) -> None:
+def test_a_dead_server_is_passed_by(
+    qdrant_server: QdrantServer, opened: list[NodeCollection]
+) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     for location in ([dead, qdrant_server.url], f"{dead},{qdrant_server.url}"):
         collection = open_on(location, opened, storage=Storage(retries=0))
@@ -254,16 +292,24 @@ def asking(*servers: Answers, **settings: Any) -> Connection:
     return Connection(servers, "there", Storage(**settings))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fault", [GONE, http_fault(500), http_fault(503), http_fault(429), httpx.ReadTimeout("slow")])
-def test_what_may_pass_is_asked_again_after_pauses_that_grow(fault: Exception, no_pause: list[float]) -> None:
+@pytest.mark.parametrize(
+    "fault", [GONE, http_fault(500), http_fault(503), http_fault(429), httpx.ReadTimeout("slow")]
+)
+def test_what_may_pass_is_asked_again_after_pauses_that_grow(
+    fault: Exception, no_pause: list[float]
+) -> None:
     server = Answers(fault, fault, fault)
     assert asking(server, retries=3).ask(lambda client: client.count()) == "found"  # type: ignore[arg-type, call-arg]
     assert server.asked == 4
     assert no_pause == [0.0, 0.2, 0.4, 0.8]
 
 
-@pytest.mark.parametrize(("fault", "word"), [(http_fault(400), "refused: .*no"), (http_fault(404), "refused")])
-def test_what_will_not_pass_is_said_at_once(fault: Exception, word: str, no_pause: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("fault", "word"), [(http_fault(400), "refused: .*no"), (http_fault(404), "refused")]
+)
+def test_what_will_not_pass_is_said_at_once(
+    fault: Exception, word: str, no_pause: list[float]
+) -> None:
     server = Answers(fault)
     with pytest.raises(RNXError, match=f"Qdrant at there {word}"):
         asking(server).ask(lambda client: client.count())  # type: ignore[arg-type, call-arg]
@@ -306,7 +352,9 @@ def test_a_write_that_fails_behind_comes_out() -> None:
     assert len(done) < 100
 
 
-def test_what_nobody_closed_is_closed_at_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_closed_is_closed_at_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(qdrant, "_own", weakref.WeakSet())
     left = NodeCollection(tmp_path / "index", embedding=FakeEmbedding())
     qdrant._close_own()

@@ -1,4 +1,6 @@
-"""An embedded index is data: a folder that somebody else made cannot run anything, and a damaged one says so in a line."""
+"""An embedded index is data: a folder that somebody else made cannot run anything, and a damaged
+one says so in a line.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,16 @@ def test_a_point_that_would_call_something_is_refused(index: Path, tmp_path: Pat
     with sqlite3.connect(index / POINTS) as connection:
         connection.execute("UPDATE points SET point = ?", (pickle.dumps(Evil(tmp_path / "made")),))
     connection.close()
-    with pytest.raises(RNXError, match=r"cannot be opened \(a point in it names posix.mkdir, which is no data"):
+    with pytest.raises(
+        RNXError, match=r"cannot be opened \(a point in it names posix.mkdir, which is no data"
+    ):
         opened(index)
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"rubbish", pickle.dumps({"a": 1})[:-2], b"\x80\x04.", b"\x80\x04h\x05."])
+@pytest.mark.parametrize(
+    "data", [b"", b"rubbish", pickle.dumps({"a": 1})[:-2], b"\x80\x04.", b"\x80\x04h\x05."]
+)
 def test_a_damaged_point(data: bytes) -> None:
     with pytest.raises(UnsafePickleError, match="damaged"):
         restricted_loads(data)
@@ -47,7 +53,10 @@ def test_a_damaged_point(data: bytes) -> None:
 
 def test_points_come_back_whole_and_the_guard_leaves(index: Path) -> None:
     collection = opened(index)
-    assert [node.get_content() for node in collection.get(["b", "a"])] == ["Rust is iron.", "Bees make honey."]
+    assert [node.get_content() for node in collection.get(["b", "a"])] == [
+        "Rust is iron.",
+        "Bees make honey.",
+    ]
     assert persistence.pickle is pickle
     collection.close()
 
@@ -56,13 +65,18 @@ def test_points_come_back_whole_and_the_guard_leaves(index: Path) -> None:
 def test_a_damaged_file_of_points(index: Path, content: bytes) -> None:
     (index / POINTS).write_bytes(content)
     if content:
-        with pytest.raises(RNXError, match=r"cannot be opened .*not a database.*index again into a new folder"):
+        with pytest.raises(
+            RNXError, match=r"cannot be opened .*not a database.*index again into a new folder"
+        ):
             opened(index)
     else:
         assert len(opened(index)) == 0
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"collections": {"rnx": 1}}', '{"collections": []}', '{"aliases": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"collections": {"rnx": 1}}', '{"collections": []}', '{"aliases": {}}'],
+)
 def test_a_damaged_description(index: Path, content: str) -> None:
     (index / "meta.json").write_text(content)
     with pytest.raises(RNXError, match="cannot be opened") as caught:
@@ -74,7 +88,9 @@ def test_a_damaged_description(index: Path, content: str) -> None:
 def index(tmp_path: Path) -> Path:
     """Two points in a closed folder."""
     collection = opened(tmp_path / "index")
-    collection.add([TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is iron.")])
+    collection.add(
+        [TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is iron.")]
+    )
     collection.close()
     return tmp_path / "index"
 

@@ -12,8 +12,21 @@ import pytest
 from conftest import QdrantServer
 from fakes import RED, FakeEmbedding, image_base64, write_image
 from httpx import Headers
-from llama_index.core.schema import BaseNode, Document, ImageNode, Node, NodeRelationship, RelatedNodeInfo, TextNode
-from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageNode,
+    Node,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.core.vector_stores.types import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+)
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import UnexpectedResponse
 from test_collection import PLACES, Place, ids, place_of
@@ -54,7 +67,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Place]:
 
 
 def node(name: str, **metadata: Any) -> TextNode:
-    return TextNode(id_=name, text=f"word {name}", metadata=metadata, excluded_embed_metadata_keys=list(metadata))
+    return TextNode(
+        id_=name,
+        text=f"word {name}",
+        metadata=metadata,
+        excluded_embed_metadata_keys=list(metadata),
+    )
 
 
 def rule(key: str, value: Any, operator: FilterOperator = OP.EQ) -> MetadataFilter:
@@ -68,7 +86,14 @@ def search(found: NodeCollection, *parts: Any, condition: FilterCondition = AND)
 
 
 LIBRARY: list[BaseNode] = [
-    node("a", v=2024, title="Red Apple PIE", author={"name": "Ada", "v1.0": 1}, tags=["x", "y"], open=True),
+    node(
+        "a",
+        v=2024,
+        title="Red Apple PIE",
+        author={"name": "Ada", "v1.0": 1},
+        tags=["x", "y"],
+        open=True,
+    ),
     node("b", v=2024.0, title="red apple pie", author={"name": "Bob"}, tags=["y"], open=False),
     node("c", v="2024", title="100% [sic] \\d+ ÄÖ", **{"author.name": "Ada"}),
     node("d", v="2024-01-01T00:00:00Z", title=["Plum cake", "apple"]),
@@ -99,7 +124,12 @@ FILTERS: list[tuple[str, Any, FilterOperator, str]] = [
     ("v", dt.datetime(2024, 1, 1, tzinfo=dt.UTC), OP.EQ, "def"),
     ("v", dt.date(2024, 1, 2), OP.EQ, "k"),
     ("v", "2024-02-31", OP.EQ, "l"),
-    ("v", "0001-01-01T00:00:00+05:00", OP.EQ, ""),  # no moment of Python's: it lies before the year 1
+    (
+        "v",
+        "0001-01-01T00:00:00+05:00",
+        OP.EQ,
+        "",
+    ),  # no moment of Python's: it lies before the year 1
     ("v", ["2024-01-01T00:00:00Z", 2024, "2024"], OP.IN, "abcdef"),
     ("v", {1}, OP.ANY, "hi"),
     ("v", np.array([1.0, 2024.0]), OP.IN, "abhi"),
@@ -117,7 +147,12 @@ FILTERS: list[tuple[str, Any, FilterOperator, str]] = [
     ("title", "d Apple P", OP.TEXT_MATCH, "a"),
     ("title", "% [sic] \\d", OP.TEXT_MATCH, "c"),
     ("title", "äö", OP.TEXT_MATCH_INSENSITIVE, "c"),
-    ("title", "stanbul", OP.TEXT_MATCH_INSENSITIVE, "e"),  # its first letter becomes two in lower case
+    (
+        "title",
+        "stanbul",
+        OP.TEXT_MATCH_INSENSITIVE,
+        "e",
+    ),  # its first letter becomes two in lower case
     ("v", "2", OP.TEXT_MATCH, "cdefkl"),
     ("title", "", OP.TEXT_MATCH, "abcdeg"),
     ("author.name", "d", OP.TEXT_MATCH, "ac"),
@@ -125,7 +160,9 @@ FILTERS: list[tuple[str, Any, FilterOperator, str]] = [
 
 
 @pytest.fixture(scope="module", params=PLACES)
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeCollection]:
+def library(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NodeCollection]:
     where = place_of(request.param, request, tmp_path_factory.mktemp("values"))
     found = where.open()
     assert found.add(LIBRARY) == len(LIBRARY)
@@ -152,7 +189,14 @@ def test_a_filter_finds_any_key(library: NodeCollection, key: str) -> None:
 
 
 def test_empty_is_absent_null_or_blank(library: NodeCollection) -> None:
-    assert search(library, rule("empty", None, OP.IS_EMPTY), rule("v", [1, 2**53 + 1, "2024-01-02"], OP.IN)) == "hik"
+    assert (
+        search(
+            library,
+            rule("empty", None, OP.IS_EMPTY),
+            rule("v", [1, 2**53 + 1, "2024-01-02"], OP.IN),
+        )
+        == "hik"
+    )
     assert "a" not in search(library, rule("author.name", None, OP.IS_EMPTY))
 
 
@@ -162,11 +206,19 @@ def test_text_operators_nest(library: NodeCollection) -> None:
     number = rule("v", 2024)
     assert search(library, apple, upper) == "a"
     assert search(library, apple, number) == "ab"
-    assert search(library, number, MetadataFilters.model_construct(filters=[upper], condition=NOT)) == "b"
+    assert (
+        search(library, number, MetadataFilters.model_construct(filters=[upper], condition=NOT))
+        == "b"
+    )
     assert search(library, upper, rule("v", "2024"), condition=OR) == "ac"
-    either = MetadataFilters.model_construct(filters=[upper, rule("title", "cake", OP.TEXT_MATCH)], condition=OR)
+    either = MetadataFilters.model_construct(
+        filters=[upper, rule("title", "cake", OP.TEXT_MATCH)], condition=OR
+    )
     assert search(library, either, rule("v", True, OP.NE)) == "ad"
-    assert search(library, MetadataFilters.model_construct(filters=[either], condition=NOT), number) == "b"
+    assert (
+        search(library, MetadataFilters.model_construct(filters=[either], condition=NOT), number)
+        == "b"
+    )
 
 
 def test_text_is_looked_up_among_the_nodes_of_the_other_filters(
@@ -181,7 +233,9 @@ def test_text_is_looked_up_among_the_nodes_of_the_other_filters(
             yield point_id, payload
 
     monkeypatch.setattr(library, "_scroll", counted)
-    assert search(library, rule("title", "APPLE", OP.TEXT_MATCH_INSENSITIVE), rule("v", 2024)) == "ab"
+    assert (
+        search(library, rule("title", "APPLE", OP.TEXT_MATCH_INSENSITIVE), rule("v", 2024)) == "ab"
+    )
     assert len(read) == 2
 
 
@@ -198,7 +252,9 @@ def test_text_is_looked_up_among_the_nodes_of_the_other_filters(
         ({"a": 1}, OP.NE),
     ],
 )
-def test_a_value_that_an_operator_cannot_use_is_one_line(library: NodeCollection, value: Any, operator: FilterOperator) -> None:
+def test_a_value_that_an_operator_cannot_use_is_one_line(
+    library: NodeCollection, value: Any, operator: FilterOperator
+) -> None:
     with pytest.raises(RNXError, match="metadata filter 'v'") as caught:
         search(library, rule("v", value, operator))
     assert "\n" not in str(caught.value)
@@ -215,7 +271,10 @@ def test_halves_of_surrogate_pairs_are_stored_and_found(place: Place) -> None:
         TextNode(id_="id \ud800", text="words", relationships={NodeRelationship.SOURCE: parent}),
         TextNode(id_="id \ud801", text="words"),
         TextNode(
-            id_="meta", text="words", metadata={"title": "a \ud83d", "k\ud83d": 1}, excluded_llm_metadata_keys=["k\ud83d"]
+            id_="meta",
+            text="words",
+            metadata={"title": "a \ud83d", "k\ud83d": 1},
+            excluded_llm_metadata_keys=["k\ud83d"],
         ),
         Document(id_="doc", text="zero \0 \udfff"),
         Node(id_="node", text_resource={"text": "half \ud800"}),  # type: ignore[arg-type]
@@ -237,7 +296,9 @@ def test_halves_of_surrogate_pairs_are_stored_and_found(place: Place) -> None:
 
 
 def test_a_file_whose_name_is_not_utf_8(place: Place, tmp_path: Path) -> None:
-    """As a node's picture it is opened again; as an indexed file it is left out: its path would be in every report."""
+    """As a node's picture it is opened again; as an indexed file it is left out: its path would be
+    in every report.
+    """
     found = place.open()
     picture = tmp_path / "b\udcff.png"
     write_image(picture, RED)
@@ -270,7 +331,10 @@ def test_odd_values_are_stored_and_one_without_json_costs_itself_alone(place: Pl
     deep: Any = 1
     for _ in range(22):
         deep = {"a": [deep]} if isinstance(deep, int) else {"a": deep}
-    assert found.add([*nodes, bad, TextNode(id_="deep", text="word", metadata={"v": deep})]) == len(rows) + 1
+    assert (
+        found.add([*nodes, bad, TextNode(id_="deep", text="word", metadata={"v": deep})])
+        == len(rows) + 1
+    )
     assert [one.id for one in found.skipped] == ["bad"]
     assert "\n" not in found.skipped[0].reason
     back = {one.node_id: one.metadata["v"] for one in found.get(list(rows))}
@@ -282,26 +346,40 @@ def test_odd_values_are_stored_and_one_without_json_costs_itself_alone(place: Pl
 @pytest.mark.server
 @pytest.mark.parametrize("grpc", [False, True])
 def test_values_by_grpc_as_by_rest(qdrant_server: QdrantServer, grpc: bool) -> None:
-    storage = Storage(grpc=grpc, metadata_indexes={"file name": "keyword", "v1.2": "keyword", "year": "float"})
-    found = NodeCollection(qdrant_server.url, name=f"values-{grpc}", embedding=FakeEmbedding(), storage=storage)
+    storage = Storage(
+        grpc=grpc, metadata_indexes={"file name": "keyword", "v1.2": "keyword", "year": "float"}
+    )
+    found = NodeCollection(
+        qdrant_server.url, name=f"values-{grpc}", embedding=FakeEmbedding(), storage=storage
+    )
     deep: Any = 1
     for _ in range(22):
         deep = [deep]
     odd = {"file name": "x", "v1.2": "y", "half \ud800": 10**30}
-    found.add([node("a", year=2024, deep=deep, **odd), node("b", year=2024.0), node("c", day="0001-01-01T00:00:00+05:00")])
+    found.add(
+        [
+            node("a", year=2024, deep=deep, **odd),
+            node("b", year=2024.0),
+            node("c", day="0001-01-01T00:00:00+05:00"),
+        ]
+    )
     assert search(found, rule("day", "0001-01-01T00:00:00+05:00")) == "c"
     assert search(found, rule("year", 2024)) == "ab"
     assert search(found, rule("file name", "x")) == search(found, rule("v1.2", "y")) == "a"
     assert search(found, rule("file name", "X", OP.TEXT_MATCH_INSENSITIVE)) == "a"
     schema = found._call(lambda client: client.get_collection(found.name)).payload_schema
-    assert {'metadata."file name"', 'metadata."v1.2"', "metadata.v1.2", "metadata.year"} <= set(schema)
+    assert {'metadata."file name"', 'metadata."v1.2"', "metadata.v1.2", "metadata.year"} <= set(
+        schema
+    )
     found.close()
 
 
 # --- sizes
 
 
-def test_parts_are_measured_with_their_metadata(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_measured_with_their_metadata(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(collection, "REQUEST_BYTES", 100_000)
     sizes: list[int] = []
     write = collection._write
@@ -316,7 +394,9 @@ def test_parts_are_measured_with_their_metadata(place: Place, monkeypatch: pytes
     assert sizes == [1] * 6  # 40 kB each as UTF-8, and 25 kB for its vector
 
 
-def test_a_node_too_large_for_the_server_costs_itself_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_too_large_for_the_server_costs_itself_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = collection._write
 
     def refusing(client: QdrantClient, name: str, points: Any) -> None:
@@ -347,10 +427,16 @@ def test_the_servers_own_limit(qdrant_server: QdrantServer) -> None:
     ("status", "body", "expected"),
     [
         (413, b"<html>Request Entity Too Large</html>", True),
-        (400, b'{"status":{"error":"JSON payload (40 bytes) is larger than allowed (limit: 30 bytes)."}}', True),
+        (
+            400,
+            b'{"status":{"error":"JSON payload (40 bytes) is larger than allowed (limit: 30 bytes)."}}',
+            True,
+        ),
         (400, b'{"status":{"error":"Vector dimension error: expected dim: 4, got 3"}}', False),
     ],
 )
 def test_which_refusals_are_for_size(status: int, body: bytes, expected: bool) -> None:
-    error = UnexpectedResponse(status_code=status, reason_phrase="", content=body, headers=Headers())
+    error = UnexpectedResponse(
+        status_code=status, reason_phrase="", content=body, headers=Headers()
+    )
     assert _is_too_large(error) == expected

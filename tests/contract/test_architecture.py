@@ -60,7 +60,9 @@ def imports(path: Path) -> set[str]:
 def importers(*packages: str) -> set[str]:
     """The files of the package that import one of these, as paths inside it."""
     return {
-        path.relative_to(PACKAGE).as_posix() for path in FILES if any(name.split(".")[0] in packages for name in imports(path))
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if any(name.split(".")[0] in packages for name in imports(path))
     }
 
 
@@ -70,14 +72,18 @@ def module_of(path: Path) -> str:
 
 
 def room_of(module: str, rooms: dict[str, int]) -> str | None:
-    """The room that a module of the package, or of `training`, is in; None for the top itself and for scripts."""
+    """The room that a module of the package, or of `training`, is in; None for the top itself and
+    for scripts.
+    """
     parts = module.split(".")[1:]
     names = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
     return next((name for name in names if name in rooms), None)
 
 
 def imported_modules(path: Path, top: str) -> set[str]:
-    """The modules and rooms of `top` that a file imports from: of `from a.b import c` it is a.b, or a.b.c if that is one."""
+    """The modules and rooms of `top` that a file imports from: of `from a.b import c` it is a.b, or
+    a.b.c if that is one.
+    """
     modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -85,7 +91,11 @@ def imported_modules(path: Path, top: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == top:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                modules.add(inner if is_module(inner) and not is_handed_out(node.module, alias.name) else node.module)
+                modules.add(
+                    inner
+                    if is_module(inner) and not is_handed_out(node.module, alias.name)
+                    else node.module
+                )
     return modules
 
 
@@ -103,7 +113,11 @@ def is_handed_out(module: str, name: str) -> bool:
 def face_names(face: Path) -> list[str]:
     """`__all__` of a face."""
     for node in ast.parse(face.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == "__all__"
+        ):
             names: list[str] = ast.literal_eval(node.value)
             return names
     return []
@@ -114,8 +128,14 @@ def arrows(files: list[Path], top: str, rooms: dict[str, int]) -> list[tuple[str
     crossings: list[tuple[str, str, str]] = []
     for path in files:
         own = room_of(module_of(path), rooms)
-        others = (module for module in sorted(imported_modules(path, top)) if room_of(module, rooms) not in (own, None))
-        crossings += [(path.relative_to(ROOT).as_posix(), own, module) for module in others if own is not None]
+        others = (
+            module
+            for module in sorted(imported_modules(path, top))
+            if room_of(module, rooms) not in (own, None)
+        )
+        crossings += [
+            (path.relative_to(ROOT).as_posix(), own, module) for module in others if own is not None
+        ]
     return crossings
 
 
@@ -130,20 +150,34 @@ def test_every_file_of_the_package_is_in_a_room() -> None:
 
 
 def test_arrows_run_down_only() -> None:
-    up = [arrow for arrow in PACKAGE_ARROWS if ROOMS[arrow[1]] <= ROOMS[str(room_of(arrow[2], ROOMS))]]
+    up = [
+        arrow for arrow in PACKAGE_ARROWS if ROOMS[arrow[1]] <= ROOMS[str(room_of(arrow[2], ROOMS))]
+    ]
     assert up == []
 
 
 def test_arrows_of_training_run_down_only() -> None:
     rooms = TRAINING_ROOMS
-    up = [arrow for arrow in TRAINING_ARROWS if rooms[arrow[1]] <= rooms[str(room_of(arrow[2], rooms))]]
+    up = [
+        arrow
+        for arrow in TRAINING_ARROWS
+        if rooms[arrow[1]] <= rooms[str(room_of(arrow[2], rooms))]
+    ]
     assert up == []
 
 
 def test_a_room_is_entered_by_its_face() -> None:
     """Nobody reaches past `__init__.py`; a room that lies inside another one has a face of its own."""
-    package = [(path, module) for path, _, module in PACKAGE_ARROWS if module.removeprefix("llama_index_rnx.") not in ROOMS]
-    training = [(path, module) for path, _, module in TRAINING_ARROWS if module.removeprefix("training.") not in TRAINING_ROOMS]
+    package = [
+        (path, module)
+        for path, _, module in PACKAGE_ARROWS
+        if module.removeprefix("llama_index_rnx.") not in ROOMS
+    ]
+    training = [
+        (path, module)
+        for path, _, module in TRAINING_ARROWS
+        if module.removeprefix("training.") not in TRAINING_ROOMS
+    ]
     assert package + training == []
 
 
@@ -158,13 +192,20 @@ def test_those_outside_enter_rooms_by_their_faces(folder: str) -> None:
     assert past == []
 
 
-@pytest.mark.parametrize("face", [*PACKAGE.rglob("*/__init__.py"), *(ROOT / "training").rglob("*/__init__.py")], ids=module_of)
+@pytest.mark.parametrize(
+    "face",
+    [*PACKAGE.rglob("*/__init__.py"), *(ROOT / "training").rglob("*/__init__.py")],
+    ids=module_of,
+)
 def test_a_face_lists_its_names_and_has_them(face: Path) -> None:
     names = face_names(face)
     assert names, "a face names what it hands out in `__all__`"
     source = ast.parse(face.read_text(encoding="utf-8"))
     brought = {
-        alias.asname or alias.name for node in ast.walk(source) if isinstance(node, ast.ImportFrom) for alias in node.names
+        alias.asname or alias.name
+        for node in ast.walk(source)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
     assert set(names) <= brought
 
@@ -174,7 +215,8 @@ def test_no_circle_of_imports() -> None:
     graph = {
         module: {
             target
-            for target in imported_modules(path, "llama_index_rnx") | imported_modules(path, "training")
+            for target in imported_modules(path, "llama_index_rnx")
+            | imported_modules(path, "training")
             if target in files and files[target].name != "__init__.py"
         }
         for module, path in files.items()
@@ -196,9 +238,19 @@ def test_no_circle_of_imports() -> None:
 
 
 def test_only_two_rooms_open_images_and_pdfs() -> None:
-    drawing = {"results/html.py", "demo/run.py", "demo/corpus.py", "results/occlusion.py", "rankers/mini/image_heads.py"}
+    drawing = {
+        "results/html.py",
+        "demo/run.py",
+        "demo/corpus.py",
+        "results/occlusion.py",
+        "rankers/mini/image_heads.py",
+    }
     assert importers("pypdfium2", "pypdfium2_raw") <= {"pdf/worker.py"}
-    openers = {path for path in importers("PIL") if "Image.open" in (PACKAGE / path).read_text(encoding="utf-8")}
+    openers = {
+        path
+        for path in importers("PIL")
+        if "Image.open" in (PACKAGE / path).read_text(encoding="utf-8")
+    }
     assert {path.split("/")[0] for path in openers} == {"candidates"}
     others = {path for path in importers("PIL") if path.split("/")[0] not in ("candidates", "pdf")}
     assert others <= drawing, "a type or a drawing at most; nothing else may touch images"
@@ -211,7 +263,11 @@ def test_who_reaches_into_the_network() -> None:
         "rankers/remote.py",
         "collection/connection.py",
     }
-    servers = {path for path in importers("fastapi", "uvicorn", "prometheus_client") if not path.startswith(("server/", "ui/"))}
+    servers = {
+        path
+        for path in importers("fastapi", "uvicorn", "prometheus_client")
+        if not path.startswith(("server/", "ui/"))
+    }
     assert servers == {"system/shutdown.py"}
 
 
@@ -266,8 +322,15 @@ def test_rankers_know_no_nodes() -> None:
 def test_files_and_the_command_line_know_no_model() -> None:
     for room in ("ingestion", "cli", "results"):
         for path in (PACKAGE / room).rglob("*.py"):
-            if path.name not in ("occlusion.py", "workers.py"):  # one runs a ranker, the other shares out its threads
-                assert not {name.split(".")[0] for name in imports(path)} & {"torch", "transformers", "tokenizers"}, path
+            if path.name not in (
+                "occlusion.py",
+                "workers.py",
+            ):  # one runs a ranker, the other shares out its threads
+                assert not {name.split(".")[0] for name in imports(path)} & {
+                    "torch",
+                    "transformers",
+                    "tokenizers",
+                }, path
 
 
 def test_every_file_says_in_its_first_line_what_it_does() -> None:
@@ -282,4 +345,6 @@ def test_no_exception_is_swallowed_bare() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler):
                 assert node.type is not None, f"{path}:{node.lineno}: a bare except"
-                assert not (len(node.body) == 1 and isinstance(node.body[0], ast.Pass)), f"{path}:{node.lineno}: except: pass"
+                assert not (len(node.body) == 1 and isinstance(node.body[0], ast.Pass)), (
+                    f"{path}:{node.lineno}: except: pass"
+                )

@@ -16,7 +16,14 @@ from llama_index.core.schema import Document, NodeWithScore, QueryBundle, TextNo
 from llama_index.core.vector_stores.types import MetadataFilter
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from llama_index_rnx import NodeCollection, RNXEmbedding, RNXError, RNXRerank, RNXRetriever, load_ranker
+from llama_index_rnx import (
+    NodeCollection,
+    RNXEmbedding,
+    RNXError,
+    RNXRerank,
+    RNXRetriever,
+    load_ranker,
+)
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.chat.engine import chat_engine
 from llama_index_rnx.chat.extractive import ExtractiveSynthesizer
@@ -53,7 +60,21 @@ def short_line(work: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize(
     "nodes",
-    [None, 5, "text", b"text", {"a": NODE}, NODE, HIT, ["text"], [None], [HIT], [[NODE]], [QueryBundle("a")], [NODE, 5]],
+    [
+        None,
+        5,
+        "text",
+        b"text",
+        {"a": NODE},
+        NODE,
+        HIT,
+        ["text"],
+        [None],
+        [HIT],
+        [[NODE]],
+        [QueryBundle("a")],
+        [NODE, 5],
+    ],
     ids=repr,
 )
 def test_add_takes_nodes(collection: NodeCollection, nodes: Any) -> None:
@@ -79,7 +100,9 @@ def test_delete_and_get_take_ids(collection: NodeCollection, node_ids: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "query", ["iron", None, QueryBundle("iron"), Query(), Query(text=" "), Query(text=5), Query(image="x")], ids=repr
+    "query",
+    ["iron", None, QueryBundle("iron"), Query(), Query(text=" "), Query(text=5), Query(image="x")],
+    ids=repr,
 )  # type: ignore[arg-type]
 def test_search_takes_a_query(collection: NodeCollection, query: Any) -> None:
     refused(lambda: collection.search(query), "query")
@@ -110,7 +133,12 @@ def test_a_retriever_takes_a_collection(wrong: Any) -> None:
     refused(lambda: RNXRetriever(wrong), "NodeCollection")
 
 
-FOLDERS = ["x" * 5_000, "x/" * 5_000, "half \ud800", "~nobody-of-that-name/index"]  # that no system can have
+FOLDERS = [
+    "x" * 5_000,
+    "x/" * 5_000,
+    "half \ud800",
+    "~nobody-of-that-name/index",
+]  # that no system can have
 
 
 @pytest.mark.parametrize(
@@ -132,14 +160,18 @@ FOLDERS = ["x" * 5_000, "x/" * 5_000, "half \ud800", "~nobody-of-that-name/index
         *FOLDERS,
     ],
 )
-def test_a_location_is_a_folder_a_url_or_a_client(location: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_location_is_a_folder_a_url_or_a_client(
+    location: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     refused(lambda: open_(location))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_async_client_is_none() -> None:
-    refused(lambda: open_(AsyncQdrantClient(":memory:")), "AsyncQdrantClient; a QdrantClient is needed")
+    refused(
+        lambda: open_(AsyncQdrantClient(":memory:")), "AsyncQdrantClient; a QdrantClient is needed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,19 +240,29 @@ def test_fields_of_a_reranker(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("nodes", [None, "a", NODE, HIT, [NODE], [None], ["a"]], ids=repr)
 def test_a_reranker_takes_hits(nodes: Any) -> None:
-    refused(lambda: RNXRerank(ranker=FakeRanker()).postprocess_nodes(nodes, query_str="iron"), "NodeWithScore")
+    refused(
+        lambda: RNXRerank(ranker=FakeRanker()).postprocess_nodes(nodes, query_str="iron"),
+        "NodeWithScore",
+    )
 
 
 def test_a_reranker_takes_a_query() -> None:
-    refused(lambda: RNXRerank(ranker=FakeRanker()).postprocess_nodes(text_hits("a"), query_str=5), "query")  # type: ignore[arg-type]
+    refused(
+        lambda: RNXRerank(ranker=FakeRanker()).postprocess_nodes(text_hits("a"), query_str=5),
+        "query",
+    )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{"model_name": 5}, {"device": 5}, {"embed_batch_size": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"model_name": 5}, {"device": 5}, {"embed_batch_size": 0}], ids=str
+)
 def test_fields_of_an_embedding(options: dict[str, Any]) -> None:
     refused(lambda: RNXEmbedding(**options), "RNXEmbedding: ")
 
 
-@pytest.mark.parametrize("model", [None, 5, "", "nope", ["a"], "http://", "http://[::1", "http://a:99999"], ids=repr)
+@pytest.mark.parametrize(
+    "model", [None, 5, "", "nope", ["a"], "http://", "http://[::1", "http://a:99999"], ids=repr
+)
 def test_the_name_of_a_ranker(model: Any) -> None:
     refused(lambda: load_ranker(model), "model")
 
@@ -305,7 +347,9 @@ def test_no_value_makes_more_than_one_short_line(collection: NodeCollection, val
 
 
 @pytest.mark.parametrize(
-    "value", [None, 5, object(), Lines(), Silent(), TextNode(text="a")], ids=lambda one: type(one).__name__
+    "value",
+    [None, 5, object(), Lines(), Silent(), TextNode(text="a")],
+    ids=lambda one: type(one).__name__,
 )
 def test_no_list_is_a_list(value: Any) -> None:
     embedding = RNXEmbedding()
@@ -334,16 +378,22 @@ async def test_a_text_in_place_of_a_list_is_no_list_of_letters() -> None:
 
 
 @pytest.mark.parametrize(
-    "texts", [5, 1.5, object(), [None], ["iron", None], [["iron"]], Silent()], ids=lambda one: type(one).__name__
+    "texts",
+    [5, 1.5, object(), [None], ["iron", None], [["iron"]], Silent()],
+    ids=lambda one: type(one).__name__,
 )
 def test_texts_to_embed_in_place_of_the_question(collection: NodeCollection, texts: Any) -> None:
     bundle = QueryBundle("iron", custom_embedding_strs=texts)
     refused(lambda: RNXRetriever(collection).retrieve(bundle), "custom_embedding_strs")
-    refused(lambda: collection.search(Query(text="iron", dense_texts=texts)), "custom_embedding_strs")
+    refused(
+        lambda: collection.search(Query(text="iron", dense_texts=texts)), "custom_embedding_strs"
+    )
 
 
 @pytest.mark.parametrize(
-    "vector", [5, object(), "iron", ["a"], [float("nan")], [0.0], Silent()], ids=lambda one: type(one).__name__
+    "vector",
+    [5, object(), "iron", ["a"], [float("nan")], [0.0], Silent()],
+    ids=lambda one: type(one).__name__,
 )
 def test_a_vector_in_place_of_the_question(collection: NodeCollection, vector: Any) -> None:
     refused(lambda: collection.search(Query(text="iron", dense_vector=vector)), "embedding")
@@ -358,9 +408,13 @@ def test_arrays_are_lists_of_texts_and_of_numbers(collection: NodeCollection) ->
         assert len(collection.search(query)) == 1
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves the connection of its memory open
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # LlamaIndex leaves the connection of its memory open
 @pytest.mark.parametrize(
-    "message", [None, 5, "", " ", b"iron", ["iron"], QueryBundle("iron"), Lines()], ids=lambda one: type(one).__name__
+    "message",
+    [None, 5, "", " ", b"iron", ["iron"], QueryBundle("iron"), Lines()],
+    ids=lambda one: type(one).__name__,
 )
 async def test_a_conversation_takes_a_text(collection: NodeCollection, message: Any) -> None:
     engine = chat_engine(RNXRetriever(collection), None, extractor=FakeRanker())
@@ -391,7 +445,9 @@ def test_a_device_is_a_name(device: Any) -> None:
 
 
 def test_torchs_own_names_of_devices_and_types() -> None:
-    assert load_ranker("rnx-mini", device=torch.device("cpu"), dtype=torch.float32).name == "rnx-mini"  # type: ignore[arg-type]
+    assert (
+        load_ranker("rnx-mini", device=torch.device("cpu"), dtype=torch.float32).name == "rnx-mini"
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["x" * 5_000, "x/" * 3_000, "a\0b"], ids=["long", "deep", "zero"])

@@ -25,7 +25,15 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 
 import llama_index_rnx
-from llama_index_rnx import NodeCollection, Ranker, RNXEmbedding, RNXError, RNXRerank, RNXRetriever, load_ranker
+from llama_index_rnx import (
+    NodeCollection,
+    Ranker,
+    RNXEmbedding,
+    RNXError,
+    RNXRerank,
+    RNXRetriever,
+    load_ranker,
+)
 from llama_index_rnx.rankers.mini import MiniRanker
 
 WORDS = ("red", "apple", "green", "pear", "blue", "plum")
@@ -93,7 +101,9 @@ def test_best_first_by_the_scores_of_the_ranker() -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_nothing_of_the_caller_is_changed(keep: bool) -> None:
     hits = text_hits(*FIVE)
-    hits[1] = NodeWithScore(node=ImageNode(id_="n1", image=image_base64(), metadata={"deep": {"list": [1]}}), score=None)
+    hits[1] = NodeWithScore(
+        node=ImageNode(id_="n1", image=image_base64(), metadata={"deep": {"list": [1]}}), score=None
+    )
     before, nodes = [copy.deepcopy(hit.to_dict()) for hit in hits], [hit.node for hit in hits]
     objects = list(hits)
     bundle = QueryBundle("red apple")
@@ -113,7 +123,9 @@ def test_new_node_with_score_objects_with_the_same_nodes() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    texts=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), max_size=45),
+    texts=st.lists(
+        st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), max_size=45
+    ),
     same=st.booleans(),
     window=st.integers(1, 20),
     stride=st.integers(1, 20),
@@ -126,7 +138,9 @@ def test_any_list_comes_back_as_a_permutation_cut_to_top_n(
     if same and len(hits) > 1:  # one node may stand in a list several times
         hits[-1] = NodeWithScore(node=hits[0].node, score=0.1)
     reranker = fake_rerank(window=window, stride=stride)
-    everything = reranker.model_copy(update={"top_n": len(hits) + 1}).postprocess_nodes(hits, query_str="red pear")
+    everything = reranker.model_copy(update={"top_n": len(hits) + 1}).postprocess_nodes(
+        hits, query_str="red pear"
+    )
     assert sorted(ids(everything)) == sorted(ids(hits))
     scores = [hit.score for hit in everything]
     assert all(type(score) is float for score in scores)
@@ -136,7 +150,11 @@ def test_any_list_comes_back_as_a_permutation_cut_to_top_n(
 
 
 def test_ties_keep_the_order_of_the_retriever() -> None:
-    assert ids(fake_rerank().postprocess_nodes(text_hits("b", "a", "c"), query_str="zebra")) == ["n0", "n1", "n2"]
+    assert ids(fake_rerank().postprocess_nodes(text_hits("b", "a", "c"), query_str="zebra")) == [
+        "n0",
+        "n1",
+        "n2",
+    ]
 
 
 def test_top_n_larger_than_the_list() -> None:
@@ -160,7 +178,9 @@ def test_reranking_its_own_output_keeps_it() -> None:
 def test_min_score_leaves_out_what_scores_less() -> None:
     best = fake_rerank(min_score=0.5).postprocess_nodes(text_hits(*FIVE), query_str="red apple")
     assert ids(best) == ["n0", "n2", "n4"]
-    assert fake_rerank(min_score=2.0).postprocess_nodes(text_hits(*FIVE), query_str="red apple") == []
+    assert (
+        fake_rerank(min_score=2.0).postprocess_nodes(text_hits(*FIVE), query_str="red apple") == []
+    )
 
 
 def test_window_and_stride_are_obeyed_and_bounded_by_the_ranker() -> None:
@@ -180,10 +200,15 @@ def test_mixed_list_of_texts_images_and_both() -> None:
     hits = [
         NodeWithScore(node=TextNode(id_="text", text="a green leaf"), score=0.4),
         NodeWithScore(node=ImageNode(id_="image", image=image_base64(RED)), score=0.3),
-        NodeWithScore(node=ImageNode(id_="both", image=image_base64(RED), text="an apple"), score=0.2),
+        NodeWithScore(
+            node=ImageNode(id_="both", image=image_base64(RED), text="an apple"), score=0.2
+        ),
         NodeWithScore(node=ImageNode(id_="blue", image=image_base64(BLUE)), score=0.1),
     ]
-    assert ids(fake_rerank(top_n=2).postprocess_nodes(hits, query_str="red apple")) == ["both", "image"]
+    assert ids(fake_rerank(top_n=2).postprocess_nodes(hits, query_str="red apple")) == [
+        "both",
+        "image",
+    ]
 
 
 def test_image_query(tmp_path: Path) -> None:
@@ -202,7 +227,9 @@ def test_image_query(tmp_path: Path) -> None:
 
 def test_keep_retrieval_score_stands_in_the_metadata_and_leaks_nowhere() -> None:
     hits = text_hits(*FIVE)
-    (best,) = fake_rerank(top_n=1, keep_retrieval_score=True).postprocess_nodes(hits, query_str="green")
+    (best,) = fake_rerank(top_n=1, keep_retrieval_score=True).postprocess_nodes(
+        hits, query_str="green"
+    )
     assert best.node.metadata == {"place": 1, "retrieval_score": 0.5}
     for mode in (MetadataMode.EMBED, MetadataMode.LLM):
         assert best.node.get_content(mode) == hits[1].node.get_content(mode)
@@ -213,7 +240,9 @@ def test_keep_retrieval_score_stands_in_the_metadata_and_leaks_nowhere() -> None
 def test_keep_retrieval_score_twice_still_leaks_nowhere() -> None:
     reranker = fake_rerank(keep_retrieval_score=True)
     hits = text_hits(*FIVE)
-    twice = reranker.postprocess_nodes(reranker.postprocess_nodes(hits, query_str="green"), query_str="green")
+    twice = reranker.postprocess_nodes(
+        reranker.postprocess_nodes(hits, query_str="green"), query_str="green"
+    )
     assert all("retrieval_score" not in hit.node.get_content(MetadataMode.LLM) for hit in twice)
     assert reranker.ranker.remembered == ids(hits)  # the same content: the same memory
 
@@ -227,12 +256,20 @@ async def test_async_equals_sync() -> None:
     assert found(await reranker.apostprocess_nodes(hits, query_str="red apple")) == expected
 
 
-async def test_six_concurrent_calls_equal_the_single_ones_and_use_the_ranker_one_at_a_time() -> None:
+async def test_six_concurrent_calls_equal_the_single_ones_and_use_the_ranker_one_at_a_time() -> (
+    None
+):
     reranker = fake_rerank()
     queries = ["red apple", "green pear", "blue plum", "apple", "plum", "nothing here"]
     lists = [text_hits(*FIVE[i % 5 :], *FIVE[: i % 5]) for i in range(6)]
-    single = [found(fake_rerank().postprocess_nodes(hits, query_str=q)) for hits, q in zip(lists, queries, strict=True)]
-    calls = [reranker.apostprocess_nodes(hits, query_str=q) for hits, q in zip(lists, queries, strict=True)]
+    single = [
+        found(fake_rerank().postprocess_nodes(hits, query_str=q))
+        for hits, q in zip(lists, queries, strict=True)
+    ]
+    calls = [
+        reranker.apostprocess_nodes(hits, query_str=q)
+        for hits, q in zip(lists, queries, strict=True)
+    ]
     assert [found(best) for best in await asyncio.gather(*calls)] == single
     assert reranker.ranker.most_busy == 1
 
@@ -247,7 +284,9 @@ async def test_concurrent_first_calls_load_one_model(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("llama_index_rnx.rerank.load_ranker", load)
     reranker = RNXRerank(model="some-model")
     assert loaded == []  # nothing is loaded by the constructor
-    await asyncio.gather(*[reranker.apostprocess_nodes(text_hits(*FIVE), query_str="apple") for _ in range(6)])
+    await asyncio.gather(
+        *[reranker.apostprocess_nodes(text_hits(*FIVE), query_str="apple") for _ in range(6)]
+    )
     assert loaded == ["some-model"]
     reranker.unload()
     reranker.postprocess_nodes(text_hits(*FIVE), query_str="apple")
@@ -275,11 +314,15 @@ class Legacy(BaseCallbackHandler):
         self.starts: list[Any] = []
         self.ends: list[Any] = []
 
-    def on_event_start(self, event_type: CBEventType, payload: Any = None, event_id: str = "", **_: Any) -> str:
+    def on_event_start(
+        self, event_type: CBEventType, payload: Any = None, event_id: str = "", **_: Any
+    ) -> str:
         self.starts.append((event_type, payload, event_id))
         return event_id
 
-    def on_event_end(self, event_type: CBEventType, payload: Any = None, event_id: str = "", **_: Any) -> None:
+    def on_event_end(
+        self, event_type: CBEventType, payload: Any = None, event_id: str = "", **_: Any
+    ) -> None:
         self.ends.append((event_type, payload, event_id))
 
     def start_trace(self, trace_id: str | None = None) -> None: ...
@@ -300,7 +343,9 @@ def events() -> Any:
 def test_events_stand_in_pairs(case: str, events: list[Any]) -> None:
     legacy = Legacy()
     ranker = BrokenRanker() if case in ("error", "keep_order") else FakeRanker()
-    reranker = RNXRerank(ranker=ranker, top_n=2, on_error="keep_order" if case == "keep_order" else "raise")
+    reranker = RNXRerank(
+        ranker=ranker, top_n=2, on_error="keep_order" if case == "keep_order" else "raise"
+    )
     reranker.callback_manager = CallbackManager([legacy])  # as engines do
     hits = [] if case == "empty" else text_hits(*FIVE)
     if case == "error":
@@ -327,9 +372,18 @@ def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_json_and_dict_and_pickle_round_trips(loaded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_and_dict_and_pickle_round_trips(
+    loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llama_index_rnx.rerank.load_ranker", lambda *_, **__: FakeRanker())
-    options = {"top_n": 3, "window": 10, "stride": 5, "min_score": 0.1, "keep_retrieval_score": True, "on_error": "keep_order"}
+    options = {
+        "top_n": 3,
+        "window": 10,
+        "stride": 5,
+        "min_score": 0.1,
+        "keep_retrieval_score": True,
+        "on_error": "keep_order",
+    }
     reranker = RNXRerank(model="some-model", dtype="float32", memory_path=None, **options)  # type: ignore[arg-type]
     if loaded:
         reranker.postprocess_nodes(text_hits(*FIVE), query_str="apple")
@@ -349,13 +403,26 @@ def test_json_and_dict_and_pickle_round_trips(loaded: bool, monkeypatch: pytest.
     assert reranker.to_dict()["class_name"] == "RNXRerank"
 
 
-def test_a_reranker_with_the_real_model_in_it_is_pickled_without_the_weights(mini: MiniRanker) -> None:
+def test_a_reranker_with_the_real_model_in_it_is_pickled_without_the_weights(
+    mini: MiniRanker,
+) -> None:
     reranker = RNXRerank(dtype="float32", top_n=1)
-    expected = found(reranker.postprocess_nodes(text_hits("Bees make honey.", "Rust is iron oxide."), query_str="rust"))
+    expected = found(
+        reranker.postprocess_nodes(
+            text_hits("Bees make honey.", "Rust is iron oxide."), query_str="rust"
+        )
+    )
     data = pickle.dumps(reranker)
     assert len(data) < 10_000
     again = pickle.loads(data)
-    assert found(again.postprocess_nodes(text_hits("Bees make honey.", "Rust is iron oxide."), query_str="rust")) == expected
+    assert (
+        found(
+            again.postprocess_nodes(
+                text_hits("Bees make honey.", "Rust is iron oxide."), query_str="rust"
+            )
+        )
+        == expected
+    )
 
 
 def test_unknown_options_are_refused() -> None:
@@ -364,7 +431,9 @@ def test_unknown_options_are_refused() -> None:
             RNXRerank(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{"top_n": 0}, {"top_n": None}, {"window": 0}, {"stride": 0}, {"on_error": "ignore"}])
+@pytest.mark.parametrize(
+    "options", [{"top_n": 0}, {"top_n": None}, {"window": 0}, {"stride": 0}, {"on_error": "ignore"}]
+)
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         RNXRerank(**options)
@@ -419,7 +488,10 @@ def test_keep_order_gives_the_order_of_the_retriever_and_counts() -> None:
 
 @pytest.mark.parametrize("on_error", ["raise", "keep_order"])
 def test_an_image_that_cannot_be_read_comes_last_with_a_warning(on_error: str) -> None:
-    hits = [NodeWithScore(node=ImageNode(id_="bad", image="bm8gaW1hZ2U="), score=0.9), *text_hits("one", "two")]
+    hits = [
+        NodeWithScore(node=ImageNode(id_="bad", image="bm8gaW1hZ2U="), score=0.9),
+        *text_hits("one", "two"),
+    ]
     reranker = fake_rerank(on_error=on_error)
     with pytest.warns(RuntimeWarning, match=r"1 of 3 nodes .*bad.*cannot be read as an image"):
         best = reranker.postprocess_nodes(hits, query_str="two")
@@ -470,15 +542,26 @@ def test_an_unknown_device_is_refused() -> None:
 
 
 def test_the_shipped_model_orders_easy_texts(mini: MiniRanker) -> None:
-    texts = ("Bees make honey in their hives.", "Rust is iron oxide.", "The parliament passed the budget.")
+    texts = (
+        "Bees make honey in their hives.",
+        "Rust is iron oxide.",
+        "The parliament passed the budget.",
+    )
     reranker = RNXRerank(ranker=mini, top_n=1)
-    for query, best in (("How is honey made?", "n0"), ("What is rust?", "n1"), ("vote on government spending", "n2")):
+    for query, best in (
+        ("How is honey made?", "n0"),
+        ("What is rust?", "n1"),
+        ("vote on government spending", "n2"),
+    ):
         assert ids(reranker.postprocess_nodes(text_hits(*texts), query_str=query)) == [best]
 
 
 async def test_the_shipped_model_is_the_same_for_six_callers(mini: MiniRanker) -> None:
     reranker = RNXRerank(dtype="float32", top_n=4)
-    hits = [*text_hits("Bees make honey.", "Rust is iron oxide.", "A red card."), NodeWithScore(node=_red(), score=0.1)]
+    hits = [
+        *text_hits("Bees make honey.", "Rust is iron oxide.", "A red card."),
+        NodeWithScore(node=_red(), score=0.1),
+    ]
     single = found(reranker.postprocess_nodes(hits, query_str="a red picture"))
     calls = [reranker.apostprocess_nodes(hits, query_str="a red picture") for _ in range(6)]
     assert [found(best) for best in await asyncio.gather(*calls)] == [single] * 6

@@ -1,4 +1,6 @@
-"""`copy`, `deepcopy` and `pickle` of a collection, a retriever, an engine and a model give one that answers alike."""
+"""`copy`, `deepcopy` and `pickle` of a collection, a retriever, an engine and a model give one that
+answers alike.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 from qdrant_client import QdrantClient
 
-from llama_index_rnx import NodeCollection, RNXEmbedding, RNXError, RNXRerank, RNXRetriever, load_ranker
+from llama_index_rnx import (
+    NodeCollection,
+    RNXEmbedding,
+    RNXError,
+    RNXRerank,
+    RNXRetriever,
+    load_ranker,
+)
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.chat.engine import chat_engine
 from llama_index_rnx.chat.extractive import ExtractiveSynthesizer
@@ -26,7 +35,9 @@ from llama_index_rnx.collection import Storage
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves event loops open
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # LlamaIndex leaves event loops open
 
 TEXTS = ["iron turns to rust", "bees make honey", "rain falls", "iron turns to rust", "rust is red"]
 Copier = Callable[[Any], Any]
@@ -51,7 +62,9 @@ class PlainRanker(FakeRanker):
 
 def filled(location: Any = ":memory:", **options: Any) -> NodeCollection:
     collection = NodeCollection(location, **{"embedding": FakeEmbedding(), **options})
-    collection.add([TextNode(id_=f"t{i}", text=text, metadata={"odd": i % 2}) for i, text in enumerate(TEXTS)])
+    collection.add(
+        [TextNode(id_=f"t{i}", text=text, metadata={"odd": i % 2}) for i, text in enumerate(TEXTS)]
+    )
     return collection
 
 
@@ -61,7 +74,11 @@ def scores(collection: NodeCollection) -> list[float | None]:
 
 
 def answers(collection: NodeCollection) -> list[tuple[str, float | None]]:
-    return [(hit.node_id, hit.score) for text in ("iron", "honey rust") for hit in collection.search(Query(text=text))]
+    return [
+        (hit.node_id, hit.score)
+        for text in ("iron", "honey rust")
+        for hit in collection.search(Query(text=text))
+    ]
 
 
 # --- collections
@@ -125,9 +142,18 @@ def test_a_closed_folder_is_opened_where_the_pickle_arrives(tmp_path: Path) -> N
 @each_copier
 def test_settings_are_kept(copied: Copier, tmp_path: Path) -> None:
     ranker = PlainRanker()
-    options = {"name": "other", "ranker": ranker, "memory_path": tmp_path / "memories", "allow_urls": True}
+    options = {
+        "name": "other",
+        "ranker": ranker,
+        "memory_path": tmp_path / "memories",
+        "allow_urls": True,
+    }
     other = copied(filled(**options))
-    assert (other.name, other.allow_urls, other.memories.path) == ("other", True, tmp_path / "memories")
+    assert (other.name, other.allow_urls, other.memories.path) == (
+        "other",
+        True,
+        tmp_path / "memories",
+    )
     assert other.ranker.fingerprint == ranker.fingerprint
     assert copied(filled(ranker=None)).ranker is None
     assert isinstance(other.embedding, FakeEmbedding)
@@ -174,7 +200,9 @@ def test_a_server_is_connected_to_again(copied: Copier, qdrant_server: QdrantSer
     assert other.storage == storage
     assert scores(other) == scores(collection)
     client = QdrantClient(url=qdrant_server.url, check_compatibility=False)
-    assert scores(copied(NodeCollection(client, name="copied", embedding=FakeEmbedding()))) == scores(collection)
+    assert scores(
+        copied(NodeCollection(client, name="copied", embedding=FakeEmbedding()))
+    ) == scores(collection)
     collection.close()
 
 
@@ -196,17 +224,24 @@ def test_a_query_engine(copied: Copier) -> None:
     retriever, reranker = RNXRetriever(filled()), RNXRerank(ranker=PlainRanker(), top_n=2)
     for synthesizer in (ExtractiveSynthesizer(PlainRanker()), None):
         engine = RetrieverQueryEngine.from_args(
-            retriever, llm=MockLLM(), response_synthesizer=synthesizer, node_postprocessors=[reranker]
+            retriever,
+            llm=MockLLM(),
+            response_synthesizer=synthesizer,
+            node_postprocessors=[reranker],
         )
         expected, answer = engine.query("what rusts?"), copied(engine).query("what rusts?")
         assert str(answer) == str(expected)
-        assert [hit.node_id for hit in answer.source_nodes] == [hit.node_id for hit in expected.source_nodes]
+        assert [hit.node_id for hit in answer.source_nodes] == [
+            hit.node_id for hit in expected.source_nodes
+        ]
 
 
 @pytest.mark.usefixtures("own_loop")
 @each_copier
 def test_a_conversation(copied: Copier) -> None:
-    engine = chat_engine(RNXRetriever(filled()), RNXRerank(ranker=PlainRanker(), top_n=2), extractor=PlainRanker())
+    engine = chat_engine(
+        RNXRetriever(filled()), RNXRerank(ranker=PlainRanker(), top_n=2), extractor=PlainRanker()
+    )
     engine.chat("what makes honey?")
     other = copied(engine)
     assert len(other.chat_history) == 2
@@ -226,7 +261,9 @@ def test_a_model_and_what_holds_it(copied: Copier, mini: MiniRanker) -> None:
     hits = text_hits("Bees make honey.", "Rust is iron oxide.")
     for reranker in (RNXRerank(dtype="float32", top_n=1), RNXRerank(ranker=mini, top_n=1)):
         reranker.postprocess_nodes(hits, query_str="rust")
-        assert [hit.node_id for hit in copied(reranker).postprocess_nodes(hits, query_str="rust")] == ["n1"]
+        assert [
+            hit.node_id for hit in copied(reranker).postprocess_nodes(hits, query_str="rust")
+        ] == ["n1"]
     embedding = RNXEmbedding(dtype="float32")
     vector = embedding.get_query_embedding("rust")
     assert copied(embedding).get_query_embedding("rust") == vector

@@ -1,4 +1,6 @@
-"""The retriever and the reranker inside LlamaIndex's engines: what the prompt of a multimodal model receives."""
+"""The retriever and the reranker inside LlamaIndex's engines: what the prompt of a multimodal model
+receives.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from llama_index.core.schema import ImageNode, MediaResource, Node, TextNode
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.candidates import PageNode
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex's chat memory closes nothing
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # LlamaIndex's chat memory closes nothing
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +53,9 @@ class RecordingLLM(MockLLM):
         return self._answer(messages)
 
     def blocks(self, kind: type) -> list[Any]:
-        return [block for message in self._sent for block in message.blocks if isinstance(block, kind)]
+        return [
+            block for message in self._sent for block in message.blocks if isinstance(block, kind)
+        ]
 
     def text(self) -> str:
         return "\n".join(block.text for block in self.blocks(TextBlock))
@@ -85,7 +91,9 @@ def parts(collection: NodeCollection) -> tuple[RNXRetriever, RNXRerank, FakeRank
 
 
 def check(llm: RecordingLLM, sources: Sequence[Any], ranker: FakeRanker) -> None:
-    """The four red nodes were chosen out of seven, and text and pictures of all of them reached the prompt."""
+    """The four red nodes were chosen out of seven, and text and pictures of all of them reached the
+    prompt.
+    """
     assert {source.node_id for source in sources} == {"text", "image", "both", "page"}
     assert ranker.reads == [7]
     assert "a red apple fell" in llm.text()
@@ -101,7 +109,9 @@ def check(llm: RecordingLLM, sources: Sequence[Any], ranker: FakeRanker) -> None
 def test_query_engine(parts: tuple[RNXRetriever, RNXRerank, FakeRanker]) -> None:
     retriever, reranker, ranker = parts
     llm = RecordingLLM(is_chat_model=True)
-    engine = RetrieverQueryEngine.from_args(retriever, llm=llm, node_postprocessors=[reranker], multimodal=True)
+    engine = RetrieverQueryEngine.from_args(
+        retriever, llm=llm, node_postprocessors=[reranker], multimodal=True
+    )
     answer = engine.query("red")
     assert str(answer) == "an answer"
     check(llm, answer.source_nodes, ranker)
@@ -110,7 +120,9 @@ def test_query_engine(parts: tuple[RNXRetriever, RNXRerank, FakeRanker]) -> None
 async def test_query_engine_async(parts: tuple[RNXRetriever, RNXRerank, FakeRanker]) -> None:
     retriever, reranker, ranker = parts
     llm = RecordingLLM(is_chat_model=True)
-    engine = RetrieverQueryEngine.from_args(retriever, llm=llm, node_postprocessors=[reranker], multimodal=True)
+    engine = RetrieverQueryEngine.from_args(
+        retriever, llm=llm, node_postprocessors=[reranker], multimodal=True
+    )
     answer = await engine.aquery("red")
     assert str(answer) == "an answer"
     check(llm, answer.source_nodes, ranker)
@@ -119,16 +131,22 @@ async def test_query_engine_async(parts: tuple[RNXRetriever, RNXRerank, FakeRank
 def test_the_order_of_the_prompt_is_that_of_the_reranker(collection: NodeCollection) -> None:
     llm, ranker = RecordingLLM(is_chat_model=True), FakeRanker()
     retriever, reranker = RNXRetriever(collection), RNXRerank(ranker=ranker, top_n=2)
-    engine = RetrieverQueryEngine.from_args(retriever, llm=llm, node_postprocessors=[reranker], multimodal=True)
+    engine = RetrieverQueryEngine.from_args(
+        retriever, llm=llm, node_postprocessors=[reranker], multimodal=True
+    )
     answer = engine.query("rain over the sea in red")
     assert answer.source_nodes[0].node_id == "rain"
     scores = [source.score for source in answer.source_nodes]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_plain_query_engine_with_a_text_model(parts: tuple[RNXRetriever, RNXRerank, FakeRanker]) -> None:
+def test_a_plain_query_engine_with_a_text_model(
+    parts: tuple[RNXRetriever, RNXRerank, FakeRanker],
+) -> None:
     retriever, reranker, _ = parts
-    engine = RetrieverQueryEngine.from_args(retriever, llm=MockLLM(), node_postprocessors=[reranker])
+    engine = RetrieverQueryEngine.from_args(
+        retriever, llm=MockLLM(), node_postprocessors=[reranker]
+    )
     answer = engine.query("red")
     assert "a red apple fell" in str(answer)  # MockLLM repeats its prompt
     assert len(answer.source_nodes) == 4
@@ -137,7 +155,9 @@ def test_a_plain_query_engine_with_a_text_model(parts: tuple[RNXRetriever, RNXRe
 def test_an_empty_collection_gives_an_empty_answer() -> None:
     retriever = RNXRetriever(NodeCollection(":memory:", embedding=FakeEmbedding()))
     reranker = RNXRerank(ranker=FakeRanker())
-    engine = RetrieverQueryEngine.from_args(retriever, llm=MockLLM(), node_postprocessors=[reranker])
+    engine = RetrieverQueryEngine.from_args(
+        retriever, llm=MockLLM(), node_postprocessors=[reranker]
+    )
     assert engine.query("red").source_nodes == []
 
 
@@ -154,7 +174,9 @@ async def test_chat_engines(kind: Any, parts: tuple[RNXRetriever, RNXRerank, Fak
     assert {source.node_id for source in again.source_nodes} == {"text", "image", "both", "page"}
 
 
-async def test_the_multimodal_chat_engine_shows_the_pictures(parts: tuple[RNXRetriever, RNXRerank, FakeRanker]) -> None:
+async def test_the_multimodal_chat_engine_shows_the_pictures(
+    parts: tuple[RNXRetriever, RNXRerank, FakeRanker],
+) -> None:
     chat_engine = pytest.importorskip("llama_index.core.chat_engine.multi_modal_context")
     retriever, reranker, ranker = parts
     llm = RecordingLLM(is_chat_model=True)

@@ -1,4 +1,6 @@
-"""What is done with foreign text grows with its length, not with its square: a page of blanks stops no search."""
+"""What is done with foreign text grows with its length, not with its square: a page of blanks stops
+no search.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def seconds(function: Callable[[str], object], pattern: str, length: int) -> flo
 
 
 def grows_by_the_square(function: Callable[[str], object], pattern: str) -> bool:
-    """Whether four times the text takes more than ten times as long: linear are four, the square are sixteen."""
+    """Whether four times the text takes more than ten times as long: linear are four, the square
+    are sixteen.
+    """
     long = seconds(function, pattern, LONG)
     return long > NOISE and long > 10 * seconds(function, pattern, SHORT)
 

@@ -1,4 +1,6 @@
-"""The committed notebooks are those of their sources and show nothing untidy; that they run is `make notebooks`."""
+"""The committed notebooks are those of their sources and show nothing untidy; that they run is
+`make notebooks`.
+"""
 
 from __future__ import annotations
 
@@ -60,9 +62,18 @@ def test_new_words_keep_the_outputs_and_new_code_does_not(source: Path) -> None:
     ("output", "said"),
     [
         (nbformat.v4.new_output("stream", name="stderr", text="UserWarning: no"), "UserWarning"),
-        (nbformat.v4.new_output("error", ename="ValueError", evalue="so not", traceback=[]), "so not"),
-        (nbformat.v4.new_output("stream", name="stdout", text="written to /home/me/index"), "/home/me"),
-        (nbformat.v4.new_output("execute_result", data={"text/plain": "'/tmp/a.png'"}), "/tmp/a.png"),
+        (
+            nbformat.v4.new_output("error", ename="ValueError", evalue="so not", traceback=[]),
+            "so not",
+        ),
+        (
+            nbformat.v4.new_output("stream", name="stdout", text="written to /home/me/index"),
+            "/home/me",
+        ),
+        (
+            nbformat.v4.new_output("execute_result", data={"text/plain": "'/tmp/a.png'"}),
+            "/tmp/a.png",
+        ),
     ],
 )
 def test_untidy_outputs_are_named(source: Path, output: nbformat.NotebookNode, said: str) -> None:
@@ -76,7 +87,9 @@ def test_untidy_outputs_are_named(source: Path, output: nbformat.NotebookNode, s
 def test_tidy_outputs_pass(source: Path) -> None:
     book = execute.notebook_of(source)
     book.cells[1].outputs = [
-        nbformat.v4.new_output("stream", name="stdout", text="POST http://localhost:80/rerank, 1/usr 3 and/or")
+        nbformat.v4.new_output(
+            "stream", name="stdout", text="POST http://localhost:80/rerank, 1/usr 3 and/or"
+        )
     ]
     assert execute.untidy(book, "07", 100) == []
     assert len(execute.untidy(book, "07", 10**7)) == 1

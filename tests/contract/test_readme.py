@@ -17,10 +17,16 @@ PACKAGE = README.parent / "llama_index_rnx"
 
 
 @pytest.mark.usefixtures("own_loop")
-def test_the_ten_lines_of_the_readme_answer_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ten_lines_of_the_readme_answer_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 64), "steelblue").save("pump.png")
-    (block,) = [found for found in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "engine" in found]
+    (block,) = [
+        found
+        for found in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+        if "engine" in found
+    ]
     llm = MockLLMWithChatMemoryOfLastCall(is_chat_model=True)
     scope: dict[str, object] = {"llm": llm}
     exec(compile(block, "README.md", "exec"), scope)
@@ -40,9 +46,15 @@ def test_every_file_that_the_readme_names_exists() -> None:
 
 
 def modules_with_examples() -> list[str]:
-    files = (path for path in sorted(PACKAGE.rglob("*.py")) if ">>>" in path.read_text(encoding="utf-8"))
+    files = (
+        path for path in sorted(PACKAGE.rglob("*.py")) if ">>>" in path.read_text(encoding="utf-8")
+    )
     return [
-        path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+        path.relative_to(PACKAGE.parent)
+        .with_suffix("")
+        .as_posix()
+        .replace("/", ".")
+        .removesuffix(".__init__")
         for path in files
     ]
 

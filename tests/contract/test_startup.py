@@ -47,7 +47,9 @@ def modules_after(program: str, *arguments: str) -> set[str]:
     """The modules that a new Python has imported after a program."""
     program += "\nimport sys\nprint(*sys.modules)"
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -66,7 +68,9 @@ def test_no_help_page_and_no_mistyped_command_imports_anything_heavy() -> None:
 def test_all_commands_are_tried_above() -> None:
     from llama_index_rnx.cli import app
 
-    names = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
+    names = [
+        info.name or info.callback.__name__ for info in app.registered_commands if info.callback
+    ]
     assert set(names) == set(COMMANDS)
 
 
@@ -108,7 +112,9 @@ def test_modules_of_the_package_are_there_without_an_import_of_their_own() -> No
     assert "llama_index_rnx.candidates.candidate" in modules_after(program)
 
 
-@pytest.mark.parametrize("name", ["Nothing", "nothing", "__wrapped__", "not a name", "rankers.mini"])
+@pytest.mark.parametrize(
+    "name", ["Nothing", "nothing", "__wrapped__", "not a name", "rankers.mini"]
+)
 def test_a_name_that_is_not_there_is_an_attribute_error(name: str) -> None:
     assert not hasattr(llama_index_rnx, name)
     with pytest.raises(AttributeError, match="has no attribute"):

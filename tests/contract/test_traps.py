@@ -26,7 +26,11 @@ from llama_index.core.schema import (
     QueryBundle,
     TextNode,
 )
-from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQuery, VectorStoreQueryResult
+from llama_index.core.vector_stores.types import (
+    BasePydanticVectorStore,
+    VectorStoreQuery,
+    VectorStoreQueryResult,
+)
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 from PIL import Image
 from pydantic import PrivateAttr
@@ -47,7 +51,9 @@ def picture(tmp_path: Path) -> str:
 
 
 class StoringStore(BasePydanticVectorStore):
-    """A vector store that keeps texts itself, as the one for Qdrant does; it answers with what it was asked."""
+    """A vector store that keeps texts itself, as the one for Qdrant does; it answers with what it
+    was asked.
+    """
 
     stores_text: bool = True
     _asked: list[VectorStoreQuery] = PrivateAttr(default_factory=list)
@@ -69,8 +75,13 @@ class StoringStore(BasePydanticVectorStore):
 
 def test_an_index_made_of_nodes_asks_the_store_for_its_image_nodes_only(picture: str) -> None:
     store = StoringStore()
-    nodes = [TextNode(id_="text", text="a"), ImageNode(id_="picture", image_path=picture, text="a pump")]
-    index = VectorStoreIndex(nodes=nodes, storage_context=_over(store), embed_model=MockEmbedding(embed_dim=2))
+    nodes = [
+        TextNode(id_="text", text="a"),
+        ImageNode(id_="picture", image_path=picture, text="a pump"),
+    ]
+    index = VectorStoreIndex(
+        nodes=nodes, storage_context=_over(store), embed_model=MockEmbedding(embed_dim=2)
+    )
     index.as_retriever().retrieve("a")
     assert store._asked[-1].node_ids == ["picture"]
     both = VectorStoreIndex.from_vector_store(store, embed_model=MockEmbedding(embed_dim=2))
@@ -78,8 +89,12 @@ def test_an_index_made_of_nodes_asks_the_store_for_its_image_nodes_only(picture:
     assert not store._asked[-1].node_ids
 
 
-def test_an_index_made_of_nodes_drops_pictures_without_text(picture: str, capsys: pytest.CaptureFixture[str]) -> None:
-    index = VectorStoreIndex(nodes=[ImageNode(id_="picture", image_path=picture)], embed_model=MockEmbedding(embed_dim=2))
+def test_an_index_made_of_nodes_drops_pictures_without_text(
+    picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = VectorStoreIndex(
+        nodes=[ImageNode(id_="picture", image_path=picture)], embed_model=MockEmbedding(embed_dim=2)
+    )
     assert not index.index_struct.nodes_dict
     assert "skipping" in capsys.readouterr().out
 
@@ -117,19 +132,32 @@ def test_an_image_node_drops_the_bytes_of_a_resource_in_its_constructor() -> Non
 def test_an_image_node_leaves_its_own_text_out_of_the_prompt(picture: str) -> None:
     blocks = ImageNode(image_path=picture, text="a blue pump").get_content_blocks(MetadataMode.NONE)
     assert [type(block) for block in blocks] == [ImageBlock]
-    whole = Node(text_resource=MediaResource(text="a blue pump"), image_resource=MediaResource(path=Path(picture)))
-    assert [type(block) for block in whole.get_content_blocks(MetadataMode.NONE)] == [TextBlock, ImageBlock]
+    whole = Node(
+        text_resource=MediaResource(text="a blue pump"),
+        image_resource=MediaResource(path=Path(picture)),
+    )
+    assert [type(block) for block in whole.get_content_blocks(MetadataMode.NONE)] == [
+        TextBlock,
+        ImageBlock,
+    ]
 
 
-def test_a_node_with_a_url_is_fetched_by_whoever_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_with_a_url_is_fetched_by_whoever_looks_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fetched = []
-    monkeypatch.setattr("requests.get", lambda url, **_: fetched.append(url) or (_ for _ in ()).throw(OSError("offline")))
+    monkeypatch.setattr(
+        "requests.get",
+        lambda url, **_: fetched.append(url) or (_ for _ in ()).throw(OSError("offline")),
+    )
     with pytest.raises(OSError):
         ImageNode(image_url="http://10.0.0.1/a.png").get_content_blocks()
     assert fetched == ["http://10.0.0.1/a.png"]
 
 
-async def test_the_async_vector_retriever_forgets_the_picture_of_a_query(monkeypatch: pytest.MonkeyPatch, picture: str) -> None:
+async def test_the_async_vector_retriever_forgets_the_picture_of_a_query(
+    monkeypatch: pytest.MonkeyPatch, picture: str
+) -> None:
     index = VectorStoreIndex(nodes=[TextNode(text="a")], embed_model=MockEmbedding(embed_dim=2))
     retriever, seen = index.as_retriever(), list[str | None]()
 
@@ -151,7 +179,9 @@ async def test_ours_does_not(monkeypatch: pytest.MonkeyPatch, picture: str) -> N
 
 async def test_concurrent_async_calls_enter_a_postprocessor_at_once() -> None:
     class Counting(BaseNodePostprocessor):
-        _together: threading.Barrier = PrivateAttr(default_factory=lambda: threading.Barrier(3, timeout=5))
+        _together: threading.Barrier = PrivateAttr(
+            default_factory=lambda: threading.Barrier(3, timeout=5)
+        )
 
         def _postprocess_nodes(
             self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -169,7 +199,9 @@ def test_a_score_in_the_metadata_would_be_read_by_the_model_and_ours_is_not() ->
     hit = NodeWithScore(node=TextNode(text="a"), score=0.5)
     (found,) = RNXRerank(keep_retrieval_score=True).postprocess_nodes([hit], query_str="a")
     assert found.node.metadata["retrieval_score"] == 0.5
-    assert "0.5" not in found.node.get_content(MetadataMode.LLM) + found.node.get_content(MetadataMode.EMBED)
+    assert "0.5" not in found.node.get_content(MetadataMode.LLM) + found.node.get_content(
+        MetadataMode.EMBED
+    )
 
 
 @pytest.mark.filterwarnings(
@@ -191,4 +223,6 @@ def _over(store: StoringStore) -> Any:
 
 def _stored(node: BaseNode) -> BaseNode:
     """What comes back after the way through a payload that LlamaIndex's own stores share."""
-    return metadata_dict_to_node(node_to_metadata_dict(node, remove_text=False, flat_metadata=False))
+    return metadata_dict_to_node(
+        node_to_metadata_dict(node, remove_text=False, flat_metadata=False)
+    )

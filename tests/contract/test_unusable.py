@@ -1,4 +1,6 @@
-"""One unusable node does not cost the list: each is ranked by what is left of it, last where nothing is."""
+"""One unusable node does not cost the list: each is ranked by what is left of it, last where
+nothing is.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,27 @@ from typing import Any
 
 import pytest
 from conftest import Rnx
-from fakes import BLUE, GREEN, RED, BrokenRanker, FakeRanker, SharingRanker, image_base64, text_hits, write_image, write_pdf
-from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Node, NodeWithScore, QueryBundle, TextNode
+from fakes import (
+    BLUE,
+    GREEN,
+    RED,
+    BrokenRanker,
+    FakeRanker,
+    SharingRanker,
+    image_base64,
+    text_hits,
+    write_image,
+    write_pdf,
+)
+from llama_index.core.schema import (
+    BaseNode,
+    ImageNode,
+    MediaResource,
+    Node,
+    NodeWithScore,
+    QueryBundle,
+    TextNode,
+)
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
 from llama_index_rnx.candidates import Candidate, Query, file_source, usable_candidate
@@ -33,7 +54,9 @@ class RefusingNode(TextNode):
 def page_node(folder: Path, text: str = "") -> BaseNode:
     from llama_index_rnx.candidates import PageNode
 
-    return PageNode(id_="odd", text=text, pdf_path=str(write_pdf(folder / "a.pdf", ["one"])), page=7)
+    return PageNode(
+        id_="odd", text=text, pdf_path=str(write_pdf(folder / "a.pdf", ["one"])), page=7
+    )
 
 
 GONE = "/gone/x.png"
@@ -41,16 +64,24 @@ TRUNCATED = image_base64(RED, size=(64, 64))[:80]
 HOLLOW: dict[str, Callable[[Path], Any]] = {
     "blank text": lambda _: TextNode(id_="odd", text=" \n\t"),
     "empty text": lambda _: TextNode(id_="odd", text=""),
-    "text of nothing to see": lambda _: TextNode(id_="odd", text="\ufeff \u200b\u00ad\0\x01 \u00a0"),
-    "template without a field": lambda _: TextNode(id_="odd", text="apple", metadata={"a": 1}, metadata_template="{nope}"),
+    "text of nothing to see": lambda _: TextNode(
+        id_="odd", text="\ufeff \u200b\u00ad\0\x01 \u00a0"
+    ),
+    "template without a field": lambda _: TextNode(
+        id_="odd", text="apple", metadata={"a": 1}, metadata_template="{nope}"
+    ),
     "metadata alone": lambda _: TextNode(id_="odd", text="", metadata={"title": "Head"}),
     "empty node": lambda _: Node(id_="odd"),
     "no text at all": lambda _: TextNode.model_construct(id_="odd", text=None),
     "gone": lambda _: ImageNode(id_="odd", image_path=GONE),
     "gone, as a resource": lambda _: Node(id_="odd", image_resource=MediaResource(path=Path(GONE))),
     "folder": lambda folder: ImageNode(id_="odd", image_path=str(folder)),
-    "empty file": lambda folder: ImageNode(id_="odd", image_path=str(_written(folder / "empty.png", b""))),
-    "no picture": lambda folder: ImageNode(id_="odd", image_path=str(_written(folder / "text.png", b"hello"))),
+    "empty file": lambda folder: ImageNode(
+        id_="odd", image_path=str(_written(folder / "empty.png", b""))
+    ),
+    "no picture": lambda folder: ImageNode(
+        id_="odd", image_path=str(_written(folder / "text.png", b"hello"))
+    ),
     "truncated": lambda _: ImageNode(id_="odd", image=TRUNCATED),
     "not base64": lambda _: ImageNode(id_="odd", image="!?"),
     "broken data URI": lambda _: ImageNode(id_="odd", image_url="data:image/png;base64,AAAA"),
@@ -75,12 +106,18 @@ def found(hits: Sequence[NodeWithScore]) -> list[tuple[str, float | None]]:
 
 
 def reranked(hits: Sequence[Any], query: str = "red apple", **options: Any) -> list[NodeWithScore]:
-    reranker = RNXRerank(ranker=options.pop("ranker", None) or FakeRanker(), **{"top_n": 99, **options})
+    reranker = RNXRerank(
+        ranker=options.pop("ranker", None) or FakeRanker(), **{"top_n": 99, **options}
+    )
     return reranker.postprocess_nodes(list(hits), query_str=query)
 
 
 def wrapped(node: Any) -> Any:
-    return NodeWithScore(node=node, score=0.9) if isinstance(node, BaseNode) else NodeWithScore.model_construct(node=node)
+    return (
+        NodeWithScore(node=node, score=0.9)
+        if isinstance(node, BaseNode)
+        else NodeWithScore.model_construct(node=node)
+    )
 
 
 # --- RNXRerank
@@ -88,12 +125,16 @@ def wrapped(node: Any) -> Any:
 
 @pytest.mark.parametrize("case", HOLLOW)
 @pytest.mark.parametrize("on_error", ["raise", "keep_order"])
-def test_a_node_with_nothing_left_comes_last_with_score_0(case: str, on_error: str, tmp_path: Path) -> None:
+def test_a_node_with_nothing_left_comes_last_with_score_0(
+    case: str, on_error: str, tmp_path: Path
+) -> None:
     odd = wrapped(HOLLOW[case](tmp_path))
     good = text_hits("a red apple", "nothing here", "red")
     with pytest.warns(RuntimeWarning, match="1 of 4 nodes") as warned:
         best = reranked([odd, *good], on_error=on_error)
-    ours = [one for one in warned if one.category is RuntimeWarning]  # others: of what is collected meanwhile
+    ours = [
+        one for one in warned if one.category is RuntimeWarning
+    ]  # others: of what is collected meanwhile
     assert len(ours) == 1
     assert "\n" not in str(ours[0].message)
     assert found(best) == [*found(reranked(good)), ("odd", 0.0)]
@@ -102,7 +143,12 @@ def test_a_node_with_nothing_left_comes_last_with_score_0(case: str, on_error: s
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in HOLLOW if case not in ("nothing", "a string", "a dictionary", "foreign class")]
+    "case",
+    [
+        case
+        for case in HOLLOW
+        if case not in ("nothing", "a string", "a dictionary", "foreign class")
+    ],
 )
 def test_a_good_text_beside_it_is_what_a_node_is_ranked_by(case: str, tmp_path: Path) -> None:
     odd = HOLLOW[case](tmp_path)
@@ -118,12 +164,17 @@ def test_a_url_that_does_not_arrive() -> None:
     far = ImageNode(id_="far", text="apple", image_url="http://127.0.0.1:1/a.png")
     reranker = RNXRerank(ranker=FakeRanker(), allow_urls=True)
     with pytest.warns(RuntimeWarning, match="1 of 2 nodes .*did not arrive"):
-        best = reranker.postprocess_nodes([NodeWithScore(node=far), *text_hits("pear")], query_str="apple")
+        best = reranker.postprocess_nodes(
+            [NodeWithScore(node=far), *text_hits("pear")], query_str="apple"
+        )
     assert found(best) == [("far", 1.0), ("n0", 0.0)]
 
 
 def test_min_score_drops_it_and_the_retrieval_score_is_kept_like_that_of_any_node() -> None:
-    hits = [NodeWithScore(node=ImageNode(id_="odd", image_path=GONE), score=0.9), *text_hits("apple")]
+    hits = [
+        NodeWithScore(node=ImageNode(id_="odd", image_path=GONE), score=0.9),
+        *text_hits("apple"),
+    ]
     with pytest.warns(RuntimeWarning):
         assert found(reranked(hits, min_score=0.1)) == [("n0", 0.5)]
     with pytest.warns(RuntimeWarning):
@@ -134,7 +185,9 @@ def test_min_score_drops_it_and_the_retrieval_score_is_kept_like_that_of_any_nod
 
 def test_several_keep_the_given_order_and_one_warning_counts_them() -> None:
     odd = [NodeWithScore(node=TextNode(id_=name, text=" "), score=1.0) for name in "zax"]
-    with pytest.warns(RuntimeWarning, match=r"3 of 4 nodes .*node 'z' holds neither.*\(and 2 more\)$") as warned:
+    with pytest.warns(
+        RuntimeWarning, match=r"3 of 4 nodes .*node 'z' holds neither.*\(and 2 more\)$"
+    ) as warned:
         best = reranked([*odd, *text_hits("apple")])
     assert [name for name, _ in found(best)] == ["n0", "z", "a", "x"]
     assert len(warned) == 1
@@ -143,14 +196,18 @@ def test_several_keep_the_given_order_and_one_warning_counts_them() -> None:
 def test_a_list_of_nothing_else_loads_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llama_index_rnx.rerank.load_ranker", None)
     with pytest.warns(RuntimeWarning, match="2 of 2 nodes"):
-        best = RNXRerank().postprocess_nodes([wrapped(TextNode(id_=name, text="")) for name in "ab"], query_str="apple")
+        best = RNXRerank().postprocess_nodes(
+            [wrapped(TextNode(id_=name, text="")) for name in "ab"], query_str="apple"
+        )
     assert found(best) == [("a", 0.0), ("b", 0.0)]
 
 
 @pytest.mark.parametrize("windows", ["sliding", "parallel"])
 def test_it_takes_no_place_in_windows(windows: str) -> None:
     good = text_hits(*(f"{'red ' * (i % 3)}apple {i}" for i in range(50)))
-    odd = [NodeWithScore(node=ImageNode(id_=f"odd{i}", image_path=f"/gone/{i}.png")) for i in range(30)]
+    odd = [
+        NodeWithScore(node=ImageNode(id_=f"odd{i}", image_path=f"/gone/{i}.png")) for i in range(30)
+    ]
     mixed = [hit for i in range(50) for hit in [*odd[i : i + 1], good[i]]]
     with_odd, alone = SharingRanker(), SharingRanker()
     expected = reranked(good, ranker=alone, windows=windows)
@@ -167,12 +224,18 @@ def test_it_comes_last_beside_scores_below_0() -> None:
             return [score - 5 for score in super().score(query, memories)]
 
     with pytest.warns(RuntimeWarning):
-        best = reranked([wrapped(TextNode(id_="odd", text="")), *text_hits("apple", "red apple")], ranker=Logits())
+        best = reranked(
+            [wrapped(TextNode(id_="odd", text="")), *text_hits("apple", "red apple")],
+            ranker=Logits(),
+        )
     assert found(best) == [("n1", -4.0), ("n0", -4.5), ("odd", -4.5)]
 
 
 def test_lists_of_a_batch_share_one_warning() -> None:
-    asks = [(QueryBundle("apple"), [wrapped(TextNode(id_="odd", text="")), *text_hits("pear", "apple")]) for _ in range(3)]
+    asks = [
+        (QueryBundle("apple"), [wrapped(TextNode(id_="odd", text="")), *text_hits("pear", "apple")])
+        for _ in range(3)
+    ]
     with pytest.warns(RuntimeWarning, match="3 of 9 nodes") as warned:
         lists = RNXRerank(ranker=SharingRanker()).postprocess_many(asks)
     assert [found(hits) for hits in lists] == [[("n1", 1.0), ("n0", 0.0), ("odd", 0.0)]] * 3
@@ -187,7 +250,10 @@ async def test_async_equals_sync() -> None:
 
 
 def test_nothing_of_the_caller_is_changed() -> None:
-    hits = [NodeWithScore(node=ImageNode(id_="odd", text="apple", image_path=GONE), score=0.9), *text_hits("apple")]
+    hits = [
+        NodeWithScore(node=ImageNode(id_="odd", text="apple", image_path=GONE), score=0.9),
+        *text_hits("apple"),
+    ]
     before = [copy.deepcopy(hit.to_dict()) for hit in hits]
     with pytest.warns(RuntimeWarning):
         reranked(hits)
@@ -225,7 +291,9 @@ def test_a_query_picture_that_cannot_be_read_is_an_error(on_error: str) -> None:
 
 
 class CountingRanker(FakeRanker):
-    """Counts how often each candidate is prepared; `refused` names what it cannot take although it opens."""
+    """Counts how often each candidate is prepared; `refused` names what it cannot take although it
+    opens.
+    """
 
     def __init__(self, refused: Sequence[str] = ()) -> None:
         super().__init__()
@@ -259,7 +327,8 @@ def test_a_picture_that_opens_and_does_not_suit_the_ranker_costs_itself_alone() 
     from PIL import Image
 
     candidates = [
-        Candidate(id=str(i), image=pil_source(Image.new("RGB", (9, 9 + i), colour))) for i, colour in enumerate(colours)
+        Candidate(id=str(i), image=pil_source(Image.new("RGB", (9, 9 + i), colour)))
+        for i, colour in enumerate(colours)
     ]
     ranker = CountingRanker(refused=["7"])
     ranking = rank(ranker, MemoryStore(), Query(text="red"), candidates)
@@ -273,9 +342,13 @@ def test_a_lost_picture_is_looked_for_again(tmp_path: Path) -> None:
     reranker = RNXRerank(ranker=FakeRanker(), memory_path=str(tmp_path / "memories"))
     for _ in range(2):
         with pytest.warns(RuntimeWarning):
-            assert found(reranker.postprocess_nodes([NodeWithScore(node=node)], query_str="red apple")) == [("both", 0.5)]
+            assert found(
+                reranker.postprocess_nodes([NodeWithScore(node=node)], query_str="red apple")
+            ) == [("both", 0.5)]
     write_image(tmp_path / "red.png", RED)
-    assert found(reranker.postprocess_nodes([NodeWithScore(node=node)], query_str="red apple")) == [("both", 1.0)]
+    assert found(reranker.postprocess_nodes([NodeWithScore(node=node)], query_str="red apple")) == [
+        ("both", 1.0)
+    ]
 
 
 # --- the other doors
@@ -284,13 +357,22 @@ def test_a_lost_picture_is_looked_for_again(tmp_path: Path) -> None:
 def test_odd_texts_and_the_shipped_model(mini: MiniRanker) -> None:
     invisible = ["\u200b", "\ufeff", "\x00", "\u00ad", "\u2028", "\U000e0001"]
     texts = [*invisible, "\ud800", "...", "\u0301", "\ue000"]
-    hits = [*text_hits("Bees make honey."), *(NodeWithScore(node=TextNode(id_=repr(text), text=text)) for text in texts)]
+    hits = [
+        *text_hits("Bees make honey."),
+        *(NodeWithScore(node=TextNode(id_=repr(text), text=text)) for text in texts),
+    ]
     with pytest.warns(RuntimeWarning, match=f"{len(invisible)} of {len(hits)} nodes"):
         best = found(reranked(hits, "what do bees make?", ranker=mini))
     assert best[0][0] == "n0"
     assert sorted(name for name, _ in best) == sorted(hit.node_id for hit in hits)
     assert best[-len(invisible) :] == [(repr(text), 0.0) for text in invisible]
-    alone = found(reranked([hit for hit in hits if hit.node_id not in map(repr, invisible)], "what do bees make?", ranker=mini))
+    alone = found(
+        reranked(
+            [hit for hit in hits if hit.node_id not in map(repr, invisible)],
+            "what do bees make?",
+            ranker=mini,
+        )
+    )
     assert best[: -len(invisible)] == alone
 
 
@@ -307,7 +389,10 @@ def test_a_file_deleted_after_indexing(tmp_path: Path) -> None:
     reranker = RNXRerank(model="rnx-mini", memory_path=str(tmp_path / "others"))
     with pytest.warns(RuntimeWarning, match=r"1 of 2 nodes .*red\.png"):
         section = compare(RNXRetriever(collection), reranker, "what rusts?")
-    assert [(hit.id, hit.kind) for hit in section.after] == [("a.txt", "text"), ("red.png", "image")]
+    assert [(hit.id, hit.kind) for hit in section.after] == [
+        ("a.txt", "text"),
+        ("red.png", "image"),
+    ]
     assert section.after[1].score == 0.0
     collection.close()
 
@@ -315,7 +400,14 @@ def test_a_file_deleted_after_indexing(tmp_path: Path) -> None:
 def test_a_hit_of_any_node_can_be_shown(tmp_path: Path) -> None:
     from llama_index_rnx.results import hits_of
 
-    for case in ("blank text", "gone", "not base64", "URL not allowed", "no URL of a file", "page that cannot be drawn"):
+    for case in (
+        "blank text",
+        "gone",
+        "not base64",
+        "URL not allowed",
+        "no URL of a file",
+        "page that cannot be drawn",
+    ):
         retrieved = [NodeWithScore(node=HOLLOW[case](tmp_path), score=0.5)]
         (hit,) = hits_of(retrieved, retrieved)
         assert hit.kind in ("text", "image")
@@ -323,7 +415,10 @@ def test_a_hit_of_any_node_can_be_shown(tmp_path: Path) -> None:
 
 
 def test_why_goes_by_what_is_left() -> None:
-    hits = [*text_hits("a red apple", "a pear"), *(wrapped(TextNode(id_=name, text="")) for name in "ab")]
+    hits = [
+        *text_hits("a red apple", "a pear"),
+        *(wrapped(TextNode(id_=name, text="")) for name in "ab"),
+    ]
     hits.append(NodeWithScore(node=ImageNode(id_="lost", text="red", image_path=GONE)))
     explanation = why(FakeRanker(), "red apple", hits)
     assert explanation.better.score == 1.0
@@ -337,12 +432,19 @@ def test_a_collection_goes_on_leaving_such_nodes_out(tmp_path: Path) -> None:
 
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
     cases = [case for case, make in HOLLOW.items() if isinstance(make(tmp_path), BaseNode)]
-    nodes = [HOLLOW[case](tmp_path) for case in cases if case not in ("no text at all", "picture of another type")]
+    nodes = [
+        HOLLOW[case](tmp_path)
+        for case in cases
+        if case not in ("no text at all", "picture of another type")
+    ]
     for i, node in enumerate(nodes):
         node.id_ = str(i)
     lost = ImageNode(id_="lost", text="apple", image_path=GONE)
     assert collection.add([*nodes, lost, TextNode(id_="good", text="apple")]) == 1
-    assert {skipped.id for skipped in collection.skipped} == {"lost", *(node.node_id for node in nodes)}
+    assert {skipped.id for skipped in collection.skipped} == {
+        "lost",
+        *(node.node_id for node in nodes),
+    }
     assert all("\n" not in skipped.reason for skipped in collection.skipped)
     collection.close()
 
@@ -382,7 +484,9 @@ def test_every_candidate_of_rnx_rerank_comes_out(rnx: Rnx, tmp_path: Path) -> No
         {"docid": "captioned", "text": "Bees make honey.", "image": "gone.png"},
         {"docid": "rust", "text": "Rust is iron oxide."},
     ]
-    rows = [{"qid": str(i), "query": "what do bees make?", "candidates": candidates} for i in range(2)]
+    rows = [
+        {"qid": str(i), "query": "what do bees make?", "candidates": candidates} for i in range(2)
+    ]
     lists = tmp_path / "lists.jsonl"
     lists.write_text("\n".join(map(json.dumps, rows)))
     result = rnx("rerank", lists, "--run", tmp_path / "run.trec")

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import BLUE, GREEN, RED, FakeEmbedding, FakeRanker, image_bytes, png_bomb, write_image, write_pdf
+from fakes import (
+    BLUE,
+    GREEN,
+    RED,
+    FakeEmbedding,
+    FakeRanker,
+    image_bytes,
+    png_bomb,
+    write_image,
+    write_pdf,
+)
 
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import PageNode, Query, candidate_of
@@ -33,7 +43,9 @@ def docs(tmp_path: Path) -> Path:
     write_image(root / "deep" / "green.JPG", GREEN)
     write_image(root / "deep" / "blue.webp", BLUE)
     write_image(root / "photo.jpeg", BLUE)
-    (root / "deep" / "er" / "Ünï cödé 蜂.md").write_text("# Honey\n\nBees make it.", encoding="utf-8")
+    (root / "deep" / "er" / "Ünï cödé 蜂.md").write_text(
+        "# Honey\n\nBees make it.", encoding="utf-8"
+    )
     (root / "long.txt").write_text(LONG)
     (root / "table.csv").write_text("a,b")
     (root / ".secret.txt").write_text("hidden file")
@@ -49,7 +61,9 @@ def collection() -> Iterator[NodeCollection]:
 
 
 def files_of(collection: NodeCollection) -> dict[str, int]:
-    return {Path(path).name: len(nodes) for path, nodes in collection.files(collection.paths()).items()}
+    return {
+        Path(path).name: len(nodes) for path, nodes in collection.files(collection.paths()).items()
+    }
 
 
 def indexed(collection: NodeCollection, *paths: Path) -> IndexReport:
@@ -66,18 +80,31 @@ def test_every_kind_is_indexed(docs: Path, collection: NodeCollection) -> None:
     found = files_of(collection)
     passages = found.pop("long.txt")
     assert passages > 4
-    assert found == {"paper.pdf": 3, "red.png": 1, "green.JPG": 1, "blue.webp": 1, "photo.jpeg": 1, "Ünï cödé 蜂.md": 1}
+    assert found == {
+        "paper.pdf": 3,
+        "red.png": 1,
+        "green.JPG": 1,
+        "blue.webp": 1,
+        "photo.jpeg": 1,
+        "Ünï cödé 蜂.md": 1,
+    }
     assert report.written == len(collection) == 8 + passages
 
 
-def test_pages_count_from_one_and_have_text_and_picture(docs: Path, collection: NodeCollection) -> None:
+def test_pages_count_from_one_and_have_text_and_picture(
+    docs: Path, collection: NodeCollection
+) -> None:
     indexed(collection, docs)
     pages = collection.get(["paper.pdf#1", "paper.pdf#2", "paper.pdf#3"])
     assert [page.get_content() for page in pages] == ["alpha first", "beta second", "gamma third"]
     assert all(isinstance(page, PageNode) for page in pages)
-    assert [page.metadata for page in pages] == [{"source": "paper.pdf", "page": n} for n in (1, 2, 3)]
+    assert [page.metadata for page in pages] == [
+        {"source": "paper.pdf", "page": n} for n in (1, 2, 3)
+    ]
     assert {candidate_of(page).kind for page in pages} == {"both"}
-    assert "paper.pdf#2" in [hit.node_id for hit in collection.search(Query(text="beta second"), k=2)]
+    assert "paper.pdf#2" in [
+        hit.node_id for hit in collection.search(Query(text="beta second"), k=2)
+    ]
 
 
 def test_names_are_paths_relative_to_the_folder(docs: Path, collection: NodeCollection) -> None:
@@ -97,10 +124,15 @@ def test_file_names_are_not_embedded(docs: Path, collection: NodeCollection) -> 
 def test_a_file_may_be_named_itself(docs: Path, collection: NodeCollection) -> None:
     report = indexed(collection, docs / "red.png", docs / "deep" / "blue.webp", docs / "red.png")
     assert (report.files, report.written) == (2, 2)
-    assert [node.node_id for node in collection.get(["red.png", "blue.webp"])] == ["red.png", "blue.webp"]
+    assert [node.node_id for node in collection.get(["red.png", "blue.webp"])] == [
+        "red.png",
+        "blue.webp",
+    ]
 
 
-def test_relative_paths_are_the_same_files(docs: Path, collection: NodeCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_are_the_same_files(
+    docs: Path, collection: NodeCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     indexed(collection, docs)
     monkeypatch.chdir(docs.parent)
     report = indexed(collection, Path("docs"), Path("docs") / "deep" / ".." / "red.png")
@@ -134,7 +166,9 @@ def test_symbolic_links(docs: Path, collection: NodeCollection) -> None:
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "other"])
-def test_nothing_to_index_is_one_clear_line(tmp_path: Path, make: str, collection: NodeCollection) -> None:
+def test_nothing_to_index_is_one_clear_line(
+    tmp_path: Path, make: str, collection: NodeCollection
+) -> None:
     root = tmp_path / "root"
     if make != "nothing":
         root.mkdir()
@@ -157,12 +191,19 @@ def test_discover_has_a_fixed_order(docs: Path) -> None:
 # --- the second run
 
 
-def test_a_second_run_adds_nothing_and_reads_nothing(docs: Path, collection: NodeCollection) -> None:
+def test_a_second_run_adds_nothing_and_reads_nothing(
+    docs: Path, collection: NodeCollection
+) -> None:
     first = indexed(collection, docs)
     ranker = collection.ranker = FakeRanker()
     embedded = len(collection.embedding._texts)  # type: ignore[attr-defined]
     second = indexed(collection, docs)
-    assert (second.written, second.unchanged, second.skipped, second.missing) == (0, first.files, [], [])
+    assert (second.written, second.unchanged, second.skipped, second.missing) == (
+        0,
+        first.files,
+        [],
+        [],
+    )
     assert ranker.remembered == []
     assert len(collection.embedding._texts) == embedded  # type: ignore[attr-defined]
 
@@ -175,7 +216,9 @@ def test_a_changed_file_replaces_its_nodes(docs: Path, collection: NodeCollectio
     assert report.unchanged == 6
     assert files_of(collection)["paper.pdf"] == 2  # one page fewer than before
     assert len(collection) == count - 1
-    assert [node.get_content() for node in collection.get(["paper.pdf#1", "paper.pdf#2", "paper.pdf#3"])] == [
+    assert [
+        node.get_content() for node in collection.get(["paper.pdf#1", "paper.pdf#2", "paper.pdf#3"])
+    ] == [
         "alpha first",
         "delta new",
     ]
@@ -195,7 +238,11 @@ def test_a_changed_picture_is_embedded_again(docs: Path, collection: NodeCollect
     indexed(collection, docs)
     write_image(docs / "red.png", GREEN, size=(30, 30))
     assert indexed(collection, docs).written == 1
-    pictures = [hit.node_id for hit in collection.search(Query(text="green")) if hit.node_id.endswith((".png", ".webp"))]
+    pictures = [
+        hit.node_id
+        for hit in collection.search(Query(text="green"))
+        if hit.node_id.endswith((".png", ".webp"))
+    ]
     assert pictures[0] == "red.png"
 
 
@@ -245,7 +292,9 @@ BAD = {
 }
 
 
-def test_bad_files_are_listed_with_one_clear_line_each_and_the_others_indexed(docs: Path, collection: NodeCollection) -> None:
+def test_bad_files_are_listed_with_one_clear_line_each_and_the_others_indexed(
+    docs: Path, collection: NodeCollection
+) -> None:
     for name, make in BAD.items():
         (docs / name).write_bytes(make())
     write_pdf(docs / "locked.pdf", ["secret"], encrypted=True)
@@ -267,7 +316,9 @@ def test_bad_files_are_listed_with_one_clear_line_each_and_the_others_indexed(do
     assert (again.written, again.unchanged, len(again.skipped)) == (0, 7, len(reasons))
 
 
-def test_a_pdf_with_one_bad_page_costs_no_other_file(docs: Path, collection: NodeCollection) -> None:
+def test_a_pdf_with_one_bad_page_costs_no_other_file(
+    docs: Path, collection: NodeCollection
+) -> None:
     write_pdf(docs / "aaa.pdf", ["one", "two", "three"], broken_page=1)
     report = indexed(collection, docs)
     assert [skipped.id for skipped in report.skipped] == ["aaa.pdf#2"]
@@ -292,7 +343,9 @@ def test_a_pdf_without_pages_is_listed(docs: Path, collection: NodeCollection) -
     ],
     ids=["latin-1", "utf-8-sig", "utf-16", "cp1252"],
 )
-def test_texts_that_are_not_utf8(tmp_path: Path, collection: NodeCollection, data: bytes, expected: str) -> None:
+def test_texts_that_are_not_utf8(
+    tmp_path: Path, collection: NodeCollection, data: bytes, expected: str
+) -> None:
     (tmp_path / "a.txt").write_bytes(data)
     assert indexed(collection, tmp_path / "a.txt").skipped == []
     assert collection.get(["a.txt"])[0].get_content() == expected
@@ -314,7 +367,9 @@ def test_a_folder_named_like_a_file(docs: Path, collection: NodeCollection) -> N
     assert len(collection.get(["folder.pdf/a.txt"])) == 1
 
 
-def test_a_file_that_goes_away_while_we_index(docs: Path, collection: NodeCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_goes_away_while_we_index(
+    docs: Path, collection: NodeCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import llama_index_rnx.ingestion.indexing as files
 
     real = files._changed
@@ -379,7 +434,9 @@ def test_an_interrupted_change_loses_no_page_and_is_completed(tmp_path: Path) ->
     first.embedding.left = 10_000  # type: ignore[attr-defined]
     indexed(first, docs)
     assert len(first) == 35
-    assert {node.get_content()[:3] for node in first.get([f"a.pdf#{i}" for i in range(1, 36)])} == {"new"}
+    assert {node.get_content()[:3] for node in first.get([f"a.pdf#{i}" for i in range(1, 36)])} == {
+        "new"
+    }
     first.close()
 
 

@@ -1,4 +1,6 @@
-"""Links in an indexed folder: those that stay inside are followed, those that lead out are listed, and nothing blocks."""
+"""Links in an indexed folder: those that stay inside are followed, those that lead out are listed,
+and nothing blocks.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,13 @@ def docs(tmp_path: Path) -> Path:
     """A folder with two texts, and beside it another with a private one."""
     for name in ("docs/deep", "docs/.hidden", "other/deep"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("docs/a.txt", "docs/deep/b.txt", "docs/.hidden/h.txt", "other/x.txt", "other/deep/y.txt"):
+    for name in (
+        "docs/a.txt",
+        "docs/deep/b.txt",
+        "docs/.hidden/h.txt",
+        "other/x.txt",
+        "other/deep/y.txt",
+    ):
         (tmp_path / name).write_text(f"This is {name}.")
     return tmp_path / "docs"
 
@@ -88,7 +96,10 @@ def test_a_store_that_knows_no_suffixes(docs: Path, collection: NodeCollection) 
     write_pdf(docs / ".hidden" / "0a1b", ["first", "second"])
     link(docs / "paper.pdf", docs / ".hidden" / "0a1b")
     assert indexed(collection, docs).skipped == []
-    assert [node.get_content() for node in collection.get(["paper.pdf#1", "paper.pdf#2"])] == ["first", "second"]
+    assert [node.get_content() for node in collection.get(["paper.pdf#1", "paper.pdf#2"])] == [
+        "first",
+        "second",
+    ]
     assert (again := indexed(collection, docs)).unchanged == 3, again
     assert again.missing == []
 
@@ -104,7 +115,12 @@ def test_a_link_between_two_named_folders_stays_inside(docs: Path) -> None:
     link(docs / "x.txt", other / "x.txt")
     found = survey([docs, other])
     assert found.outside == []
-    assert [source.docid for source in found.files] == ["a.txt", "deep/b.txt", "x.txt", "deep/y.txt"]
+    assert [source.docid for source in found.files] == [
+        "a.txt",
+        "deep/b.txt",
+        "x.txt",
+        "deep/y.txt",
+    ]
     assert names(docs, other / "deep") == ["a.txt", "deep/b.txt", "y.txt"]
 
 
@@ -152,7 +168,12 @@ def test_they_are_followed_when_it_is_asked_for(docs: Path) -> None:
 
 def test_a_link_to_the_folder_above_is_walked_once(docs: Path) -> None:
     link(docs / "up", "..")
-    assert names(docs, follow_links=True) == ["a.txt", "deep/b.txt", "up/other/x.txt", "up/other/deep/y.txt"]
+    assert names(docs, follow_links=True) == [
+        "a.txt",
+        "deep/b.txt",
+        "up/other/x.txt",
+        "up/other/deep/y.txt",
+    ]
 
 
 def test_only_links_that_lead_out_are_an_error_that_says_so(docs: Path) -> None:
@@ -180,12 +201,16 @@ def test_broken_links_are_listed_with_the_reason(docs: Path, collection: NodeCol
     assert (report.written, report.ignored, report.outside) == (2, 1, [])
 
 
-def test_what_was_indexed_through_a_link_before_is_kept_and_named(docs: Path, collection: NodeCollection) -> None:
+def test_what_was_indexed_through_a_link_before_is_kept_and_named(
+    docs: Path, collection: NodeCollection
+) -> None:
     out = link(docs / "out", docs.parent / "other")
     indexed(collection, docs, follow_links=True)
     report = indexed(collection, docs)
     assert (report.missing, report.outside) == ([], [str(out)])
-    assert report.outside_kept == sorted(str(docs.parent / "other" / name) for name in ("x.txt", "deep/y.txt"))
+    assert report.outside_kept == sorted(
+        str(docs.parent / "other" / name) for name in ("x.txt", "deep/y.txt")
+    )
     assert len(collection) == 4
     assert indexed(collection, docs, follow_links=True).outside_kept == []
 
@@ -203,7 +228,9 @@ def test_a_name_that_an_older_run_gave_is_kept(docs: Path, collection: NodeColle
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 @pytest.mark.parametrize("follow_links", [False, True])
-def test_pipes_devices_and_sockets_never_block(docs: Path, collection: NodeCollection, follow_links: bool) -> None:
+def test_pipes_devices_and_sockets_never_block(
+    docs: Path, collection: NodeCollection, follow_links: bool
+) -> None:
     os.mkfifo(docs / "pipe.txt")
     link(docs / "link.txt", docs / "pipe.txt")
     link(docs / "zero.txt", "/dev/zero")
@@ -246,7 +273,12 @@ def test_the_command_lists_them_and_follows_when_asked(docs: Path, rnx: Rnx) -> 
 
 def test_the_option_reaches_the_workers_and_their_reports_come_back() -> None:
     line = ["docs", "--follow-links", "--workers", "2", "--to", "http://there"]
-    assert _without(line, "--workers", "--share", "--progress") == ["docs", "--follow-links", "--to", "http://there"]
+    assert _without(line, "--workers", "--share", "--progress") == [
+        "docs",
+        "--follow-links",
+        "--to",
+        "http://there",
+    ]
     report = IndexReport(files=2, outside=["docs/out"], skipped=[Skipped(id="a", reason="b")])
     told = [report_of(json.loads(json.dumps(asdict(report)))) for _ in range(2)]
     assert told[0] == report

@@ -1,4 +1,6 @@
-"""Several processes, machines and GPUs at one corpus: each file once, none lost, and a killed worker's work taken up."""
+"""Several processes, machines and GPUs at one corpus: each file once, none lost, and a killed
+worker's work taken up.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from fakes import BLUE, GREEN, RED, FakeEmbedding, write_image, write_pdf
 
 from llama_index_rnx import NodeCollection, RNXError, Storage
 from llama_index_rnx.console import JsonLines
-from llama_index_rnx.ingestion import MemoryWorkerPool, Shard, device_of, discover, index_paths, resolve_shard
+from llama_index_rnx.ingestion import (
+    MemoryWorkerPool,
+    Shard,
+    device_of,
+    discover,
+    index_paths,
+    resolve_shard,
+)
 from llama_index_rnx.ingestion.workers import Worker, main
 from llama_index_rnx.memory import RAM
 from llama_index_rnx.rankers.mini import MiniRanker
@@ -42,7 +51,9 @@ def test_every_file_is_in_exactly_one_share_and_shares_are_about_equal(of: int) 
 def test_the_parts_of_a_share_are_the_share() -> None:
     whole = Shard(number=2, of=3)
     parts = [whole.part(number, 4) for number in (1, 2, 3, 4)]
-    assert [sum(part.takes(name) for part in parts) for name in NAMES] == [int(whole.takes(name)) for name in NAMES]
+    assert [sum(part.takes(name) for part in parts) for name in NAMES] == [
+        int(whole.takes(name)) for name in NAMES
+    ]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +65,9 @@ def test_the_parts_of_a_share_are_the_share() -> None:
         (None, {"RANK": "", "WORLD_SIZE": ""}, Shard()),
     ],
 )
-def test_who_says_which_share(asked: str | None, environment: dict[str, str], expected: Shard) -> None:
+def test_who_says_which_share(
+    asked: str | None, environment: dict[str, str], expected: Shard
+) -> None:
     assert resolve_shard(asked, environment) == expected
 
 
@@ -108,9 +121,13 @@ def in_threads(*work: Callable[[], object]) -> None:
 @pytest.mark.server
 def test_shares_together_are_the_whole(qdrant_server: QdrantServer, docs: Path) -> None:
     name, paths = f"workers-{next(_names)}", [docs / "one", docs / "two"]
-    crew = [NodeCollection(qdrant_server.url, name=name, embedding=FakeEmbedding()) for _ in range(3)]
+    crew = [
+        NodeCollection(qdrant_server.url, name=name, embedding=FakeEmbedding()) for _ in range(3)
+    ]
     shares = [Shard(number=number, of=3) for number in (1, 2, 3)]
-    work = [lambda c=c, s=s: index_paths(c, paths, share=s) for c, s in zip(crew, shares, strict=True)]  # type: ignore[misc]
+    work = [
+        lambda c=c, s=s: index_paths(c, paths, share=s) for c, s in zip(crew, shares, strict=True)
+    ]  # type: ignore[misc]
     in_threads(*work)
     assert len(crew[0]) == 2 * (6 + 1 + 3)
     assert len(crew[0].paths()) == 16
@@ -123,9 +140,13 @@ def test_shares_together_are_the_whole(qdrant_server: QdrantServer, docs: Path) 
 
 
 @pytest.mark.server
-def test_two_workers_on_the_same_files_double_nothing(qdrant_server: QdrantServer, docs: Path) -> None:
+def test_two_workers_on_the_same_files_double_nothing(
+    qdrant_server: QdrantServer, docs: Path
+) -> None:
     name = f"workers-{next(_names)}"
-    crew = [NodeCollection(qdrant_server.url, name=name, embedding=FakeEmbedding()) for _ in range(2)]
+    crew = [
+        NodeCollection(qdrant_server.url, name=name, embedding=FakeEmbedding()) for _ in range(2)
+    ]
     in_threads(*[lambda c=c: index_paths(c, [docs]) for c in crew])  # type: ignore[misc]
     assert len(crew[0]) == 20
     for collection in crew:
@@ -138,8 +159,13 @@ def test_a_file_keeps_its_name_whoever_came_first(docs: Path) -> None:
     third.mkdir(parents=True)
     (third / "0.txt").write_text("note of a third")
     index_paths(collection, [docs / "two"])
-    index_paths(collection, [docs / "one", third])  # both names are taken for the last: its own mark parts it
-    by_path = {path: nodes[0]["metadata"]["source"] for path, nodes in collection.files(collection.paths()).items()}
+    index_paths(
+        collection, [docs / "one", third]
+    )  # both names are taken for the last: its own mark parts it
+    by_path = {
+        path: nodes[0]["metadata"]["source"]
+        for path, nodes in collection.files(collection.paths()).items()
+    }
     assert by_path[str(docs / "two" / "0.txt")] == "0.txt"
     assert by_path[str(docs / "one" / "0.txt")] == "one/0.txt"
     assert len(set(by_path.values())) == len(by_path) == 17
@@ -164,7 +190,19 @@ def test_files_are_taken_up_part_by_part(docs: Path, monkeypatch: pytest.MonkeyP
 def test_workers_of_the_command(qdrant_server: QdrantServer, docs: Path, rnx: Rnx) -> None:
     name = f"workers-{next(_names)}"
     (docs / "one" / "bad.png").write_bytes(b"no picture")
-    result = rnx("index", docs, "--to", qdrant_server.url, "--collection", name, "--workers", "2", "--shards", "2", "--grpc")
+    result = rnx(
+        "index",
+        docs,
+        "--to",
+        qdrant_server.url,
+        "--collection",
+        name,
+        "--workers",
+        "2",
+        "--shards",
+        "2",
+        "--grpc",
+    )
     assert result.code == 0, result.err
     assert "20 nodes written from 17 new or changed files" in result.err
     assert result.err.count("left out: ") == 1
@@ -174,12 +212,18 @@ def test_workers_of_the_command(qdrant_server: QdrantServer, docs: Path, rnx: Rn
 
 
 def test_a_rememberer_is_asked_by_lines_and_fills_the_store(
-    docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mini: MiniRanker
+    docs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mini: MiniRanker,
 ) -> None:
     (docs / "one" / "bad.png").write_bytes(b"no picture")
     files = [[str(source.path), source.docid] for source in discover([docs])[0]]
     monkeypatch.setattr(sys, "argv", ["workers", str(tmp_path)])
-    monkeypatch.setattr(sys, "stdin", [json.dumps({"files": files[:9]}), json.dumps({"files": files[9:]})])
+    monkeypatch.setattr(
+        sys, "stdin", [json.dumps({"files": files[:9]}), json.dumps({"files": files[9:]})]
+    )
     main()
     facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert sum(fact.get("done", 0) for fact in facts) == 21  # the bad one was looked at too
@@ -190,7 +234,9 @@ def test_a_rememberer_is_asked_by_lines_and_fills_the_store(
 
 
 @pytest.mark.stress
-def test_workers_of_a_folder_remember_and_one_writes(docs: Path, tmp_path: Path, rnx: Rnx, mini: MiniRanker) -> None:
+def test_workers_of_a_folder_remember_and_one_writes(
+    docs: Path, tmp_path: Path, rnx: Rnx, mini: MiniRanker
+) -> None:
     (docs / "one" / "bad.png").write_bytes(b"no picture")
     result = rnx("index", docs, "--to", tmp_path / "idx", "--workers", "2")
     assert result.code == 0, result.err
@@ -200,7 +246,9 @@ def test_workers_of_a_folder_remember_and_one_writes(docs: Path, tmp_path: Path,
 
 
 @pytest.mark.stress
-def test_the_memories_are_made_by_the_workers(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memories_are_made_by_the_workers(
+    docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crew = MemoryWorkerPool(2, str(tmp_path / "idx" / "memories"), None, JsonLines())
     try:
         os.kill(crew.crew[0].pid, signal.SIGKILL)  # one dies: its files are left to the writer
@@ -212,7 +260,11 @@ def test_the_memories_are_made_by_the_workers(docs: Path, tmp_path: Path, monkey
     assert isinstance(writer.ranker, MiniRanker)
     remembered: list[int] = []
     monkeypatch.setattr(
-        MiniRanker, "remember", lambda self, found, real=MiniRanker.remember: remembered.append(len(found)) or real(self, found)
+        MiniRanker,
+        "remember",
+        lambda self, found, real=MiniRanker.remember: (
+            remembered.append(len(found)) or real(self, found)
+        ),
     )
     assert index_paths(writer, [docs]).written == 20
     assert 0 < sum(remembered) < 20
@@ -221,12 +273,21 @@ def test_the_memories_are_made_by_the_workers(docs: Path, tmp_path: Path, monkey
 
 @pytest.mark.server
 def test_a_killed_worker_is_named_and_the_next_run_completes(
-    qdrant_server: QdrantServer, docs: Path, rnx: Rnx, monkeypatch: pytest.MonkeyPatch, mini: MiniRanker
+    qdrant_server: QdrantServer,
+    docs: Path,
+    rnx: Rnx,
+    monkeypatch: pytest.MonkeyPatch,
+    mini: MiniRanker,
 ) -> None:
     name = f"workers-{next(_names)}"
     command = ["index", str(docs), "--to", qdrant_server.url, "--collection", name]
     told: list[dict[str, object]] = []
-    worker = Worker("llama_index_rnx.cli", [*command, "--share", "1/2", "--progress", "json"], told.append, threads=1)
+    worker = Worker(
+        "llama_index_rnx.cli",
+        [*command, "--share", "1/2", "--progress", "json"],
+        told.append,
+        threads=1,
+    )
     os.kill(worker.pid, signal.SIGKILL)
     assert worker.end() == "ended by signal 9"
     monkeypatch.setenv("RANK", "1")  # what `accelerate launch` says to a process
@@ -234,31 +295,56 @@ def test_a_killed_worker_is_named_and_the_next_run_completes(
     facts = [json.loads(line) for line in rnx(*command, "--progress", "json").out.splitlines()]
     monkeypatch.delenv("WORLD_SIZE")
     half = facts[-1]["report"]["written"]
-    assert sum(fact.get("done", 0) for fact in facts) == sum(fact.get("expect", 0) for fact in facts) == half
+    assert (
+        sum(fact.get("done", 0) for fact in facts)
+        == sum(fact.get("expect", 0) for fact in facts)
+        == half
+    )
     assert 0 < half < 20
     result = rnx(*command)
     assert f"{20 - half} nodes written" in result.err
     assert "20 nodes in" in result.err
 
 
-ACCELERATE = (
-    "accelerate.commands.launch --multi_gpu --mixed_precision no --dynamo_backend no --num_machines 1 --num_processes 2"
-)
+ACCELERATE = "accelerate.commands.launch --multi_gpu --mixed_precision no --dynamo_backend no --num_machines 1 --num_processes 2"
 LAUNCHERS = [
     pytest.param(f"{ACCELERATE} --main_process_port", id="accelerate"),
-    pytest.param("torch.distributed.run --nproc_per_node 2 --master_port", id="torchrun", marks=pytest.mark.stress),
+    pytest.param(
+        "torch.distributed.run --nproc_per_node 2 --master_port",
+        id="torchrun",
+        marks=pytest.mark.stress,
+    ),
 ]
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_launched_processes_share_a_corpus(qdrant_server: QdrantServer, docs: Path, launcher: str, rnx: Rnx) -> None:
+def test_launched_processes_share_a_corpus(
+    qdrant_server: QdrantServer, docs: Path, launcher: str, rnx: Rnx
+) -> None:
     """The real launchers; without a GPU both processes run on the CPU."""
-    index = ["index", str(docs), "--to", qdrant_server.url, "--collection", f"workers-{next(_names)}"]
-    command = [sys.executable, "-m", *launcher.split(), str(free_port()), "-m", "llama_index_rnx.cli", *index]
+    index = [
+        "index",
+        str(docs),
+        "--to",
+        qdrant_server.url,
+        "--collection",
+        f"workers-{next(_names)}",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        *launcher.split(),
+        str(free_port()),
+        "-m",
+        "llama_index_rnx.cli",
+        *index,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    written = [int(count) for count in re.findall(r"(\d+) nodes written", done.stdout + done.stderr)]
+    written = [
+        int(count) for count in re.findall(r"(\d+) nodes written", done.stdout + done.stderr)
+    ]
     assert len(written) == 2
     assert sum(written) == 20
     assert min(written) > 0

@@ -54,7 +54,11 @@ def test_a_memory_is_made_once(tmp_path: Path) -> None:
 
 def test_equal_contents_share_a_memory_and_keep_their_places(tmp_path: Path) -> None:
     ranker = FakeRanker()
-    same = [Candidate(id="a", text="one"), Candidate(id="b", text="two"), Candidate(id="c", text="one")]
+    same = [
+        Candidate(id="a", text="one"),
+        Candidate(id="b", text="two"),
+        Candidate(id="c", text="one"),
+    ]
     found = get_or_compute_memories(ranker, same, MemoryStore(tmp_path))
     assert len(ranker.remembered) == 2
     assert torch.equal(found[0]["words"], found[2]["words"])
@@ -82,7 +86,10 @@ def test_tensors_come_back_bit_by_bit(tmp_path: Path) -> None:
     RAM.clear()
     found = store.find("f", ["d"])["d"]
     assert set(found) == set(kept)
-    assert all(torch.equal(found[name], kept[name]) and found[name].dtype == kept[name].dtype for name in kept)
+    assert all(
+        torch.equal(found[name], kept[name]) and found[name].dtype == kept[name].dtype
+        for name in kept
+    )
 
 
 def test_another_fingerprint_is_another_memory(tmp_path: Path) -> None:
@@ -116,7 +123,10 @@ def test_a_killed_run_loses_no_more_than_one_part(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         get_or_compute_memories(ranker, many, MemoryStore(tmp_path))
     RAM.clear()
-    assert len(MemoryStore(tmp_path).find(ranker.fingerprint, [c.digest for c in many])) == REMEMBER_AT_ONCE
+    assert (
+        len(MemoryStore(tmp_path).find(ranker.fingerprint, [c.digest for c in many]))
+        == REMEMBER_AT_ONCE
+    )
 
 
 def test_more_keys_than_one_query_takes(tmp_path: Path) -> None:
@@ -171,7 +181,9 @@ def test_a_file_in_place_of_the_folder_is_one_line(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "no folder"
 
 
-def test_a_folder_that_cannot_be_made_is_said_once_and_ram_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_made_is_said_once_and_ram_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -320,7 +332,10 @@ def test_many_threads_on_one_store(tmp_path: Path) -> None:
         try:
             for i in range(40):
                 store.keep("f", {f"{number}-{i}": memory(number, i), "shared": memory(1.0)})
-                assert store.find("f", [f"{number}-{i}", "shared", "nothing"]).keys() == {f"{number}-{i}", "shared"}
+                assert store.find("f", [f"{number}-{i}", "shared", "nothing"]).keys() == {
+                    f"{number}-{i}",
+                    "shared",
+                }
                 MemoryStore(tmp_path / f"{number}").close()
                 MemoryStore().find("f", ["shared", "nothing"])
         except BaseException as fault:
@@ -381,7 +396,10 @@ def test_objects_are_found_by_another_process_and_other_models_are_apart(tmp_pat
     RAM.clear()
     get_or_compute_memories(ranker, candidates(), MemoryStore(f"file://{tmp_path}/shared"))
     assert len(ranker.remembered) == 3
-    assert MemoryStore(f"file://{tmp_path}/shared").find("other", [c.digest for c in candidates()]) == {}
+    assert (
+        MemoryStore(f"file://{tmp_path}/shared").find("other", [c.digest for c in candidates()])
+        == {}
+    )
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
 
 
@@ -393,7 +411,9 @@ def test_a_store_of_objects_is_as_good_as_a_folder(address: str) -> None:
     assert len(ranker.remembered) == 5
     assert all(torch.equal(a["words"], b["words"]) for a, b in zip(found, expected, strict=False))
     RAM.clear()
-    get_or_compute_memories(ranker, candidates(5), MemoryStore())  # whatever store is open in the process is read
+    get_or_compute_memories(
+        ranker, candidates(5), MemoryStore()
+    )  # whatever store is open in the process is read
     assert len(ranker.remembered) == 5
 
 
@@ -441,8 +461,12 @@ def remote(address: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Remote, Memor
     return found, store
 
 
-@pytest.mark.parametrize(("fault", "word"), [("dead", "cannot be read .no route"), ("slow", "no answer within")])
-def test_a_dead_place_costs_time_and_never_a_result(remote: tuple[Remote, MemoryStore], fault: str, word: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "word"), [("dead", "cannot be read .no route"), ("slow", "no answer within")]
+)
+def test_a_dead_place_costs_time_and_never_a_result(
+    remote: tuple[Remote, MemoryStore], fault: str, word: str
+) -> None:
     place, store = remote
     setattr(place, fault, True)
     ranker = FakeRanker()
@@ -478,7 +502,9 @@ def test_it_is_asked_again_after_a_while_and_then_gets_what_it_lacks(
 
 
 @pytest.mark.parametrize("address", ["nowhere://bucket/x", "s3://bucket/x"])
-def test_an_address_that_nobody_knows_is_one_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_nobody_knows_is_one_line(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)  # not installed
     with pytest.raises(RNXError, match=r"cannot be used .*s3fs") as error:
         MemoryStore(address)

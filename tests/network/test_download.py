@@ -19,7 +19,15 @@ PRIVATE = [
     "192.31.196.1", "192.52.193.1", "192.175.48.1", "198.18.0.1", "198.19.255.255", "224.0.0.1", "239.1.1.1", "240.0.0.1",
     "255.255.255.255",
 ]  # fmt: skip
-METADATA = ["169.254.169.254", "192.0.0.192", "168.63.129.16", "100.100.100.200", "161.26.0.10", "166.9.1.1", "fd00:ec2::254"]
+METADATA = [
+    "169.254.169.254",
+    "192.0.0.192",
+    "168.63.129.16",
+    "100.100.100.200",
+    "161.26.0.10",
+    "166.9.1.1",
+    "fd00:ec2::254",
+]
 PRIVATE_6 = [
     "::", "::1", "fe80::1", "fe80::1%eth0", "febf::1", "fec0::1", "feff::1", "fc00::1", "fd00::1", "ff02::1", "ff0e::1",
     "::10.0.0.1", "::8.8.8.8", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::ffff:0:10.0.0.1", "::ffff:0:8.8.8.8",
@@ -66,7 +74,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     return known
 
 
-def answering(reply: Callable[[httpx.Request], httpx.Response]) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+def answering(
+    reply: Callable[[httpx.Request], httpx.Response],
+) -> tuple[httpx.MockTransport, list[httpx.Request]]:
     seen: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -79,7 +89,10 @@ def answering(reply: Callable[[httpx.Request], httpx.Response]) -> tuple[httpx.M
 def test_it_connects_to_the_address_that_was_checked(names: dict[str, list[str]]) -> None:
     names["pictures.example"] = ["93.184.216.34"]
     transport, seen = answering(lambda _: httpx.Response(200, content=b"pixels"))
-    assert fetch("https://user:secret@pictures.example/a.png?x=1#part", transport=transport) == b"pixels"
+    assert (
+        fetch("https://user:secret@pictures.example/a.png?x=1#part", transport=transport)
+        == b"pixels"
+    )
     (request,) = seen
     assert str(request.url) == "https://93.184.216.34/a.png?x=1"
     assert request.headers["host"] == "pictures.example"
@@ -94,7 +107,9 @@ def test_one_private_address_among_several_is_enough_to_refuse(names: dict[str, 
         fetch("http://two.example/")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://169.254.169.254/latest/meta-data", "http://0.0.0.0:6333/"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1/", "http://169.254.169.254/latest/meta-data", "http://0.0.0.0:6333/"]
+)
 def test_a_private_address_is_refused(url: str, names: dict[str, list[str]]) -> None:
     with pytest.raises(FetchError, match=r"no public address \(.*\)"):
         fetch(url)
@@ -102,7 +117,9 @@ def test_a_private_address_is_refused(url: str, names: dict[str, list[str]]) -> 
 
 def test_a_redirect_inwards_is_refused(names: dict[str, list[str]]) -> None:
     names["out.example"] = ["93.184.216.34"]
-    transport, seen = answering(lambda _: httpx.Response(302, headers={"location": "http://127.0.0.1:6333/collections"}))
+    transport, seen = answering(
+        lambda _: httpx.Response(302, headers={"location": "http://127.0.0.1:6333/collections"})
+    )
     with pytest.raises(FetchError, match="no public address"):
         fetch("http://out.example/a.png", transport=transport)
     assert len(seen) == 1
@@ -114,7 +131,11 @@ def test_redirects_outwards_are_followed_three_times(names: dict[str, list[str]]
 
     def reply(_: httpx.Request) -> httpx.Response:
         stop = next(stops)
-        return httpx.Response(302, headers={"location": stop}) if stop else httpx.Response(200, content=b"at last")
+        return (
+            httpx.Response(302, headers={"location": stop})
+            if stop
+            else httpx.Response(200, content=b"at last")
+        )
 
     transport, seen = answering(reply)
     assert fetch("http://out.example/a", transport=transport) == b"at last"
@@ -124,7 +145,9 @@ def test_redirects_outwards_are_followed_three_times(names: dict[str, list[str]]
         fetch("http://out.example/a", transport=transport)
 
 
-def test_too_much_and_too_slow(names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_much_and_too_slow(
+    names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     names["out.example"] = ["93.184.216.34"]
     monkeypatch.setattr(module, "MAX_BYTES", 2**20)
     transport, _ = answering(lambda _: httpx.Response(200, content=bytes(2**20 + 1)))
@@ -132,11 +155,20 @@ def test_too_much_and_too_slow(names: dict[str, list[str]], monkeypatch: pytest.
         fetch("http://out.example/", transport=transport)
     monkeypatch.setattr(module, "SECONDS", -1.0)
     with pytest.raises(FetchError, match="not there within"):
-        module._body(httpx.Response(200, content=b"x", request=httpx.Request("GET", "http://out.example/")))
+        module._body(
+            httpx.Response(200, content=b"x", request=httpx.Request("GET", "http://out.example/"))
+        )
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://out.example/", "file:///etc/passwd", "http:///nowhere", "http://[half/", "http://x:99999/"]
+    "url",
+    [
+        "ftp://out.example/",
+        "file:///etc/passwd",
+        "http:///nowhere",
+        "http://[half/",
+        "http://x:99999/",
+    ],
 )
 def test_what_is_no_web_address(url: str, names: dict[str, list[str]]) -> None:
     with pytest.raises(FetchError):
@@ -154,7 +186,16 @@ def test_an_unknown_host_and_a_refusal(names: dict[str, list[str]]) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]"],
+    [
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+    ],
 )
 def test_a_private_address_in_another_spelling(host: str) -> None:
     """As the system itself reads them: decimal, hexadecimal, octal, short, and IPv4 inside IPv6."""
@@ -162,11 +203,15 @@ def test_a_private_address_in_another_spelling(host: str) -> None:
         fetch(f"http://{host}/")
 
 
-def test_a_name_that_resolves_differently_a_moment_later(names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_resolves_differently_a_moment_later(
+    names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DNS rebinding: the name is asked once, and the connection goes to that answer."""
     answers = iter([["93.184.216.34"], ["127.0.0.1"]])
     monkeypatch.setattr(
-        module.socket, "getaddrinfo", lambda host, port, **_: [(None, None, None, "", (a, port)) for a in next(answers)]
+        module.socket,
+        "getaddrinfo",
+        lambda host, port, **_: [(None, None, None, "", (a, port)) for a in next(answers)],
     )
     transport, seen = answering(lambda _: httpx.Response(200, content=b"pixels"))
     assert fetch("http://rebinding.example/", transport=transport) == b"pixels"
@@ -174,7 +219,14 @@ def test_a_name_that_resolves_differently_a_moment_later(names: dict[str, list[s
 
 
 @pytest.mark.parametrize(
-    "to", ["file:///etc/passwd", "http://2130706433/", "gopher://127.0.0.1/", "//127.0.0.1/a", "http://[::1]/"]
+    "to",
+    [
+        "file:///etc/passwd",
+        "http://2130706433/",
+        "gopher://127.0.0.1/",
+        "//127.0.0.1/a",
+        "http://[::1]/",
+    ],
 )
 def test_where_a_redirect_may_not_lead(to: str, names: dict[str, list[str]]) -> None:
     names |= {"out.example": ["93.184.216.34"], "2130706433": ["127.0.0.1"], "::1": ["::1"]}

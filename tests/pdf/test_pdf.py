@@ -1,4 +1,6 @@
-"""PDFs as people really have them, and as attackers make them: read in a process apart, with limits."""
+"""PDFs as people really have them, and as attackers make them: read in a process apart, with
+limits.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,12 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 
 def one_page(
-    path: Path, content: str, box: str = "[0 0 595 842]", page: str = "", catalog: str = "", more: Sequence[str] = ()
+    path: Path,
+    content: str,
+    box: str = "[0 0 595 842]",
+    page: str = "",
+    catalog: str = "",
+    more: Sequence[str] = (),
 ) -> Path:
     return write_objects(
         path,
@@ -92,11 +99,22 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
 
 
 def test_a_word_broken_at_the_end_of_a_line_is_whole(tmp_path: Path) -> None:
-    lines = ["The regulator must be cali-", "brated before the hydrau-", "lic pump starts. See the long-", "term plan."]
+    lines = [
+        "The regulator must be cali-",
+        "brated before the hydrau-",
+        "lic pump starts. See the long-",
+        "term plan.",
+    ]
     text = page_of(one_page(tmp_path / "a.pdf", lines_of(*lines))).text
-    assert text == "The regulator must be calibrated before the hydraulic pump starts. See the long-term plan."
+    assert (
+        text
+        == "The regulator must be calibrated before the hydraulic pump starts. See the long-term plan."
+    )
     known = set(bm25.document_vector(text)[0])
-    assert all(set(bm25.query_vector(word)[0]) <= known for word in ("calibrated", "hydraulic", "long-term"))
+    assert all(
+        set(bm25.query_vector(word)[0]) <= known
+        for word in ("calibrated", "hydraulic", "long-term")
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +128,10 @@ def test_a_word_broken_at_the_end_of_a_line_is_whole(tmp_path: Path) -> None:
         ("Jean\x02Pierre", "Jean-Pierre"),
         ("INTER\x02NATIONAL", "INTERNATIONAL"),
         ("Pr\u00fcf\x02verfahren", "Pr\u00fcfverfahren"),
-        ("state\x02of-the-art and state\x02of\x02the\x02art", "state-of-the-art and state-of-the-art"),
+        (
+            "state\x02of-the-art and state\x02of\x02the\x02art",
+            "state-of-the-art and state-of-the-art",
+        ),
         ("the \ufb01\x02nal", "the \ufb01nal"),
         ("end-to\x02end and day-to\x02day", "end-to-end and day-to-day"),
         ("built\x02in self\x02test", "built-in self-test"),
@@ -119,7 +140,10 @@ def test_a_word_broken_at_the_end_of_a_line_is_whole(tmp_path: Path) -> None:
         ("un\x02like a read\x02able re\x02place", "unlike a readable replace"),
         ("in\x02forma\x02tion", "information"),
         ("infor\xadmation, a five\xadstar hotel", "information, a five-star hotel"),
-        ("cali\x02\r\nbrated cali\ufffe\r\nbrated cali\xad\nbrated cali\u2010\r\nbrated", " ".join(["calibrated"] * 4)),
+        (
+            "cali\x02\r\nbrated cali\ufffe\r\nbrated cali\xad\nbrated cali\u2010\r\nbrated",
+            " ".join(["calibrated"] * 4),
+        ),
         ("https://example.org/long\x02term/re\x02port", "https://example.org/long-term/re-port"),
         ("mixed\x02", "mixed-"),
         ("\x02lone (\x02) \x02 ", "lone ()"),
@@ -141,14 +165,24 @@ def test_the_rest_of_the_document_decides_first() -> None:
 def test_what_is_no_text_goes() -> None:
     dirty = "a\x00b\x03c\x1fd\x7fe\x9ff\u200bg\u202eh\ufeffi\uffffj\ud800k\u2066l a\u200db \ue000"
     assert clean_pages([dirty]) == ["abcdefghijkl ab \ue000"]
-    assert clean_pages(["one\r\ntwo\rthree\x0cfour\u2028five\tsix"]) == ["one\ntwo\nthree\nfour\nfive\tsix"]
+    assert clean_pages(["one\r\ntwo\rthree\x0cfour\u2028five\tsix"]) == [
+        "one\ntwo\nthree\nfour\nfive\tsix"
+    ]
     assert clean_pages(["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"]) == [
         "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
     ]
 
 
 @pytest.mark.parametrize(
-    "hostile", ["a" * 300_000, "-\n" * 100_000, "\x02" * 300_000, "a\x02" * 100_000, "\x02" + " " * 300_000, "a-" * 100_000]
+    "hostile",
+    [
+        "a" * 300_000,
+        "-\n" * 100_000,
+        "\x02" * 300_000,
+        "a\x02" * 100_000,
+        "\x02" + " " * 300_000,
+        "a-" * 100_000,
+    ],
 )
 def test_hostile_text_is_cleaned_in_no_time(hostile: str) -> None:
     begun = time.process_time()
@@ -179,7 +213,9 @@ def filled_form(path: Path, *widgets: str, more: Sequence[str] = (), acroform: s
 def dark_in_row(picture: Image.Image, row: int) -> int:
     """Dark pixels where the widget of this row stands."""
     shades = np.asarray(picture.convert("L"))
-    top, bottom = (int(shades.shape[0] * (842 - height) / 842) for height in (674 - 40 * row, 650 - 40 * row))
+    top, bottom = (
+        int(shades.shape[0] * (842 - height) / 842) for height in (674 - 40 * row, 650 - 40 * row)
+    )
     return int((shades[top:bottom] < 128).sum())
 
 
@@ -202,13 +238,21 @@ def test_values_typed_into_a_form_are_in_text_and_picture(tmp_path: Path, acrofo
     assert "Swordfish" not in page.text  # a viewer shows stars
     image = image_of(page)
     assert image is not None
-    assert [dark_in_row(image.load(), row) > 0 for row in range(5)] == [True, True, True, True, False]
+    assert [dark_in_row(image.load(), row) > 0 for row in range(5)] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_tick_is_in_the_picture(tmp_path: Path) -> None:
     tick = "/Type/XObject/Subtype/Form/BBox[0 0 24 24]/Resources<</Font " + FONT + ">>"
     for state in ("Yes", "Off"):
-        box = widget(f"FT/Btn/T(ok)/V/{state}/AS/{state}/AP<</N<</Yes 6 0 R/Off 7 0 R>>>>", size=(24, 24))
+        box = widget(
+            f"FT/Btn/T(ok)/V/{state}/AS/{state}/AP<</N<</Yes 6 0 R/Off 7 0 R>>>>", size=(24, 24)
+        )
         path = filled_form(
             tmp_path / f"{state}.pdf",
             box,
@@ -233,7 +277,9 @@ def test_reading_the_text_does_not_change_the_picture(tmp_path: Path) -> None:
 
 
 def test_a_page_with_fields_has_a_digest_of_its_own(tmp_path: Path) -> None:
-    """Its picture was remembered without them before they were drawn; that of any other page is as good as it was."""
+    """Its picture was remembered without them before they were drawn; that of any other page is as
+    good as it was.
+    """
     path = write_pdf(tmp_path / "a.pdf", ["one"])
     plain = image_of(PageNode(text="one", pdf_path=str(path), page=1))
     filled = image_of(PageNode(text="one", pdf_path=str(path), page=1, has_fields=True))
@@ -321,14 +367,23 @@ def test_a_pipe_is_no_pdf(tmp_path: Path) -> None:
 # --- what never ends
 
 
-def test_a_page_that_never_ends_is_an_error_of_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_page_that_never_ends_is_an_error_of_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_endless_pdf(tmp_path / "a.pdf")
-    with pytest.raises(ImageError, match=r"a\.pdf#1: the page cannot be drawn \(it takes more than 0.3 s to draw\)"):
+    with pytest.raises(
+        ImageError, match=r"a\.pdf#1: the page cannot be drawn \(it takes more than 0.3 s to draw\)"
+    ):
         draw_page(path, 0, limits=SHORT)
     with caplog.at_level(logging.WARNING):
         assert [page.text for page in read_pages(path, SHORT)] == [""]
-    assert f"{path}#1: the page is taken to have no text (it takes more than 0.3 s to read)." in caplog.messages
-    assert draw_page(write_pdf(tmp_path / "good.pdf", ["good"]), 0).size[0] > 100  # by a fresh process
+    assert (
+        f"{path}#1: the page is taken to have no text (it takes more than 0.3 s to read)."
+        in caplog.messages
+    )
+    assert (
+        draw_page(write_pdf(tmp_path / "good.pdf", ["good"]), 0).size[0] > 100
+    )  # by a fresh process
 
 
 @linux
@@ -354,7 +409,9 @@ def test_what_outran_its_limits_is_not_tried_again(tmp_path: Path, pool: Pool) -
     assert pool.children() == []
 
 
-def test_records_that_cannot_be_read_or_written_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_cannot_be_read_or_written_are_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_endless_pdf(tmp_path / "a.pdf")
     limits = Limits(seconds=0.1)
     outran.record(str(path), "draw", 0, "time", limits)
@@ -369,7 +426,9 @@ def test_records_that_cannot_be_read_or_written_are_no_error(tmp_path: Path, mon
     assert outran.recorded(str(path), "draw", 0, limits) is None
 
 
-def test_a_crash_is_remembered_for_this_pdfium_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_is_remembered_for_this_pdfium_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = str(write_pdf(tmp_path / "a.pdf", ["one"]))
     outran.record(path, "draw", 0, "crash", Limits())
     assert outran.recorded(path, "draw", 0, Limits(seconds=1_000)) == "crash"
@@ -408,7 +467,9 @@ def test_one_bad_page_holds_nobody_else_up(tmp_path: Path, pool: Pool) -> None:
     assert ended.is_set()
 
 
-def test_a_folder_with_such_a_file_is_indexed(tmp_path: Path, rnx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_such_a_file_is_indexed(
+    tmp_path: Path, rnx: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RNX_PDF_SECONDS", "0.2")
     docs = tmp_path / "docs"
     docs.mkdir()
@@ -418,13 +479,19 @@ def test_a_folder_with_such_a_file_is_indexed(tmp_path: Path, rnx: Any, monkeypa
     result = rnx("index", docs, "--to", tmp_path / "idx")
     assert result.code == 0
     assert "2 nodes written" in result.err
-    assert [line for line in result.err.splitlines() if line.startswith("left out:") and "a.pdf#1" in line and "0.2 s" in line]
+    assert [
+        line
+        for line in result.err.splitlines()
+        if line.startswith("left out:") and "a.pdf#1" in line and "0.2 s" in line
+    ]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "nan", "inf"])
 def test_limits_from_the_environment(value: str) -> None:
     assert limits_from({}) == Limits()
-    assert limits_from({"RNX_PDF_SECONDS": "90", "RNX_PDF_MIB": "2048"}) == Limits(seconds=90.0, memory=2**31)
+    assert limits_from({"RNX_PDF_SECONDS": "90", "RNX_PDF_MIB": "2048"}) == Limits(
+        seconds=90.0, memory=2**31
+    )
     with pytest.raises(RNXError, match=r"RNX_PDF_MIB is .*a number above 0"):
         limits_from({"RNX_PDF_MIB": value})
 
@@ -476,7 +543,9 @@ def test_a_process_that_does_not_answer_is_killed() -> None:
     child = Child()
     os.kill(child.pid, signal.SIGSTOP)
     with pytest.raises(EndedError) as caught:
-        child.ask({"do": "count", "path": "/", "page": -1, "seconds": 1, "memory": 2**30}, patience=0.2)
+        child.ask(
+            {"do": "count", "path": "/", "page": -1, "seconds": 1, "memory": 2**30}, patience=0.2
+        )
     assert caught.value.how == "late"
     child.kill()
 
@@ -496,7 +565,9 @@ def test_after_a_fork_each_has_processes_of_its_own(tmp_path: Path) -> None:
     mine = {child.pid for child in shared_pool().children()}
     pid = os.fork()
     if pid == 0:
-        own = count_pages(path) == 1 and not mine & {child.pid for child in shared_pool().children()}
+        own = count_pages(path) == 1 and not mine & {
+            child.pid for child in shared_pool().children()
+        }
         shared_pool().close()
         os._exit(0 if own else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -527,12 +598,19 @@ PARENT = """
 
 @linux
 @pytest.mark.parametrize(
-    ("state", "ending"), [("idle", signal.SIGKILL), ("at work", signal.SIGKILL), ("at work", signal.SIGINT)]
+    ("state", "ending"),
+    [("idle", signal.SIGKILL), ("at work", signal.SIGKILL), ("at work", signal.SIGINT)],
 )
 def test_no_process_outlives_its_parent(tmp_path: Path, state: str, ending: signal.Signals) -> None:
-    path = write_pdf(tmp_path / "a.pdf", ["one"]) if state == "idle" else write_endless_pdf(tmp_path / "a.pdf")
+    path = (
+        write_pdf(tmp_path / "a.pdf", ["one"])
+        if state == "idle"
+        else write_endless_pdf(tmp_path / "a.pdf")
+    )
     command = [sys.executable, "-c", textwrap.dedent(PARENT), str(path), state]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         assert parent.stderr is not None
         child = int(parent.stdout.readline())
@@ -546,9 +624,13 @@ def test_no_process_outlives_its_parent(tmp_path: Path, state: str, ending: sign
 def test_the_process_knows_nothing_of_the_package(tmp_path: Path) -> None:
     source = Path(pdf.__file__).with_name("worker.py")
     code = f"import runpy, sys; runpy.run_path({str(source)!r}); import pypdfium2; print(sorted(sys.modules))"
-    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert not [
-        name for name in ("torch", "llama_index", "llama_index_rnx", "transformers", "numpy", "PIL") if f"'{name}'" in names
+        name
+        for name in ("torch", "llama_index", "llama_index_rnx", "transformers", "numpy", "PIL")
+        if f"'{name}'" in names
     ]
 
 
@@ -581,22 +663,34 @@ def old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 def read_as_before(path: Path) -> list[pdf.PageText]:
     marked = {"must be calibrated": "must be cali\x02brated"}
-    return [pdf.PageText(text=marked.get(page.text, page.text), has_fields=False) for page in read_pages(path)]
+    return [
+        pdf.PageText(text=marked.get(page.text, page.text), has_fields=False)
+        for page in read_pages(path)
+    ]
 
 
-def test_an_index_of_before_is_brought_up_to_date_once(old_index: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_index_of_before_is_brought_up_to_date_once(
+    old_index: Callable[..., Path], tmp_path: Path
+) -> None:
     ranker = FakeRanker()
     collection = NodeCollection(str(tmp_path / "idx"), embedding=FakeEmbedding(), ranker=ranker)
     docs = old_index(collection)
     assert collection.get(["broken.pdf#1"])[0].get_content() == "must be cali\x02brated"
-    assert not any("file_reader" in node for nodes in collection.files(collection.paths()).values() for node in nodes)
+    assert not any(
+        "file_reader" in node
+        for nodes in collection.files(collection.paths()).values()
+        for node in nodes
+    )
     ranker.remembered.clear()
 
     report = index_paths(collection, [docs])
     assert (report.written, report.unchanged, report.skipped) == (4, 1, [])
     assert len(collection) == 5
     assert collection.get(["broken.pdf#1"])[0].get_content() == "must be calibrated"
-    assert sorted(ranker.remembered) == ["broken.pdf#1", "form.pdf#1"]  # the others say and show what they did
+    assert sorted(ranker.remembered) == [
+        "broken.pdf#1",
+        "form.pdf#1",
+    ]  # the others say and show what they did
 
     report = index_paths(collection, [docs])
     assert (report.written, report.unchanged) == (0, 4)

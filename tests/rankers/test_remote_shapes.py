@@ -1,4 +1,6 @@
-"""The client of `/rerank` services against those that want other fields, fewer documents, or none that are blank."""
+"""The client of `/rerank` services against those that want other fields, fewer documents, or none
+that are blank.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def ranker_of(answer: Answer, model: str = "") -> tuple[RemoteRanker, list[dict[
     return RemoteRanker(url, transport=httpx.MockTransport(handle)), seen
 
 
-def scores(ranker: RemoteRanker, candidates: list[Candidate], query: Query | None = None) -> list[float]:
+def scores(
+    ranker: RemoteRanker, candidates: list[Candidate], query: Query | None = None
+) -> list[float]:
     return ranker.score(query or Query(text="rust"), ranker.remember(candidates))
 
 
@@ -50,7 +54,9 @@ def tei(body: dict[str, Any]) -> httpx.Response:
         message = f"batch size {count} > maximum allowed batch size 32"
         return httpx.Response(422, json={"error": message, "error_type": "Validation"})
     if not all(body["texts"]):
-        return httpx.Response(400, json={"error": "`inputs` cannot be empty", "error_type": "Empty"})
+        return httpx.Response(
+            400, json={"error": "`inputs` cannot be empty", "error_type": "Empty"}
+        )
     rows = [{"index": i, "score": len(text) / 1_000} for i, text in enumerate(body["texts"])]
     return httpx.Response(200, json=rows[::-1])
 
@@ -58,7 +64,12 @@ def tei(body: dict[str, Any]) -> httpx.Response:
 def test_a_service_that_wants_texts_gets_them_from_then_on() -> None:
     ranker, seen = ranker_of(tei)
     assert scores(ranker, texts("a", "bcd")) == [0.001, 0.003]
-    assert seen[1] == {"query": "rust", "texts": ["a", "bcd"], "raw_scores": False, "truncate": True}
+    assert seen[1] == {
+        "query": "rust",
+        "texts": ["a", "bcd"],
+        "raw_scores": False,
+        "truncate": True,
+    }
     assert scores(ranker, texts("ef")) == [0.002]
     assert ["texts" in body for body in seen] == [False, True, True]
 
@@ -66,7 +77,12 @@ def test_a_service_that_wants_texts_gets_them_from_then_on() -> None:
 @pytest.mark.parametrize(
     "refusal",
     [
-        httpx.Response(422, json={"detail": [{"type": "missing", "loc": ["body", "texts"], "msg": "Field required"}]}),
+        httpx.Response(
+            422,
+            json={
+                "detail": [{"type": "missing", "loc": ["body", "texts"], "msg": "Field required"}]
+            },
+        ),
         httpx.Response(400, json={"error": "the field 'texts' is missing"}),
     ],
 )
@@ -93,7 +109,9 @@ def test_through_the_reranker() -> None:
 
 def test_a_service_that_refuses_twice_is_one_line_and_nothing_is_remembered() -> None:
     broken = httpx.Response(424, json={"error": "model is not a re-ranker model"})
-    ranker, seen = ranker_of(lambda body: broken if "texts" in body else httpx.Response(422, text=AXUM))
+    ranker, seen = ranker_of(
+        lambda body: broken if "texts" in body else httpx.Response(422, text=AXUM)
+    )
     for _ in range(2):
         with pytest.raises(RNXError, match=r"answered 424: .*not a re-ranker model"):
             scores(ranker, texts("a"))
@@ -102,7 +120,9 @@ def test_a_service_that_refuses_twice_is_one_line_and_nothing_is_remembered() ->
 
 def test_a_refusal_for_other_reasons_is_passed_on() -> None:
     for status, text in ((422, "the texts are too long"), (400, "no such model"), (404, "`texts`")):
-        ranker, seen = ranker_of(lambda body, status=status, text=text: httpx.Response(status, text=text))  # type: ignore[misc]
+        ranker, seen = ranker_of(
+            lambda body, status=status, text=text: httpx.Response(status, text=text)
+        )  # type: ignore[misc]
         with pytest.raises(RNXError, match=f"answered {status}"):
             scores(ranker, texts("a"))
         assert len(seen) == 1
@@ -111,7 +131,9 @@ def test_a_refusal_for_other_reasons_is_passed_on() -> None:
 def test_a_logit_goes_through_a_sigmoid_and_nothing_else_does() -> None:
     def nim(body: dict[str, Any]) -> httpx.Response:
         if "passages" not in body:
-            return httpx.Response(422, json={"detail": [{"loc": ["body", "passages"], "type": "missing"}]})
+            return httpx.Response(
+                422, json={"detail": [{"loc": ["body", "passages"], "type": "missing"}]}
+            )
         assert body["query"] == {"text": "rust"}
         logits = [float(passage["text"]) for passage in body["passages"]]
         rows = [{"index": i, "logit": logit} for i, logit in enumerate(logits)]
@@ -122,7 +144,9 @@ def test_a_logit_goes_through_a_sigmoid_and_nothing_else_does() -> None:
         [0.5, 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2)), 1.0, 0.0]
     )
     assert seen[-1]["model"] == "a-model"
-    llama_cpp = {"results": [{"index": 0, "relevance_score": 7.74}, {"index": 1, "relevance_score": -2.3}]}
+    llama_cpp = {
+        "results": [{"index": 0, "relevance_score": 7.74}, {"index": 1, "relevance_score": -2.3}]
+    }
     assert scores_of(llama_cpp, 2, "here") == [7.74, -2.3]
     assert scores_of([{"index": 0, "score": 1.5}], 1, "here") == [1.5]
 
@@ -159,7 +183,9 @@ def test_a_service_of_texts_cannot_see() -> None:
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "two\nlines", "secret\n", "tab\tin"])
-def test_a_key_that_no_header_can_carry_is_one_line(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_no_header_can_carry_is_one_line(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RNX_API_KEY", key)
     for options in ({}, {"api_key": key}):
         with pytest.raises(RNXError, match="printable ASCII") as caught:
@@ -177,7 +203,10 @@ def test_a_blank_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("RNX_API_KEY", " ")
     scores(RemoteRanker("http://host:1", transport=httpx.MockTransport(handle)), texts("a"))
-    scores(RemoteRanker("http://host:1", api_key=" k ", transport=httpx.MockTransport(handle)), texts("a"))
+    scores(
+        RemoteRanker("http://host:1", api_key=" k ", transport=httpx.MockTransport(handle)),
+        texts("a"),
+    )
     assert "authorization" not in headers[0]
     assert headers[1]["authorization"] == "Bearer k"
 
@@ -185,7 +214,9 @@ def test_a_blank_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "response",
     [
-        httpx.Response(200, stream=httpx.ByteStream(b"not zipped"), headers={"content-encoding": "gzip"}),
+        httpx.Response(
+            200, stream=httpx.ByteStream(b"not zipped"), headers={"content-encoding": "gzip"}
+        ),
         httpx.Response(200, content=b"[" * 100_000 + b"]" * 100_000),
     ],
     ids=["damaged gzip", "deep"],

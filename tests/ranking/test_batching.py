@@ -52,7 +52,9 @@ def test_only_memory_counts_as_memory() -> None:
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200), st.integers(0, 40))
-def test_batches_hold_every_row_once_and_keep_the_budget(lengths: list[int], budget: int, shared: int) -> None:
+def test_batches_hold_every_row_once_and_keep_the_budget(
+    lengths: list[int], budget: int, shared: int
+) -> None:
     parts = list(batches_by_token_budget(lengths, lambda: budget, shared))
     assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
     for part in parts:

@@ -35,8 +35,12 @@ LISTS = [(Query(text=WORDS[i % 6]), texts(count, i)) for i, count in enumerate([
 def test_lists_together_are_ordered_as_alone(kind: type[FakeRanker], windows: Any) -> None:
     store = MemoryStore()
     together = rank_many(kind(), store, LISTS, windows=windows)
-    assert together == [rank(kind(), store, query, candidates, windows=windows) for query, candidates in LISTS]
-    assert [sorted(ranking.order) for ranking in together] == [list(range(len(found))) for _, found in LISTS]
+    assert together == [
+        rank(kind(), store, query, candidates, windows=windows) for query, candidates in LISTS
+    ]
+    assert [sorted(ranking.order) for ranking in together] == [
+        list(range(len(found))) for _, found in LISTS
+    ]
 
 
 def test_windows_are_read_together_where_the_ranker_can() -> None:
@@ -44,16 +48,24 @@ def test_windows_are_read_together_where_the_ranker_can() -> None:
     assert isinstance(ranker, BatchRanker)
     assert not isinstance(FakeRanker(), BatchRanker)
     rank_many(ranker, MemoryStore(), LISTS, windows="parallel")
-    assert ranker.shared == [10, 3]  # 45: 3 windows, 7: one, 100: five, 21: one; then two finals and the second of 21
+    assert ranker.shared == [
+        10,
+        3,
+    ]  # 45: 3 windows, 7: one, 100: five, 21: one; then two finals and the second of 21
     ranker.shared.clear()
     rank(ranker, MemoryStore(), *LISTS[3])
     assert ranker.shared == [1] * 9
 
 
 def test_a_reranker_may_read_parallel_windows() -> None:
-    hits = [NodeWithScore(node=TextNode(id_=c.id, text=c.text), score=1 - i / 100) for i, c in enumerate(texts(100))]
+    hits = [
+        NodeWithScore(node=TextNode(id_=c.id, text=c.text), score=1 - i / 100)
+        for i, c in enumerate(texts(100))
+    ]
     ranker = SharingRanker()
-    best = RNXRerank(ranker=ranker, top_n=100, windows="parallel").postprocess_nodes(hits, query_str="apple plum")
+    best = RNXRerank(ranker=ranker, top_n=100, windows="parallel").postprocess_nodes(
+        hits, query_str="apple plum"
+    )
     assert ranker.shared == [5, 1]
     assert sorted(hit.node_id for hit in best) == sorted(hit.node_id for hit in hits)
     assert best[0].score == 1.0
@@ -62,11 +74,16 @@ def test_a_reranker_may_read_parallel_windows() -> None:
 
 
 def test_many_queries_come_out_as_one_by_one() -> None:
-    asks = [(QueryBundle(word), text_hits("red apple", "green pear", word)) for word in WORDS] + [(QueryBundle("red"), [])]
+    asks = [(QueryBundle(word), text_hits("red apple", "green pear", word)) for word in WORDS] + [
+        (QueryBundle("red"), [])
+    ]
     ranker = SharingRanker()
     together = RNXRerank(ranker=ranker, top_n=2).postprocess_many(asks)
     assert ranker.shared == [6]
-    alone = [RNXRerank(ranker=FakeRanker(), top_n=2).postprocess_nodes(hits, bundle) for bundle, hits in asks]
+    alone = [
+        RNXRerank(ranker=FakeRanker(), top_n=2).postprocess_nodes(hits, bundle)
+        for bundle, hits in asks
+    ]
     assert [[(hit.node_id, hit.score) for hit in hits] for hits in together] == [
         [(hit.node_id, hit.score) for hit in hits] for hits in alone
     ]
@@ -88,7 +105,10 @@ def test_one_bad_list_of_many_keeps_its_order_alone() -> None:
     assert found == [["n1", "n0"], ["n0", "n1"]]
     assert reranker.failures == 1
     broken = RNXRerank(ranker=BrokenRanker(), on_error="keep_order")
-    assert [hit.node_id for hits in broken.postprocess_many(asks[:1] * 3) for hit in hits] == ["n0", "n1"] * 3
+    assert [hit.node_id for hits in broken.postprocess_many(asks[:1] * 3) for hit in hits] == [
+        "n0",
+        "n1",
+    ] * 3
     assert broken.failures == 3
     with pytest.raises(RuntimeError, match="broke"):
         RNXRerank(ranker=PickyRanker()).postprocess_many(asks)
@@ -99,11 +119,18 @@ def test_a_batch_of_searches_is_that_of_single_ones(tmp_path: Path) -> None:
     collection.add([hit.node for hit in text_hits(*(c.text for c in texts(30)))])
     retriever, ranker = RNXRetriever(collection, top_k=25), SharingRanker()
     reranker = RNXRerank(ranker=ranker, top_n=25, on_error="keep_order")
-    queries = [QueryBundle(word) for word in WORDS * 2] + [QueryBundle("", image_path=str(tmp_path / "gone.png"))]
+    queries = [QueryBundle(word) for word in WORDS * 2] + [
+        QueryBundle("", image_path=str(tmp_path / "gone.png"))
+    ]
     *found, gone = search_many(retriever, reranker, queries, 5)
     assert isinstance(gone, ImageError)
     assert found == [search(retriever, reranker, query, 5) for query in queries[:-1]]
-    assert ranker.shared[:4] == [8, 8, 4, 4]  # eight queries at once, two windows each, then the four that are left
+    assert ranker.shared[:4] == [
+        8,
+        8,
+        4,
+        4,
+    ]  # eight queries at once, two windows each, then the four that are left
     without = list(search_many(retriever, None, queries[:2], 5))
     assert without == [search(retriever, None, query, 5) for query in queries[:2]]
     collection.close()
@@ -113,7 +140,10 @@ def test_rows_are_ranked_a_few_at_once_around_broken_pictures(tmp_path: Path) ->
     ranker, faults = SharingRanker(), list[str]()
     (tmp_path / "bad.png").write_bytes(b"no picture")
     bad, good = file_source(tmp_path / "bad.png"), file_source(write_image(tmp_path / "red.png"))
-    rows = [CandidateList(qid=str(i), query=query, candidates=found) for i, (query, found) in enumerate(LISTS * 2)]
+    rows = [
+        CandidateList(qid=str(i), query=query, candidates=found)
+        for i, (query, found) in enumerate(LISTS * 2)
+    ]
     expected = list(rank_lists(rows, ranker, windows="parallel"))
     assert ranker.shared == [14, 4, 6, 2]  # eight lists, then the other two
     assert [qid for qid, _ in expected] == [row.qid for row in rows]

@@ -1,4 +1,6 @@
-"""Many callers of one ranker: they are read together, in order, apart from each other's faults, and may leave."""
+"""Many callers of one ranker: they are read together, in order, apart from each other's faults, and
+may leave.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def wait_for(true: Callable[[], bool]) -> None:
     raise AssertionError("it did not come true within 5 seconds")
 
 
-def busy(inner: GatedRanker, pool: ThreadPoolExecutor, **options: Any) -> tuple[BatchingRanker, Any]:
+def busy(
+    inner: GatedRanker, pool: ThreadPoolExecutor, **options: Any
+) -> tuple[BatchingRanker, Any]:
     """A shared ranker that reads "a" and is held there."""
     with_dynamic_batching = BatchingRanker(inner, **options)
     first = pool.submit(with_dynamic_batching.score, TEXTS["a"], [{}])
@@ -71,7 +75,9 @@ def busy(inner: GatedRanker, pool: ThreadPoolExecutor, **options: Any) -> tuple[
     return with_dynamic_batching, first
 
 
-def queue(with_dynamic_batching: BatchingRanker, pool: ThreadPoolExecutor, *names: str) -> list[Any]:
+def queue(
+    with_dynamic_batching: BatchingRanker, pool: ThreadPoolExecutor, *names: str
+) -> list[Any]:
     """Callers that come one after the other."""
     futures = []
     for name in names:
@@ -128,7 +134,9 @@ def test_a_read_is_bounded_and_nobody_starves() -> None:
 def test_a_call_of_more_windows_than_a_read_is_not_torn() -> None:
     inner = GatedRanker()
     inner.gate.release(1)
-    found = BatchingRanker(inner, windows_at_once=1).score_many([(TEXTS["a"], [{}]), (TEXTS["b"], [{}])])
+    found = BatchingRanker(inner, windows_at_once=1).score_many(
+        [(TEXTS["a"], [{}]), (TEXTS["b"], [{}])]
+    )
     assert found == [[97.0], [98.0]]
     assert inner.reads == ["ab"]
 
@@ -169,11 +177,17 @@ def test_whatever_ends_a_forward_the_next_caller_is_answered(error: type[BaseExc
 async def test_a_cancelled_caller_frees_its_place() -> None:
     inner = GatedRanker()
     with_dynamic_batching = BatchingRanker(inner)
-    first = asyncio.create_task(run_in_executor(lambda: with_dynamic_batching.score(TEXTS["a"], [{}])))
+    first = asyncio.create_task(
+        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["a"], [{}]))
+    )
     await _until(lambda: inner.reads == ["a"])
-    second = asyncio.create_task(run_in_executor(lambda: with_dynamic_batching.score(TEXTS["b"], [{}])))
+    second = asyncio.create_task(
+        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["b"], [{}]))
+    )
     await _until(lambda: with_dynamic_batching.unfinished == 2)
-    third = asyncio.create_task(run_in_executor(lambda: with_dynamic_batching.score(TEXTS["c"], [{}])))
+    third = asyncio.create_task(
+        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["c"], [{}]))
+    )
     await _until(lambda: with_dynamic_batching.unfinished == 3)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -199,7 +213,9 @@ def test_a_caller_that_left_is_told_so() -> None:
         caller = Caller()
         caller.leave()
         with pytest.raises(RequestCancelledError):
-            caller.result(with_dynamic_batching._executor.submit(lambda: inner.reads.append("never")))
+            caller.result(
+                with_dynamic_batching._executor.submit(lambda: inner.reads.append("never"))
+            )
         inner.gate.release(1)
         assert first.result() == [97.0]
     assert inner.reads == ["a"]
@@ -236,7 +252,9 @@ def test_the_windows_of_one_caller_are_read_side_by_side_too() -> None:
     inner = GatedRanker()
     with_dynamic_batching = BatchingRanker(SideBySide(inner))
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(with_dynamic_batching.score_many, [(TEXTS[name], [{}]) for name in "abc"])
+        found = pool.submit(
+            with_dynamic_batching.score_many, [(TEXTS[name], [{}]) for name in "abc"]
+        )
         wait_for(lambda: len(inner.reads) == 2)
         inner.gate.release(9)
         assert found.result() == [[97.0], [98.0], [99.0]]
@@ -266,7 +284,14 @@ def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None
     inner = Threads()
     with_dynamic_batching = BatchingRanker(inner)
     with ThreadPoolExecutor(32) as pool:
-        list(pool.map(lambda _: with_dynamic_batching.score(TEXTS["a"], with_dynamic_batching.remember([TEXT])), range(64)))
+        list(
+            pool.map(
+                lambda _: with_dynamic_batching.score(
+                    TEXTS["a"], with_dynamic_batching.remember([TEXT])
+                ),
+                range(64),
+            )
+        )
     assert 1 <= len(inner.remembered) <= Threads.readers
     assert 1 <= len(inner.scored) <= Threads.readers
 
@@ -281,7 +306,11 @@ def test_a_fork_of_a_process_that_has_ranked_ranks_too() -> None:
     if child == 0:
         _exit_after(
             lambda: asyncio.run(
-                run_in_executor(lambda: with_dynamic_batching.score(TEXTS["b"], with_dynamic_batching.remember([TEXT])))
+                run_in_executor(
+                    lambda: with_dynamic_batching.score(
+                        TEXTS["b"], with_dynamic_batching.remember([TEXT])
+                    )
+                )
             )
         )
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -312,14 +341,18 @@ def test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_ch
             assert asked(callers) == [[2.0]] * 8
             assert others.submit(torch.get_num_threads).result() == torch.get_num_threads() == 4
         assert BatchingRanker(Counting()).score(TEXTS["a"], [{}]) == [2.0]
-        assert BatchingRanker(GatedRanker()).run(torch.get_num_threads) == 4  # one that works alone may have all of them
+        assert (
+            BatchingRanker(GatedRanker()).run(torch.get_num_threads) == 4
+        )  # one that works alone may have all of them
     finally:
         torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """One caller of a random schedule: when it comes, what it brings, how long it has patience, and where it fails."""
+    """One caller of a random schedule: when it comes, what it brings, how long it has patience, and
+    where it fails.
+    """
 
     after: float  # milliseconds
     texts: int
@@ -368,7 +401,9 @@ visits = st.lists(
 )
 
 
-@pytest.mark.parametrize("make", [lambda: Slow(1), lambda: Slow(2), lambda: SlowBatch(1)], ids=["one", "two", "batch"])
+@pytest.mark.parametrize(
+    "make", [lambda: Slow(1), lambda: Slow(2), lambda: SlowBatch(1)], ids=["one", "two", "batch"]
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(visits=visits, loads=st.lists(st.booleans(), max_size=2))
 def test_after_any_schedule_of_callers_the_next_is_answered(
@@ -385,13 +420,25 @@ def test_after_any_schedule_of_callers_the_next_is_answered(
 
     async def scene() -> None:
         reranker = RNXRerank(model="somebody/slow", top_n=100)
-        outcomes = await asyncio.gather(*(come(reranker, visit, number) for number, visit in enumerate(visits)))
+        outcomes = await asyncio.gather(
+            *(come(reranker, visit, number) for number, visit in enumerate(visits))
+        )
         for visit, outcome in zip(visits, outcomes, strict=True):
-            assert outcome in ("timed out", "loading", visit.fault or visit.texts) or outcome == visit.texts == 0
+            assert (
+                outcome in ("timed out", "loading", visit.fault or visit.texts)
+                or outcome == visit.texts == 0
+            )
         with_dynamic_batching = await until_loaded(reranker)
         await _until(lambda: with_dynamic_batching.unfinished == 0)
-        assert not any(with_dynamic_batching._executor._process.queues), "nothing is left in the queues"
-        assert await asyncio.wait_for(come(reranker, Visit(after=0, texts=3, patience=None, fault=""), 99), 10) == 3
+        assert not any(with_dynamic_batching._executor._process.queues), (
+            "nothing is left in the queues"
+        )
+        assert (
+            await asyncio.wait_for(
+                come(reranker, Visit(after=0, texts=3, patience=None, fault=""), 99), 10
+            )
+            == 3
+        )
 
     with patch("llama_index_rnx.rerank.load_ranker", load):
         asyncio.run(asyncio.wait_for(scene(), 60))
@@ -452,7 +499,9 @@ def candidates(letter: str, count: int) -> list[Candidate]:
 async def test_who_leaves_while_it_remembers_costs_one_part_and_no_more() -> None:
     inner = GatedMemory()
     with_dynamic_batching = BatchingRanker(inner)
-    call = asyncio.create_task(run_in_executor(lambda: with_dynamic_batching.remember(candidates("a", 80))))
+    call = asyncio.create_task(
+        run_in_executor(lambda: with_dynamic_batching.remember(candidates("a", 80)))
+    )
     await _until(lambda: inner.parts == ["a"])
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -544,10 +593,20 @@ def raising(error: BaseException) -> Callable[[list[Any]], Any]:
 
 
 @pytest.mark.parametrize(
-    "error", [StopIteration(), CancelledError(), asyncio.CancelledError(), SystemExit(3), KeyboardInterrupt()], ids=repr
+    "error",
+    [
+        StopIteration(),
+        CancelledError(),
+        asyncio.CancelledError(),
+        SystemExit(3),
+        KeyboardInterrupt(),
+    ],
+    ids=repr,
 )
 @pytest.mark.parametrize("verb", ["remember", "score"])
-async def test_no_kind_of_exception_hangs_an_async_caller_or_ends_its_loop(verb: str, error: BaseException) -> None:
+async def test_no_kind_of_exception_hangs_an_async_caller_or_ends_its_loop(
+    verb: str, error: BaseException
+) -> None:
     reranker = RNXRerank(ranker=Faulty(verb, raising(error)))
     with pytest.raises(RuntimeError, match=type(error).__name__):
         await asyncio.wait_for(reranker.apostprocess_nodes(some_nodes(), query_str="q"), 10)
@@ -555,7 +614,10 @@ async def test_no_kind_of_exception_hangs_an_async_caller_or_ends_its_loop(verb:
 
 async def test_an_exception_of_any_kind_is_a_failure_of_the_model() -> None:
     keeping = RNXRerank(ranker=Faulty("score", raising(StopIteration())), on_error="keep_order")
-    assert len(await asyncio.wait_for(keeping.apostprocess_nodes(some_nodes(), query_str="q"), 10)) == 3
+    assert (
+        len(await asyncio.wait_for(keeping.apostprocess_nodes(some_nodes(), query_str="q"), 10))
+        == 3
+    )
     assert keeping.failures == 1
 
 
@@ -577,9 +639,15 @@ def test_one_callers_system_exit_is_not_another_s() -> None:
             bad.result()
 
 
-@pytest.mark.parametrize("make", [lambda results: (each for each in results), tuple, iter], ids=["generator", "tuple", "iter"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda results: (each for each in results), tuple, iter],
+    ids=["generator", "tuple", "iter"],
+)
 @pytest.mark.parametrize("verb", ["remember", "score", "score_many"])
-def test_a_ranker_may_give_anything_that_can_be_listed(verb: str, make: Callable[[list[Any]], Any]) -> None:
+def test_a_ranker_may_give_anything_that_can_be_listed(
+    verb: str, make: Callable[[list[Any]], Any]
+) -> None:
     hits = RNXRerank(ranker=FaultyBatch(verb, make)).postprocess_nodes(some_nodes(), query_str="q")
     assert [hit.score for hit in hits] == [3.0, 2.0, 1.0]
 
@@ -596,7 +664,9 @@ def test_a_ranker_may_give_anything_that_can_be_listed(verb: str, make: Callable
     ids=["few", "many", "none", "nones", "texts"],
 )
 @pytest.mark.parametrize("verb", ["remember", "score", "score_many"])
-async def test_what_is_no_answer_is_told_in_one_line(verb: str, answer: Callable[[list[Any]], Any], message: str) -> None:
+async def test_what_is_no_answer_is_told_in_one_line(
+    verb: str, answer: Callable[[list[Any]], Any], message: str
+) -> None:
     reranker = RNXRerank(ranker=FaultyBatch(verb, answer))
     with pytest.raises(RNXError, match=message) as caught:
         await asyncio.wait_for(reranker.apostprocess_nodes(some_nodes(), query_str="q"), 10)
@@ -615,7 +685,9 @@ class Inward(Threads):
             return [0.5] * len(memories)
         inner = Query(text="inner")
         if self._is_async:
-            return asyncio.run(run_in_executor(lambda: with_dynamic_batching(self).score(inner, memories)))
+            return asyncio.run(
+                run_in_executor(lambda: with_dynamic_batching(self).score(inner, memories))
+            )
         return with_dynamic_batching(self).score(inner, memories)
 
 
@@ -629,13 +701,17 @@ def test_a_ranker_may_ask_itself(readers: int, is_async: bool) -> None:
 
 
 def test_what_never_reached_a_thread_is_not_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C, or no thread to be had, between the queue and the pool: the next call is answered all the same."""
+    """Ctrl-C, or no thread to be had, between the queue and the pool: the next call is answered all
+    the same.
+    """
     ranker = with_dynamic_batching(Threads())
     assert isinstance(ranker, BatchingRanker)
     assert ranker.score(TEXTS["a"], [{}]) == [0.0]
 
     with monkeypatch.context() as patched:
-        patched.setattr(ranker._executor._process.pool, "submit", lambda *_: raising(KeyboardInterrupt())([]))
+        patched.setattr(
+            ranker._executor._process.pool, "submit", lambda *_: raising(KeyboardInterrupt())([])
+        )
         with pytest.raises(KeyboardInterrupt):
             ranker.score(TEXTS["a"], [{}])
     assert ranker.unfinished == 0

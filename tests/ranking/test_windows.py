@@ -10,10 +10,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llama_index_rnx.ranking import Ranking, Window, WindowPlan, parallel_windows, run_plan, sliding_windows
+from llama_index_rnx.ranking import (
+    Ranking,
+    Window,
+    WindowPlan,
+    parallel_windows,
+    run_plan,
+    sliding_windows,
+)
 from llama_index_rnx.ranking.windows import best_first, enforce_monotone, run_plans, window_starts
 
-sizes = st.tuples(st.integers(0, 120), st.integers(1, 40), st.integers(1, 40)).filter(lambda s: s[2] <= s[1])
+sizes = st.tuples(st.integers(0, 120), st.integers(1, 40), st.integers(1, 40)).filter(
+    lambda s: s[2] <= s[1]
+)
 
 
 def run(count: int, window: int, stride: int, scores: list[float]) -> tuple[Ranking, list[Window]]:
@@ -27,7 +36,9 @@ def run(count: int, window: int, stride: int, scores: list[float]) -> tuple[Rank
     return run_plan(sliding_windows(count, window, stride), score), reads
 
 
-def run_parallel(count: int, window: int, scores: list[float]) -> tuple[Ranking, list[list[Window]]]:
+def run_parallel(
+    count: int, window: int, scores: list[float]
+) -> tuple[Ranking, list[list[Window]]]:
     """As `run`, with half a window as stride; the windows that were read, step by step."""
     steps: list[list[Window]] = []
 
@@ -58,19 +69,25 @@ def test_a_permutation_with_falling_scores_whatever_the_windows_say(
 
 
 @given(sizes)
-def test_windows_are_whole_and_their_number_is_that_of_the_textbook(size: tuple[int, int, int]) -> None:
+def test_windows_are_whole_and_their_number_is_that_of_the_textbook(
+    size: tuple[int, int, int],
+) -> None:
     count, window, stride = size
     _, reads = run(count, window, stride, [0.0] * count)
     assert all(len(read) == min(window, count) for read in reads)
     assert all(len(set(read)) == len(read) for read in reads)
-    expected = 0 if count == 0 else 1 if count <= window else math.ceil((count - window) / stride) + 1
+    expected = (
+        0 if count == 0 else 1 if count <= window else math.ceil((count - window) / stride) + 1
+    )
     assert len(reads) == expected
     assert {place for read in reads for place in read} == set(range(count))
 
 
 @given(sizes, st.randoms(use_true_random=False))
 def test_the_best_reach_the_top_in_order(size: tuple[int, int, int], random: object) -> None:
-    """With consistent scores one pass brings the best window - stride candidates to the top; a last window of one all."""
+    """With consistent scores one pass brings the best window - stride candidates to the top; a last
+    window of one all.
+    """
     count, window, stride = size
     assume(count > 0)
     scores = [float(i) for i in range(count)]
@@ -135,8 +152,12 @@ def test_parallel_windows_read_everyone_and_no_more_than_the_textbook(window: in
 
 @settings(max_examples=40)
 @given(st.integers(1, 300), st.integers(2, 30), st.randoms(use_true_random=False))
-def test_the_best_of_all_windows_reach_the_top_in_order(count: int, window: int, random: object) -> None:
-    """With consistent scores the final is right about as many as each window sends, and as two sliding windows are."""
+def test_the_best_of_all_windows_reach_the_top_in_order(
+    count: int, window: int, random: object
+) -> None:
+    """With consistent scores the final is right about as many as each window sends, and as two
+    sliding windows are.
+    """
     scores = [float(i) for i in range(count)]
     random.shuffle(scores)  # type: ignore[attr-defined]
     ranking, steps = run_parallel(count, window, scores)
@@ -147,7 +168,16 @@ def test_the_best_of_all_windows_reach_the_top_in_order(count: int, window: int,
 
 @pytest.mark.parametrize(
     ("count", "steps"),
-    [(100, [5, 1]), (98, [5, 1]), (50, [3, 1]), (31, [2, 1]), (30, [1, 1]), (20, [1]), (0, []), (500, [25, 1, 1])],
+    [
+        (100, [5, 1]),
+        (98, [5, 1]),
+        (50, [3, 1]),
+        (31, [2, 1]),
+        (30, [1, 1]),
+        (20, [1]),
+        (0, []),
+        (500, [25, 1, 1]),
+    ],
 )
 def test_steps_of_parallel_windows_of_twenty(count: int, steps: list[int]) -> None:
     assert [len(step) for step in run_parallel(count, 20, [0.0] * count)[1]] == steps
@@ -156,7 +186,16 @@ def test_steps_of_parallel_windows_of_twenty(count: int, steps: list[int]) -> No
 def test_parallel_windows_by_hand() -> None:
     ranking, steps = run_parallel(8, 4, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
     assert steps == [[(0, 2, 4, 6), (1, 3, 5, 7)], [(4, 5, 6, 7)]]
-    assert ranking.order == [7, 6, 5, 4, 2, 3, 0, 1]  # who dropped out: by place in the window, then as given
+    assert ranking.order == [
+        7,
+        6,
+        5,
+        4,
+        2,
+        3,
+        0,
+        1,
+    ]  # who dropped out: by place in the window, then as given
     assert ranking.scores == [8.0, 7.0, 6.0, 5.0, 3.0, 3.0, 1.0, 1.0]
 
 
@@ -170,8 +209,14 @@ def test_lists_that_are_driven_together_come_out_as_alone(
     def worth(i: int, places: Window) -> list[float]:
         return [float((7 * i + 31 * place) % 17) for place in places]
 
-    together = run_plans([plan(*size) for plan, size in lists], lambda asked: [worth(i, places) for i, places in asked])
-    alone = [run_plan(plan(*size), lambda places, i=i: worth(i, places)) for i, (plan, size) in enumerate(lists)]
+    together = run_plans(
+        [plan(*size) for plan, size in lists],
+        lambda asked: [worth(i, places) for i, places in asked],
+    )
+    alone = [
+        run_plan(plan(*size), lambda places, i=i: worth(i, places))
+        for i, (plan, size) in enumerate(lists)
+    ]
     assert together == alone
 
 
@@ -183,7 +228,12 @@ def test_lists_take_their_steps_side_by_side() -> None:
         return [[0.0] * len(places) for _, places in asked]
 
     run_plans(
-        [sliding_windows(40, 20, 10), parallel_windows(40, 20, 10), sliding_windows(0, 20, 10), sliding_windows(5, 20, 10)],
+        [
+            sliding_windows(40, 20, 10),
+            parallel_windows(40, 20, 10),
+            sliding_windows(0, 20, 10),
+            sliding_windows(5, 20, 10),
+        ],
         score,
     )
     assert steps == [[0, 1, 1, 3], [0, 1], [0]]
@@ -199,7 +249,9 @@ def test_falling_never_rises_and_changes_only_what_would(scores: list[float]) ->
 
 @pytest.mark.parametrize(("window", "stride"), [(0, 1), (5, 0), (5, 6), (-1, -1)])
 @pytest.mark.parametrize("plan", [sliding_windows, parallel_windows])
-def test_impossible_windows_are_refused(plan: Callable[[int, int, int], WindowPlan], window: int, stride: int) -> None:
+def test_impossible_windows_are_refused(
+    plan: Callable[[int, int, int], WindowPlan], window: int, stride: int
+) -> None:
     with pytest.raises(ValueError, match="stride"):
         run_plan(plan(10, window, stride), lambda places: [0.0] * len(places))
 

@@ -32,8 +32,14 @@ def pretty(found: Any) -> str:
 @pytest.fixture
 def retriever() -> Iterator[RNXRetriever]:
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
-    texts = [TextNode(id_=f"t{i}", text=text) for i, text in enumerate(["sea and rain", "red <b>rain</b>", "sea"])]
-    pictures = [ImageNode(id_="p", image=image_base64(RED)), ImageNode(id_="q", image=image_base64(BLUE))]
+    texts = [
+        TextNode(id_=f"t{i}", text=text)
+        for i, text in enumerate(["sea and rain", "red <b>rain</b>", "sea"])
+    ]
+    pictures = [
+        ImageNode(id_="p", image=image_base64(RED)),
+        ImageNode(id_="q", image=image_base64(BLUE)),
+    ]
     collection.add([*texts, *pictures])
     yield RNXRetriever(collection)
     collection.close()
@@ -43,7 +49,11 @@ def test_both_lists_of_a_question(retriever: RNXRetriever) -> None:
     found = compare(retriever, RNXRerank(ranker=FakeRanker(), top_n=5), "red rain", n=3)
     assert found.after[0].id == "t1"
     assert [len(found.before), len(found.after)] == [3, 3]
-    assert [hit.rank for hit in found.before] == [hit.retrieval_rank for hit in found.before] == [1, 2, 3]
+    assert (
+        [hit.rank for hit in found.before]
+        == [hit.retrieval_rank for hit in found.before]
+        == [1, 2, 3]
+    )
     assert found.seconds > 0
 
 
@@ -79,6 +89,10 @@ def test_the_styles_reach_nothing_outside() -> None:
         depth += (sign == "{") - (sign == "}")
         outer += sign if depth == 0 and sign != "}" else ""
     assert depth == 0
-    assert [selector for selector in outer.split("\n") if selector.strip() and not selector.startswith(".rnx")] == []
+    assert [
+        selector
+        for selector in outer.split("\n")
+        if selector.strip() and not selector.startswith(".rnx")
+    ] == []
     assert "url(" not in styles
     assert "@import" not in styles

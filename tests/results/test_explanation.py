@@ -1,4 +1,6 @@
-"""Why A stands above B: weights that can be computed by hand, a bounded cost, any ranker, nothing of the data unescaped."""
+"""Why A stands above B: weights that can be computed by hand, a bounded cost, any ranker, nothing
+of the data unescaped.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def base64(data: bytes) -> str:
 
 def test_places_and_the_list_that_is_read_along() -> None:
     ranker = FakeRanker()
-    found = why(ranker, "rain", text_hits("sun", "rain", "snow", "ice"), better=1, worse=3, others=1)
+    found = why(
+        ranker, "rain", text_hits("sun", "rain", "snow", "ice"), better=1, worse=3, others=1
+    )
     assert [found.better.candidate.id, found.worse.candidate.id] == ["n1", "n3"]
     assert set(ranker.reads) == {3}
     assert found.reads == len(ranker.reads)
@@ -97,9 +101,16 @@ class ApartRanker(FakeRanker):
     def remember(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
         found = []
         for candidate in candidates:
-            halves = {"text": Candidate(id="", text=candidate.text), "image": Candidate(id="", image=candidate.image)}
+            halves = {
+                "text": Candidate(id="", text=candidate.text),
+                "image": Candidate(id="", image=candidate.image),
+            }
             kept = {"text": candidate.text, "image": candidate.image}
-            made = {name: super(ApartRanker, self).remember([half])[0]["words"] for name, half in halves.items() if kept[name]}
+            made = {
+                name: super(ApartRanker, self).remember([half])[0]["words"]
+                for name, half in halves.items()
+                if kept[name]
+            }
             found.append(made)
         return found
 
@@ -110,22 +121,34 @@ class ApartRanker(FakeRanker):
 def joined(memory: dict[str, Any]) -> Any:
     import torch
 
-    return torch.cat([part for tensor in memory.values() for part in (tensor, torch.tensor([32], dtype=torch.uint8))])
+    return torch.cat(
+        [
+            part
+            for tensor in memory.values()
+            for part in (tensor, torch.tensor([32], dtype=torch.uint8))
+        ]
+    )
 
 
 def test_what_did_not_change_is_remembered_once() -> None:
-    page = Node(text_resource=MediaResource(text="rain or snow"), image_resource=MediaResource(data=spot()))
+    page = Node(
+        text_resource=MediaResource(text="rain or snow"), image_resource=MediaResource(data=spot())
+    )
     nodes = [NodeWithScore(node=page), *text_hits("sun")]
     apart, together = ApartRanker(), FakeRanker()
     one, other = (why(ranker, "blue rain", nodes, pieces=9) for ranker in (apart, together))
     assert weights(one.better) == pytest.approx(weights(other.better))
-    assert [p.weight for p in one.better.regions] == pytest.approx([p.weight for p in other.better.regions])
+    assert [p.weight for p in one.better.regions] == pytest.approx(
+        [p.weight for p in other.better.regions]
+    )
     assert len(apart.remembered) == 3 + 2 + 3 + 9  # both and the other; the halves; words; fields
 
 
 def test_with_the_embedded_model(mini: MiniRanker) -> None:
     texts = ["In spring bees make honey.", "Rust is iron oxide."]
-    page = Node(text_resource=MediaResource(text=texts[0]), image_resource=MediaResource(data=spot()))
+    page = Node(
+        text_resource=MediaResource(text=texts[0]), image_resource=MediaResource(data=spot())
+    )
     nodes = [NodeWithScore(node=page), *text_hits(texts[1])]
     found = why(mini, "what do bees make?", nodes, pieces=4)
     assert max(weights(found.better), key=weights(found.better).get) in ("In spring", "bees make")  # type: ignore[arg-type]
@@ -135,7 +158,11 @@ def test_with_the_embedded_model(mini: MiniRanker) -> None:
 
 def test_it_is_drawn_and_escaped() -> None:
     nasty = "<script>alert(1)</script> red \x1b[31m \u202e \ud800\nrain"
-    page = Node(id_='"><b>', text_resource=MediaResource(text=nasty), image_resource=MediaResource(data=spot()))
+    page = Node(
+        id_='"><b>',
+        text_resource=MediaResource(text=nasty),
+        image_resource=MediaResource(data=spot()),
+    )
     found = why(FakeRanker(), "red blue", [NodeWithScore(node=page), *text_hits("rain")], pieces=9)
     page_shown = Page(html_explanation(found))
     assert "<script>alert(1)</script>" in page_shown.words
@@ -153,19 +180,28 @@ def test_a_picture_that_cannot_be_read_is_said_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "limit", "fields"), [((200, 300), 24, (4, 6)), ((300, 200), 24, (6, 4)), ((1, 9000), 5, (1, 5))]
+    ("size", "limit", "fields"),
+    [((200, 300), 24, (4, 6)), ((300, 200), 24, (6, 4)), ((1, 9000), 5, (1, 5))],
 )
-def test_fields_are_as_square_as_may_be(size: tuple[int, int], limit: int, fields: tuple[int, int]) -> None:
+def test_fields_are_as_square_as_may_be(
+    size: tuple[int, int], limit: int, fields: tuple[int, int]
+) -> None:
     boxes = list(grid(*size, limit))
     assert len(boxes) == fields[0] * fields[1]
     assert boxes[0][:2] == (0, 0)
     assert boxes[-1][2:] == (1, 1)
-    assert sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) == pytest.approx(1)
+    assert sum(
+        (right - left) * (bottom - top) for left, top, right, bottom in boxes
+    ) == pytest.approx(1)
 
 
 def test_in_words_it_is_one_line() -> None:
     texts = ["red rain", "sea"]
-    found = why(FakeRanker(), "red rain", [NodeWithScore(node=TextNode(id_=text, text=text)) for text in texts])
+    found = why(
+        FakeRanker(),
+        "red rain",
+        [NodeWithScore(node=TextNode(id_=text, text=text)) for text in texts],
+    )
     assert str(found).startswith("red rain above sea: a lead of +")
     assert "\n" not in str(found)
 

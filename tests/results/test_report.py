@@ -1,4 +1,6 @@
-"""What people see: nothing from the data gets out of its place, a broken picture costs nothing, movements are right."""
+"""What people see: nothing from the data gets out of its place, a broken picture costs nothing,
+movements are right.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,28 @@ from PIL import Image
 from rich.console import Console
 
 from llama_index_rnx.candidates import base64_source, bytes_source
-from llama_index_rnx.results import Comparison, Hit, excerpt_of, html_page, movement, print_table, thumbnail
+from llama_index_rnx.results import (
+    Comparison,
+    Hit,
+    excerpt_of,
+    html_page,
+    movement,
+    print_table,
+    thumbnail,
+)
 from llama_index_rnx.text import clean, excerpt
 from llama_index_rnx.text.snippets import _richness
 
 NASTY = '<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "quoted" \u202eback \x00 \ud800'
 
 
-def hit(rank: int, retrieval_rank: int | None = None, text: str = "", node: BaseNode | None = None, **fields: object) -> Hit:
+def hit(
+    rank: int,
+    retrieval_rank: int | None = None,
+    text: str = "",
+    node: BaseNode | None = None,
+    **fields: object,
+) -> Hit:
     node = node or TextNode(id_=f"n{rank}", text=text)
     values = {
         "rank": rank,
@@ -39,13 +55,17 @@ def hit(rank: int, retrieval_rank: int | None = None, text: str = "", node: Base
     return Hit(**{**values, **fields})  # type: ignore[arg-type]
 
 
-def printed(hits: list[Hit], title: str = "found", query: str | None = None, **options: object) -> str:
+def printed(
+    hits: list[Hit], title: str = "found", query: str | None = None, **options: object
+) -> str:
     stream = io.StringIO()
     print_table(hits, Console(file=stream, width=80, **options), title=title, query=query)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
-def section(before: list[Hit], after: list[Hit], query: str = "why", **fields: object) -> Comparison:
+def section(
+    before: list[Hit], after: list[Hit], query: str = "why", **fields: object
+) -> Comparison:
     return Comparison(query=query, before=before, after=after, seconds=0.123, **fields)  # type: ignore[arg-type]
 
 
@@ -97,7 +117,16 @@ def test_a_table_on_a_terminal_has_only_its_own_escapes() -> None:
 
 def test_a_table_fits_into_80_columns_and_has_two_lines_of_text() -> None:
     out = printed(
-        [hit(i, 100 + i, text="many words of text " * 40, source="folder/" * 30 + "name.pdf", page=7) for i in (1, 2)]
+        [
+            hit(
+                i,
+                100 + i,
+                text="many words of text " * 40,
+                source="folder/" * 30 + "name.pdf",
+                page=7,
+            )
+            for i in (1, 2)
+        ]
     )
     assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
     assert out.count("name.pdf#7") == 2
@@ -138,7 +167,14 @@ def test_a_page_escapes_everything() -> None:
 def test_a_page_needs_no_network() -> None:
     picture = ImageNode(id_="p", image=image_base64())
     text = html_page(
-        [section([hit(1, node=picture)], [hit(1, 2, node=picture)], image=base64_source(image_base64(), "q"))], title="t"
+        [
+            section(
+                [hit(1, node=picture)],
+                [hit(1, 2, node=picture)],
+                image=base64_source(image_base64(), "q"),
+            )
+        ],
+        title="t",
     )
     page = Page(text)
     assert all(attrs["src"].startswith("data:image/jpeg;base64,") for attrs in page.all("img"))  # type: ignore[union-attr]
@@ -150,14 +186,18 @@ def test_a_page_needs_no_network() -> None:
 @pytest.mark.parametrize("data", ["%%%", image_base64()[:40], "", "aGVsbG8="])
 def test_a_broken_picture_shows_a_placeholder(data: str) -> None:
     node = ImageNode(id_="p", image=data or None, image_path=None if data else "/nowhere/x.png")
-    text = html_page([section([hit(1)], [hit(1, node=node)], image=bytes_source(b"no", "q"))], title="t")
+    text = html_page(
+        [section([hit(1)], [hit(1, node=node)], image=bytes_source(b"no", "q"))], title="t"
+    )
     assert text.count("no picture") == 2
     assert "<img" not in text
 
 
 def test_a_picture_behind_a_url_is_not_fetched() -> None:
     node = ImageNode(id_="p", image_url="http://127.0.0.1:1/x.png")
-    assert html_page([section([hit(1)], [hit(1, node=node)])], title="t").count('"thumb broken"') == 1
+    assert (
+        html_page([section([hit(1)], [hit(1, node=node)])], title="t").count('"thumb broken"') == 1
+    )
 
 
 def test_a_page_shows_both_directions() -> None:
@@ -183,12 +223,20 @@ def test_without_reranking_there_is_one_list() -> None:
 
 def test_a_title_that_is_the_query_stands_once() -> None:
     hits = [hit(1, text="a")]
-    assert html_page([section(hits, [], query="the query")], title="the query").count(">the query<") == 2  # title, h2
-    assert html_page([section(hits, [], query="the query")], title="Search").count("<h1>Search</h1>") == 1
+    assert (
+        html_page([section(hits, [], query="the query")], title="the query").count(">the query<")
+        == 2
+    )  # title, h2
+    assert (
+        html_page([section(hits, [], query="the query")], title="Search").count("<h1>Search</h1>")
+        == 1
+    )
 
 
 def test_query_words_are_marked_by_stem_and_asking_words_are_not() -> None:
-    text = html_page([section([hit(1, text="How pumps do it: pumping.")], [], query="How do I pump?")], title="t")
+    text = html_page(
+        [section([hit(1, text="How pumps do it: pumping.")], [], query="How do I pump?")], title="t"
+    )
     assert re.findall(r"<mark>(.*?)</mark>", text) == ["pumps", "pumping"]
 
 
@@ -231,10 +279,13 @@ def test_headings_are_sentences_of_their_own(text: str, shown: str) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3)), max_size=12), st.integers(1, 20))
-def test_richness_counts_the_terms_from_each_hit_on(pairs: list[tuple[int, int]], width: int) -> None:
+def test_richness_counts_the_terms_from_each_hit_on(
+    pairs: list[tuple[int, int]], width: int
+) -> None:
     hits = sorted(pairs)
     expected = [
-        len({term for there, term in hits[index:] if there < position + width}) for index, (position, _) in enumerate(hits)
+        len({term for there, term in hits[index:] if there < position + width})
+        for index, (position, _) in enumerate(hits)
     ]
     assert _richness(hits, width) == expected
 

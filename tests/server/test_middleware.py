@@ -1,4 +1,6 @@
-"""Strangers on the network: keys in every spelling, foreign hosts and pages, packed and endless bodies, idle connections."""
+"""Strangers on the network: keys in every spelling, foreign hosts and pages, packed and endless
+bodies, idle connections.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,10 @@ def test_a_key_in_any_spelling(keyed: TestClient, headers: dict[str, str]) -> No
         {"authorization": b"Bearer \xff\xfe"},
     ],
 )
-@pytest.mark.parametrize("path", ["/rerank", "/metrics", "/openapi.json", "/", "/info", "/v1/models", "/nothing", "//health"])
+@pytest.mark.parametrize(
+    "path",
+    ["/rerank", "/metrics", "/openapi.json", "/", "/info", "/v1/models", "/nothing", "//health"],
+)
 def test_a_wrong_key_on_all_paths_but_health(keyed: TestClient, headers: Any, path: str) -> None:
     assert keyed.post(path, json=BODY, headers=headers).status_code == 401
     assert keyed.get(path, headers=headers).status_code == 401
@@ -119,7 +124,10 @@ def test_without_a_key_only_names_of_this_machine_are_answered(host: str, status
 
 def test_serving_answers_to_this_machine_and_with_a_key_to_any_host() -> None:
     with serving(FakeRanker()) as url:
-        assert httpx.post(f"{url}/rerank", json=BODY, headers={"host": "evil.example"}).status_code == 403
+        assert (
+            httpx.post(f"{url}/rerank", json=BODY, headers={"host": "evil.example"}).status_code
+            == 403
+        )
         assert httpx.post(f"{url}/rerank", json=BODY).status_code == 200
     with serving(FakeRanker(), api_key="secret") as url:
         headers = {"host": "evil.example", "authorization": "Bearer secret"}
@@ -137,7 +145,12 @@ def test_serving_answers_to_this_machine_and_with_a_key_to_any_host() -> None:
     ],
 )
 def test_the_command_warns_of_an_open_door(
-    rnx: Rnx, mini: MiniRanker, monkeypatch: pytest.MonkeyPatch, options: list[str], warned: bool, status: int
+    rnx: Rnx,
+    mini: MiniRanker,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    warned: bool,
+    status: int,
 ) -> None:
     served: list[FastAPI] = []
     monkeypatch.setattr("llama_index_rnx.load_ranker", lambda *_, **__: mini)
@@ -163,12 +176,19 @@ def test_pages_of_other_origins_ask_by_option_only() -> None:
         answer = client.options("/rerank", headers=PREFLIGHT)
         assert answer.status_code == 401
         assert "access-control-allow-origin" not in answer.headers
-    with TestClient(create_app(FakeRanker, api_key="secret", cors_origins=[ORIGIN, "http://localhost:3000"])) as client:
+    with TestClient(
+        create_app(FakeRanker, api_key="secret", cors_origins=[ORIGIN, "http://localhost:3000"])
+    ) as client:
         answer = client.options("/rerank", headers=PREFLIGHT)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == ORIGIN
         headers = {"origin": ORIGIN, "authorization": "Bearer secret"}
-        assert client.post("/rerank", json=BODY, headers=headers).headers["access-control-allow-origin"] == ORIGIN
+        assert (
+            client.post("/rerank", json=BODY, headers=headers).headers[
+                "access-control-allow-origin"
+            ]
+            == ORIGIN
+        )
         refused = client.post("/rerank", json=BODY, headers={"origin": ORIGIN})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == ORIGIN
@@ -179,18 +199,24 @@ def test_pages_of_other_origins_ask_by_option_only() -> None:
 
 def test_without_a_key_no_foreign_page_may_ask() -> None:
     def status_of(client: TestClient, origin: str) -> int:
-        return client.post("/rerank", content=PACKED, headers={"origin": origin, "content-type": "text/plain"}).status_code
+        return client.post(
+            "/rerank", content=PACKED, headers={"origin": origin, "content-type": "text/plain"}
+        ).status_code
 
     url = "http://127.0.0.1:8787"
     with TestClient(create_app(FakeRanker, loopback_only=True), base_url=url) as client:
-        assert [status_of(client, origin) for origin in (url, ORIGIN, "null", "http://127.0.0.1:3000")] == [200, 403, 403, 403]
+        assert [
+            status_of(client, origin) for origin in (url, ORIGIN, "null", "http://127.0.0.1:3000")
+        ] == [200, 403, 403, 403]
     for allowed in (ORIGIN, "*"):
         app = create_app(FakeRanker, loopback_only=True, cors_origins=[allowed])
         with TestClient(app, base_url=url) as client:
             assert status_of(client, ORIGIN) == 200
 
 
-@pytest.mark.parametrize("origin", ["example.com", "https://example.com/", "https://example.com/page", "", "https://"])
+@pytest.mark.parametrize(
+    "origin", ["example.com", "https://example.com/", "https://example.com/page", "", "https://"]
+)
 def test_what_is_no_origin(origin: str) -> None:
     with pytest.raises(RNXError, match="an origin"):
         create_app(FakeRanker, cors_origins=[origin])
@@ -236,14 +262,18 @@ def test_packed_bodies(small: TestClient, encoding: str, body: bytes) -> None:
         ("deflate", zlib.compress(b" " * 1_000_000), 413),
     ],
 )
-def test_packed_bodies_that_are_refused(small: TestClient, encoding: str, body: bytes, status: int) -> None:
+def test_packed_bodies_that_are_refused(
+    small: TestClient, encoding: str, body: bytes, status: int
+) -> None:
     answer = small.post("/rerank", content=body, headers={"content-encoding": encoding})
     assert answer.status_code == status
     assert len(answer.json()["message"]) < 200
 
 
 class Wire:
-    """A request to an application without a server: what is sent when, and the status that comes back."""
+    """A request to an application without a server: what is sent when, and the status that comes
+    back.
+    """
 
     def __init__(self, app: FastAPI, *, headers: dict[str, str] | None = None) -> None:
         self._app, self._messages = app, asyncio.Queue[dict[str, Any]]()
@@ -290,11 +320,19 @@ async def test_bodies_that_stand_still_share_one_budget_and_count_as_waiting() -
         for wire in stalled:
             wire.send(b" " * 900)
         await wait_for(lambda: any(wire.status for wire in stalled))
-        assert sorted(wire.status for wire in stalled) == [0, 0, 503]  # the third was too much for all
+        assert sorted(wire.status for wire in stalled) == [
+            0,
+            0,
+            503,
+        ]  # the third was too much for all
 
         more = [Wire(app) for _ in range(3)]
         await wait_for(lambda: any(wire.status for wire in more))
-        assert sorted(wire.status for wire in more) == [0, 0, 503]  # four stand still: no place is free
+        assert sorted(wire.status for wire in more) == [
+            0,
+            0,
+            503,
+        ]  # four stand still: no place is free
 
         await asyncio.gather(*(wire.task for wire in [*stalled, *more]))
         assert sorted(wire.status for wire in [*stalled, *more]) == [408] * 4 + [503] * 2
@@ -368,7 +406,9 @@ def test_heads_that_are_never_finished_are_closed(monkeypatch: pytest.MonkeyPatc
         assert httpx.post(f"{url}/rerank", json=BODY).status_code == 200
 
 
-def test_of_too_many_connections_the_one_that_waits_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_too_many_connections_the_one_that_waits_longest_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
     with serving(FakeRanker()) as url, ExitStack() as open_ones:
         waiting = []
@@ -386,7 +426,9 @@ def test_who_does_not_read_the_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(connections, "WRITE_SECONDS", 0.3)
     documents = ["a" * 2**20 for _ in range(20)]
     body = json.dumps({"query": "a", "documents": documents, "return_documents": True}).encode()
-    head = f"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    head = (
+        f"POST /rerank HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    )
     with serving(FakeRanker()) as url, connected(url, head + body) as connection:
         assert connection.recv(10) == b"HTTP/1.1 2"
         time.sleep(1)

@@ -1,4 +1,6 @@
-"""What callers of `/rerank` send as it is: bad documents, shapes of other services, spellings of JSON, and their answers."""
+"""What callers of `/rerank` send as it is: bad documents, shapes of other services, spellings of
+JSON, and their answers.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ BAD = {
 
 @pytest.mark.parametrize("document", BAD.values(), ids=list(BAD))
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_bad_document_comes_last_and_costs_nobody_else(client: TestClient, document: Any, place: int) -> None:
+def test_a_bad_document_comes_last_and_costs_nobody_else(
+    client: TestClient, document: Any, place: int
+) -> None:
     documents: list[Any] = list(TEXTS)
     documents.insert(place, document)
     answer = rerank(client, documents=documents)
@@ -84,7 +88,10 @@ def test_only_bad_documents_are_answered_and_said(client: TestClient) -> None:
 def test_a_text_beside_a_broken_picture_is_ranked(client: TestClient) -> None:
     for image in ("https://example.com/a.png", "bm9waWN0dXJl", TRUNCATED):
         documents = ["bees", {"text": "iron rust", "image": image}]
-        assert rerank(client, documents=documents)["results"][0] == {"index": 1, "relevance_score": 1.0}
+        assert rerank(client, documents=documents)["results"][0] == {
+            "index": 1,
+            "relevance_score": 1.0,
+        }
 
 
 def test_long_texts_are_cut() -> None:
@@ -103,20 +110,36 @@ def test_a_broken_picture_as_the_query_is_refused(client: TestClient) -> None:
     assert "image of the query" in answer.json()["message"]
 
 
-@pytest.mark.parametrize("query", ["", " ", None, 5, [], {}, {"text": ""}, {"id": "7"}, {"image": " "}, [{"text": " "}]])
+@pytest.mark.parametrize(
+    "query", ["", " ", None, 5, [], {}, {"text": ""}, {"id": "7"}, {"image": " "}, [{"text": " "}]]
+)
 def test_a_bad_query_is_refused_in_one_line(client: TestClient, query: Any) -> None:
     answer = client.post("/rerank", json={"query": query, "documents": TEXTS})
     assert answer.status_code in (400, 422)
     assert "query" in answer.json()["message"]
-    assert answer.json()["detail"] == answer.json()["message"]  # clients of Jina and FastAPI look there
+    assert (
+        answer.json()["detail"] == answer.json()["message"]
+    )  # clients of Jina and FastAPI look there
 
 
 SHAPES = {
-    "fields beside the text": [{"text": "bees", "id": "7"}, {"text": "iron rust", "metadata": {"page": 1}}],
+    "fields beside the text": [
+        {"text": "bees", "id": "7"},
+        {"text": "iron rust", "metadata": {"page": 1}},
+    ],
     "LangChain": [{"page_content": "bees"}, {"page_content": "iron rust", "type": "Document"}],
-    "parts": [[{"type": "text", "text": "bees"}], [{"type": "text", "text": "iron"}, {"type": "text", "text": "rust"}]],
-    "vLLM's content": [{"content": [{"type": "text", "text": "bees"}]}, {"content": [{"type": "text", "text": "iron rust"}]}],
-    "objects without text": [{"title": "bees"}, {"title": "iron", "body": "rust", "year": 2024, "none": None}],
+    "parts": [
+        [{"type": "text", "text": "bees"}],
+        [{"type": "text", "text": "iron"}, {"type": "text", "text": "rust"}],
+    ],
+    "vLLM's content": [
+        {"content": [{"type": "text", "text": "bees"}]},
+        {"content": [{"type": "text", "text": "iron rust"}]},
+    ],
+    "objects without text": [
+        {"title": "bees"},
+        {"title": "iron", "body": "rust", "year": 2024, "none": None},
+    ],
     "numbers": [5, {"text": "iron rust"}],
     "odd": [True, ["iron", "rust"]],
     "half a surrogate pair": ["bees \ud800", "iron rust \udfff"],
@@ -125,14 +148,20 @@ SHAPES = {
 
 @pytest.mark.parametrize("documents", SHAPES.values(), ids=list(SHAPES))
 def test_documents_of_other_shapes(client: TestClient, documents: list[Any]) -> None:
-    body = json.dumps({"query": "rust iron \ud800", "documents": documents, "return_documents": True})
+    body = json.dumps(
+        {"query": "rust iron \ud800", "documents": documents, "return_documents": True}
+    )
     answer = client.post("/rerank", content=body)
     assert answer.status_code == 200
     best, other = answer.json()["results"]
     assert (best["index"], other["index"]) == (1, 0)
     sent = documents[1]
     assert best["document"] == (
-        sent if isinstance(sent, dict) else {"content": sent} if isinstance(sent, list) else {"text": sent}
+        sent
+        if isinstance(sent, dict)
+        else {"content": sent}
+        if isinstance(sent, list)
+        else {"text": sent}
     )
 
 
@@ -143,9 +172,21 @@ def test_documents_of_other_shapes(client: TestClient, documents: list[Any]) -> 
         {"image": "data:image/png;base64," + image_base64(BLUE), "id": 7},
         {"image": {"url": "data:image/png;base64," + image_base64(BLUE)}},
         {"image_url": "data:image/png;base64," + image_base64(BLUE)},
-        [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + image_base64(BLUE)}}],
+        [
+            {
+                "type": "image_url",
+                "image_url": {"url": "data:image/png;base64," + image_base64(BLUE)},
+            }
+        ],
         {"type": "image", "source": {"type": "base64", "data": image_base64(BLUE)}},
-        {"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + image_base64(BLUE)}}]},
+        {
+            "content": [
+                {
+                    "type": "image_url",
+                    "image_url": {"url": "data:image/png;base64," + image_base64(BLUE)},
+                }
+            ]
+        },
         "data:image/png;base64," + image_base64(BLUE),
     ],
 )
@@ -156,14 +197,21 @@ def test_pictures_of_other_shapes(client: TestClient, document: Any) -> None:
 
 
 def test_rank_fields_choose_what_is_read(client: TestClient) -> None:
-    documents = [{"Title": "iron", "Body": "bees"}, {"Title": "moon", "Body": "iron rust"}, "rust iron", {"Other": "rust"}]
+    documents = [
+        {"Title": "iron", "Body": "bees"},
+        {"Title": "moon", "Body": "iron rust"},
+        "rust iron",
+        {"Other": "rust"},
+    ]
     by_title = rerank(client, documents=documents, rank_fields=["Title"])
     assert [result["relevance_score"] for result in by_title["results"]] == [1.0, 0.5, 0.0, 0.0]
     assert order(by_title) == [2, 0, 1, 3]
     assert order(rerank(client, documents=documents, rank_fields=["Title", "Body"]))[:2] == [1, 2]
 
 
-@pytest.mark.parametrize(("top", "count"), [(0, 3), (None, 3), (1, 1), (2, 2), (3, 3), (1_000, 3), ("2", 2)])
+@pytest.mark.parametrize(
+    ("top", "count"), [(0, 3), (None, 3), (1, 1), (2, 2), (3, 3), (1_000, 3), ("2", 2)]
+)
 @pytest.mark.parametrize("name", ["top_n", "top_k"])
 def test_top_n_in_every_size(client: TestClient, name: str, top: Any, count: int) -> None:
     answer = rerank(client, documents=["a", "rust", ""], **{name: top})
@@ -186,23 +234,41 @@ def test_fields_that_say_nothing_here_are_passed_over(client: TestClient) -> Non
 
 
 def test_voyage(client: TestClient) -> None:
-    answer = rerank(client, "/v1/rerank", documents=TEXTS, model="rerank-2", top_k=1, truncation=True, return_documents=True)
+    answer = rerank(
+        client,
+        "/v1/rerank",
+        documents=TEXTS,
+        model="rerank-2",
+        top_k=1,
+        truncation=True,
+        return_documents=True,
+    )
     assert answer["object"] == "list"
     assert (
-        answer["data"] == [{"index": 1, "relevance_score": 0.6666666666666666, "document": TEXTS[1]}]
+        answer["data"]
+        == [{"index": 1, "relevance_score": 0.6666666666666666, "document": TEXTS[1]}]
         or answer["data"][0]["document"] == TEXTS[1]
     )
     assert answer["usage"]["total_tokens"] == 0
 
 
 def test_text_embeddings_inference(client: TestClient) -> None:
-    body = {"texts": ["bees", "", "iron rust"], "raw_scores": False, "truncate": True, "truncation_direction": "Right"}
+    body = {
+        "texts": ["bees", "", "iron rust"],
+        "raw_scores": False,
+        "truncate": True,
+        "truncation_direction": "Right",
+    }
     assert rerank(client, **body) == [
         {"index": 2, "score": 1.0},
         {"index": 0, "score": 0.0},
         {"index": 1, "score": 0.0},
     ]
-    assert rerank(client, **body, return_text=True)[0] == {"index": 2, "score": 1.0, "text": "iron rust"}
+    assert rerank(client, **body, return_text=True)[0] == {
+        "index": 2,
+        "score": 1.0,
+        "text": "iron rust",
+    }
     assert rerank(client, texts=[]) == []
     info = client.get("/info").json()
     assert info["model_id"] == "fake"
@@ -243,10 +309,18 @@ BODY = {"query": "rust ü", "documents": ["bees", "rust ü"]}
 
 @pytest.mark.parametrize(
     "content_type",
-    [None, "application/x-www-form-urlencoded", "text/plain; charset=utf-8", "application/json; charset=utf-8", "nonsense"],
+    [
+        None,
+        "application/x-www-form-urlencoded",
+        "text/plain; charset=utf-8",
+        "application/json; charset=utf-8",
+        "nonsense",
+    ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_json_whatever_its_header_says(client: TestClient, content_type: str | None, encoding: str) -> None:
+def test_json_whatever_its_header_says(
+    client: TestClient, content_type: str | None, encoding: str
+) -> None:
     body = json.dumps(BODY, ensure_ascii=False).encode(encoding)
     headers = {} if content_type is None else {"content-type": content_type}
     answer = client.post("/rerank", content=body, headers=headers)
@@ -276,9 +350,15 @@ def test_what_is_no_json_object_is_one_line(client: TestClient, body: bytes) -> 
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("document", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 5_000, b"[" * 300 + b"]" * 300])
+@pytest.mark.parametrize(
+    "document", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 5_000, b"[" * 300 + b"]" * 300]
+)
 def test_json_that_is_hard_to_read_costs_its_document(client: TestClient, document: bytes) -> None:
-    body = b'{"query": "no", "query": "rust", "return_documents": true, "documents": [' + document + b', "rust"]}'
+    body = (
+        b'{"query": "no", "query": "rust", "return_documents": true, "documents": ['
+        + document
+        + b', "rust"]}'
+    )
     answer = client.post("/rerank", content=body)
     assert answer.status_code == 200
     assert order(json.loads(answer.content, parse_constant=pytest.fail)) == [1, 0]
@@ -306,7 +386,9 @@ def test_deep_objects_are_no_bomb(client: TestClient) -> None:
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
             lambda inner: (
                 st.lists(inner, max_size=3)
-                | st.dictionaries(st.sampled_from(["text", "image", "content", "type", "a"]), inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["text", "image", "content", "type", "a"]), inner, max_size=3
+                )
             ),
             max_leaves=6,
         ),
@@ -327,7 +409,12 @@ def test_the_whole_of_a_request_is_limited() -> None:
     ranker = FakeRanker()
     with TestClient(create_app(lambda: ranker, limits=limits)) as client:
         small = {"image": image_base64(RED, size=(20, 20))}
-        assert client.post("/rerank", json={"query": "a", "documents": ["b" * 60, small, small]}).status_code == 200
+        assert (
+            client.post(
+                "/rerank", json={"query": "a", "documents": ["b" * 60, small, small]}
+            ).status_code
+            == 200
+        )
         ranker.remembered.clear()
         long = client.post("/rerank", json={"query": "a", "documents": ["b" * 60, "c" * 60]})
         wide = client.post("/rerank", json={"query": "a", "documents": [small, small, small]})
@@ -339,7 +426,9 @@ def test_the_whole_of_a_request_is_limited() -> None:
 
 def test_the_schema_is_whole(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
-    body = schema["paths"]["/v1/rerank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    body = schema["paths"]["/v1/rerank"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
     assert {"query", "documents", "texts", "top_n", "rank_fields"} <= set(body["properties"])
     assert "$ref" not in json.dumps(body)
 
@@ -379,7 +468,11 @@ def test_cohere_v1_with_objects() -> None:
     documents = [{"text": "bees"}, {"Title": "iron", "text": "rust"}]
     with serving(FakeRanker()) as url, httpx.Client(trust_env=False) as connection:
         theirs = cohere.Client(api_key="none", base_url=url, httpx_client=connection)
-        options: dict[str, Any] = {"rank_fields": ["text"], "return_documents": True, "max_chunks_per_doc": 3}
+        options: dict[str, Any] = {
+            "rank_fields": ["text"],
+            "return_documents": True,
+            "max_chunks_per_doc": 3,
+        }
         best = theirs.rerank(query="rust", documents=documents, **options).results
     assert best[0].index == 1
     assert best[0].document is not None

@@ -1,4 +1,6 @@
-"""The server and the client, against each other over a real socket; limits, keys, overload, and what the client refuses."""
+"""The server and the client, against each other over a real socket; limits, keys, overload, and
+what the client refuses.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,16 @@ def mini_url(mini: MiniRanker) -> Iterator[str]:
 
 
 def ask(url: str, path: str = "/rerank", **body: Any) -> httpx.Response:
-    return httpx.post(url + path, json={"query": "rust iron", "documents": DOCUMENTS} | body, trust_env=False)
+    return httpx.post(
+        url + path, json={"query": "rust iron", "documents": DOCUMENTS} | body, trust_env=False
+    )
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 def test_the_shape_of_an_answer(url: str, path: str) -> None:
-    answer = ask(url, path, top_n=2, return_documents=True, model="whatever", max_tokens_per_doc=100).json()
+    answer = ask(
+        url, path, top_n=2, return_documents=True, model="whatever", max_tokens_per_doc=100
+    ).json()
     assert answer["object"] == "list"
     assert answer["model"] == "fake"
     first, second = answer["results"]
@@ -59,7 +65,11 @@ def test_the_shape_of_an_answer(url: str, path: str) -> None:
 
 
 def test_images_as_base64_and_data_uri(url: str) -> None:
-    documents = [{"image": image_base64(RED)}, {"image": "data:image/png;base64," + image_base64(BLUE)}, "red herring"]
+    documents = [
+        {"image": image_base64(RED)},
+        {"image": "data:image/png;base64," + image_base64(BLUE)},
+        "red herring",
+    ]
     answer = ask(url, query="blue", documents=documents).json()
     assert answer["results"][0]["index"] == 1
     by_picture = ask(url, query={"image": image_base64(RED)}, documents=documents)
@@ -87,7 +97,9 @@ def test_wrong_requests_get_one_line(url: str, body: dict[str, Any], part: str) 
     assert len(answer.json()["message"]) < 300
 
 
-@pytest.mark.parametrize("image", ["/etc/passwd", "file:///etc/passwd", "../../secret.png", "bm9waWN0dXJl"])
+@pytest.mark.parametrize(
+    "image", ["/etc/passwd", "file:///etc/passwd", "../../secret.png", "bm9waWN0dXJl"]
+)
 def test_a_path_is_no_image(url: str, image: str) -> None:
     refused = ask(url, query={"image": image})
     assert refused.status_code == 400
@@ -117,7 +129,9 @@ def test_no_documents(url: str) -> None:
 
 
 def test_what_is_no_json(url: str) -> None:
-    answer = httpx.post(f"{url}/rerank", content=b"{", headers={"content-type": "application/json"}, trust_env=False)
+    answer = httpx.post(
+        f"{url}/rerank", content=b"{", headers={"content-type": "application/json"}, trust_env=False
+    )
     assert answer.status_code == 422
     assert "JSON" in answer.json()["message"]
 
@@ -128,7 +142,9 @@ def test_health_metrics_and_schema(url: str) -> None:
     text = httpx.get(f"{url}/metrics", trust_env=False).text
     assert 'rnx_requests_total{status="200"}' in text
     assert "rnx_request_seconds_bucket" in text
-    assert {"/rerank", "/v1/rerank", "/v2/rerank"} <= set(httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"])
+    assert {"/rerank", "/v1/rerank", "/v2/rerank"} <= set(
+        httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"]
+    )
 
 
 def test_a_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +161,9 @@ def test_a_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_body_that_is_too_large_is_not_read() -> None:
     with serving(FakeRanker(), limits=Limits(body=1_000)) as address:
         assert ask(address, documents=["a" * 2_000]).status_code == 413
-        chunked = httpx.post(f"{address}/rerank", content=(b"x" * 100 for _ in range(1_000)), trust_env=False)
+        chunked = httpx.post(
+            f"{address}/rerank", content=(b"x" * 100 for _ in range(1_000)), trust_env=False
+        )
         assert chunked.status_code == 413
         assert ask(address).status_code == 200
 
@@ -166,7 +184,11 @@ def test_overload_is_answered_at_once_and_passes() -> None:
     slow = SlowRanker()
     with serving(slow, limits=Limits(at_once=2)) as address, ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(ask, address) for _ in range(2)]
-        wait_for(lambda: "rnx_requests_at_work 2.0" in httpx.get(f"{address}/metrics", trust_env=False).text)
+        wait_for(
+            lambda: (
+                "rnx_requests_at_work 2.0" in httpx.get(f"{address}/metrics", trust_env=False).text
+            )
+        )
         refused = ask(address)
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
@@ -189,13 +211,26 @@ def test_a_caller_that_hangs_up_frees_its_place() -> None:
     slow = SlowRanker()
     with serving(slow, limits=Limits(at_once=3)) as address, ThreadPoolExecutor(4) as pool:
         first = pool.submit(ask, address)
-        wait_for(lambda: "rnx_requests_at_work 1.0" in httpx.get(f"{address}/metrics", trust_env=False).text)
+        wait_for(
+            lambda: (
+                "rnx_requests_at_work 1.0" in httpx.get(f"{address}/metrics", trust_env=False).text
+            )
+        )
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(address + "/rerank", json={"query": "a", "documents": DOCUMENTS}, timeout=0.3, trust_env=False)
+            httpx.post(
+                address + "/rerank",
+                json={"query": "a", "documents": DOCUMENTS},
+                timeout=0.3,
+                trust_env=False,
+            )
         wait_for(lambda: 'status="499"' in httpx.get(f"{address}/metrics", trust_env=False).text)
         slow.may.set()
         assert first.result().status_code == 200
-        wait_for(lambda: "rnx_requests_at_work 0.0" in httpx.get(f"{address}/metrics", trust_env=False).text)
+        wait_for(
+            lambda: (
+                "rnx_requests_at_work 0.0" in httpx.get(f"{address}/metrics", trust_env=False).text
+            )
+        )
     assert len(slow.reads) == 1
 
 
@@ -208,10 +243,14 @@ def wait_for(true: Callable[[], bool]) -> None:
 
 
 def ranked(ranker: Ranker, texts: list[str], query: str = "rust iron") -> list[float]:
-    return ranker.score(Query(text=query), ranker.remember([Candidate(id=text, text=text) for text in texts]))
+    return ranker.score(
+        Query(text=query), ranker.remember([Candidate(id=text, text=text) for text in texts])
+    )
 
 
-def test_client_and_server_give_what_the_model_gives(mini_url: str, mini: MiniRanker, tmp_path: Path) -> None:
+def test_client_and_server_give_what_the_model_gives(
+    mini_url: str, mini: MiniRanker, tmp_path: Path
+) -> None:
     picture = write_image(tmp_path / "red.png", RED)
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS]
     nodes.append(NodeWithScore(node=ImageNode(image_path=str(picture))))
@@ -220,12 +259,16 @@ def test_client_and_server_give_what_the_model_gives(mini_url: str, mini: MiniRa
         near = RNXRerank(ranker=mini).postprocess_nodes(nodes, bundle)
         far = RNXRerank(model=mini_url).postprocess_nodes(nodes, bundle)
         assert [hit.node_id for hit in far] == [hit.node_id for hit in near]
-        assert [hit.score for hit in far] == pytest.approx([hit.score for hit in near], abs=0.02)  # pictures go as JPEG
+        assert [hit.score for hit in far] == pytest.approx(
+            [hit.score for hit in near], abs=0.02
+        )  # pictures go as JPEG
 
 
 async def test_the_client_from_async_code(mini_url: str) -> None:
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS]
-    found = await RNXRerank(model=mini_url, top_n=1).apostprocess_nodes(nodes, query_str="What is rust?")
+    found = await RNXRerank(model=mini_url, top_n=1).apostprocess_nodes(
+        nodes, query_str="What is rust?"
+    )
     assert found[0].text == DOCUMENTS[1]
 
 
@@ -251,7 +294,11 @@ def replying(*replies: httpx.Response | Exception) -> tuple[RemoteRanker, list[h
 
 
 RESULTS = {
-    "results": [{"index": 2, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.5}, {"index": 1, "relevance_score": -1}]
+    "results": [
+        {"index": 2, "relevance_score": 0.9},
+        {"index": 0, "relevance_score": 0.5},
+        {"index": 1, "relevance_score": -1},
+    ]
 }
 
 
@@ -264,7 +311,9 @@ def test_the_order_of_an_answer_does_not_matter(quick: list[float]) -> None:
 
 def test_a_busy_service_is_asked_again(quick: list[float]) -> None:
     busy = httpx.Response(429, headers={"retry-after": "3"})
-    ranker, seen = replying(busy, httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(200, json=RESULTS))
+    ranker, seen = replying(
+        busy, httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(200, json=RESULTS)
+    )
     assert ranked(ranker, DOCUMENTS) == [0.5, -1.0, 0.9]
     assert len(seen) == 4
     assert quick == [3.0, 1.0, 2.0]
@@ -272,7 +321,9 @@ def test_a_busy_service_is_asked_again(quick: list[float]) -> None:
 
 def test_a_dead_service_is_one_line(quick: list[float]) -> None:
     ranker, _ = replying(*[httpx.ConnectError("connection refused")] * 4)
-    with pytest.raises(RNXError, match=r"http://host:1/rerank#name: no answer in 4 tries \(connection refused\)"):
+    with pytest.raises(
+        RNXError, match=r"http://host:1/rerank#name: no answer in 4 tries \(connection refused\)"
+    ):
         ranked(ranker, DOCUMENTS)
     ranker, seen = replying(httpx.Response(400, text="no\nsuch model"))
     with pytest.raises(RNXError, match="answered 400: no such model"):
@@ -285,10 +336,22 @@ def test_a_dead_service_is_one_line(quick: list[float]) -> None:
     [
         ({"error": "x"}, "no list of results"),
         ("text", "no list of results"),
-        ({"results": [{"index": 0, "relevance_score": 1.0}]}, "sent 2 documents, 1 of them came back"),
-        ({"results": [{"index": 0, "score": 1.0}, {"index": 0, "score": 1.0}]}, "sent 2 documents, 1 of them"),
-        ({"results": [{"index": 0, "score": 1.0}, {"index": 2, "score": 1.0}]}, "each is needed once"),
-        ({"results": [{"index": 0, "relevance_score": None}, {"index": 1, "score": 1.0}]}, "finite relevance_score"),
+        (
+            {"results": [{"index": 0, "relevance_score": 1.0}]},
+            "sent 2 documents, 1 of them came back",
+        ),
+        (
+            {"results": [{"index": 0, "score": 1.0}, {"index": 0, "score": 1.0}]},
+            "sent 2 documents, 1 of them",
+        ),
+        (
+            {"results": [{"index": 0, "score": 1.0}, {"index": 2, "score": 1.0}]},
+            "each is needed once",
+        ),
+        (
+            {"results": [{"index": 0, "relevance_score": None}, {"index": 1, "score": 1.0}]},
+            "finite relevance_score",
+        ),
         ([{"index": 0, "score": float("nan")}, {"index": 1, "score": 1.0}], "finite"),
     ],
 )
@@ -298,7 +361,10 @@ def test_answers_that_are_no_ranking(answer: Any, part: str) -> None:
 
 
 def test_the_bare_list_of_text_embeddings_inference() -> None:
-    assert scores_of([{"index": 1, "score": 0.5}, {"index": 0, "score": 0.25}], 2, "tei") == [0.25, 0.5]
+    assert scores_of([{"index": 1, "score": 0.5}, {"index": 0, "score": 0.25}], 2, "tei") == [
+        0.25,
+        0.5,
+    ]
 
 
 def test_no_json(quick: list[float]) -> None:
@@ -333,7 +399,9 @@ def test_the_clients_of_others(mini_url: str) -> None:
 
     with httpx.Client(trust_env=False) as connection:
         client = cohere.ClientV2(api_key="none", base_url=mini_url, httpx_client=connection)
-        best = client.rerank(model="rnx-mini", query="What is rust?", documents=DOCUMENTS, top_n=2).results
+        best = client.rerank(
+            model="rnx-mini", query="What is rust?", documents=DOCUMENTS, top_n=2
+        ).results
     assert [best[0].index, len(best)] == [1, 2]
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in DOCUMENTS]
     jina = JinaRerank(api_key="none", base_url=f"{mini_url}/v1", top_n=1)
@@ -345,18 +413,42 @@ def test_the_clients_of_others(mini_url: str) -> None:
     theirs._client._client_wrapper.httpx_client.httpx_client.close()  # as above
 
 
-def test_the_command_passes_on_what_was_asked(rnx: Rnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ranker's budgets, the limits, and the place of the memories, which the next server finds there."""
+def test_the_command_passes_on_what_was_asked(
+    rnx: Rnx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranker's budgets, the limits, and the place of the memories, which the next server finds
+    there.
+    """
     from fastapi.testclient import TestClient
 
     served: list[Any] = []
     monkeypatch.setattr(serve, "run_server", lambda app, host, port: served.append(app))
     place = str(tmp_path / "memories")
-    assert rnx("serve", "--max-text-tokens", 254, "--dtype", "float32", "--memory-path", place, "--max-body", 1).code == 0
+    assert (
+        rnx(
+            "serve",
+            "--max-text-tokens",
+            254,
+            "--dtype",
+            "float32",
+            "--memory-path",
+            place,
+            "--max-body",
+            1,
+        ).code
+        == 0
+    )
     with TestClient(served[0]) as client:
-        assert client.post("/rerank", json={"query": "rust", "documents": DOCUMENTS}).status_code == 200
-        assert client.post("/rerank", json={"query": "a" * 2**21, "documents": []}).status_code == 413
-        assert served[0].state.service.ranker.fingerprint.split("/")[2] == "1"  # chunk of 254 word pieces
+        assert (
+            client.post("/rerank", json={"query": "rust", "documents": DOCUMENTS}).status_code
+            == 200
+        )
+        assert (
+            client.post("/rerank", json={"query": "a" * 2**21, "documents": []}).status_code == 413
+        )
+        assert (
+            served[0].state.service.ranker.fingerprint.split("/")[2] == "1"
+        )  # chunk of 254 word pieces
     assert (tmp_path / "memories" / FILE_NAME).is_file()
     refused = rnx("serve", "--max-pixels", 0)
     assert refused.code == 2
@@ -372,20 +464,29 @@ def test_the_command_passes_on_what_was_asked(rnx: Rnx, tmp_path: Path, monkeypa
         (["--dtype", "int3"], "dtype='int3'"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(rnx: Rnx, tmp_path: Path, options: list[str], part: str) -> None:
+def test_what_cannot_be_served_is_one_line(
+    rnx: Rnx, tmp_path: Path, options: list[str], part: str
+) -> None:
     (tmp_path / "file").write_text("no folder")
-    result = rnx("serve", "--port", 1, *[str(tmp_path / "file") if one == "FILE" else one for one in options])
+    result = rnx(
+        "serve", "--port", 1, *[str(tmp_path / "file") if one == "FILE" else one for one in options]
+    )
     assert result.code == 2
     assert part in result.err
     assert len(result.err.strip().splitlines()) == 1
 
 
-def test_a_taken_port_is_one_line(rnx: Rnx, mini: MiniRanker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_port_is_one_line(
+    rnx: Rnx, mini: MiniRanker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llama_index_rnx.load_ranker", lambda *_, **__: mini)
     with serve.open_door("127.0.0.1", 0) as taken:
         result = rnx("serve", "--port", taken.getsockname()[1])
     assert result.code == 2
-    assert re.fullmatch(r"error: port \d+ of 127.0.0.1 cannot be had \(.*in use\); choose another --port.\n", result.err)
+    assert re.fullmatch(
+        r"error: port \d+ of 127.0.0.1 cannot be had \(.*in use\); choose another --port.\n",
+        result.err,
+    )
 
 
 def test_a_server_for_a_block_is_gone_behind_it() -> None:
@@ -400,7 +501,9 @@ def test_no_redirect_to_a_host_that_the_caller_names(url: str) -> None:
     answer = httpx.post(f"{url}/rerank/", headers={"host": "localhost"}, json={}, trust_env=False)
     assert answer.status_code == 422
     assert "location" not in answer.headers
-    answer = httpx.post(f"{url}/rerank/", headers={"host": "evil.example"}, json={}, trust_env=False)
+    answer = httpx.post(
+        f"{url}/rerank/", headers={"host": "evil.example"}, json={}, trust_env=False
+    )
     assert answer.status_code == 403
     assert "location" not in answer.headers
 

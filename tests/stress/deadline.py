@@ -1,4 +1,6 @@
-"""A clock for one input: what takes longer than it may is a failure with its place, not a hang of the whole run."""
+"""A clock for one input: what takes longer than it may is a failure with its place, not a hang of
+the whole run.
+"""
 
 from __future__ import annotations
 

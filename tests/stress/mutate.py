@@ -14,7 +14,9 @@ STEPS = ("flip", "drop", "double", "zero", "number", "splice")
 
 
 def mutated(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
-    """One to eight changes of the kinds that a decoder meets: flipped bits, missing and doubled parts, huge numbers."""
+    """One to eight changes of the kinds that a decoder meets: flipped bits, missing and doubled
+    parts, huge numbers.
+    """
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 4, 8])):
         start = rng.randrange(max(1, len(out)))
@@ -30,7 +32,9 @@ def mutated(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
         elif step == "zero":
             out[start : start + length] = bytes(len(part))
         elif step == "number":
-            out[start : start + 4] = rng.choice([b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\0", b"9999", b"-1 0"])
+            out[start : start + 4] = rng.choice(
+                [b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\0", b"9999", b"-1 0"]
+            )
         else:
             other = rng.choice(others)
             cut = rng.randrange(max(1, len(other)))
@@ -41,8 +45,20 @@ def mutated(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
 @cache
 def pictures() -> list[bytes]:
     """Small real files of every kind that Pillow opens and writes, plain and special."""
-    found = [image_bytes(format=kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX")]
-    modes = {"L": "PNG", "P": "PNG", "1": "PNG", "RGBA": "PNG", "LA": "PNG", "I;16": "PNG", "CMYK": "JPEG", "F": "TIFF"}
+    found = [
+        image_bytes(format=kind)
+        for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX")
+    ]
+    modes = {
+        "L": "PNG",
+        "P": "PNG",
+        "1": "PNG",
+        "RGBA": "PNG",
+        "LA": "PNG",
+        "I;16": "PNG",
+        "CMYK": "JPEG",
+        "F": "TIFF",
+    }
     for mode, kind in modes.items():
         buffer = io.BytesIO()
         Image.new(mode, (17, 9)).save(buffer, kind)

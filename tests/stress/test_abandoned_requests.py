@@ -1,4 +1,6 @@
-"""`rnx serve` under callers who hang up, time out and fail: afterwards it answers, is healthy, counts nobody, and ends."""
+"""`rnx serve` under callers who hang up, time out and fail: afterwards it answers, is healthy,
+counts nobody, and ends.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,22 @@ import httpx
 import pytest
 from sizes import sizes
 
-WORDS = ("valve", "pump", "bar", "oil", "brake", "pad", "chain", "gear", "wheel", "tyre", "frame", "lamp", "bolt", "seal")
+WORDS = (
+    "valve",
+    "pump",
+    "bar",
+    "oil",
+    "brake",
+    "pad",
+    "chain",
+    "gear",
+    "wheel",
+    "tyre",
+    "frame",
+    "lamp",
+    "bolt",
+    "seal",
+)
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are a matter of Unix")
 
 
@@ -28,7 +45,9 @@ def text(rng: random.Random, words: int) -> str:
 
 
 def visit(url: str, seed: int) -> str:
-    """One caller: a list of fresh or common texts, some with too little patience, some with a query that is none."""
+    """One caller: a list of fresh or common texts, some with too little patience, some with a query
+    that is none.
+    """
     rng = random.Random(seed)
     kind = rng.choice(["patient", "patient", "hangs up", "too much", "bad"])
     count, words = {"too much": (400, 150), "hangs up": (40, 60)}.get(kind, (rng.randint(1, 4), 20))
@@ -38,7 +57,9 @@ def visit(url: str, seed: int) -> str:
 
     try:
         body = {"query": query, "documents": documents}
-        return str(httpx.post(f"{url}/rerank", json=body, timeout=patience, trust_env=False).status_code)
+        return str(
+            httpx.post(f"{url}/rerank", json=body, timeout=patience, trust_env=False).status_code
+        )
     except httpx.TimeoutException:
         return "hung up"
 
@@ -50,7 +71,9 @@ def server(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "llama_index_rnx.cli", "serve", "--port", port, *options]
     environment = {name: value for name, value in os.environ.items() if name != "RNX_SERVER_KEY"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
     try:
         wait_for_health(process, f"http://127.0.0.1:{port}")
         yield process, f"http://127.0.0.1:{port}"
@@ -92,7 +115,9 @@ def test_callers_who_leave_do_not_wedge_a_server(callers: int) -> None:
         assert at_work(url) == 0, "nobody waits any more"
         assert httpx.get(f"{url}/health", trust_env=False).json()["status"] == "ok"
         body = {"query": "pump", "documents": ["the pump", "a lamp"]}
-        assert httpx.post(f"{url}/rerank", json=body, timeout=30, trust_env=False).status_code == 200
+        assert (
+            httpx.post(f"{url}/rerank", json=body, timeout=30, trust_env=False).status_code == 200
+        )
 
         begin = time.monotonic()
         process.send_signal(signal.SIGINT)

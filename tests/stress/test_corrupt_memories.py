@@ -1,4 +1,6 @@
-"""A memory file damaged at random: what comes out of the store is right or made again, and never an error."""
+"""A memory file damaged at random: what comes out of the store is right or made again, and never an
+error.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,10 @@ def pages_swapped(data: bytearray, rng: random.Random) -> None:
     """As a disk does that writes a page to the wrong place."""
     count = len(data) // 4_096
     one, other = (4_096 * rng.randrange(1, count) for _ in range(2))
-    data[one : one + 4_096], data[other : other + 4_096] = data[other : other + 4_096], data[one : one + 4_096]
+    data[one : one + 4_096], data[other : other + 4_096] = (
+        data[other : other + 4_096],
+        data[one : one + 4_096],
+    )
 
 
 @pytest.mark.parametrize("damage", [flipped, cut, zeroed, pages_swapped])
@@ -71,7 +76,10 @@ def test_damage_is_seen_and_made_good(
                 store = MemoryStore(folder)
                 found = get_or_compute_memories(ranker, TEXTS, store)
                 store.close()
-            assert all(torch.equal(memory["words"], right) for memory, right in zip(found, expected, strict=True)), seed
+            assert all(
+                torch.equal(memory["words"], right)
+                for memory, right in zip(found, expected, strict=True)
+            ), seed
             RAM.clear()
         made += len(ranker.remembered) - before
         shutil.rmtree(folder)

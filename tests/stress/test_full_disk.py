@@ -1,6 +1,8 @@
-"""A full disk, a real one (a small tmpfs): one line that says so, nothing half-written, and the next run completes.
+"""A full disk, a real one (a small tmpfs): one line that says so, nothing half-written, and the
+next run completes.
 
-Mounting takes a privilege; where it is missing these tests are skipped. tests/memory/test_memory.py fills a disk by other means.
+Mounting takes a privilege; where it is missing these tests are skipped. tests/memory/test_memory.py
+fills a disk by other means.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from warm import texts
 from llama_index_rnx import NodeCollection
 from llama_index_rnx.memory import RAM, MemoryStore
 
-pytestmark = pytest.mark.filterwarnings("always::RuntimeWarning")  # the store says that it is full; that is no failure
+pytestmark = pytest.mark.filterwarnings(
+    "always::RuntimeWarning"
+)  # the store says that it is full; that is no failure
 Resize = Callable[[int], None]
 
 
@@ -26,7 +30,9 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Resize]]:
     """A folder that is a disk of its own, and what sets its size in KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
 
@@ -48,9 +54,17 @@ def one_line(result: Result) -> str:
 
 
 @pytest.mark.parametrize(
-    "kib", [8, 256, pytest.param(64, marks=pytest.mark.stress), pytest.param(700, marks=pytest.mark.stress)]
+    "kib",
+    [
+        8,
+        256,
+        pytest.param(64, marks=pytest.mark.stress),
+        pytest.param(700, marks=pytest.mark.stress),
+    ],
 )
-def test_an_index_on_a_full_disk(kib: int, disk: tuple[Path, Resize], rnx: Rnx, tmp_path: Path) -> None:
+def test_an_index_on_a_full_disk(
+    kib: int, disk: tuple[Path, Resize], rnx: Rnx, tmp_path: Path
+) -> None:
     folder, resize = disk
     source = tmp_path / "notes"
     source.mkdir()
@@ -69,7 +83,9 @@ def test_an_index_on_a_full_disk(kib: int, disk: tuple[Path, Resize], rnx: Rnx, 
 
 def test_a_run_file_on_a_full_disk(disk: tuple[Path, Resize], rnx: Rnx, tmp_path: Path) -> None:
     folder, resize = disk
-    rows = ",".join(f'{{"docid":"{"d" * 200}{i}","text":"{text}"}}' for i, text in enumerate(texts(400)))
+    rows = ",".join(
+        f'{{"docid":"{"d" * 200}{i}","text":"{text}"}}' for i, text in enumerate(texts(400))
+    )
     lists = tmp_path / "lists.jsonl"
     lists.write_text(f'{{"qid":"1","query":"bees","candidates":[{rows}]}}\n')
     line = one_line(rnx("rerank", lists, "--run", folder / "out.trec"))
@@ -87,7 +103,10 @@ def test_memories_on_a_full_disk_are_kept_in_ram(disk: tuple[Path, Resize]) -> N
     from llama_index_rnx.ranking import get_or_compute_memories
 
     folder, resize = disk
-    ranker, many = FakeRanker(), [Candidate(id=str(i), text=f"{i} words " * 100) for i in range(200)]
+    ranker, many = (
+        FakeRanker(),
+        [Candidate(id=str(i), text=f"{i} words " * 100) for i in range(200)],
+    )
     store = MemoryStore(folder)
     with pytest.warns(RuntimeWarning, match="cannot be written .*full.*kept in RAM only"):
         found = get_or_compute_memories(ranker, many, store)

@@ -1,4 +1,6 @@
-"""What is fuzzed into the resolver (nodes, picture files, PDFs) comes out as a candidate or as a one-line RNXError."""
+"""What is fuzzed into the resolver (nodes, picture files, PDFs) comes out as a candidate or as a
+one-line RNXError.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from deadline import HungError, deadline
 from fakes import pdf_bytes
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from llama_index.core.schema import BaseNode, Document, ImageDocument, ImageNode, MediaResource, Node, TextNode
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageDocument,
+    ImageNode,
+    MediaResource,
+    Node,
+    TextNode,
+)
 from mutate import documents, mutated, pictures
 from sizes import sizes
 
@@ -26,7 +36,9 @@ from llama_index_rnx.ingestion import SourceFile, nodes_of
 from llama_index_rnx.pdf import draw_page, read_pages
 
 SECONDS = 10.0  # for one input, on a crowded machine
-FUZZ = settings(deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
+FUZZ = settings(
+    deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
+)
 
 
 def one_line(error: RNXError) -> None:
@@ -36,7 +48,9 @@ def one_line(error: RNXError) -> None:
 
 
 def tried(work: Any) -> bool:
-    """Whether it came out; otherwise it was refused in one line. Anything else, or no end, fails the test."""
+    """Whether it came out; otherwise it was refused in one line. Anything else, or no end, fails
+    the test.
+    """
     try:
         with deadline(SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about tags that it does not know
@@ -78,15 +92,40 @@ def pages(path: Path) -> Iterator[Any]:
 
 TEXT = st.text(max_size=40)
 WILD = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.binary(max_size=30))
-JSON = st.recursive(WILD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6)
+JSON = st.recursive(
+    WILD,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
 ODD_PATHS = (
-    *("/", ".", "", "~", "/dev/null", "/dev/zero", "/proc/self/mem", "/etc/passwd", "a\0b", "x" * 5_000, "\ud800"),
-    *("http://127.0.0.1/a.png", "file:///etc", "file://%00", "file://[", "//host/a.png", "data:image/png;base64,"),
+    *(
+        "/",
+        ".",
+        "",
+        "~",
+        "/dev/null",
+        "/dev/zero",
+        "/proc/self/mem",
+        "/etc/passwd",
+        "a\0b",
+        "x" * 5_000,
+        "\ud800",
+    ),
+    *(
+        "http://127.0.0.1/a.png",
+        "file:///etc",
+        "file://%00",
+        "file://[",
+        "//host/a.png",
+        "data:image/png;base64,",
+    ),
 )
 PATHS = st.one_of(TEXT, st.sampled_from(ODD_PATHS))
 DATA = st.one_of(TEXT, st.binary(max_size=60).map(base64.b64encode), st.binary(max_size=60), PATHS)
 FIELDS = {
-    TextNode: st.fixed_dictionaries({}, optional={"text": TEXT, "metadata": st.dictionaries(TEXT, JSON, max_size=3)}),
+    TextNode: st.fixed_dictionaries(
+        {}, optional={"text": TEXT, "metadata": st.dictionaries(TEXT, JSON, max_size=3)}
+    ),
     ImageNode: st.fixed_dictionaries(
         {},
         optional={
@@ -98,7 +137,9 @@ FIELDS = {
         },
     ),
 }
-RESOURCE = st.fixed_dictionaries({}, optional={"data": DATA, "path": PATHS, "url": PATHS, "text": TEXT})
+RESOURCE = st.fixed_dictionaries(
+    {}, optional={"data": DATA, "path": PATHS, "url": PATHS, "text": TEXT}
+)
 
 
 @st.composite
@@ -113,18 +154,26 @@ def nodes(draw: Any) -> BaseNode:
                     text_resource=MediaResource(text=text) if text is not None else None,
                     image_resource=MediaResource(**draw(RESOURCE)) if draw(st.booleans()) else None,
                 )
-            return kind(**draw(FIELDS[ImageNode if kind in (ImageNode, ImageDocument) else TextNode]))  # type: ignore[no-any-return]
+            return kind(
+                **draw(FIELDS[ImageNode if kind in (ImageNode, ImageDocument) else TextNode])
+            )  # type: ignore[no-any-return]
         except (ValueError, TypeError, OSError):
             continue
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LlamaIndex's ImageNode leaves files open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # LlamaIndex's ImageNode leaves files open
 @pytest.mark.parametrize("count", sizes(100, 10_000))
 def test_nodes(count: int) -> None:
     seen = 0
 
     @settings(
-        max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
+        max_examples=count,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+        database=None,
     )
     @given(node=nodes())
     def fuzz(node: BaseNode) -> None:

@@ -1,4 +1,6 @@
-"""What is fuzzed into the server is answered: 200, or a 4xx with one line in JSON; never a 5xx, a traceback, or no answer."""
+"""What is fuzzed into the server is answered: 200, or a 4xx with one line in JSON; never a 5xx, a
+traceback, or no answer.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +40,36 @@ PATHS = (
     "/..%2f",
 )
 TEXT = st.text(max_size=30)
-LEAF = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.just("\\ud800"), st.just("\0"))
-JSON = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=8)
+LEAF = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.just("\\ud800"), st.just("\0")
+)
+JSON = st.recursive(
+    LEAF,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=8,
+)
 
 
 @st.composite
 def images(draw: Any) -> str:
     """Base64 of a damaged picture, or something else where a picture is asked for."""
-    data = mutated(draw(st.sampled_from(pictures())), random.Random(draw(st.integers(0, 10**6))), pictures())
+    data = mutated(
+        draw(st.sampled_from(pictures())), random.Random(draw(st.integers(0, 10**6))), pictures()
+    )
     plain = base64.b64encode(data).decode()
     return str(
-        draw(st.sampled_from([plain, "data:image/png;base64," + plain, "/etc/passwd", "file:///etc/passwd", plain[:-1]]) | TEXT)
+        draw(
+            st.sampled_from(
+                [
+                    plain,
+                    "data:image/png;base64," + plain,
+                    "/etc/passwd",
+                    "file:///etc/passwd",
+                    plain[:-1],
+                ]
+            )
+            | TEXT
+        )
     )
 
 
@@ -69,18 +90,32 @@ NEAR = st.fixed_dictionaries(
         "max_tokens_per_doc": LEAF,
     },
 )
-TEI = st.fixed_dictionaries({"query": TEXT, "texts": st.lists(JSON, max_size=4)}, optional={"return_text": LEAF})
+TEI = st.fixed_dictionaries(
+    {"query": TEXT, "texts": st.lists(JSON, max_size=4)}, optional={"return_text": LEAF}
+)
 SAID = TEXT.filter(lambda text: text.isprintable() and text.strip())
-DOCUMENTS = st.lists(SAID | st.fixed_dictionaries({"text": SAID}, optional={"image": images()}), max_size=4)
+DOCUMENTS = st.lists(
+    SAID | st.fixed_dictionaries({"text": SAID}, optional={"image": images()}), max_size=4
+)
 GOOD = st.fixed_dictionaries(
     {
         "query": SAID,
-        "documents": st.lists(SAID | st.fixed_dictionaries({"text": SAID}, optional={"image": images()}), max_size=4),
+        "documents": st.lists(
+            SAID | st.fixed_dictionaries({"text": SAID}, optional={"image": images()}), max_size=4
+        ),
     }
 )
-BODIES = st.one_of(GOOD.map(as_bytes), NEAR.map(as_bytes), TEI.map(as_bytes), JSON.map(as_bytes), st.binary(max_size=200))
+BODIES = st.one_of(
+    GOOD.map(as_bytes),
+    NEAR.map(as_bytes),
+    TEI.map(as_bytes),
+    JSON.map(as_bytes),
+    st.binary(max_size=200),
+)
 SPELLINGS = ["-1", "99999999999", "\xb2", "gzip", "deflate", "br", "Bearer", "https://example.com"]
-ODD = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20) | st.sampled_from(SPELLINGS)
+ODD = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20) | st.sampled_from(
+    SPELLINGS
+)
 HEADERS = st.dictionaries(
     st.sampled_from(
         [
@@ -105,11 +140,15 @@ def requests(draw: Any) -> tuple[str, str, dict[str, bytes], bytes]:
     """Mostly to where the work is done, with headers as they should be."""
     usual = draw(st.integers(0, 9))
     path = "/rerank" if usual < 8 else draw(st.sampled_from(PATHS))
-    method = "POST" if usual < 9 else draw(st.sampled_from(["GET", "PUT", "HEAD", "OPTIONS", "POST"]))
+    method = (
+        "POST" if usual < 9 else draw(st.sampled_from(["GET", "PUT", "HEAD", "OPTIONS", "POST"]))
+    )
     return method, path, draw(HEADERS) if usual > 6 else {}, draw(BODIES)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of a strange TIFF before it refuses it
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning:PIL"
+)  # Pillow warns of a strange TIFF before it refuses it
 @pytest.mark.parametrize("count", sizes(150, 10_000))
 def test_requests(count: int) -> None:
     statuses: Counter[int] = Counter()
@@ -131,7 +170,10 @@ def test_requests(count: int) -> None:
             check(answer)
 
         fuzz()
-        check(server.answer("POST", "/rerank", {}, as_bytes({"query": "a", "documents": ["a b"]})), only=200)
+        check(
+            server.answer("POST", "/rerank", {}, as_bytes({"query": "a", "documents": ["a b"]})),
+            only=200,
+        )
         server.close()
     print(f"{count} requests: {dict(sorted(statuses.items()))}")
 
@@ -147,8 +189,13 @@ class Server:
         transport = httpx.ASGITransport(self._app)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
-    def answer(self, method: str, path: str, headers: dict[str, bytes], body: bytes) -> httpx.Response:
-        raw = [(name.encode(), value) for name, value in ({"content-type": b"application/json"} | headers).items()]
+    def answer(
+        self, method: str, path: str, headers: dict[str, bytes], body: bytes
+    ) -> httpx.Response:
+        raw = [
+            (name.encode(), value)
+            for name, value in ({"content-type": b"application/json"} | headers).items()
+        ]
         return self._runner.run(self._client.request(method, path, headers=raw, content=body))
 
     def close(self) -> None:

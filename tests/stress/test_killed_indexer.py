@@ -1,4 +1,5 @@
-"""`rnx index` killed at random points: after a last run nothing is lost, nothing doubled, and all is as if undisturbed.
+"""`rnx index` killed at random points: after a last run nothing is lost, nothing doubled, and all
+is as if undisturbed.
 
 The small twins, with a fake model and a few kills, are in tests/ingestion/test_indexing.py.
 """
@@ -42,7 +43,9 @@ class Index:
     memories: dict[bytes, bytes]
 
     def same_as(self, other: Index, older_memories: bool) -> None:
-        """Ids, payloads and memories are the same; vectors up to what bfloat16 rounds otherwise in other company."""
+        """Ids, payloads and memories are the same; vectors up to what bfloat16 rounds otherwise in
+        other company.
+        """
         assert self.points.keys() == other.points.keys()
         for point, (payload, vectors) in self.points.items():
             assert payload == other.points[point][0]
@@ -81,11 +84,17 @@ def corpus(folder: Path, edition: int) -> Path:
     folder.mkdir(exist_ok=True)
     for i, text in enumerate(texts(NOTES)):
         if edition == 1 or i % 3 == 0:
-            (folder / f"note{i:02}.md").write_text(text + (" It was changed." if edition == 2 else ""))
+            (folder / f"note{i:02}.md").write_text(
+                text + (" It was changed." if edition == 2 else "")
+            )
     for i in range(PICTURES):
         if edition == 1 or i % 3 == 0:
-            write_image(folder / f"picture{i}.png", (RED, GREEN, BLUE)[(i + edition) % 3], (20 + i, 30))
-    write_pdf(folder / "booklet.pdf", [f"Page {i} of edition {edition}" for i in range(PAGES + edition)])
+            write_image(
+                folder / f"picture{i}.png", (RED, GREEN, BLUE)[(i + edition) % 3], (20 + i, 30)
+            )
+    write_pdf(
+        folder / "booklet.pdf", [f"Page {i} of edition {edition}" for i in range(PAGES + edition)]
+    )
     moment = 1_700_000_000 + edition
     for path in folder.iterdir():
         os.utime(path, (moment, moment))
@@ -99,7 +108,9 @@ def test_killed_fifty_times(warm: Warm, tmp_path: Path) -> None:
     for edition in (1, 2):  # as it is when nobody kills: a fresh index of each edition
         source = corpus(tmp_path / "corpus", edition)
         start = time.monotonic()
-        assert warm.run("index", source, "--to", tmp_path / f"whole{edition}", log=log) == 0, log.read_text()
+        assert warm.run("index", source, "--to", tmp_path / f"whole{edition}", log=log) == 0, (
+            log.read_text()
+        )
         spent.append(time.monotonic() - start)
         whole.append(opened(tmp_path / f"whole{edition}"))
     done = rounds = 0

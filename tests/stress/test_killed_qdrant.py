@@ -1,4 +1,6 @@
-"""A Qdrant server killed while it writes and while it searches: one clear line in bounded time, and the next run completes."""
+"""A Qdrant server killed while it writes and while it searches: one clear line in bounded time, and
+the next run completes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ _names = count()
 
 
 class SlowEmbedding(FakeEmbedding):
-    """Takes its time over each batch, as a model does: the server is killed in the midst of it, however fast the machine."""
+    """Takes its time over each batch, as a model does: the server is killed in the midst of it,
+    however fast the machine.
+    """
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         time.sleep(0.1)
@@ -43,8 +47,8 @@ def opened(server: QdrantServer, name: str) -> NodeCollection:
 def killed_during(
     server: QdrantServer, work: Callable[[], Any], after: float, stop: threading.Event | None = None
 ) -> tuple[BaseException | None, bool]:
-    """The error of `work` when the server is killed so many seconds after its start, and comes back at once or too late; and
-    whether the work was still going on then."""
+    """The error of `work` when the server is killed so many seconds after its start, and comes back
+    at once or too late; and whether the work was still going on then."""
     with ThreadPoolExecutor(1) as pool:
         future: Future[Any] = pool.submit(work)
         time.sleep(after)
@@ -63,7 +67,9 @@ def killed_during(
 
 def is_one_clear_line(error: BaseException | None) -> bool:
     """Nothing, if the work had ended or was still retried when the server came back."""
-    return error is None or (isinstance(error, RNXError) and "does not answer" in str(error) and "\n" not in str(error))
+    return error is None or (
+        isinstance(error, RNXError) and "does not answer" in str(error) and "\n" not in str(error)
+    )
 
 
 @pytest.mark.parametrize("kills", sizes(1, 10))
@@ -72,7 +78,11 @@ def test_in_mid_upsert(kills: int, qdrant_server: QdrantServer) -> None:
     failed = hit = 0
     for i in range(kills):
         collection = opened(qdrant_server, f"{name}-{i}")
-        error, amid = killed_during(qdrant_server, partial(collection.add, NODES, show_progress=False), rng.uniform(0.0, 1.0))
+        error, amid = killed_during(
+            qdrant_server,
+            partial(collection.add, NODES, show_progress=False),
+            rng.uniform(0.0, 1.0),
+        )
         hit += amid
         assert is_one_clear_line(error), repr(error)
         failed += error is not None
@@ -83,7 +93,9 @@ def test_in_mid_upsert(kills: int, qdrant_server: QdrantServer) -> None:
         assert collection.add(NODES, show_progress=False) == 0
         collection.close()
     assert hit > kills // 2
-    print(f"killed {hit} of {kills} times in mid-upsert, {failed} times the caller was told; nothing lost, nothing doubled")
+    print(
+        f"killed {hit} of {kills} times in mid-upsert, {failed} times the caller was told; nothing lost, nothing doubled"
+    )
 
 
 @pytest.mark.parametrize("kills", sizes(1, 10))
@@ -94,7 +106,12 @@ def test_in_mid_search(kills: int, qdrant_server: QdrantServer) -> None:
     expected = [best(collection, text) for text in texts(20)]
     for _ in range(kills):
         stop = threading.Event()
-        error, _ = killed_during(qdrant_server, partial(search_on, collection, expected, stop), rng.uniform(0.0, 0.5), stop)
+        error, _ = killed_during(
+            qdrant_server,
+            partial(search_on, collection, expected, stop),
+            rng.uniform(0.0, 0.5),
+            stop,
+        )
         assert is_one_clear_line(error), repr(error)
         told += error is not None
         assert [best(collection, text) for text in texts(20)] == expected

@@ -1,4 +1,6 @@
-"""Nothing that is read can run code: no pickle in any form, no remote code of a checkpoint unless the user asked for it."""
+"""Nothing that is read can run code: no pickle in any form, no remote code of a checkpoint unless
+the user asked for it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = sorted((ROOT / "llama_index_rnx").rglob("*.py"))
-AROUND = sorted(path for folder in ("training", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
-CARRIERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
+AROUND = sorted(
+    path for folder in ("training", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
+CARRIERS = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+}
 CALLS = {"eval", "exec", "compile", "__import__"}
 
 
@@ -29,7 +43,11 @@ def faults(source: str) -> Iterator[str]:
 def _of_call(node: ast.Call) -> Iterator[str]:
     name = ast.unparse(node.func)
     given = {keyword.arg: keyword.value for keyword in node.keywords}
-    if name in CALLS or name in ("torch.load", "pd.read_pickle", "numpy.load", "np.load") or name.endswith(".load_pickle"):
+    if (
+        name in CALLS
+        or name in ("torch.load", "pd.read_pickle", "numpy.load", "np.load")
+        or name.endswith(".load_pickle")
+    ):
         checked = name == "torch.load" and _is(given.get("weights_only"), True)
         arrays = name in ("np.load", "numpy.load") and not _truthy(given.get("allow_pickle"))
         if not checked and not arrays:
@@ -50,7 +68,10 @@ def _truthy(value: ast.expr | None) -> bool:
 
 def found_in(files: list[Path]) -> dict[str, list[str]]:
     """By file, what was found in it; files without a fault are left out."""
-    found = {path.relative_to(ROOT).as_posix(): list(faults(path.read_text(encoding="utf-8"))) for path in files}
+    found = {
+        path.relative_to(ROOT).as_posix(): list(faults(path.read_text(encoding="utf-8")))
+        for path in files
+    }
     return {path: names for path, names in found.items() if names}
 
 
@@ -59,7 +80,9 @@ def test_nothing_that_the_package_reads_can_run_code() -> None:
     assert found_in(PACKAGE) == {"llama_index_rnx/collection/unpickling.py": ["pickle"]}, (
         "that one is there to hold embedded Qdrant's pickles to data"
     )
-    assert not [path for path in PACKAGE if "torch.load" in path.read_text(encoding="utf-8")], "safetensors only"
+    assert not [path for path in PACKAGE if "torch.load" in path.read_text(encoding="utf-8")], (
+        "safetensors only"
+    )
 
 
 def test_training_reads_checkpoints_of_others_by_the_unpickler_that_runs_nothing() -> None:

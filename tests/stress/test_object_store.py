@@ -1,7 +1,8 @@
-"""Memories in a bucket: real s3fs against moto, a server that speaks S3, on loopback. Several processes, damage, a dead server.
+"""Memories in a bucket: real s3fs against moto, a server that speaks S3, on loopback. Several
+processes, damage, a dead server.
 
-`make stress` installs both below .cache, beside our own packages, since they ask for other versions of some; RNX_S3 names
-another folder with them.
+`make stress` installs both below .cache, beside our own packages, since they ask for other versions
+of some; RNX_S3 names another folder with them.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Bucket:
         }
         port = self.url.rsplit(":", 1)[1]
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
-        self.server = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.server = subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def wait(self) -> None:
         for _ in range(300):
@@ -71,8 +74,19 @@ class Bucket:
 
     def start(self, script: str) -> subprocess.Popen[str]:
         """A process with a store of its own at the bucket."""
-        command = [sys.executable, "-W", "error::RuntimeWarning", "-c", CLIENT + script, str(ROOT / "llama_index_rnx")]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [
+            sys.executable,
+            "-W",
+            "error::RuntimeWarning",
+            "-c",
+            CLIENT + script,
+            str(ROOT / "llama_index_rnx"),
+        ]
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
         return subprocess.Popen(command, env=self.environment, text=True, **pipes)
 
     def says(self, script: str) -> Any:
@@ -113,7 +127,10 @@ def test_four_processes_share_it(bucket: Bucket) -> None:
     for process in [bucket.start(script.format(name)) for name in "abcd"]:
         bucket.end_of(process)
     assert len(bucket.objects()) == 81
-    assert bucket.says("say(found('c-13', 'shared-7', 'nobody-1'))") == {"c-13": 13.0, "shared-7": 7.0}
+    assert bucket.says("say(found('c-13', 'shared-7', 'nobody-1'))") == {
+        "c-13": 13.0,
+        "shared-7": 7.0,
+    }
 
 
 def test_damage_is_seen_and_mended(bucket: Bucket) -> None:
@@ -154,15 +171,32 @@ say([gone, ours, len(said), seconds])
     assert seconds < 60
 
 
-def test_two_workers_index_with_it_and_another_machine_computes_nothing_again(bucket: Bucket, tmp_path: Path) -> None:
+def test_two_workers_index_with_it_and_another_machine_computes_nothing_again(
+    bucket: Bucket, tmp_path: Path
+) -> None:
     (tmp_path / "docs").mkdir()
     for i in range(12):
         (tmp_path / "docs" / f"{i}.txt").write_text(f"note {i} about subject{i}")
 
     def index(to: str, *more: str) -> str:
-        command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "llama_index_rnx.cli", "index", str(tmp_path / "docs")]
+        command = [
+            sys.executable,
+            "-W",
+            "error::RuntimeWarning",
+            "-m",
+            "llama_index_rnx.cli",
+            "index",
+            str(tmp_path / "docs"),
+        ]
         command += ["--to", str(tmp_path / to), "--memory-path", "s3://rnx/memories", *more]
-        done = subprocess.run(command, env=bucket.environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command,
+            env=bucket.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 

@@ -1,4 +1,6 @@
-"""An hour in miniature: queries without end, and memory, file descriptors and threads stay where they were."""
+"""An hour in miniature: queries without end, and memory, file descriptors and threads stay where
+they were.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,36 @@ from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.server import create_app
 
 KIB_A_QUERY = 1.0  # of memory in use; a leak of one small object a query (a node, a future) is more
-MIB_KEPT = 32  # of memory that is free but kept by the allocator for later, between small things that live long
+# Of memory that is free but kept by the allocator for later, between small things that live long.
+MIB_KEPT = 32
 PARTS = 20
 FULL = int(os.environ.get("RNX_SOAK", "2000"))  # queries of the full size
-SUBJECTS = ("honey", "rust", "craters", "sourdough", "a puncture", "espresso", "ultramarine", "a late frost", "a red wall")
+SUBJECTS = (
+    "honey",
+    "rust",
+    "craters",
+    "sourdough",
+    "a puncture",
+    "espresso",
+    "ultramarine",
+    "a late frost",
+    "a red wall",
+)
 
 
 def questions(count: int) -> list[str]:
     rng = random.Random(count)
-    return [f"What does note {rng.randrange(100)} say about {rng.choice(SUBJECTS)}?" for _ in range(count)]
+    return [
+        f"What does note {rng.randrange(100)} say about {rng.choice(SUBJECTS)}?"
+        for _ in range(count)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a soak added: KiB in use a query, by a line fitted through the second half; the rest since the middle."""
+    """What a soak added: KiB in use a query, by a line fitted through the second half; the rest
+    since the middle.
+    """
 
     slope: float
     kept: int
@@ -53,20 +71,25 @@ def soaked(count: int, ask: Callable[[str], object]) -> Found:
         for question in asked[part * count // PARTS : (part + 1) * count // PARTS]:
             ask(question)
         gc.collect()
-        seen.append((in_use(), resident(), len(os.listdir("/proc/self/fd")), threading.active_count()))
+        seen.append(
+            (in_use(), resident(), len(os.listdir("/proc/self/fd")), threading.active_count())
+        )
     half = seen[PARTS // 2 :]
     slope = _slope([used for used, _, _, _ in half]) / (count / PARTS)
     added = [last - first for first, last in zip(half[0], half[-1], strict=True)]
     print(
         f"{count} queries: in use {half[0][0] >> 10} -> {half[-1][0] >> 10} MiB, {slope:+.2f} KiB a query in the second half;"
     )
-    print(f"resident {half[0][1] >> 10} -> {half[-1][1] >> 10} MiB; open files {added[2]:+}, threads {added[3]:+}")
+    print(
+        f"resident {half[0][1] >> 10} -> {half[-1][1] >> 10} MiB; open files {added[2]:+}, threads {added[3]:+}"
+    )
     return Found(slope=slope, kept=(added[1] - added[0]) >> 10, files=added[2], threads=added[3])
 
 
 def in_use() -> int:
-    """KiB that this process has asked malloc for and not given back. What is resident says less: a heap keeps what is free
-    between things in use, 9 to 16 MiB more after 2,000 queries, while this number stands still within .2 MiB.
+    """KiB that this process has asked malloc for and not given back. What is resident says less: a
+    heap keeps what is free between things in use, 9 to 16 MiB more after 2,000 queries, while this
+    number stands still within .2 MiB.
     """
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = Mallinfo
@@ -92,11 +115,15 @@ def resident() -> int:
 def _slope(values: list[int]) -> float:
     middle = (len(values) - 1) / 2
     mean = sum(values) / len(values)
-    return sum((i - middle) * (v - mean) for i, v in enumerate(values)) / sum((i - middle) ** 2 for i in range(len(values)))
+    return sum((i - middle) * (v - mean) for i, v in enumerate(values)) / sum(
+        (i - middle) ** 2 for i in range(len(values))
+    )
 
 
 def is_flat(count: int, found: Found) -> None:
-    """Few queries say little of memory: caches fill, and an allocator's steps are larger than what they would leak."""
+    """Few queries say little of memory: caches fill, and an allocator's steps are larger than what
+    they would leak.
+    """
     assert found.files <= 0
     assert found.threads <= 0
     assert count < 1_000 or found.slope < KIB_A_QUERY
@@ -111,8 +138,13 @@ def has_glibc() -> bool:
 @pytest.mark.parametrize("count", sizes(20, FULL))
 def test_retriever_and_reranker(count: int, mini: MiniRanker, tmp_path: Path) -> None:
     collection = NodeCollection(tmp_path / "index")
-    collection.add([TextNode(id_=str(i), text=text) for i, text in enumerate(texts(100))], show_progress=False)
-    collection.add([ImageNode(id_=f"p{i}", image=image_base64(c)) for i, c in enumerate((RED, GREEN))], show_progress=False)
+    collection.add(
+        [TextNode(id_=str(i), text=text) for i, text in enumerate(texts(100))], show_progress=False
+    )
+    collection.add(
+        [ImageNode(id_=f"p{i}", image=image_base64(c)) for i, c in enumerate((RED, GREEN))],
+        show_progress=False,
+    )
     retriever, reranker = RNXRetriever(collection, top_k=20), RNXRerank(ranker=mini, top_n=5)
 
     def ask(question: str) -> None:
@@ -128,7 +160,9 @@ def test_retriever_and_reranker(count: int, mini: MiniRanker, tmp_path: Path) ->
 @pytest.mark.skipif(not has_glibc(), reason="memory is read from /proc and glibc")
 @pytest.mark.parametrize("count", sizes(20, FULL))
 def test_server(count: int, mini: MiniRanker) -> None:
-    """Each request brings documents that were never seen, so what is remembered must be bounded too."""
+    """Each request brings documents that were never seen, so what is remembered must be bounded
+    too.
+    """
     limit, RAM.limit = RAM.limit, 8 * 2**20
     with asyncio.Runner() as runner:
         app = create_app(lambda: mini)

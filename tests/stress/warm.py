@@ -1,8 +1,10 @@
-"""A warmed `rnx`: everything is loaded once, then each command line runs in a fork of it, as its own process.
+"""A warmed `rnx`: everything is loaded once, then each command line runs in a fork of it, as its
+own process.
 
-A fresh `rnx` spends seconds on imports; a fork is there in a millisecond and can be killed as truly. Spoken to over its
-standard streams: a line of JSON in (`arguments`, `log`, `die_at`), then the child's process id out, then its exit status.
-`die_at` names the n-th call that writes (to a file, sqlite, or the file system), before which the child kills itself.
+A fresh `rnx` spends seconds on imports; a fork is there in a millisecond and can be killed as
+truly. Spoken to over its standard streams: a line of JSON in (`arguments`, `log`, `die_at`), then
+the child's process id out, then its exit status. `die_at` names the n-th call that writes (to a
+file, sqlite, or the file system), before which the child kills itself.
 """
 
 from __future__ import annotations
@@ -19,7 +21,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-WRITES = frozenset({"execute", "executemany", "commit", "__exit__", "write", "flush", "replace", "rename", "unlink", "mkdir"})
+WRITES = frozenset(
+    {
+        "execute",
+        "executemany",
+        "commit",
+        "__exit__",
+        "write",
+        "flush",
+        "replace",
+        "rename",
+        "unlink",
+        "mkdir",
+    }
+)
 KILLED = -signal.SIGKILL
 
 
@@ -38,8 +53,12 @@ class Warm:
         )
         assert self._line() == "ready"
 
-    def run(self, *arguments: object, log: Path, kill_after: float | None = None, die_at: int = 0) -> int:
-        """The exit code of `rnx ARGUMENTS`, -9 if it was killed: after so many seconds, or before its n-th write."""
+    def run(
+        self, *arguments: object, log: Path, kill_after: float | None = None, die_at: int = 0
+    ) -> int:
+        """The exit code of `rnx ARGUMENTS`, -9 if it was killed: after so many seconds, or before
+        its n-th write.
+        """
         order = {"arguments": [str(one) for one in arguments], "log": str(log), "die_at": die_at}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -133,7 +152,8 @@ def texts(count: int) -> Sequence[str]:
     """Texts with words of their own."""
     subjects = ["bees", "iron", "moon", "bread", "tyres", "coffee", "paint", "frost"]
     return [
-        f"Note {i} speaks of {subjects[i % 8]} and of number {i * 37 % 101}. It was written on day {i}." for i in range(count)
+        f"Note {i} speaks of {subjects[i % 8]} and of number {i * 37 % 101}. It was written on day {i}."
+        for i in range(count)
     ]
 
 

@@ -1,4 +1,6 @@
-"""What is made for an index belongs to its owner alone, whatever the umask; what is there already stays as it is."""
+"""What is made for an index belongs to its owner alone, whatever the umask; what is there already
+stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -55,16 +57,30 @@ def test_an_index_with_its_memories_and_uploads(tmp_path: Path) -> None:
         assert open_to_others(tmp_path / "new") == []
     library.close()
     collection.close()
-    assert {path.name for path in folder.iterdir()} == {".lock", "meta.json", "collection", "memories", "uploads"}
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock",
+        "meta.json",
+        "collection",
+        "memories",
+        "uploads",
+    }
     assert mode(folder) == 0o700
-    assert mode(folder / "meta.json") == mode(folder / "collection" / "rnx" / "storage.sqlite") == 0o600
+    assert (
+        mode(folder / "meta.json")
+        == mode(folder / "collection" / "rnx" / "storage.sqlite")
+        == 0o600
+    )
 
 
 @pytest.mark.usefixtures("umask")
 def test_what_sqlite_puts_beside_its_file(tmp_path: Path) -> None:
     store = backend_at(tmp_path / "memories")
     store.write({b"key": b"data"})
-    assert {path.name for path in (tmp_path / "memories").iterdir()} == {FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"}
+    assert {path.name for path in (tmp_path / "memories").iterdir()} == {
+        FILE_NAME,
+        f"{FILE_NAME}-wal",
+        f"{FILE_NAME}-shm",
+    }
     assert open_to_others(tmp_path / "memories") == []
     store.close()
 
@@ -138,7 +154,12 @@ from fakes import FakeEmbedding
 from llama_index_rnx import NodeCollection
 print(len(NodeCollection(sys.argv[1], embedding=FakeEmbedding())))
 """
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "index")], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "index")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (run.stdout, run.returncode) == ("1\n", 0), run.stderr
 
 

@@ -1,4 +1,6 @@
-"""How a server ends and says that it is stuck: Ctrl-C in five seconds, SIGTERM after what is at work, a truthful /health."""
+"""How a server ends and says that it is stuck: Ctrl-C in five seconds, SIGTERM after what is at
+work, a truthful /health.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ class GatedRanker:
 
 
 def ask(url: str, query: str = "query") -> httpx.Response:
-    return httpx.post(f"{url}/rerank", json={"query": query, "documents": ["a"]}, timeout=60, trust_env=False)
+    return httpx.post(
+        f"{url}/rerank", json={"query": query, "documents": ["a"]}, timeout=60, trust_env=False
+    )
 
 
 def health(url: str) -> httpx.Response:
@@ -75,7 +79,9 @@ def test_health_says_when_nothing_moves_and_when_it_moves_again() -> None:
     ranker = GatedRanker()
     with serving(ranker, limits=Limits(at_once=2, seconds=0.3)) as url:
         assert health(url).json() == {"status": "ok", "model": "gated"}
-        assert [ask(url).status_code, ask(url).status_code] == [503, 503], "too slow, and their places stay taken"
+        assert [ask(url).status_code, ask(url).status_code] == [503, 503], (
+            "too slow, and their places stay taken"
+        )
         assert ask(url).status_code == 503
 
         stalled = eventually(503, url)
@@ -92,7 +98,9 @@ def test_a_server_is_stalled_although_requests_that_are_given_up_come_and_go() -
     with serving(ranker, limits=Limits(at_once=4, seconds=0.3)) as url:
         stuck = [ask(url).status_code for _ in range(3)]
         assert stuck == [503] * 3
-        assert [(ask(url).status_code, health(url).status_code) for _ in range(2)] == [(503, 503)] * 2
+        assert [(ask(url).status_code, health(url).status_code) for _ in range(2)] == [
+            (503, 503)
+        ] * 2
         ranker.gate.set()
         eventually(200, url)
 
@@ -118,7 +126,10 @@ def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", SERVER, str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -1,4 +1,6 @@
-"""Texts are cut into passages that can be read: words as ever, and what has no blanks by the signs of its script."""
+"""Texts are cut into passages that can be read: words as ever, and what has no blanks by the signs
+of its script.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,13 @@ from llama_index_rnx.text import passage_splitter as module
 from llama_index_rnx.text.passage_splitter import CHUNK_PIECES
 
 ROOT = Path(llama_index_rnx.__file__).parent
-ENGLISH = [*sorted((ROOT / "demo" / "data").rglob("*.md")), *sorted((ROOT.parent / "docs").rglob("*.md"))]
-LONG = " ".join(f"Sentence number {i} of a long text, with a comma; and 3.{i} more." for i in range(900))
+ENGLISH = [
+    *sorted((ROOT / "demo" / "data").rglob("*.md")),
+    *sorted((ROOT.parent / "docs").rglob("*.md")),
+]
+LONG = " ".join(
+    f"Sentence number {i} of a long text, with a comma; and 3.{i} more." for i in range(900)
+)
 
 CHINESE = "我们今天去北京看长城。天气很好，所以人很多！你去过吗？"
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
@@ -84,7 +91,17 @@ def test_english_is_cut_as_ever(path: Path) -> None:
         "",
         " \n ",
     ],
-    ids=["prose", "lines", "paragraphs", "no-signs", "long-link", "a-foreign-word", "abbreviations", "empty", "blank"],
+    ids=[
+        "prose",
+        "lines",
+        "paragraphs",
+        "no-signs",
+        "long-link",
+        "a-foreign-word",
+        "abbreviations",
+        "empty",
+        "blank",
+    ],
 )
 def test_words_are_cut_as_ever(text: str) -> None:
     assert [one for one in passages(text) if one] == [one for one in as_ever(text) if one]
@@ -145,7 +162,8 @@ def test_nothing_is_lost_and_neighbours_overlap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sign", "sentence"), [("。", "今天天气很好"), ("！", "今天天气很好"), ("।", "आज मौसम अच्छा है"), ("።", "ዛሬ ጥሩ ነው")]
+    ("sign", "sentence"),
+    [("。", "今天天气很好"), ("！", "今天天气很好"), ("।", "आज मौसम अच्छा है"), ("።", "ዛሬ ጥሩ ነው")],
 )
 def test_passages_end_where_sentences_do(sign: str, sentence: str) -> None:
     text = f"{sentence}{sign}".replace(" ", "") * 1_000
@@ -160,7 +178,14 @@ def test_numbers_are_not_parted() -> None:
 
 
 @pytest.mark.parametrize(
-    "letter", ["e\u0301", "ก็", "\U0001f1e9\U0001f1ea", "\U0001f44d\U0001f3fd", "\U0001f468\u200d\U0001f469\u200d\U0001f467"]
+    "letter",
+    [
+        "e\u0301",
+        "ก็",
+        "\U0001f1e9\U0001f1ea",
+        "\U0001f44d\U0001f3fd",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    ],
 )
 def test_no_letter_is_parted(letter: str) -> None:
     found = passages(letter * 3_000)
@@ -176,14 +201,20 @@ def test_a_letter_without_end_is_parted_all_the_same() -> None:
 
 def test_an_english_manual_with_a_chinese_chapter() -> None:
     found = passages(f"{LONG}\n\n{CHINESE * 100}\n\n{LONG}")
-    chinese = [one for one in found if any(unicodedata.name(letter, "").startswith("CJK") for letter in one)]
+    chinese = [
+        one
+        for one in found
+        if any(unicodedata.name(letter, "").startswith("CJK") for letter in one)
+    ]
     english = [one for one in found if one not in chinese]
     assert len(chinese) >= 11
     assert max(len(module._pieces(one)) for one in chinese) <= CHUNK_PIECES
     assert all(90 < len(one.split()) <= 180 for one in english[1:-1])
 
 
-@pytest.mark.parametrize("text", [CHINESE, '{"id":1}', "b" * 10_000, "." * 10_000, "\u0301", "a.b", "\n\n\n", "x\n\n\n"])
+@pytest.mark.parametrize(
+    "text", [CHINESE, '{"id":1}', "b" * 10_000, "." * 10_000, "\u0301", "a.b", "\n\n\n", "x\n\n\n"]
+)
 def test_the_work_grows_with_the_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not timed: every character is looked at a few times, however long the line is."""
     looked_at = 0
@@ -214,7 +245,9 @@ def test_a_file_without_blanks_becomes_many_nodes(tmp_path: Path) -> None:
 # --- indexes of before
 
 
-def index_as_before(collection: NodeCollection, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def index_as_before(
+    collection: NodeCollection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the package did when it knew words alone, and counted no versions of how it cuts."""
     with monkeypatch.context() as patched:
         patched.setattr(files, "passages", as_ever)
@@ -222,8 +255,14 @@ def index_as_before(collection: NodeCollection, docs: Path, monkeypatch: pytest.
         index_paths(collection, [docs])
 
 
-def test_an_index_of_before_is_cut_anew_where_that_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in {"a.txt": LONG, "b.txt": UNSPACED["chinese"], "c.md": NO_WORDS["base64"]}.items():
+def test_an_index_of_before_is_cut_anew_where_that_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {
+        "a.txt": LONG,
+        "b.txt": UNSPACED["chinese"],
+        "c.md": NO_WORDS["base64"],
+    }.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
     index_as_before(collection, tmp_path, monkeypatch)
@@ -254,6 +293,8 @@ def test_what_is_cut_into_fewer_passages_than_before_leaves_none_behind(tmp_path
     collection.close()
 
 
-@pytest.mark.parametrize("text", [*UNSPACED.values(), *NO_WORDS.values(), LONG, "", " ", "x" * 900 + " " + LONG])
+@pytest.mark.parametrize(
+    "text", [*UNSPACED.values(), *NO_WORDS.values(), LONG, "", " ", "x" * 900 + " " + LONG]
+)
 def test_whether_words_decide_is_known_without_cutting(text: str) -> None:
     assert is_cut_by_words(text) == (module._word_passages(text) is not None)

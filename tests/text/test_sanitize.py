@@ -1,4 +1,6 @@
-"""Foreign text on its way out: whatever it holds, a terminal shows it and acts on nothing, and a row stays a row."""
+"""Foreign text on its way out: whatever it holds, a terminal shows it and acts on nothing, and a
+row stays a row.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,20 @@ MARKS = [
     *"\u00ad\u061c\u180e\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069",
     *"\ufeff\u2028\u2029\ufff9\U000e0041",
 ]  # fmt: skip
-HALVES = ["\ud800", "\udcff"]  # of surrogate pairs; the second is how Python reads an undecodable byte
+HALVES = [
+    "\ud800",
+    "\udcff",
+]  # of surrogate pairs; the second is how Python reads an undecodable byte
 BLANKS = [chr(code) for code in range(0x10000) if chr(code).isspace()]
 SEQUENCES = [
     "\x1b[31m", "\x1b[2J", "\x1b]0;OWNED\x07", "\x1b]8;;http://x\x1b\\", "\x9b31m", "\x9d0;OWNED\x9c",
     "\x1bc", "\x1b[?1049h", "\x1bP1$r\x1b\\", "\x1b", "\r", "\b\b\b",
 ]  # fmt: skip
 HOSTILE = [*CONTROLS, *MARKS, *HALVES, *SEQUENCES]
-NAMES = st.text(st.one_of(st.characters(), st.sampled_from([*CONTROLS, *MARKS, *HALVES, *BLANKS, "%"])), min_size=1)
+NAMES = st.text(
+    st.one_of(st.characters(), st.sampled_from([*CONTROLS, *MARKS, *HALVES, *BLANKS, "%"])),
+    min_size=1,
+)
 
 
 def is_safe(text: str) -> bool:
@@ -114,7 +122,9 @@ def test_what_an_encoding_lacks_is_a_question_mark() -> None:
 
 
 @pytest.mark.parametrize("stream", ["utf-8", "ascii", "latin-1", "cp1252"], indirect=True)
-def test_every_exit_is_clean_in_every_encoding(stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_exit_is_clean_in_every_encoding(
+    stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", stream)
     text = "→".join(HOSTILE)
@@ -127,7 +137,9 @@ def test_every_exit_is_clean_in_every_encoding(stream: io.TextIOWrapper, monkeyp
 
 
 @pytest.mark.parametrize("stream", ["utf-8", "ascii"], indirect=True)
-def test_json_says_the_same_in_every_encoding(stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_says_the_same_in_every_encoding(
+    stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdout", stream)
     value = {"text": "→".join(HOSTILE)}
     streams.print_json(value)
@@ -145,7 +157,9 @@ def test_colours_and_cursor_of_our_own_stay(stream: io.TextIOWrapper) -> None:
     assert written(stream).startswith("\x1b[1ma name\x1b[0m")
 
 
-def test_a_bar_with_a_foreign_title(monkeypatch: pytest.MonkeyPatch, stream: io.TextIOWrapper) -> None:
+def test_a_bar_with_a_foreign_title(
+    monkeypatch: pytest.MonkeyPatch, stream: io.TextIOWrapper
+) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     with progress_bar("reading \x9b31m\u202ex.pdf", 2, "pages", show=True) as advance:
         advance(2)
@@ -154,7 +168,9 @@ def test_a_bar_with_a_foreign_title(monkeypatch: pytest.MonkeyPatch, stream: io.
     assert not any(sign in shown for sign in ("\x9b", "\u202e"))
 
 
-def test_log_records_warnings_and_tracebacks_are_clean(stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_records_warnings_and_tracebacks_are_clean(
+    stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
@@ -191,7 +207,9 @@ NAME = "\x1b[31mBROKEN\x1b]0;OWNED\x07\u202e\x9b2J\u2028x"
 @pytest.fixture
 def hostile_index(rnx: Rnx, tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / f"good{NAME}.txt").write_text(f"# Bees {NAME}\n\nBees make honey {NAME}.", encoding="utf-8")
+    (tmp_path / "in" / f"good{NAME}.txt").write_text(
+        f"# Bees {NAME}\n\nBees make honey {NAME}.", encoding="utf-8"
+    )
     (tmp_path / "in" / f"bad{NAME}.pdf").write_text("no PDF")
     (tmp_path / "in" / "undecodable\udcff.pdf").write_text("no PDF")
     result = rnx("index", tmp_path / "in", "--to", tmp_path / "idx")
@@ -203,7 +221,9 @@ def hostile_index(rnx: Rnx, tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows any byte in a name")
-def test_file_names_and_texts_in_reports_tables_json_html_and_runs(rnx: Rnx, hostile_index: Path, tmp_path: Path) -> None:
+def test_file_names_and_texts_in_reports_tables_json_html_and_runs(
+    rnx: Rnx, hostile_index: Path, tmp_path: Path
+) -> None:
     for form in ("table", "json", "html"):
         result = rnx("search", f"honey {NAME}", "--from", hostile_index, "--format", form)
         assert result.code == 0
@@ -249,7 +269,9 @@ def only_row(text: str) -> list[str]:
     return row.split()
 
 
-@pytest.mark.parametrize("sign", [*BLANKS, *CONTROLS, *MARKS, *HALVES, "%", "%41", "é", "日"], ids=ascii)
+@pytest.mark.parametrize(
+    "sign", [*BLANKS, *CONTROLS, *MARKS, *HALVES, "%", "%41", "é", "日"], ids=ascii
+)
 def test_a_docid_is_one_field_of_one_row(sign: str) -> None:
     docid = f"a{sign}b"
     fields = only_row(run_row("1", docid, 1, 0.5, "rnx"))
@@ -266,8 +288,13 @@ def test_a_qid_is_one_field_of_one_row(sign: str) -> None:
 
 
 def test_plain_names_stay_as_they_are() -> None:
-    assert run_row("50%", "notes/käse.md#2", 1, 1.0, "rnx") == "50% Q0 notes/käse.md#2 1 1.000000000 rnx\n"
-    assert docid_of("caf%E9") == "caf%E9"  # of another program: no UTF-8, so nothing that we encoded
+    assert (
+        run_row("50%", "notes/käse.md#2", 1, 1.0, "rnx")
+        == "50% Q0 notes/käse.md#2 1 1.000000000 rnx\n"
+    )
+    assert (
+        docid_of("caf%E9") == "caf%E9"
+    )  # of another program: no UTF-8, so nothing that we encoded
 
 
 @given(NAMES)
@@ -279,7 +306,12 @@ def test_any_docid_comes_back(docid: str) -> None:
 
 def test_the_training_reads_what_both_write(tmp_path: Path) -> None:
     evaluate: Any = pytest.importorskip("training.evaluate")
-    run = {"1": {f"a{sign}b{index}": float(-index) for index, sign in enumerate([*BLANKS, "%", "\u2028", "\x85"])}}
+    run = {
+        "1": {
+            f"a{sign}b{index}": float(-index)
+            for index, sign in enumerate([*BLANKS, "%", "\u2028", "\x85"])
+        }
+    }
     evaluate.write_run(tmp_path / "run.trec", run, "rnx")
     assert evaluate.read_run(tmp_path / "run.trec") == run
     qrels = {"1": dict.fromkeys(run["1"], 1)}
@@ -290,7 +322,11 @@ def test_the_training_reads_what_both_write(tmp_path: Path) -> None:
 def test_a_qid_with_white_space_of_any_kind_is_refused(rnx: Rnx, tmp_path: Path) -> None:
     rows = tmp_path / "lists.jsonl"
     for sign in ("\u2028", "\u2003", "\x85", "\x1c", "\v", " "):
-        rows.write_text(json.dumps({"qid": f"a{sign}b", "query": "x", "candidates": [{"docid": "d", "text": "t"}]}))
+        rows.write_text(
+            json.dumps(
+                {"qid": f"a{sign}b", "query": "x", "candidates": [{"docid": "d", "text": "t"}]}
+            )
+        )
         result = rnx("rerank", rows, "--run", tmp_path / "out.trec")
         assert result.code == 2
         assert "white space" in result.err

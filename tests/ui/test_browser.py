@@ -1,4 +1,6 @@
-"""The page in a real browser, headless Chromium: upload, ask, look, follow up; nothing of the data runs; small screens."""
+"""The page in a real browser, headless Chromium: upload, ask, look, follow up; nothing of the data
+runs; small screens.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,14 @@ from llama_index_rnx.chat.engine import chat_engine
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.ui.library import Library
 
-playwright = pytest.importorskip("playwright.sync_api", reason="not installed: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="not installed: pip install playwright"
+)
 CHROMIUM = chromium()
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium, or RNX_CHROMIUM=PATH"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no browser: apt-get install chromium, or RNX_CHROMIUM=PATH"
+    ),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 WAIT = 60_000  # milliseconds; on a machine that is busy otherwise
@@ -43,7 +49,9 @@ DRAWINGS = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        found = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield found
         found.close()
 
@@ -61,7 +69,9 @@ def index(tmp_path: Path, mini: MiniRanker) -> Iterator[tuple[NodeCollection, Li
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page as a visitor of their own. What it says in the console, a refused script too, fails the test."""
+    """Opens a page as a visitor of their own. What it says in the console, a refused script too,
+    fails the test.
+    """
     contexts, heard = [], []
 
     def opened(url: str, **options: Any) -> Any:
@@ -83,11 +93,17 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
 
 def is_fault(said: Any) -> bool:
     """Of what stands in the console; that a request was refused stands there, too."""
-    return said.type == "error" and "the server responded with" not in said.text and "ERR_CONNECTION" not in said.text
+    return (
+        said.type == "error"
+        and "the server responded with" not in said.text
+        and "ERR_CONNECTION" not in said.text
+    )
 
 
 def send(tab: Any, name: str, data: bytes) -> None:
-    tab.set_input_files("#file", {"name": name, "mimeType": "application/octet-stream", "buffer": data})
+    tab.set_input_files(
+        "#file", {"name": name, "mimeType": "application/octet-stream", "buffer": data}
+    )
 
 
 def ask(tab: Any, question: str) -> Any:
@@ -111,15 +127,26 @@ def test_a_pdf_is_uploaded_asked_and_seen(index: Any, visit: Callable[..., Any])
         turn = ask(tab, "How often is the engine oil changed?")
         assert "every 200 hours" in turn.locator(".answer").inner_text()
         assert "handbook.pdf, page 2" in turn.locator(".source-card").first.inner_text()
-        assert tab.locator(".sheet img").evaluate("seen => seen.decode().then(() => seen.naturalWidth)") > 300
+        assert (
+            tab.locator(".sheet img").evaluate(
+                "seen => seen.decode().then(() => seen.naturalWidth)"
+            )
+            > 300
+        )
         assert "page 2" in tab.inner_text(".sight h2")
 
         turn = ask(tab, "and how far are its tyres pumped up?")
-        assert turn.locator(".looked").inner_text().startswith("Looked for: How often is the engine oil changed? and")
+        assert (
+            turn.locator(".looked")
+            .inner_text()
+            .startswith("Looked for: How often is the engine oil changed? and")
+        )
         assert "1.6 bar" in turn.locator(".answer").inner_text()
 
         turn.locator("summary", has_text="Before and after").click()
-        assert turn.locator(".retrieved .card").count() == turn.locator(".reranked .card").count() == 4
+        assert (
+            turn.locator(".retrieved .card").count() == turn.locator(".reranked .card").count() == 4
+        )
         turn.locator(".reranked .card").nth(1).click()
         assert tab.inner_text(".sight h2").startswith("[2]")
         tab.keyboard.press("ArrowLeft")
@@ -133,7 +160,9 @@ def test_a_pdf_is_uploaded_asked_and_seen(index: Any, visit: Callable[..., Any])
         tab.reload()
         tab.locator(".turn[data-done]").nth(1).wait_for()
         other = visit(url)
-        assert other.locator(".turn").count() == 0, "another visitor has a conversation of their own"
+        assert other.locator(".turn").count() == 0, (
+            "another visitor has a conversation of their own"
+        )
         assert ask(other, "and how far are its tyres pumped up?").locator(".looked").count() == 0
         tab.click("#begin")
         assert tab.locator(".turn").count() == 0
@@ -142,7 +171,10 @@ def test_a_pdf_is_uploaded_asked_and_seen(index: Any, visit: Callable[..., Any])
 def test_names_and_texts_are_shown_and_never_run(index: Any, visit: Callable[..., Any]) -> None:
     name, text = "<img src=x onerror=alert(1)>.png", "<script>alert(2)</script> <b>tractor</b>"
     llm = ToldLLM(answers=["<img src=y onerror=alert(4)> [1] [9] </div><script>alert(5)</script>"])
-    begin: Callable[[], RNXChatEngine] = lambda: chat_engine(RNXRetriever(index[0]), RNXRerank(top_n=3), llm)  # noqa: E731
+
+    def begin() -> RNXChatEngine:
+        return chat_engine(RNXRetriever(index[0]), RNXRerank(top_n=3), llm)
+
     with page(*index, begin) as url:
         tab = visit(url)
         send(tab, name, image_bytes(RED))
@@ -156,10 +188,15 @@ def test_names_and_texts_are_shown_and_never_run(index: Any, visit: Callable[...
         turn.locator("summary", has_text="Before and after").click()
         tab.click(".passage summary")
         assert text in tab.inner_text(".sight")
-        assert tab.locator("img[src=x], img[src=y], .turn b:has-text('tractor'), .ui script").count() == 0
+        assert (
+            tab.locator("img[src=x], img[src=y], .turn b:has-text('tractor'), .ui script").count()
+            == 0
+        )
 
 
-def test_what_goes_wrong_is_one_line_and_the_page_goes_on(index: Any, visit: Callable[..., Any]) -> None:
+def test_what_goes_wrong_is_one_line_and_the_page_goes_on(
+    index: Any, visit: Callable[..., Any]
+) -> None:
     llm = ToldLLM(answers=["fine [1]"], dies=1)
     with page(*index, lambda: chat_engine(RNXRetriever(index[0]), RNXRerank(top_n=3), llm)) as url:
         tab = visit(url)
@@ -181,7 +218,12 @@ def test_what_goes_wrong_is_one_line_and_the_page_goes_on(index: Any, visit: Cal
         turn = ask(tab, "How often is the engine oil changed?")
         assert "does not answer: nobody is there." in turn.locator(".fault").inner_text()
         assert turn.locator(".source-card").count() == 3
-        assert ask(tab, "How often is the engine oil changed?").locator(".answer").inner_text().startswith("fine")
+        assert (
+            ask(tab, "How often is the engine oil changed?")
+            .locator(".answer")
+            .inner_text()
+            .startswith("fine")
+        )
     assert "is it still running?" in ask(tab, "hello?").locator(".fault").inner_text()
 
 
@@ -190,13 +232,17 @@ def test_a_small_screen(index: Any, visit: Callable[..., Any], scheme: str) -> N
     with page(*index, conversations(index[0])) as url:
         tab = visit(url, viewport={"width": 360, "height": 640}, color_scheme=scheme)
         tab.click(".stock summary")
-        send(tab, "a-very-long-name-without-any-blank-in-it-that-has-no-end.pdf", pdf_bytes(HANDBOOK))
+        send(
+            tab, "a-very-long-name-without-any-blank-in-it-that-has-no-end.pdf", pdf_bytes(HANDBOOK)
+        )
         tab.locator("#files li.ready").wait_for()
         turn = ask(tab, "How often is the engine oil changed?")
         turn.locator("summary", has_text="Before and after").click()
         assert tab.evaluate("document.scrollingElement.scrollWidth") <= 360
         assert tab.evaluate("document.querySelector('.turns').scrollWidth") <= 360
         turn.locator(".cite").first.click()
-        assert tab.locator("#large[open]").count() == 1, "where there is no room beside the answer, a source is enlarged"
+        assert tab.locator("#large[open]").count() == 1, (
+            "where there is no room beside the answer, a source is enlarged"
+        )
         ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == {"light": "rgb(251, 250, 247)", "dark": "rgb(22, 24, 27)"}[scheme]

@@ -1,4 +1,6 @@
-"""Files that are added while an index is asked: judged by content, named for show, whole or not there, taken up again."""
+"""Files that are added while an index is asked: judged by content, named for show, whole or not
+there, taken up again.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,11 @@ def test_a_file_becomes_pages_that_are_found(tmp_path: Path) -> None:
     with opened(tmp_path) as (collection, library):
         entry, again = put(library, "bees.pdf", pdf_bytes(["Bees sleep.", "Bees make honey."]))
         assert (entry.name, entry.state, again) == ("bees.pdf", "waiting", False)
-        assert settled(library)[0].to_dict() == entry.to_dict() | {"state": "ready", "done": 2, "total": 2}
+        assert settled(library)[0].to_dict() == entry.to_dict() | {
+            "state": "ready",
+            "done": 2,
+            "total": 2,
+        }
         assert collection.search(Query(text="honey"))[0].node.node_id == "bees.pdf#2"
 
 
@@ -81,9 +87,17 @@ def test_the_content_says_what_a_file_is(tmp_path: Path) -> None:
         ("note.pdf", b"Dear diary", "note.pdf: is neither a PDF nor a picture"),
         ("page.html", b"<html><script>alert(1)</script>", "neither a PDF nor a picture"),
         ("torn.pdf", pdf_bytes(["a"])[:200], "torn.pdf: cannot be opened as a PDF"),
-        ("locked.pdf", pdf_bytes(["a"], encrypted=True), "locked.pdf: cannot be opened as a PDF (it needs a password)"),
+        (
+            "locked.pdf",
+            pdf_bytes(["a"], encrypted=True),
+            "locked.pdf: cannot be opened as a PDF (it needs a password)",
+        ),
         ("torn.png", image_bytes(RED)[:50], "torn.png: cannot be read as an image"),
-        ("bomb.png", png_bomb(), "bomb.png: cannot be read as an image (Image size (900000000 pixels)"),
+        (
+            "bomb.png",
+            png_bomb(),
+            "bomb.png: cannot be read as an image (Image size (900000000 pixels)",
+        ),
         ("long.pdf", pdf_bytes(["a"] * 4), "long.pdf: has 4 pages; from 1 to 3 are taken."),
         ("big.png", b"\x89PNG\r\n\x1a\n" + bytes(2**20), "big.png: has more than 1 MiB"),
     ],
@@ -120,7 +134,9 @@ def test_the_same_file_twice_and_another_of_the_same_name(tmp_path: Path) -> Non
         assert len(collection) == 2
 
 
-@pytest.mark.parametrize("name", ["../../up.png", "/etc/up.png", "..\\up.png", "\u202eup.png", "a\x00/up.png", ".up.png"])
+@pytest.mark.parametrize(
+    "name", ["../../up.png", "/etc/up.png", "..\\up.png", "\u202eup.png", "a\x00/up.png", ".up.png"]
+)
 def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
     (tmp_path / "index").mkdir()
     with opened(tmp_path / "index") as (_, library):
@@ -130,9 +146,15 @@ def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
     assert sorted(len(path.stem) for path in (tmp_path / "index" / "uploads").iterdir()) == [64, 64]
 
 
-def test_what_was_not_indexed_goes_on_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_indexed_goes_on_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llama_index_rnx.ingestion.indexing.STEP", 1)
-    data, written, closing = pdf_bytes([f"page {i}" for i in range(9)]), threading.Event(), threading.Event()
+    data, written, closing = (
+        pdf_bytes([f"page {i}" for i in range(9)]),
+        threading.Event(),
+        threading.Event(),
+    )
     original = NodeCollection.write
 
     def slow(self: NodeCollection, *given: Any) -> int:
@@ -151,7 +173,10 @@ def test_what_was_not_indexed_goes_on_at_the_next_start(tmp_path: Path, monkeypa
         library.close()
         assert 0 < len(collection) < 9
     with opened(tmp_path) as (collection, library):
-        assert {entry.name: entry.total for entry in settled(library)} == {"long.pdf": 9, "next.png": 1}
+        assert {entry.name: entry.total for entry in settled(library)} == {
+            "long.pdf": 9,
+            "next.png": 1,
+        }
         assert len(collection) == 10
     with opened(tmp_path) as (_, library):
         assert all(entry.state == "ready" for entry in library.entries())
@@ -175,7 +200,11 @@ def test_a_file_that_cannot_be_indexed_costs_itself_and_can_be_sent_again(
 ) -> None:
     with opened(tmp_path) as (collection, library):
         with monkeypatch.context() as broken:
-            broken.setattr(NodeCollection, "write", lambda *given: (_ for _ in ()).throw(RNXError("Qdrant is away.")))
+            broken.setattr(
+                NodeCollection,
+                "write",
+                lambda *given: (_ for _ in ()).throw(RNXError("Qdrant is away.")),
+            )
             put(library, "a.png", image_bytes(RED))
             assert settled(library)[0].note == "Qdrant is away."
         entry, again = put(library, "again.png", image_bytes(RED))
@@ -191,7 +220,9 @@ def test_a_page_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
         assert len(collection) == 2
 
 
-def test_a_page_that_never_ends_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_never_ends_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RNX_PDF_SECONDS", "0.2")
     bad = write_endless_pdf(tmp_path / "bad.pdf").read_bytes()
     with opened(tmp_path / "index") as (collection, library):
@@ -225,10 +256,16 @@ def test_closing_does_not_wait_for_a_page_that_never_ends(
     assert "indexing failed" not in caplog.messages
 
 
-def test_uploads_that_were_read_otherwise_are_read_again_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_that_were_read_otherwise_are_read_again_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as before, opened(tmp_path) as (collection, library):
         before.setattr(files, "reader_of", lambda source: 0)
-        before.setattr(files, "read_pages", lambda path: [PageText(text="must be cali\x02brated", has_fields=False)])
+        before.setattr(
+            files,
+            "read_pages",
+            lambda path: [PageText(text="must be cali\x02brated", has_fields=False)],
+        )
         put(library, "a.pdf", pdf_bytes(["must be calibrated"]))
         put(library, "b.png", image_bytes(RED))
         settled(library)

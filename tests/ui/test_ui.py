@@ -1,4 +1,6 @@
-"""The page's server over a real socket: who may speak to it, answers as they come, uploads, two visitors, what goes wrong."""
+"""The page's server over a real socket: who may speak to it, answers as they come, uploads, two
+visitors, what goes wrong.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ from llama_index_rnx.ui import run as ui
 from llama_index_rnx.ui.app import PageLimits, create_page
 from llama_index_rnx.ui.library import Library
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # LlamaIndex leaves event loops open
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # LlamaIndex leaves event loops open
 ME, YOU = "visitor-number-one", "visitor-number-two"
 
 
@@ -45,7 +49,9 @@ def page(
     """The page on a free port, served by a thread: yields its address."""
     begin = begin or (lambda: engine_of(collection))
     with socket.create_server(("127.0.0.1", 0)) as door:
-        config = uvicorn.Config(create_page(collection, library, begin, limits), log_level="error", ws="none")
+        config = uvicorn.Config(
+            create_page(collection, library, begin, limits), log_level="error", ws="none"
+        )
         config.timeout_graceful_shutdown = 1
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
@@ -79,13 +85,24 @@ def index(tmp_path: Path) -> Iterator[tuple[NodeCollection, Library]]:
 @pytest.fixture
 def filled(index: tuple[NodeCollection, Library]) -> tuple[NodeCollection, Library]:
     texts = ["Bees make honey.", "Bees sleep in winter.", "Rust is iron oxide."]
-    index[0].add([TextNode(id_=f"t{i}", text=text, metadata={"source": f"{i}.md"}) for i, text in enumerate(texts)])
+    index[0].add(
+        [
+            TextNode(id_=f"t{i}", text=text, metadata={"source": f"{i}.md"})
+            for i, text in enumerate(texts)
+        ]
+    )
     return index
 
 
 def ask(url: str, question: Any, key: str = ME, **headers: str) -> list[dict[str, Any]]:
     body = question if isinstance(question, bytes) else json.dumps({"question": question}).encode()
-    answer = httpx.post(f"{url}/api/ask", content=body, headers={"X-Conversation": key} | headers, trust_env=False, timeout=30)
+    answer = httpx.post(
+        f"{url}/api/ask",
+        content=body,
+        headers={"X-Conversation": key} | headers,
+        trust_env=False,
+        timeout=30,
+    )
     if answer.status_code != 200:
         return [answer.json() | {"status": answer.status_code}]
     return [json.loads(line) for line in answer.text.splitlines()]
@@ -96,7 +113,13 @@ def said(events: Sequence[dict[str, Any]]) -> str:
 
 
 def put(url: str, name: str, data: bytes, **headers: str) -> httpx.Response:
-    return httpx.put(f"{url}/api/files", content=data, headers={"X-File-Name": name} | headers, trust_env=False, timeout=30)
+    return httpx.put(
+        f"{url}/api/files",
+        content=data,
+        headers={"X-File-Name": name} | headers,
+        trust_env=False,
+        timeout=30,
+    )
 
 
 def get(url: str, path: str, **headers: str) -> httpx.Response:
@@ -124,7 +147,9 @@ def test_an_answer_comes_with_its_sources_before_it(filled: tuple[NodeCollection
     assert len(found["found"]["before"]) == 3
 
 
-def test_two_visitors_have_conversations_of_their_own(filled: tuple[NodeCollection, Library]) -> None:
+def test_two_visitors_have_conversations_of_their_own(
+    filled: tuple[NodeCollection, Library],
+) -> None:
     with page(*filled) as url:
         ask(url, "what do bees make?")
         mine, yours = ask(url, "and in winter?"), ask(url, "and in winter?", YOU)
@@ -149,7 +174,9 @@ class SlowLLM(ToldLLM):
         yield "second"
 
 
-def test_two_answers_at_once_and_one_that_is_stopped(filled: tuple[NodeCollection, Library]) -> None:
+def test_two_answers_at_once_and_one_that_is_stopped(
+    filled: tuple[NodeCollection, Library],
+) -> None:
     gates: dict[str, Any] = {"inside": threading.Semaphore(0), "go": threading.Event()}
     llm = SlowLLM(gates=gates)
     begin = lambda: chat_engine(  # noqa: E731
@@ -157,7 +184,9 @@ def test_two_answers_at_once_and_one_that_is_stopped(filled: tuple[NodeCollectio
     )
     with page(*filled, begin, PageLimits(waiting=2)) as url:
         body, headers = json.dumps({"question": "bees?"}), {"X-Conversation": ME}
-        with httpx.stream("POST", f"{url}/api/ask", content=body, headers=headers, trust_env=False) as mine:
+        with httpx.stream(
+            "POST", f"{url}/api/ask", content=body, headers=headers, trust_env=False
+        ) as mine:
             lines = mine.iter_lines()
             assert "found" in json.loads(next(lines))
             assert json.loads(next(lines)) == {"said": "first "}, "a piece is sent when it is there"
@@ -167,7 +196,9 @@ def test_two_answers_at_once_and_one_that_is_stopped(filled: tuple[NodeCollectio
             assert gates["inside"].acquire(timeout=10)
             assert gates["inside"].acquire(timeout=10), "both are at work"
             assert ask(url, "one more?", "visitor-number-three")[0]["status"] == 503
-        while ask(url, "")[0]["status"] == 503:  # until the server sees that mine was left in the middle
+        while (
+            ask(url, "")[0]["status"] == 503
+        ):  # until the server sees that mine was left in the middle
             time.sleep(0.01)
         gates["go"].set()
         other.join(20)
@@ -180,27 +211,39 @@ def test_a_dead_language_model_costs_one_line(filled: tuple[NodeCollection, Libr
     with page(*filled, lambda: engine_of(filled[0], ToldLLM(dies=1))) as url:
         found, failed, done = ask(url, "what do bees make?")
         assert found["found"]["after"][0]["id"] == "t0"
-        assert failed["failed"].startswith("the language model (told) does not answer: nobody is there.")
+        assert failed["failed"].startswith(
+            "the language model (told) does not answer: nobody is there."
+        )
         assert done == {"done": True}
         assert said(ask(url, "what do bees make?")) == "an answer "
         assert get(url, "/api/index").json()["writer"] == "told"
 
 
-def test_one_that_never_answers(filled: tuple[NodeCollection, Library], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_never_answers(
+    filled: tuple[NodeCollection, Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(talks, "PATIENCE", 0.05)
     gates: dict[str, Any] = {"inside": threading.Semaphore(0), "go": threading.Event()}
-    with page(*filled, lambda: engine_of(filled[0], SlowLLM(gates=gates)), PageLimits(silence=0.5)) as url:
+    with page(
+        *filled, lambda: engine_of(filled[0], SlowLLM(gates=gates)), PageLimits(silence=0.5)
+    ) as url:
         assert "nothing was heard for 0.5 seconds" in ask(url, "bees?")[-1]["failed"]
         assert "still at work" in ask(url, "bees?")[-1]["failed"]
         gates["go"].set()
 
 
-def test_a_fault_of_ours_is_a_line_too(filled: tuple[NodeCollection, Library], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_is_a_line_too(
+    filled: tuple[NodeCollection, Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with page(*filled) as url:
         with monkeypatch.context() as broken:
             broken.setattr(RNXRetriever, "_retrieve", lambda *given: 1 / 0)
             assert "ZeroDivisionError" in ask(url, "bees?")[0]["failed"]
-            broken.setattr(RNXRetriever, "_retrieve", lambda *given: (_ for _ in ()).throw(RNXError("Qdrant is away.")))
+            broken.setattr(
+                RNXRetriever,
+                "_retrieve",
+                lambda *given: (_ for _ in ()).throw(RNXError("Qdrant is away.")),
+            )
             assert ask(url, "bees?")[0]["failed"] == "Qdrant is away."
         assert said(ask(url, "what do bees make?")).startswith("Bees")
 
@@ -221,7 +264,9 @@ def test_a_question_without_an_index(index: tuple[NodeCollection, Library]) -> N
         (b"x" * 70_000, 413, "65,536 bytes"),
     ],
 )
-def test_questions_that_are_none(filled: tuple[NodeCollection, Library], body: bytes, status: int, part: str) -> None:
+def test_questions_that_are_none(
+    filled: tuple[NodeCollection, Library], body: bytes, status: int, part: str
+) -> None:
     with page(*filled) as url:
         answer = ask(url, body)[0]
         assert answer["status"] == status
@@ -230,7 +275,9 @@ def test_questions_that_are_none(filled: tuple[NodeCollection, Library], body: b
         assert ask(url, "bees?", key="short")[0]["status"] == 422
 
 
-def test_an_upload_is_indexed_while_others_ask(filled: tuple[NodeCollection, Library], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_is_indexed_while_others_ask(
+    filled: tuple[NodeCollection, Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, progress = NodeCollection.write, []
 
     def slow(self: NodeCollection, *given: Any) -> int:
@@ -238,7 +285,9 @@ def test_an_upload_is_indexed_while_others_ask(filled: tuple[NodeCollection, Lib
         return original(self, *given)
 
     monkeypatch.setattr(NodeCollection, "write", slow)
-    monkeypatch.setattr(candidates, "draw_page", lambda *given: Image.new("RGB", (30, 40), RED))  # 400 pages in full: a minute
+    monkeypatch.setattr(
+        candidates, "draw_page", lambda *given: Image.new("RGB", (30, 40), RED)
+    )  # 400 pages in full: a minute
     with page(*filled) as url:
         answer = put(url, "long.pdf", pdf_bytes([f"page {i} about topic{i}" for i in range(200)]))
         assert (answer.status_code, answer.json()["file"]["name"]) == (202, "long.pdf")
@@ -253,7 +302,9 @@ def test_an_upload_is_indexed_while_others_ask(filled: tuple[NodeCollection, Lib
         assert (again.status_code, again.json()["again"]) == (200, True)
 
 
-def test_pictures_by_node_and_nothing_else(filled: tuple[NodeCollection, Library], tmp_path: Path) -> None:
+def test_pictures_by_node_and_nothing_else(
+    filled: tuple[NodeCollection, Library], tmp_path: Path
+) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(image_bytes(RED))
     with page(*filled) as url:
@@ -271,9 +322,15 @@ def test_pictures_by_node_and_nothing_else(filled: tuple[NodeCollection, Library
 
 @pytest.mark.parametrize(
     ("data", "status", "part"),
-    [(b"", 422, "x.pdf: is empty"), (b"hello", 422, "neither a PDF nor"), (bytes(2**20 + 1), 413, "more than 1 MiB")],
+    [
+        (b"", 422, "x.pdf: is empty"),
+        (b"hello", 422, "neither a PDF nor"),
+        (bytes(2**20 + 1), 413, "more than 1 MiB"),
+    ],
 )
-def test_uploads_that_are_refused(index: tuple[NodeCollection, Library], data: bytes, status: int, part: str) -> None:
+def test_uploads_that_are_refused(
+    index: tuple[NodeCollection, Library], data: bytes, status: int, part: str
+) -> None:
     with page(*index) as url:
         answer = put(url, "x.pdf", data)
         assert answer.status_code == status
@@ -285,7 +342,9 @@ def test_uploads_that_are_refused(index: tuple[NodeCollection, Library], data: b
 def test_one_that_does_not_say_how_large_it_is(index: tuple[NodeCollection, Library]) -> None:
     with page(*index) as url:
         parts = (bytes([number % 256]) * 2**16 for number in range(40))
-        answer = httpx.put(f"{url}/api/files", content=parts, headers={"X-File-Name": "x"}, trust_env=False)
+        answer = httpx.put(
+            f"{url}/api/files", content=parts, headers={"X-File-Name": "x"}, trust_env=False
+        )
         assert answer.status_code == 422
         assert "more than 1 MiB" in answer.json()["message"]
     assert list(index[1].folder.iterdir()) == []
@@ -296,7 +355,9 @@ def test_an_upload_that_stops_half_way(index: tuple[NodeCollection, Library], cl
     with page(*index, None, PageLimits(pause=0.3)) as url:
         host = url.removeprefix("http://")
         with socket.create_connection(("127.0.0.1", int(host.split(":")[1]))) as line:
-            line.sendall(f"PUT /api/files HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5000\r\n\r\n".encode())
+            line.sendall(
+                f"PUT /api/files HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5000\r\n\r\n".encode()
+            )
             line.sendall(pdf_bytes(["a"])[:200])
             await_files(index[1].folder, 1)
             if not closes:
@@ -326,7 +387,9 @@ def await_files(folder: Path, count: int) -> None:
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_other_sites_are_not_answered(filled: tuple[NodeCollection, Library], headers: dict[str, str]) -> None:
+def test_other_sites_are_not_answered(
+    filled: tuple[NodeCollection, Library], headers: dict[str, str]
+) -> None:
     with page(*filled) as url:
         assert ask(url, "bees?", ME, **headers)[0]["status"] == 403
         assert put(url, "a.png", image_bytes(RED), **headers).status_code == 403
@@ -346,25 +409,42 @@ def test_nothing_that_is_shown_can_run(filled: tuple[NodeCollection, Library]) -
         ):
             answer = get(url, path)
             assert answer.headers["content-type"].startswith(kind or "application/json")
-            assert "default-src 'none'; script-src 'self'" in answer.headers["content-security-policy"]
+            assert (
+                "default-src 'none'; script-src 'self'" in answer.headers["content-security-policy"]
+            )
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert "access-control-allow-origin" not in answer.headers
         script = get(url, "/page.js").text
         assert not [
-            word for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "document.write") if word in script
+            word
+            for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "document.write")
+            if word in script
         ]
-        assert get(url, "/", **{"Sec-Fetch-Site": "cross-site"}).status_code == 200, "a link to the page is fine"
+        assert get(url, "/", **{"Sec-Fetch-Site": "cross-site"}).status_code == 200, (
+            "a link to the page is fine"
+        )
 
 
 def test_only_this_machine_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: told.append(sockets[0].getsockname()[0]))
+    monkeypatch.setattr(
+        uvicorn.Server, "run", lambda self, sockets: told.append(sockets[0].getsockname()[0])
+    )
     with ui.open_library(str(tmp_path / "index"), "rnx") as (collection, library):
         ui.run_page(collection, library, lambda: engine_of(collection), 0, told.append)
         assert told[1] == "127.0.0.1"
         assert told[0].startswith("http://127.0.0.1:")
-        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RNXError, match="choose another --port"):
-            ui.run_page(collection, library, lambda: engine_of(collection), taken.getsockname()[1], told.append)
+        with (
+            socket.create_server(("127.0.0.1", 0)) as taken,
+            pytest.raises(RNXError, match="choose another --port"),
+        ):
+            ui.run_page(
+                collection,
+                library,
+                lambda: engine_of(collection),
+                taken.getsockname()[1],
+                told.append,
+            )
 
 
 @pytest.mark.parametrize(
@@ -375,7 +455,9 @@ def test_only_this_machine_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["--from", "."], "holds other things than an index"),
     ],
 )
-def test_the_command(arguments: list[str], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(
+    arguments: list[str], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.txt").write_text("mine")
     result = CliRunner().invoke(cli.app, ["ui", *arguments])

@@ -45,10 +45,16 @@ class Chain:
     """All heads together: the tuned tower with its part, and what the other heads read."""
 
     def __init__(self, model: Model, towers: Sequence[ImageTower], heads: Sequence[Path]) -> None:
-        names = tuple("lite2" if tower.end.head.conv.in_channels == 352 else "lite1" for tower in towers)
+        names = tuple(
+            "lite2" if tower.end.head.conv.in_channels == 352 else "lite1" for tower in towers
+        )
         self.first, self.towers = model, towers
         self.part = ImageScorer(ImageConfig(others=names)).eval()
-        trained = {name: tensor for name, tensor in model.part.state_dict().items() if name not in ("basis", "bank")}
+        trained = {
+            name: tensor
+            for name, tensor in model.part.state_dict().items()
+            if name not in ("basis", "bank")
+        }
         self.part.load_state_dict(trained, strict=False)
         for head, folder in zip(self.part.heads, heads, strict=True):
             head.load_state_dict(load_file(folder / "head.safetensors"))
@@ -56,8 +62,13 @@ class Chain:
     @torch.inference_mode()
     def images(self, split: ImageSplit, rows: list[int]) -> ImageVectors:
         """The whole pictures (first view) of `rows`."""
-        parts = [self._images(split, chunk, np.zeros(len(chunk), int)) for chunk in chunks(rows, 128)]
-        return ImageVectors(vector=torch.cat([p.vector for p in parts]), regions=torch.cat([p.regions for p in parts]))
+        parts = [
+            self._images(split, chunk, np.zeros(len(chunk), int)) for chunk in chunks(rows, 128)
+        ]
+        return ImageVectors(
+            vector=torch.cat([p.vector for p in parts]),
+            regions=torch.cat([p.regions for p in parts]),
+        )
 
     def _images(self, split: ImageSplit, rows: list[int], view: np.ndarray) -> ImageVectors:
         cells = [source.pictures(rows, view).float() for source in split.others]
@@ -68,7 +79,9 @@ class Chain:
         return captions_of(self.part.captions, split.first, texts)
 
     @torch.no_grad()
-    def join(self, split: ImageSplit, texts: list[int], figures: ImageSplit, figure_texts: list[int]) -> None:
+    def join(
+        self, split: ImageSplit, texts: list[int], figures: ImageSplit, figure_texts: list[int]
+    ) -> None:
         """The basis: principal directions of the captions' vectors, all heads behind one another."""
         found = [self._apart(of, some) for of, some in ((split, texts), (figures, figure_texts))]
         directions = torch.linalg.svd(torch.cat(found), full_matrices=False).Vh  # one a row
@@ -77,7 +90,9 @@ class Chain:
     def _apart(self, split: ImageSplit, texts: list[int]) -> Tensor:
         pooled = torch.from_numpy(split.first.pooled[texts]).float()
         first = captions_of(self.part.caption, split.first, texts).vector
-        return torch.cat([first, *(head.captions(pooled) for head in self.part.heads)], -1)  # [Q, D + E * 384]
+        return torch.cat(
+            [first, *(head.captions(pooled) for head in self.part.heads)], -1
+        )  # [Q, D + E * 384]
 
     def eyes(self) -> ImageEncoder:
         """The towers as they ship."""
@@ -103,7 +118,9 @@ def quantised(regions: Tensor) -> Tensor:
 
 
 def lists_of(scores: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """The best LIST pictures of every query [Q, L], and which place holds the right one (-1: none) [Q]."""
+    """The best LIST pictures of every query [Q, L], and which place holds the right one (-1: none)
+    [Q].
+    """
     top = scores.topk(LIST, dim=1).indices
     hit = top == owner[:, None]
     return top, torch.where(hit.any(1), hit.int().argmax(1), torch.tensor(-1))
@@ -146,11 +163,17 @@ def reranked(base: Tensor, scores: Tensor) -> Tensor:
 
 
 def gain(before: Tensor, after: Tensor, owner: Tensor, rounds: int = 2000) -> str:
-    """What `after` adds to R@1 in points, with its 95 % bootstrap interval over pictures (not captions)."""
+    """What `after` adds to R@1 in points, with its 95 % bootstrap interval over pictures (not
+    captions).
+    """
     hits = [(scores.argmax(1) == owner).double() for scores in (before, after)]
-    count = torch.zeros(before.shape[1], dtype=torch.double).index_add(0, owner, torch.ones_like(hits[0]))
+    count = torch.zeros(before.shape[1], dtype=torch.double).index_add(
+        0, owner, torch.ones_like(hits[0])
+    )
     won = torch.zeros_like(count).index_add(0, owner, hits[1] - hits[0])  # [B]
-    drawn = torch.randint(len(count), (rounds, len(count)), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(
+        len(count), (rounds, len(count)), generator=torch.Generator().manual_seed(0)
+    )
     share = 100 * won[drawn].sum(1) / count[drawn].sum(1)  # [rounds]
     low, high = share.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
     return f"{100 * float(won.sum() / count.sum()):+.1f} [{low:+.1f}, {high:+.1f}]"
@@ -178,15 +201,23 @@ def scores_of(chain: Chain, split: ImageSplit) -> Scores:
     )
 
 
-def calibration_table(part: ImageScorer, scores: Scores, scalars: Tensor | None = None) -> dict[str, object]:
+def calibration_table(
+    part: ImageScorer, scores: Scores, scalars: Tensor | None = None
+) -> dict[str, object]:
     """The rows of the report on one split; scalars are cross-fitted on its pictures unless given."""
     cosine, late, hub, owner = scores.cosine, scores.late, scores.hub, scores.owner
-    rows: dict[str, object] = {"pictures": len(hub), "texts": len(owner), "cosine": recalls(cosine, owner)}
+    rows: dict[str, object] = {
+        "pictures": len(hub),
+        "texts": len(owner),
+        "cosine": recalls(cosine, owner),
+    }
     half = owner % 2
     with_hub, joint = torch.empty_like(cosine), torch.empty_like(cosine)
     for side in (0, 1):
         mine = half == side
-        weights = scalars if scalars is not None else _fit_half(cosine, late, hub, owner, half != side)
+        weights = (
+            scalars if scalars is not None else _fit_half(cosine, late, hub, owner, half != side)
+        )
         scale, a, hubs = weights[:3]
         with_hub[mine] = cosine[mine] + hubs / scale * (hub - part.hub_mean)
         joint[mine] = with_hub[mine] + a / scale * late[mine]
@@ -202,17 +233,23 @@ def calibration_table(part: ImageScorer, scores: Scores, scalars: Tensor | None 
 
 def _fit_half(cosine: Tensor, late: Tensor, hub: Tensor, owner: Tensor, mine: Tensor) -> Tensor:
     top, place = lists_of(cosine[mine], owner[mine])
-    return fit_features(torch.stack([cosine[mine].gather(1, top), late[mine].gather(1, top), hub[top]], -1), place)
+    return fit_features(
+        torch.stack([cosine[mine].gather(1, top), late[mine].gather(1, top), hub[top]], -1), place
+    )
 
 
 def calibrate(part: ImageScorer, scores: Scores) -> Tensor:
-    """Fits the part's scalars on a split, twice: the second time on the lists that the first retrieves."""
+    """Fits the part's scalars on a split, twice: the second time on the lists that the first
+    retrieves.
+    """
     cosine, late, hub, owner = scores.cosine, scores.late, scores.hub, scores.owner
     part.hub_mean.fill_(hub.mean())
     base = cosine
     for _ in range(2):
         top, place = lists_of(base, owner)
-        features = torch.stack([cosine.gather(1, top), late.gather(1, top), (hub - part.hub_mean)[top]], -1)
+        features = torch.stack(
+            [cosine.gather(1, top), late.gather(1, top), (hub - part.hub_mean)[top]], -1
+        )
         weights = fit_features(features, place)
         base = cosine + weights[2] / weights[0] * (hub - part.hub_mean)
     with torch.no_grad():
@@ -224,12 +261,19 @@ def calibrate(part: ImageScorer, scores: Scores) -> Tensor:
 
 
 def retrieval_calibration(chain: Chain, photographs: ImageSplit) -> list[float]:
-    """Scale and bias that make the cosine of the index vectors the logit of being right, on lists of 20 (Flickr8k dev)."""
+    """Scale and bias that make the cosine of the index vectors the logit of being right, on lists
+    of 20 (Flickr8k dev).
+    """
     texts, owner = owners(photographs.first)
     part, vectors = chain.part, chain.images(photographs, photographs.first.rows).vector
     with torch.no_grad():
-        indexed, asked = part.index_vector(vectors, part.hubness(vectors)), chain.captions(photographs, texts).vector
-        cosine = CAPTION_SHARE * (part.query_vector(asked) @ indexed.T)  # [Q, B], as in the collection
+        indexed, asked = (
+            part.index_vector(vectors, part.hubness(vectors)),
+            chain.captions(photographs, texts).vector,
+        )
+        cosine = CAPTION_SHARE * (
+            part.query_vector(asked) @ indexed.T
+        )  # [Q, B], as in the collection
     top, place = lists_of(cosine, owner)
     near = cosine.gather(1, top).flatten()
     right = (F.one_hot(place.clamp_min(0), LIST) * (place >= 0)[:, None]).flatten().float()
@@ -253,12 +297,18 @@ def export(chain: Chain, data: dict[str, ImageSplit], final: Path, rows: dict[st
     weights.update({f"part.{k}": v for k, v in chain.part.state_dict().items()})
     save_file({k: v.float().contiguous() for k, v in weights.items()}, final / "image.safetensors")
     config = asdict(chain.part.config)
-    about = {"config": config, "retrieval": retrieval_calibration(chain, data["flickr_dev"]), "results": rows}
+    about = {
+        "config": config,
+        "retrieval": retrieval_calibration(chain, data["flickr_dev"]),
+        "results": rows,
+    }
     (final / "image.json").write_text(json.dumps(about, indent=1))
     for name in ("flickr_train", "flickr_dev", "openstax"):
         source = data[name].first
         images = chain.images(data[name], data[name].everything)
-        held = np.isin(data[name].everything, source.rows, invert=True)  # OpenStax: the development modules
+        held = np.isin(
+            data[name].everything, source.rows, invert=True
+        )  # OpenStax: the development modules
         np.savez(
             final / "cache" / f"{name}.npz",
             name=np.array([item.name for item in source.items]),

@@ -34,7 +34,9 @@ class CooperationSettings:
     lists: int = 24  # of a cross-encoder batch: a caption, its picture and wrong ones
     length: int = 8
     nearest: int = 50  # hard wrong pictures are drawn from that many that the bi-encoder puts first
-    hard: int = 2  # of a list; the others are drawn from all: with hard ones alone a loss of log(length) is never left
+    # Of a list; the others are drawn from all: with hard ones alone a loss of log(length) is never
+    # left.
+    hard: int = 2
     mine_every: int = 60  # rounds; the bi-encoder of the moment mines anew (ANCE, arXiv 2007.00808)
     rate: float = 5e-4
     decay: float = 0.05
@@ -56,17 +58,28 @@ class SharedReader(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, 4) for _ in range(settings.layers))
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(settings.dropout)
         self.vector = nn.Linear(width, 256)
-        self.score = nn.Parameter(torch.full((256,), 20.0))  # both together begin as the cosine of what attention made of both
+        self.score = nn.Parameter(
+            torch.full((256,), 20.0)
+        )  # both together begin as the cosine of what attention made of both
         self.temperature = nn.Parameter(torch.tensor(math.log(20.0)))
 
     def _read(self, *parts: tuple[Tensor, Tensor]) -> list[Tensor]:
         """All parts attend to one another; a unit vector [N, 256] of each."""
-        x, mask = (torch.cat(found, 1) for found in zip(*parts, strict=True))  # [N, T, width], [N, T]
+        x, mask = (
+            torch.cat(found, 1) for found in zip(*parts, strict=True)
+        )  # [N, T, width], [N, T]
         for layer in self.layers:
             x = layer(x, mask)
         lengths = [part.shape[1] for _, part in parts]
-        columns = zip(torch.split(self.norm(x), lengths, 1), torch.split(mask.unsqueeze(-1), lengths, 1), strict=True)
-        return [F.normalize(self.vector((of * kept).sum(1) / kept.sum(1)).float(), dim=-1) for of, kept in columns]
+        columns = zip(
+            torch.split(self.norm(x), lengths, 1),
+            torch.split(mask.unsqueeze(-1), lengths, 1),
+            strict=True,
+        )
+        return [
+            F.normalize(self.vector((of * kept).sum(1) / kept.sum(1)).float(), dim=-1)
+            for of, kept in columns
+        ]
 
     def _cells(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         return self.cells(self.dropout(cells)), torch.ones(cells.shape[:2], dtype=torch.bool)
@@ -98,10 +111,14 @@ class CooperationRun:
     def bi_loss(self, turn: int, rng: np.random.Generator) -> Tensor:
         """In-batch negatives."""
         result_rows = rows_of(self.source, self.settings.pictures, turn, self.settings.seed)
-        chosen = [rng.permutation(self.source.texts[row])[: self.settings.captions] for row in result_rows]
+        chosen = [
+            rng.permutation(self.source.texts[row])[: self.settings.captions] for row in result_rows
+        ]
         owner = torch.tensor([place for place, texts in enumerate(chosen) for _ in texts])
         states, mask, _ = self.source.captions([int(t) for texts in chosen for t in texts], WORDS)
-        cells = self.source.pictures(result_rows, rng.integers(self.source.maps.shape[1], size=len(result_rows))).float()
+        cells = self.source.pictures(
+            result_rows, rng.integers(self.source.maps.shape[1], size=len(result_rows))
+        ).float()
         cosine = self.reader.captions(states, mask) @ self.reader.images(cells).T  # [Q, B]
         if self.settings.loss == "hard_triplet":
             return hard_triplet(cosine, owner)
@@ -112,32 +129,49 @@ class CooperationRun:
         """Lists of a caption's picture and mined wrong ones."""
         result_rows = rows_of(self.source, self.settings.lists, turn, self.settings.seed + 1)
         texts = [int(rng.choice(self.source.texts[row])) for row in result_rows]
-        lists = [[row, *self._wrong(row, text, rng)] for row, text in zip(result_rows, texts, strict=True)]
+        lists = [
+            [row, *self._wrong(row, text, rng)]
+            for row, text in zip(result_rows, texts, strict=True)
+        ]
         flat = [row for found in lists for row in found]
-        cells = self.source.pictures(flat, rng.integers(self.source.maps.shape[1], size=len(flat))).float()
+        cells = self.source.pictures(
+            flat, rng.integers(self.source.maps.shape[1], size=len(flat))
+        ).float()
         states, mask, _ = self.source.captions(texts, WORDS)
         times = self.settings.length
-        scores = self.reader.together(cells, states.repeat_interleave(times, 0), mask.repeat_interleave(times, 0))
-        return F.cross_entropy(scores.view(len(result_rows), times), torch.zeros(len(result_rows), dtype=torch.long))
+        scores = self.reader.together(
+            cells, states.repeat_interleave(times, 0), mask.repeat_interleave(times, 0)
+        )
+        return F.cross_entropy(
+            scores.view(len(result_rows), times), torch.zeros(len(result_rows), dtype=torch.long)
+        )
 
     def _wrong(self, row: int, text: int, rng: np.random.Generator) -> list[int]:
         """Hard wrong pictures of a caption, and some of all others."""
         hard = rng.choice(self.hard[text].numpy(), self.settings.hard, replace=False)
         others = rng.choice(self.source.rows, self.settings.length, replace=False)
-        return [*map(int, hard), *(int(other) for other in others if other != row)][: self.settings.length - 1]
+        return [*map(int, hard), *(int(other) for other in others if other != row)][
+            : self.settings.length - 1
+        ]
 
     def mine(self, miner: SharedReader) -> None:
         """The `nearest` wrong pictures of every caption by a bi-encoder: [texts, nearest]."""
         captions, images, owner = vectors(miner, self.source)
         found = []
         for start in range(0, len(captions), 1000):  # all at once they would fill a gigabyte
-            cosine, mine = captions[start : start + 1000] @ images.T, owner[start : start + 1000, None]
-            found.append(cosine.scatter(1, mine, -torch.inf).topk(self.settings.nearest, dim=1).indices)
+            cosine, mine = (
+                captions[start : start + 1000] @ images.T,
+                owner[start : start + 1000, None],
+            )
+            found.append(
+                cosine.scatter(1, mine, -torch.inf).topk(self.settings.nearest, dim=1).indices
+            )
         self.hard = torch.tensor(self.source.rows)[torch.cat(found)]
 
     def train(self, turns: Sequence[str], miner: SharedReader | None = None) -> SharedReader:
-        """Rounds of one step a turn. Steps alternate, each with a batch of its own; losses are never added up, and the rate
-        moves once a round. `miner` is the bi-encoder that mines: another reader, or this one."""
+        """Rounds of one step a turn. Steps alternate, each with a batch of its own; losses are
+        never added up, and the rate moves once a round. `miner` is the bi-encoder that mines:
+        another reader, or this one."""
         settings, optimizer = self.settings, _optimizer(self.reader, self.settings)
         losses = {"bi": self.bi_loss, "cross": self.cross_loss}
         for done in range(settings.rounds):
@@ -162,7 +196,9 @@ class CooperationRun:
 
 
 def _optimizer(reader: SharedReader, settings: CooperationSettings) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(reader.parameters(), lr=settings.rate, weight_decay=settings.decay, betas=(0.9, 0.98))
+    return torch.optim.AdamW(
+        reader.parameters(), lr=settings.rate, weight_decay=settings.decay, betas=(0.9, 0.98)
+    )
 
 
 def _factor(done: int, rounds: int) -> float:
@@ -171,11 +207,16 @@ def _factor(done: int, rounds: int) -> float:
 
 @torch.inference_mode()
 def vectors(reader: SharedReader, source: Source) -> tuple[Tensor, Tensor, Tensor]:
-    """All captions [Q, 256] and whole pictures [B, 256] of a source, and the owner of each caption [Q]."""
+    """All captions [Q, 256] and whole pictures [B, 256] of a source, and the owner of each caption
+    [Q].
+    """
     reader.eval()
     texts, owner = owners(source)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        images = [reader.images(source.pictures(b, np.zeros(len(b), int)).float()) for b in chunks(source.rows, 128)]
+        images = [
+            reader.images(source.pictures(b, np.zeros(len(b), int)).float())
+            for b in chunks(source.rows, 128)
+        ]
         captions = [reader.captions(*source.captions(b, WORDS)[:2]) for b in chunks(texts, 512)]
     return torch.cat(captions), torch.cat(images), owner
 
@@ -190,7 +231,9 @@ def cross_scores(reader: SharedReader, source: Source, places: Tensor, texts: li
             stop = start + max(1, 1000 // count)
             states, mask, _ = source.captions(texts[start:stop], WORDS)
             near = places[start:stop].flatten()
-            scores = reader.together(cells[near], states.repeat_interleave(count, 0), mask.repeat_interleave(count, 0))
+            scores = reader.together(
+                cells[near], states.repeat_interleave(count, 0), mask.repeat_interleave(count, 0)
+            )
             found.append(scores.view(-1, count))
     return torch.cat(found)
 
@@ -202,9 +245,15 @@ def recall(order: Tensor, owner: Tensor) -> str:
 
 
 def result_rows(
-    name: str, retriever: SharedReader, reranker: SharedReader, source: Source, settings: CooperationSettings
+    name: str,
+    retriever: SharedReader,
+    reranker: SharedReader,
+    source: Source,
+    settings: CooperationSettings,
 ) -> list[str]:
-    """The rows of one pair: bi-encoder, its top k in the cross-encoder's order, and the cross-encoder over everything."""
+    """The rows of one pair: bi-encoder, its top k in the cross-encoder's order, and the
+    cross-encoder over everything.
+    """
     texts, _ = owners(source)
     captions, images, owner = vectors(retriever, source)
     order = (captions @ images.T).topk(max(CUTS), dim=1).indices  # [Q, 50]
@@ -215,8 +264,12 @@ def result_rows(
         made.append(f"| {name}: k = {k} | {recall(by_score, owner)} |")
     some = torch.linspace(0, len(texts) - 1, settings.queries).long().tolist()
     everything = torch.arange(len(source.rows)).expand(len(some), -1)
-    over_all = cross_scores(reranker, source, everything, [texts[place] for place in some]).argsort(1, descending=True)
-    made.append(f"| {name}: cross-encoder over all, {len(some)} captions | {recall(over_all, owner[some])} |")
+    over_all = cross_scores(reranker, source, everything, [texts[place] for place in some]).argsort(
+        1, descending=True
+    )
+    made.append(
+        f"| {name}: cross-encoder over all, {len(some)} captions | {recall(over_all, owner[some])} |"
+    )
     return made
 
 

@@ -26,7 +26,9 @@ from training.losses import infonce
 class HeadSettings:
     """One head; defaults are those of the weights in the package."""
 
-    steps: int = 400  # 33 epochs of photographs: figures go on gaining after photographs have stopped
+    steps: int = (
+        400  # 33 epochs of photographs: figures go on gaining after photographs have stopped
+    )
     batch: int = 512
     figures: int = 256  # OpenStax pictures of a step that has some
     openstax: float = 0.34  # such steps, of all
@@ -61,23 +63,39 @@ def pooled_of(source: Source, rows: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def rows_of(source: Source, size: int, step: int, seed: int) -> list[int]:
-    """The pictures of a step: epochs of shuffled rows, the incomplete batch at the end dropped; a function of the step."""
+    """The pictures of a step: epochs of shuffled rows, the incomplete batch at the end dropped; a
+    function of the step.
+    """
     an_epoch = len(source.rows) // size
-    order = np.random.default_rng([seed, len(source.rows), step // an_epoch]).permutation(source.rows)
+    order = np.random.default_rng([seed, len(source.rows), step // an_epoch]).permutation(
+        source.rows
+    )
     at = step % an_epoch * size
     return [int(row) for row in order[at : at + size]]
 
 
-def batches(data: dict[str, Source], settings: HeadSettings, step: int) -> list[tuple[Source, list[int]]]:
+def batches(
+    data: dict[str, Source], settings: HeadSettings, step: int
+) -> list[tuple[Source, list[int]]]:
     """Photographs in every step, figures in a share of them."""
-    found = [(data["flickr_train"], rows_of(data["flickr_train"], settings.batch, step, settings.seed))]
+    found = [
+        (data["flickr_train"], rows_of(data["flickr_train"], settings.batch, step, settings.seed))
+    ]
     before, after = int(step * settings.openstax), int((step + 1) * settings.openstax)
     if after > before:
-        found.append((data["openstax"], rows_of(data["openstax"], settings.figures, before, settings.seed)))
+        found.append(
+            (data["openstax"], rows_of(data["openstax"], settings.figures, before, settings.seed))
+        )
     return found
 
 
-def step_of(head: Head, optimizer: torch.optim.Optimizer, data: dict[str, Source], settings: HeadSettings, step: int) -> float:
+def step_of(
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+    data: dict[str, Source],
+    settings: HeadSettings,
+    step: int,
+) -> float:
     """One step; all that is drawn is a function of its number."""
     rng = np.random.default_rng([settings.seed, step])
     torch.manual_seed(settings.seed * 100_003 + step)
@@ -95,14 +113,25 @@ def step_of(head: Head, optimizer: torch.optim.Optimizer, data: dict[str, Source
 
 def train_heads(head: Head, data: dict[str, Source], settings: HeadSettings, out: Path) -> Head:
     """All steps; the moving average of the weights."""
-    matrices, rest = [p for p in head.parameters() if p.ndim > 1], [p for p in head.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.decay}, {"params": rest, "weight_decay": 0.0}]
+    matrices, rest = (
+        [p for p in head.parameters() if p.ndim > 1],
+        [p for p in head.parameters() if p.ndim <= 1],
+    )
+    groups = [
+        {"params": matrices, "weight_decay": settings.decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
     average, start, began = copy.deepcopy(head), _resume(out, head, optimizer), time.time()
     if start:
         average.load_state_dict(torch.load(out / "state.pt", weights_only=True)["average"])
     for step in range(start, settings.steps):
-        rate = settings.rate * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        rate = (
+            settings.rate
+            * min(1.0, (step + 1) / 20)
+            * 0.5
+            * (1 + math.cos(math.pi * step / settings.steps))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         head.train()
@@ -110,9 +139,17 @@ def train_heads(head: Head, data: dict[str, Source], settings: HeadSettings, out
         follow(average, head, min(settings.ema, step / (step + 10)))
         if (step + 1) % 100 == 0 or step + 1 == settings.steps:
             left = (time.time() - began) / (step + 1 - start) * (settings.steps - step - 1)
-            print(f"step {step + 1}/{settings.steps} loss {loss:.3f} {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"step {step + 1}/{settings.steps} loss {loss:.3f} {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
             report_heads(average, data, f"step {step + 1}")
-            state = {"head": head.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {
+                "head": head.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
             torch.save({**state, "step": step + 1}, out / "state.pt.part")
             os.replace(out / "state.pt.part", out / "state.pt")
     return average
@@ -131,7 +168,9 @@ def _resume(out: Path, head: Head, optimizer: torch.optim.Optimizer) -> int:
 def images_of(pair: AuxiliaryHead, source: Source, rows: list[int]) -> Tensor:
     """Vectors [B, D] of whole pictures."""
     pair.eval()
-    return torch.cat([pair.images(source.pictures(b, np.zeros(len(b), int)).float()) for b in chunks(rows, 128)])
+    return torch.cat(
+        [pair.images(source.pictures(b, np.zeros(len(b), int)).float()) for b in chunks(rows, 128)]
+    )
 
 
 @torch.inference_mode()
@@ -140,4 +179,7 @@ def report_heads(head: Head, data: dict[str, Source], label: str) -> None:
     for name in ("flickr_dev", "openstax_dev"):
         images = images_of(head.pair, data[name], data[name].rows)
         pooled, owner = pooled_of(data[name], data[name].rows)
-        print(f"{label} {name} cosine {recalls(head.pair.captions(pooled) @ images.T, owner)}", flush=True)
+        print(
+            f"{label} {name} cosine {recalls(head.pair.captions(pooled) @ images.T, owner)}",
+            flush=True,
+        )

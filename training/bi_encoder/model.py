@@ -11,10 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import CaptionVectors, ImageConfig, ImageScorer, ImageTower, ImageVectors
+from llama_index_rnx.rankers.mini import (
+    CaptionVectors,
+    ImageConfig,
+    ImageScorer,
+    ImageTower,
+    ImageVectors,
+)
 from training.bi_encoder.source import Source
 
-CaptionsOf = Callable[[Tensor, Tensor, Tensor], CaptionVectors]  # states, mask, pooled: `CaptionHead`, `ImageScorer.captions`
+CaptionsOf = Callable[
+    [Tensor, Tensor, Tensor], CaptionVectors
+]  # states, mask, pooled: `CaptionHead`, `ImageScorer.captions`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +56,19 @@ class BiEncoder(nn.Module):
     def tuned(self) -> list[nn.Parameter]:
         """The tower's pointwise convolutions after its last stride."""
         first, *rest = self.tower.end.blocks
-        parts = [first.project, self.tower.end.head, *(p for block in rest for p in (block.expand, block.project))]
+        parts = [
+            first.project,
+            self.tower.end.head,
+            *(p for block in rest for p in (block.expand, block.project)),
+        ]
         return [p for part in parts for p in part.parameters()]
 
     def images(self, middle: Tensor) -> ImageVectors:
         """[B, 16, 16, 120] -> vectors and regions."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            vectors: ImageVectors = self.part.projector(self.tower.end(middle.permute(0, 3, 1, 2).float()))
+            vectors: ImageVectors = self.part.projector(
+                self.tower.end(middle.permute(0, 3, 1, 2).float())
+            )
         return vectors
 
     def captions(self, states: Tensor, mask: Tensor, pooled: Tensor) -> CaptionVectors:
@@ -75,7 +89,10 @@ def all_late(captions: CaptionVectors, regions: Tensor) -> Tensor:
 
 def late_matrix(captions: CaptionVectors, regions: Tensor) -> Tensor:
     """As `all_late`, in parts that fit the memory."""
-    parts = [all_late(part_of(captions, i, i + 200), regions) for i in range(0, len(captions.vector), 200)]
+    parts = [
+        all_late(part_of(captions, i, i + 200), regions)
+        for i in range(0, len(captions.vector), 200)
+    ]
     return torch.cat(parts)
 
 
@@ -83,7 +100,9 @@ def late_matrix(captions: CaptionVectors, regions: Tensor) -> Tensor:
 def embed_images(model: BiEncoder, source: Source, rows: list[int]) -> ImageVectors:
     """The whole pictures (first view) of `rows`."""
     parts = [model.images(source.pictures(b, np.zeros(len(b), int))) for b in chunks(rows, 128)]
-    return ImageVectors(vector=torch.cat([p.vector for p in parts]), regions=torch.cat([p.regions for p in parts]))
+    return ImageVectors(
+        vector=torch.cat([p.vector for p in parts]), regions=torch.cat([p.regions for p in parts])
+    )
 
 
 def owners(source: Source) -> tuple[list[int], Tensor]:
@@ -119,12 +138,16 @@ def recalls(scores: Tensor, owner: Tensor) -> dict[str, float]:
     """Text to image R@1/5/10 and image to text R@1, in percent. scores: [Q, B]."""
     rank = (scores > scores.gather(1, owner[:, None])).sum(1)  # [Q]
     found = {f"R@{k}": 100 * float((rank < k).float().mean()) for k in (1, 5, 10)}
-    found["i2t R@1"] = 100 * float((owner[scores.argmax(0)] == torch.arange(scores.shape[1])).float().mean())
+    found["i2t R@1"] = 100 * float(
+        (owner[scores.argmax(0)] == torch.arange(scores.shape[1])).float().mean()
+    )
     return {name: round(value, 1) for name, value in found.items()}
 
 
 def part_of(captions: CaptionVectors, start: int, stop: int) -> CaptionVectors:
     """Queries `start` to `stop`."""
     return CaptionVectors(
-        vector=captions.vector[start:stop], words=captions.words[start:stop], weights=captions.weights[start:stop]
+        vector=captions.vector[start:stop],
+        words=captions.words[start:stop],
+        weights=captions.weights[start:stop],
     )

@@ -17,7 +17,9 @@ FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A picture and what was written about it; `group` keeps the figures of one module on one side of a split."""
+    """A picture and what was written about it; `group` keeps the figures of one module on one side
+    of a split.
+    """
 
     path: Path
     name: str
@@ -26,19 +28,30 @@ class Pair:
 
 
 def pairs(data: Path, source: str) -> list[Pair]:
-    """The pictures of a source in `FILES`, each once, with all its texts (credits cut, doubles dropped)."""
+    """The pictures of a source in `FILES`, each once, with all its texts (credits cut, doubles
+    dropped).
+    """
     file = data / FILES[source]
     found: dict[str, Pair] = {}
     with gzip.open(file, "rt") as lines:
         for row in map(json.loads, lines):
             texts = row.get("captions") or [row["alt"], row["caption"], row["title"]]
             before = found[row["image"]].texts if row["image"] in found else ()
-            kept = tuple(dict.fromkeys([*before, *(t for t in map(_without_credit, texts) if len(t.split()) > 1)]))
+            kept = tuple(
+                dict.fromkeys(
+                    [*before, *(t for t in map(_without_credit, texts) if len(t.split()) > 1)]
+                )
+            )
             found[row["image"]] = Pair(
-                path=file.parent / row["image"], name=row["image"], texts=kept, group=row.get("module", row["image"])
+                path=file.parent / row["image"],
+                name=row["image"],
+                texts=kept,
+                group=row.get("module", row["image"]),
             )
     return [pair for pair in found.values() if pair.texts]
 
 
 def _without_credit(text: str | None) -> str:
-    return re.sub(r"\((?:credit|attribution|modification)\b.*$", "", text or "", flags=re.I | re.S).strip()
+    return re.sub(
+        r"\((?:credit|attribution|modification)\b.*$", "", text or "", flags=re.I | re.S
+    ).strip()

@@ -1,4 +1,6 @@
-"""What the bi-encoder is trained on: cached feature maps and token states of images and their captions."""
+"""What the bi-encoder is trained on: cached feature maps and token states of images and their
+captions.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Source:
 
     def pictures(self, rows: list[int], view: np.ndarray) -> Tensor:
         """[B, 16, 16, 120] or [B, 16, 1280], whichever is cached; `view`: [B]."""
-        return torch.from_numpy(np.stack([self.maps[r, v] for r, v in zip(rows, view, strict=True)]))
+        return torch.from_numpy(
+            np.stack([self.maps[r, v] for r, v in zip(rows, view, strict=True)])
+        )
 
     def captions(self, texts: list[int], longest: int = 64) -> tuple[Tensor, Tensor, Tensor]:
         """States [Q, T, 384] (T at most `longest`), mask [Q, T], pooled [Q, 384]."""
@@ -41,11 +45,19 @@ class Source:
         return states, mask, torch.from_numpy(self.pooled[texts]).float()
 
 
-VIEWS = (("flickr_dev", 1, False), ("flickr_train", 6, True), ("openstax", 2, False))  # how many, and whether mirrored
+VIEWS = (
+    ("flickr_dev", 1, False),
+    ("flickr_train", 6, True),
+    ("openstax", 2, False),
+)  # how many, and whether mirrored
 
 
-def sources(data: Path, cache: Path, tower: Path, text: Path, kind: str = "middle") -> dict[str, Source]:
-    """Flickr8k train and dev, OpenStax train and dev (every tenth module); makes the caches of a `Part` that are not there."""
+def sources(
+    data: Path, cache: Path, tower: Path, text: Path, kind: str = "middle"
+) -> dict[str, Source]:
+    """Flickr8k train and dev, OpenStax train and dev (every tenth module); makes the caches of a
+    `Part` that are not there.
+    """
     folded = Part(fold(torch.load(tower, map_location="cpu", weights_only=True)), kind)
     made: dict[str, Source] = {}
     for name, views, flip in VIEWS:
@@ -55,7 +67,9 @@ def sources(data: Path, cache: Path, tower: Path, text: Path, kind: str = "middl
         cache_texts(text, [t for item in items for t in item.texts], cache / f"{name}_texts.npz")
         groups = sorted({item.group for item in items})
         held = set(groups[::10]) if name == "openstax" else set()
-        made[name] = Source(items, maps, cache / f"{name}_texts.npz", _rows(items, held, inside=False))
+        made[name] = Source(
+            items, maps, cache / f"{name}_texts.npz", _rows(items, held, inside=False)
+        )
         if held:
             made[name + "_dev"] = copy.copy(made[name])
             made[name + "_dev"].rows = _rows(items, held, inside=True)

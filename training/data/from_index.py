@@ -22,7 +22,9 @@ PIXELS = 1_000_000  # of a rendered page, at most
 
 
 def list_of(question: IndexRow, hits: Sequence[Hit], pictures: Path) -> IndexRow:
-    """One row of `rnx rerank`: every document once, by its best passage, with a grade where the question names its answers."""
+    """One row of `rnx rerank`: every document once, by its best passage, with a grade where the
+    question names its answers.
+    """
     grades = answers_of(question)
     best: dict[str, Hit] = {}
     for hit in hits:
@@ -53,7 +55,9 @@ def answers_of(question: IndexRow) -> Mapping[str, float] | None:
 
 
 def picture_of(hit: Hit, folder: Path) -> str | None:
-    """Where the picture of a hit is, as the lists name it: a file as it is, everything else written into the folder."""
+    """Where the picture of a hit is, as the lists name it: a file as it is, everything else written
+    into the folder.
+    """
     source = image_of(hit.node)
     if source is None:
         return None
@@ -103,4 +107,8 @@ def summary(rows: Sequence[IndexRow], questions: Sequence[IndexRow]) -> str:
     there = sum(one in found for one in wanted)
     missed = [f"{qid}: {docid}" for qid, docid in wanted if (qid, docid) not in found]
     line = f"{len(rows)} lists; {there} of {len(wanted)} answers were found by the retriever"
-    return line + (f"; not found: {', '.join(missed[:5])}{', ...' if len(missed) > 5 else ''} (raise -k?)" if missed else "")
+    return line + (
+        f"; not found: {', '.join(missed[:5])}{', ...' if len(missed) > 5 else ''} (raise -k?)"
+        if missed
+        else ""
+    )

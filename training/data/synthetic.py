@@ -1,8 +1,10 @@
-"""Generated data for the whole curriculum, with a planted order, and an rnx-mini so small that a minute trains it.
+"""Generated data for the whole curriculum, with a planted order, and an rnx-mini so small that a
+minute trains it.
 
-Texts: a question asks with words of one topic, and right texts answer with other words of that topic; which words belong
-together is nowhere written but in the grades, and texts that merely repeat the question's words are wrong. Pictures: coloured
-shapes with captions from a small grammar. The towers are random and frozen; reader and image part are the package's own.
+Texts: a question asks with words of one topic, and right texts answer with other words of that
+topic; which words belong together is nowhere written but in the grades, and texts that merely
+repeat the question's words are wrong. Pictures: coloured shapes with captions from a small grammar.
+The towers are random and frozen; reader and image part are the package's own.
 """
 
 from __future__ import annotations
@@ -41,8 +43,32 @@ TOPICS = {  # a topic: the words that ask for it, the words that answer
     "trees": ("prune branch shade fruit", "root bark sap graft"),
     "money": ("save loan price bank", "coin interest budget tax"),
 }
-FILLERS = ["the", "a", "of", "how", "to", "why", "is", "and", "with", "for", "many", "old", "new", "good", "when", "often"]
-COLOURS = {"red": "#d22", "green": "#2a2", "blue": "#22d", "yellow": "#dc1", "black": "#111", "purple": "#919"}
+FILLERS = [
+    "the",
+    "a",
+    "of",
+    "how",
+    "to",
+    "why",
+    "is",
+    "and",
+    "with",
+    "for",
+    "many",
+    "old",
+    "new",
+    "good",
+    "when",
+    "often",
+]
+COLOURS = {
+    "red": "#d22",
+    "green": "#2a2",
+    "blue": "#22d",
+    "yellow": "#dc1",
+    "black": "#111",
+    "purple": "#919",
+}
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 PLACES = {"left": (70, 128), "right": (186, 128), "above": (128, 70), "below": (128, 186)}
 SIZES = {"small": 28, "large": 52}
@@ -80,18 +106,24 @@ def _mixed(found: list[str], fillers: int, chance: random.Random) -> str:
 
 
 def text_lists(count: int, seed: int) -> list[GradedList]:
-    """Questions with 12 texts: 2 right ones (grade 2), 2 that touch it (1), 4 traps and 4 of other topics (0)."""
+    """Questions with 12 texts: 2 right ones (grade 2), 2 that touch it (1), 4 traps and 4 of other
+    topics (0).
+    """
     return [_text_list(number, random.Random(f"{seed}-text-{number}")) for number in range(count)]
 
 
 def _text_list(number: int, chance: random.Random) -> GradedList:
     topic = list(TOPICS)[number % len(TOPICS)]
     asked, others = question(topic, chance), [name for name in TOPICS if name != topic]
-    graded = [(answer(topic, 3, chance), 2.0) for _ in range(2)] + [(answer(topic, 1, chance), 1.0) for _ in range(2)]
+    graded = [(answer(topic, 3, chance), 2.0) for _ in range(2)] + [
+        (answer(topic, 1, chance), 1.0) for _ in range(2)
+    ]
     graded += [(trap(topic, asked, chance), 0.0) for _ in range(4)]
     graded += [(answer(chance.choice(others), 3, chance), 0.0) for _ in range(4)]
     chance.shuffle(graded)
-    return _list("texts", f"t{number}", asked, [text for text, _ in graded], [grade for _, grade in graded])
+    return _list(
+        "texts", f"t{number}", asked, [text for text, _ in graded], [grade for _, grade in graded]
+    )
 
 
 def text_pairs(count: int, others: int, seed: int) -> list[GradedList]:
@@ -100,13 +132,22 @@ def text_pairs(count: int, others: int, seed: int) -> list[GradedList]:
     for number in range(count):
         chance = random.Random(f"{seed}-pair-{number}")
         topic = list(TOPICS)[number % len(TOPICS)]
-        wrong = [answer(chance.choice([name for name in TOPICS if name != topic]), 3, chance) for _ in range(others)]
+        wrong = [
+            answer(chance.choice([name for name in TOPICS if name != topic]), 3, chance)
+            for _ in range(others)
+        ]
         texts = [answer(topic, 3, chance), *wrong]
-        lists.append(_list("text-pairs", f"p{number}", question(topic, chance), texts, [1.0] + [0.0] * others))
+        lists.append(
+            _list(
+                "text-pairs", f"p{number}", question(topic, chance), texts, [1.0] + [0.0] * others
+            )
+        )
     return lists
 
 
-def _list(source: str, qid: str, query: str, texts: Sequence[str], grades: Sequence[float]) -> GradedList:
+def _list(
+    source: str, qid: str, query: str, texts: Sequence[str], grades: Sequence[float]
+) -> GradedList:
     asked = set(query.split())
     return GradedList(
         source=source,
@@ -115,12 +156,18 @@ def _list(source: str, qid: str, query: str, texts: Sequence[str], grades: Seque
         docids=tuple(f"{qid}-{place}" for place in range(len(texts))),
         texts=tuple(texts),
         grades=tuple(grades),
-        first=tuple(float(len(asked & set(text.split()))) for text in texts),  # the given order: words in common
+        first=tuple(
+            float(len(asked & set(text.split()))) for text in texts
+        ),  # the given order: words in common
     )
 
 
-def pictures(folder: Path, known: int, held_out: int) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
-    """(training, held out): at most so many kinds of picture, one of each, drawn into `folder` once; no kind is in both."""
+def pictures(
+    folder: Path, known: int, held_out: int
+) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
+    """(training, held out): at most so many kinds of picture, one of each, drawn into `folder`
+    once; no kind is in both.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kinds = list(product(SIZES, COLOURS, SHAPES, PLACES))
     random.Random(0).shuffle(kinds)
@@ -134,8 +181,14 @@ def _picture(folder: Path, size: str, colour: str, shape: str, place: str) -> Ca
         draw_shape(size, colour, shape, place).save(path)
     return CaptionedImage(
         path=path,
-        queries=(f"a {size} {colour} {shape} {place}", f"{colour} {shape} drawn {size} and {place}"),
-        about=(f"the picture shows a {shape} {place} {colour} and {size}", f"many {size} {colour} {shape} often {place}"),
+        queries=(
+            f"a {size} {colour} {shape} {place}",
+            f"{colour} {shape} drawn {size} and {place}",
+        ),
+        about=(
+            f"the picture shows a {shape} {place} {colour} and {size}",
+            f"many {size} {colour} {shape} often {place}",
+        ),
         caption=f"the {size} {colour} {shape} {place}",
     )
 
@@ -159,7 +212,9 @@ def draw_shape(size: str, colour: str, shape: str, place: str) -> Image.Image:
     return image
 
 
-def picture_pairs(known: Sequence[CaptionedImage], count: int, others: int, seed: int) -> list[GradedList]:
+def picture_pairs(
+    known: Sequence[CaptionedImage], count: int, others: int, seed: int
+) -> list[GradedList]:
     """Captions with their picture and others at random."""
     lists = []
     for number in range(count):
@@ -189,7 +244,9 @@ def same_words(queries: Sequence[str], captions: Sequence[str]) -> Tensor:
 
 
 class TinyTower(nn.Module):
-    """A frozen random image tower: pixels [B, 3, 256, 256] -> maps [B, C, 8, 8], of random filters and of plain colours."""
+    """A frozen random image tower: pixels [B, 3, 256, 256] -> maps [B, C, 8, 8], of random filters
+    and of plain colours.
+    """
 
     channels = 99
 
@@ -200,7 +257,9 @@ class TinyTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         hidden = self.second(self.first(pixels).relu()).relu()  # [B, 96, 16, 16]
         colours = nn.functional.avg_pool2d(pixels, 32)  # [B, 3, 8, 8]
-        return torch.cat([nn.functional.avg_pool2d(hidden, 2), colours], dim=1).unsqueeze(1)  # [B, 1, 99, 8, 8]
+        return torch.cat([nn.functional.avg_pool2d(hidden, 2), colours], dim=1).unsqueeze(
+            1
+        )  # [B, 1, 99, 8, 8]
 
 
 def tiny_model(seed: int) -> MiniModel:
@@ -211,7 +270,9 @@ def tiny_model(seed: int) -> MiniModel:
     tokenizer = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     size = max(known.values()) + 1
-    text = TextEncoderConfig(vocabulary=size, width=WIDTH, layers=1, heads=4, intermediate=96, positions=64)
+    text = TextEncoderConfig(
+        vocabulary=size, width=WIDTH, layers=1, heads=4, intermediate=96, positions=64
+    )
     image = ImageScorer(
         ImageConfig(
             dim=WIDTH - 2,
@@ -241,9 +302,16 @@ def tiny_model(seed: int) -> MiniModel:
         list_layers=1,
     )
     tower = TextEncoder(tokenizer, text)
-    for shared in (tower.bert.embeddings.position_embeddings, tower.bert.embeddings.token_type_embeddings):
-        nn.init.zeros_(shared.weight)  # so that a random state says which word it is of, and nothing else
+    for shared in (
+        tower.bert.embeddings.position_embeddings,
+        tower.bert.embeddings.token_type_embeddings,
+    ):
+        nn.init.zeros_(
+            shared.weight
+        )  # so that a random state says which word it is of, and nothing else
     model = MiniModel(tower, TinyTower(), image, ListwiseScorer(reader))
     with torch.no_grad():
-        model.reader.base.linear.weight.mul_(0.1)  # it expects the narrow cosines of a trained tower
+        model.reader.base.linear.weight.mul_(
+            0.1
+        )  # it expects the narrow cosines of a trained tower
     return model

@@ -1,9 +1,12 @@
-"""A user's own lists: the rows of `rnx rerank`, with a "grade" in every candidate. Says what was read and dropped, and why.
+"""A user's own lists: the rows of `rnx rerank`, with a "grade" in every candidate. Says what was
+read and dropped, and why.
 
-    {"qid": "7", "query": "late frost", "candidates": [{"docid": "a", "text": "...", "image": "a.png", "grade": 2}, ...]}
+    {"qid": "7", "query": "late frost", "candidates": [{"docid": "a", "text": "...", "image":
+    "a.png", "grade": 2}, ...]}
 
-Grades are gains on one scale: 0 is not relevant, 3 is perfect. Image paths are absolute or relative to the file. A row that
-is wrong costs itself only; its line stands in the report. It knows no model.
+Grades are gains on one scale: 0 is not relevant, 3 is perfect. Image paths are absolute or relative
+to the file. A row that is wrong costs itself only; its line stands in the report. It knows no
+model.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnLists:
-    """What a file held: the lists that something can be learned from, and what was left out of them."""
+    """What a file held: the lists that something can be learned from, and what was left out of
+    them.
+    """
 
     path: Path
     rows: int
@@ -94,18 +99,30 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         yield from ((number, line) for number, line in enumerate(stream, start=1) if line.strip())
 
 
-def _read_row(path: Path, line: int, text: str, seen: set[str], faults: list[Fault]) -> GradedList | None:
+def _read_row(
+    path: Path, line: int, text: str, seen: set[str], faults: list[Fault]
+) -> GradedList | None:
     try:
         row = json.loads(text)
         one = list_of(row, path.parent, f"{path}, line {line}")
-    except (RNXError, ValueError, AttributeError) as error:  # a row that is no JSON, or JSON but no object
+    except (
+        RNXError,
+        ValueError,
+        AttributeError,
+    ) as error:  # a row that is no JSON, or JSON but no object
         faults.append(Fault(reason=FAULTY, line=line, detail=str(error)))
         return None
     raw = row.get("candidates", row.get("cands"))
     places = [place for place, given in enumerate(raw) if _graded(given, line, faults)]
     seeable = {place: _seeable(one.candidates[place], line, faults) for place in places}
     kept = [place for place in places if one.candidates[place].text or seeable[place]]
-    made = _list(path, one, raw, kept, [Path(str(seeable[place])) if seeable[place] else None for place in kept])
+    made = _list(
+        path,
+        one,
+        raw,
+        kept,
+        [Path(str(seeable[place])) if seeable[place] else None for place in kept],
+    )
     reason = _useless(one, made, seen)
     if reason:
         faults.append(Fault(reason=reason, line=line))
@@ -137,7 +154,13 @@ def _seeable(candidate: Candidate, line: int, faults: list[Fault]) -> str | None
     return candidate.image.label
 
 
-def _list(path: Path, one: CandidateList, raw: list[dict[str, Any]], kept: list[int], images: list[Path | None]) -> GradedList:
+def _list(
+    path: Path,
+    one: CandidateList,
+    raw: list[dict[str, Any]],
+    kept: list[int],
+    images: list[Path | None],
+) -> GradedList:
     scores = [raw[place].get("score") for place in kept]
     return GradedList(
         source=path.stem,

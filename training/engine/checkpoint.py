@@ -1,4 +1,5 @@
-"""What a run was and where it stands: records, and checkpoints that are one safetensors file. It knows no model.
+"""What a run was and where it stands: records, and checkpoints that are one safetensors file. It
+knows no model.
 
 Nothing is pickled: tensors lie in the file by name, and everything else is JSON in its header.
 """
@@ -39,15 +40,27 @@ class Record:
 
 def record_of(settings: Mapping[str, Any], seed: int, data: Mapping[str, str]) -> Record:
     """The record of a run that starts here and now."""
-    return Record(seed=seed, settings=settings, data=data, commit=commit(), environment=environment())
+    return Record(
+        seed=seed, settings=settings, data=data, commit=commit(), environment=environment()
+    )
 
 
 def commit() -> str:
-    """The git commit of this code, with "+" behind it where files differ from it; "unknown" outside a checkout."""
+    """The git commit of this code, with "+" behind it where files differ from it; "unknown" outside
+    a checkout.
+    """
     here = Path(__file__).parent
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True)
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return found.stdout.strip()[:12] + ("+" if changed.stdout.strip() else "")
@@ -64,7 +77,9 @@ def _processor() -> str:
     cores = os.cpu_count()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name} x {cores}"
@@ -74,7 +89,9 @@ def hashes(paths: Iterable[Path], base: Path | None = None) -> dict[str, str]:
     """The sha256 of every file, by its path below `base`, else by its name."""
     found = {}
     for path in sorted(set(paths)):
-        name = path.relative_to(base).as_posix() if base and path.is_relative_to(base) else path.name
+        name = (
+            path.relative_to(base).as_posix() if base and path.is_relative_to(base) else path.name
+        )
         with path.open("rb") as stream:
             found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return found
@@ -100,12 +117,18 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = json.loads((file.metadata() or {})[HEADER])
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (no dict)
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise RNXError(f"{path} is no checkpoint of this version ({error}); delete it to begin anew.") from error
+        raise RNXError(
+            f"{path} is no checkpoint of this version ({error}); delete it to begin anew."
+        ) from error
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix/`, without it."""
-    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + "/")}
+    return {
+        name[len(prefix) + 1 :]: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix + "/")
+    }
 
 
 def add_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -114,7 +137,8 @@ def add_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def check_same_run(path: Path, header: Mapping[str, Any], ours: Record) -> None:
-    """A checkpoint goes on with its own settings, seed and data only: with others it would be another run.
+    """A checkpoint goes on with its own settings, seed and data only: with others it would be
+    another run.
 
     Raises:
         RNXError: it names the first thing that differs.
@@ -131,5 +155,7 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     found: dict[str, Any] = {}
     for name, value in nested.items():
-        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+        found.update(
+            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return found

@@ -1,7 +1,9 @@
-"""One process, or several that train one learner together, each on its share of a step's lists. It knows no model.
+"""One process, or several that train one learner together, each on its share of a step's lists. It
+knows no model.
 
-Several processes (one a GPU, on one machine or many) are what `accelerate launch -m training.train_vlm ...` starts. All of
-them draw the same lists, read every n-th, and add their gradients up: the step is that of one process, up to rounding.
+Several processes (one a GPU, on one machine or many) are what `accelerate launch -m
+training.train_vlm ...` starts. All of them draw the same lists, read every n-th, and add their
+gradients up: the step is that of one process, up to rounding.
 """
 
 from __future__ import annotations
@@ -48,9 +50,13 @@ class Distributed(SingleProcess):
         self.place, self.count, self.device = state.process_index, state.num_processes, state.device
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        whole = torch.cat([tensor.flatten().float() for tensor in tensors])  # one message, not hundreds
+        whole = torch.cat(
+            [tensor.flatten().float() for tensor in tensors]
+        )  # one message, not hundreds
         torch.distributed.all_reduce(whole)
-        for tensor, part in zip(tensors, torch.split(whole, [tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(
+            tensors, torch.split(whole, [tensor.numel() for tensor in tensors]), strict=True
+        ):
             tensor.copy_(part.view_as(tensor))
 
     def gather(self, values: Mapping[str, Any]) -> dict[str, Any]:

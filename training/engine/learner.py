@@ -1,7 +1,8 @@
-"""What a ranker in training can do, and what one stage of its training is. It knows no model, no data and no loss.
+"""What a ranker in training can do, and what one stage of its training is. It knows no model, no
+data and no loss.
 
-The trainer (`training/engine/trainer.py`) drives any `Learner` through any `Stage`: the embedded model with its reader and image
-part, or a vision-language model with an adapter.
+The trainer (`training/engine/trainer.py`) drives any `Learner` through any `Stage`: the embedded
+model with its reader and image part, or a vision-language model with an adapter.
 """
 
 from __future__ import annotations
@@ -17,21 +18,29 @@ from training.engine.stage import Stage
 
 
 class Learner(Protocol):
-    """A ranker in training: raw scores with gradients, weights that can be kept, averaged and exported.
+    """A ranker in training: raw scores with gradients, weights that can be kept, averaged and
+    exported.
 
-    Dropout and the like are on where `torch.is_grad_enabled()`: the trainer evaluates under `torch.inference_mode()`.
+    Dropout and the like are on where `torch.is_grad_enabled()`: the trainer evaluates under
+    `torch.inference_mode()`.
     """
 
     def scores(self, of: GradedList) -> Tensor:
-        """The logit of every candidate of one list, [N], float, with gradients to what `groups` named."""
+        """The logit of every candidate of one list, [N], float, with gradients to what `groups`
+        named.
+        """
         ...
 
     def groups(self, stage: Stage) -> list[dict[str, Any]]:
-        """Parameter groups for AdamW (`params`, `lr`, `weight_decay`); what the stage does not train is frozen."""
+        """Parameter groups for AdamW (`params`, `lr`, `weight_decay`); what the stage does not
+        train is frozen.
+        """
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """What any stage trains, by name: the tensors themselves, not copies; all of floating point."""
+        """What any stage trains, by name: the tensors themselves, not copies; all of floating
+        point.
+        """
         ...
 
     def load(self, weights: Mapping[str, Tensor]) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 class Stage:
     """One stage of a curriculum, as data: what is read, what is trained, how and for how long.
 
-    mix: the sources of lists and how often each is drawn. development: the sets that select the best weights (their mean).
-    negatives: where the wrong candidates come from, "given" with the lists, or "mined" by the ranker as it then is, anew in
-    each of `rounds` equal parts of the steps. teacher: where the grades come from. candidates: how many of a list are read
-    in a step, a half more or less, but not more than `most`, which a ranker's window may ask for. trained: the parts of the
-    learner, by their names. scalar_rate: of the few numbers that calibrate scores; they may move faster than matrices.
-    average: how much of the moving average stays at every step.
+    mix: the sources of lists and how often each is drawn. development: the sets that select the
+    best weights (their mean). negatives: where the wrong candidates come from, "given" with the
+    lists, or "mined" by the ranker as it then is, anew in each of `rounds` equal parts of the
+    steps. teacher: where the grades come from. candidates: how many of a list are read in a step, a
+    half more or less, but not more than `most`, which a ranker's window may ask for. trained: the
+    parts of the learner, by their names. scalar_rate: of the few numbers that calibrate scores;
+    they may move faster than matrices. average: how much of the moving average stays at every step.
     """
 
     name: str

@@ -1,7 +1,9 @@
-"""The one training loop over graded lists: any `Learner`, any `Stage`. It knows losses and lists, and no model.
+"""The one training loop over graded lists: any `Learner`, any `Stage`. It knows losses and lists,
+and no model.
 
-Every step draws lists from the mix, takes some candidates of each, and adds the losses up. All that is drawn is a function
-of the seed and the step, so a killed run goes on from its last checkpoint with the same result, bit by bit.
+Every step draws lists from the mix, takes some candidates of each, and adds the losses up. All that
+is drawn is a function of the seed and the step, so a killed run goes on from its last checkpoint
+with the same result, bit by bit.
 """
 
 from __future__ import annotations
@@ -41,10 +43,17 @@ SHOW_EVERY = 25
 
 
 class Trainer:
-    """A learner in one stage: its optimiser, its moving average, the best weights so far, and the folder it resumes from."""
+    """A learner in one stage: its optimiser, its moving average, the best weights so far, and the
+    folder it resumes from.
+    """
 
     def __init__(
-        self, learner: Learner, stage: Stage, work: Path, record: Record, processes: SingleProcess = SingleProcess()
+        self,
+        learner: Learner,
+        stage: Stage,
+        work: Path,
+        record: Record,
+        processes: SingleProcess = SingleProcess(),
     ) -> None:
         self.learner, self.stage, self.path, self.record = learner, stage, work / CHECKPOINT, record
         self.processes = processes
@@ -54,7 +63,9 @@ class Trainer:
         self.rates = [float(group["lr"]) for group in groups]
         self.average, self.best = _copy(learner.weights()), _copy(learner.weights())
         self.done, self.seconds, self.losses = 0, 0.0, list[float]()
-        self.history: list[dict[str, Any]] = []  # one row an evaluation: the step, nDCG@10 of every set, their mean
+        self.history: list[
+            dict[str, Any]
+        ] = []  # one row an evaluation: the step, nDCG@10 of every set, their mean
         if self.path.exists():
             self._resume()
 
@@ -62,7 +73,9 @@ class Trainer:
         """One step on lists drawn from the mix; its loss."""
         stage, names = self.stage, [name for name, _ in self.stage.mix]
         chance = random.Random(f"{self.record.seed}-{stage.name}-{self.done}")
-        sources = chance.choices(names, weights=[weight for _, weight in stage.mix], k=stage.lists_a_step)
+        sources = chance.choices(
+            names, weights=[weight for _, weight in stage.mix], k=stage.lists_a_step
+        )
         drawn = [self._drawn(chance.choice(lists[name]), chance) for name in sources]
         total = 0.0
         for of, seed in self.processes.share(drawn):
@@ -90,9 +103,16 @@ class Trainer:
         if self.processes.count == 1:
             return loss
         for parameter in self.parameters:  # a process may have read no list
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = (
+                torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            )
         total = torch.tensor([loss], device=self.parameters[0].device)
-        self.processes.add_up([total, *(parameter.grad for parameter in self.parameters if parameter.grad is not None)])
+        self.processes.add_up(
+            [
+                total,
+                *(parameter.grad for parameter in self.parameters if parameter.grad is not None),
+            ]
+        )
         return float(total)
 
     def _move(self) -> None:
@@ -103,13 +123,19 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.done += 1
-        _follow(self.average, self.learner.weights(), min(self.stage.average, self.done / (self.done + 9)))
+        _follow(
+            self.average,
+            self.learner.weights(),
+            min(self.stage.average, self.done / (self.done + 9)),
+        )
 
     def select(self, sets: Lists) -> None:
         """Evaluate the average; where it is the best so far, it becomes `best`."""
         kept = _copy(self.learner.weights())  # exact: fp32 holds every bf16 and fp16
         self.learner.load(self.average)
-        shares = {name: ndcg(self.learner, self.processes.share(lists)) for name, lists in sets.items()}
+        shares = {
+            name: ndcg(self.learner, self.processes.share(lists)) for name, lists in sets.items()
+        }
         found = {name: mean(self.processes.gather(values)) for name, values in shares.items()}
         self.learner.load(kept)
         mark = sum(found.values()) / len(found)
@@ -125,19 +151,37 @@ class Trainer:
         if not self.processes.first:
             return
         moments = self.optimiser.state_dict()["state"]
-        state = {f"{place}/{name}": value for place, of in moments.items() for name, value in of.items()}
-        parts = {"weights": self.learner.weights(), "average": self.average, "best": self.best, "optimiser": state}
-        tensors = {name: tensor for part, found in parts.items() for name, tensor in add_prefix(found, part).items()}
+        state = {
+            f"{place}/{name}": value for place, of in moments.items() for name, value in of.items()
+        }
+        parts = {
+            "weights": self.learner.weights(),
+            "average": self.average,
+            "best": self.best,
+            "optimiser": state,
+        }
+        tensors = {
+            name: tensor
+            for part, found in parts.items()
+            for name, tensor in add_prefix(found, part).items()
+        }
         stands = {name: getattr(self, name) for name in ("done", "seconds", "losses", "history")}
         checkpoint.write(self.path, tensors, {"record": asdict(self.record), **stands})
 
     def _resume(self) -> None:
         tensors, header = checkpoint.read(self.path)
-        checkpoint.refuse_other(self.path, header, self.record)
+        checkpoint.check_same_run(self.path, header, self.record)
         self.learner.load(strip_prefix(tensors, "weights"))
         ours = self.learner.weights()
         for name in ("average", "best"):
-            setattr(self, name, {key: value.to(ours[key].device) for key, value in strip_prefix(tensors, name).items()})
+            setattr(
+                self,
+                name,
+                {
+                    key: value.to(ours[key].device)
+                    for key, value in strip_prefix(tensors, name).items()
+                },
+            )
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in strip_prefix(tensors, "optimiser").items():
             place, kind = name.split("/")
@@ -162,7 +206,8 @@ class Trainer:
 def train(trainer: Trainer, lists: Callable[[int], Lists], sets: Lists) -> None:
     """Train to the end, and leave the learner with the best average by the mean over `sets`.
 
-    `lists` gives the lists of a round; it is asked when the round begins, and when a run resumes inside it.
+    `lists` gives the lists of a round; it is asked when the round begins, and when a run resumes
+    inside it.
     """
     stage, began, kept = trainer.stage, time.monotonic() - trainer.seconds, time.monotonic()
     if not trainer.history:
@@ -178,7 +223,11 @@ def train(trainer: Trainer, lists: Callable[[int], Lists], sets: Lists) -> None:
         last = trainer.done == stage.steps
         if last or trainer.done % stage.evaluate_every == 0:
             trainer.select(sets)
-        if last or trainer.done % stage.evaluate_every == 0 or time.monotonic() - kept > KEEP_SECONDS:
+        if (
+            last
+            or trainer.done % stage.evaluate_every == 0
+            or time.monotonic() - kept > KEEP_SECONDS
+        ):
             trainer.keep()
             kept = time.monotonic()
     trainer.learner.load(trainer.best)
@@ -195,7 +244,9 @@ def starts_round(step: int, stage: Stage) -> bool:
 
 
 def draw(of: GradedList, count: int, chance: random.Random) -> list[int]:
-    """Places of `count` candidates: half of them from the relevant ones at most, so that there is something to beat."""
+    """Places of `count` candidates: half of them from the relevant ones at most, so that there is
+    something to beat.
+    """
     relevant = [place for place, grade in enumerate(of.grades) if grade > 0]
     others = [place for place, grade in enumerate(of.grades) if grade <= 0]
     chance.shuffle(relevant)
@@ -224,7 +275,9 @@ def ndcg(learner: Learner, lists: Sequence[GradedList]) -> Values:
 
 
 def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().float().clone() for name, tensor in weights.items()}  # an average needs fp32
+    return {
+        name: tensor.detach().float().clone() for name, tensor in weights.items()
+    }  # an average needs fp32
 
 
 @torch.no_grad()

@@ -23,7 +23,10 @@ MEASURES: tuple[Measure, ...] = (NDCG10, RR @ 10, R @ 1, R @ 3, R @ 5, R @ 10)
 
 def run_of(lists: Sequence[GradedList], scores: Sequence[Sequence[float]]) -> Run:
     """Scores of every list's candidates as a run."""
-    return {of.qid: dict(zip(of.docids, map(float, found), strict=True)) for of, found in zip(lists, scores, strict=True)}
+    return {
+        of.qid: dict(zip(of.docids, map(float, found), strict=True))
+        for of, found in zip(lists, scores, strict=True)
+    }
 
 
 def first_run(lists: Sequence[GradedList]) -> Run:
@@ -33,12 +36,17 @@ def first_run(lists: Sequence[GradedList]) -> Run:
 
 def qrels_of(lists: Sequence[GradedList]) -> dict[str, dict[str, int]]:
     """All that is judged about the queries of the lists."""
-    return {of.qid: _whole(of.judged or dict(zip(of.docids, of.grades, strict=True))) for of in lists}
+    return {
+        of.qid: _whole(of.judged or dict(zip(of.docids, of.grades, strict=True))) for of in lists
+    }
 
 
 def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measure: Measure = NDCG10) -> Values:
     """The measure of every judged query; a query without a run has 0."""
-    found = {metric.query_id: float(metric.value) for metric in ir_measures.iter_calc([measure], qrels, run)}
+    found = {
+        metric.query_id: float(metric.value)
+        for metric in ir_measures.iter_calc([measure], qrels, run)
+    }
     return {qid: found.get(qid, 0.0) for qid in qrels}
 
 

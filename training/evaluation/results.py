@@ -42,7 +42,9 @@ def rows_of(path: Path) -> list[Row]:
 
 
 def history_of(folder: Path) -> list[Row]:
-    """What a ranker's folder says of its training, first things first; nothing where nobody wrote it down."""
+    """What a ranker's folder says of its training, first things first; nothing where nobody wrote
+    it down.
+    """
     path = folder / HISTORY
     found: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return found
@@ -50,7 +52,9 @@ def history_of(folder: Path) -> list[Row]:
 
 def write_history(folder: Path, rows: Sequence[Row]) -> None:
     """Beside the weights: the rows of the results that led to them."""
-    (folder / HISTORY).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / HISTORY).write_text(
+        json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def longest_chain(rows: Sequence[Row]) -> list[Row]:
@@ -68,4 +72,7 @@ def longest_chain(rows: Sequence[Row]) -> list[Row]:
 def chain_of(rows: Sequence[Row], last: Row) -> list[Row]:
     """The rows of the stages that led to this one, and itself."""
     led = [row for row in rows if row.get("kind") == "stage" and row["seed"] == last["seed"]]
-    return sorted((row for row in led if row["chain"] == last["chain"][: len(row["chain"])]), key=lambda row: len(row["chain"]))
+    return sorted(
+        (row for row in led if row["chain"] == last["chain"][: len(row["chain"])]),
+        key=lambda row: len(row["chain"]),
+    )

@@ -18,13 +18,17 @@ def write_run(path: Path, run: Run, tag: str) -> None:
     rows = []
     for qid, scores in run.items():
         ranked = sorted(scores.items(), key=lambda item: -item[1])
-        rows += [run_row(qid, docid, rank, score, tag) for rank, (docid, score) in enumerate(ranked, 1)]
+        rows += [
+            run_row(qid, docid, rank, score, tag) for rank, (docid, score) in enumerate(ranked, 1)
+        ]
     path.write_text("".join(rows), encoding="utf-8")
 
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
     """Judgments as TREC has them: `qid 0 docid grade`."""
-    rows = [judgment_row(qid, docid, grade) for qid, of in qrels.items() for docid, grade in of.items()]
+    rows = [
+        judgment_row(qid, docid, grade) for qid, of in qrels.items() for docid, grade in of.items()
+    ]
     path.write_text("".join(rows), encoding="utf-8")
 
 
@@ -50,8 +54,12 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
 
 def _rows(path: Path, read: Callable[[str], Iterable[Any]]) -> list[Any]:
     if not path.is_file():
-        raise RNXError(f"{path} does not exist; give a TREC file, or graded lists (.jsonl) for the judgments.")
+        raise RNXError(
+            f"{path} does not exist; give a TREC file, or graded lists (.jsonl) for the judgments."
+        )
     try:
         return list(read(str(path)))
     except (ValueError, IndexError, TypeError) as error:
-        raise RNXError(f"{path} is not a TREC file ({error}); a run has `qid Q0 docid rank score tag` in a row.") from error
+        raise RNXError(
+            f"{path} is not a TREC file ({error}); a run has `qid Q0 docid rank score tag` in a row."
+        ) from error

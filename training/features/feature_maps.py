@@ -1,6 +1,8 @@
-"""What the frozen image tower says of every training picture, computed once and kept in blocks on disk. It knows no lists.
+"""What the frozen image tower says of every training picture, computed once and kept in blocks on
+disk. It knows no lists.
 
-A picture is kept as the tower's last feature map, of the whole picture and of as many cut-out views as were asked for.
+A picture is kept as the tower's last feature map, of the whole picture and of as many cut-out views
+as were asked for.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ BATCH = 16  # views a call of the tower
 
 
 class FeatureMapCache:
-    """A folder of blocks; `fill` adds what is missing, `maps` reads. A picture that changed on disk is a new one.
+    """A folder of blocks; `fill` adds what is missing, `maps` reads. A picture that changed on disk
+    is a new one.
 
-    `views` is how many of each picture are kept, the first being the whole; one cache holds the maps of one tower.
+    `views` is how many of each picture are kept, the first being the whole; one cache holds the
+    maps of one tower.
     """
 
     def __init__(self, folder: Path, views: int = 1, flip: bool = False) -> None:
@@ -43,7 +47,9 @@ class FeatureMapCache:
         return _key(path) in self._places
 
     def maps(self, paths: Sequence[Path], view: Sequence[int] | None = None) -> Tensor:
-        """The maps of pictures that were filled in, [N, M, C, h, w]; `view`: of which view, the whole by default."""
+        """The maps of pictures that were filled in, [N, M, C, h, w]; `view`: of which view, the
+        whole by default.
+        """
         found = []
         for path, chosen in zip(paths, view or [0] * len(paths), strict=True):
             block, row = self._places[_key(path)]
@@ -51,7 +57,8 @@ class FeatureMapCache:
         return torch.cat(found).float()
 
     def fill(self, tower: Tower, paths: Iterable[Path], label: str) -> None:
-        """Read the pictures that are not there yet, block by block, with a line of progress for each.
+        """Read the pictures that are not there yet, block by block, with a line of progress for
+        each.
 
         Raises:
             ImageError: a picture cannot be read; what was read before is kept.
@@ -63,17 +70,29 @@ class FeatureMapCache:
             done = min(start + BLOCK, len(missing))
             rate = done / (time.monotonic() - started)
             print(
-                f"{label}: {done}/{len(missing)} pictures, {rate:.0f}/s, {(len(missing) - done) / rate:.0f} s left", flush=True
+                f"{label}: {done}/{len(missing)} pictures, {rate:.0f}/s, {(len(missing) - done) / rate:.0f} s left",
+                flush=True,
             )
 
     def _write(self, tower: Tower, paths: Sequence[Path]) -> None:
         made = [
-            views(file_source(path).load(IMAGE_PIXELS), self.views, zlib.crc32(path.read_bytes()), self.flip) for path in paths
+            views(
+                file_source(path).load(IMAGE_PIXELS),
+                self.views,
+                zlib.crc32(path.read_bytes()),
+                self.flip,
+            )
+            for path in paths
         ]
         flat = torch.stack([view for of in made for view in of])  # [N * V, 3, H, W]
         with torch.inference_mode():
-            maps = torch.cat([tower(part) for part in torch.split(flat, BATCH)]).half()  # [N * V, M, C, h, w]
-        block = self.folder / f"block-{len(list(self.folder.glob('block-*.safetensors'))):04d}.safetensors"
+            maps = torch.cat(
+                [tower(part) for part in torch.split(flat, BATCH)]
+            ).half()  # [N * V, M, C, h, w]
+        block = (
+            self.folder
+            / f"block-{len(list(self.folder.glob('block-*.safetensors'))):04d}.safetensors"
+        )
         part = block.with_suffix(".part")
         tensors = {"maps": maps.contiguous().view(len(paths), self.views, *maps.shape[1:])}
         save_file(tensors, part, metadata={"keys": " ".join(map(_key, paths))})
@@ -81,7 +100,9 @@ class FeatureMapCache:
         self._open(block)
 
     def _open(self, block: Path) -> None:
-        file: Any = safe_open(block, "pt")  # stays open: rows are read from the disk when they are asked for
+        file: Any = safe_open(
+            block, "pt"
+        )  # stays open: rows are read from the disk when they are asked for
         maps = file.get_slice("maps")
         for row, key in enumerate(file.metadata()["keys"].split()):
             self._places[key] = (maps, row)

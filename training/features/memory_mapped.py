@@ -1,4 +1,6 @@
-"""Pictures for training: the folded tower, decoding, views, and feature maps cached once. Knows no loss."""
+"""Pictures for training: the folded tower, decoding, views, and feature maps cached once. Knows no
+loss.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from training.features.views import views
 
 
 class Part(torch.nn.Module):
-    """What is cached of a tower: its `middle` maps, where an end is to be tuned, or the `grid` of its last, for more heads."""
+    """What is cached of a tower: its `middle` maps, where an end is to be tuned, or the `grid` of
+    its last, for more heads.
+    """
 
     def __init__(self, tower: ImageTower, kind: str) -> None:
         super().__init__()
@@ -26,11 +30,17 @@ class Part(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, 256, 256] -> [B, 16, 16, 120] or [B, 16, 1280]."""
-        return self.tower.middle(x).permute(0, 2, 3, 1) if self.kind == "middle" else grid(self.tower(x))
+        return (
+            self.tower.middle(x).permute(0, 2, 3, 1)
+            if self.kind == "middle"
+            else grid(self.tower(x))
+        )
 
 
 def compiled(part: Part, batch: int, threads: int) -> Any:
-    """A function [batch, 3, 256, 256] -> an array of `part`: OpenVINO in bf16 (185 images/s to the middle; torch: 28)."""
+    """A function [batch, 3, 256, 256] -> an array of `part`: OpenVINO in bf16 (185 images/s to the
+    middle; torch: 28).
+    """
     try:
         import openvino
     except ImportError:
@@ -56,8 +66,12 @@ def _batches(paths: list[Path], count: int, flip: bool, batch: int) -> Iterator[
 
 
 @torch.inference_mode()
-def cache_maps(part: Part, paths: list[Path], out: Path, count: int = 1, flip: bool = False) -> np.ndarray:
-    """The maps of all views as a memory-mapped array [images, views, ...] fp16; made once, then read."""
+def cache_maps(
+    part: Part, paths: list[Path], out: Path, count: int = 1, flip: bool = False
+) -> np.ndarray:
+    """The maps of all views as a memory-mapped array [images, views, ...] fp16; made once, then
+    read.
+    """
     if not out.exists():
         batch, unfinished, started = 16, out.with_suffix(".part.npy"), time.time()
         run = compiled(part, batch, torch.get_num_threads())
@@ -69,7 +83,10 @@ def cache_maps(part: Part, paths: list[Path], out: Path, count: int = 1, flip: b
             flat[start:stop] = run(pixels)[: stop - start]
             if start % (batch * 64) == 0:
                 rate = stop / (time.time() - started)
-                print(f"{out.name} {stop}/{len(flat)} {rate:.0f}/s {(len(flat) - stop) / rate:.0f} s left", file=sys.stderr)
+                print(
+                    f"{out.name} {stop}/{len(flat)} {rate:.0f}/s {(len(flat) - stop) / rate:.0f} s left",
+                    file=sys.stderr,
+                )
         maps.flush()
         del maps, flat
         unfinished.replace(out)
@@ -78,7 +95,9 @@ def cache_maps(part: Part, paths: list[Path], out: Path, count: int = 1, flip: b
 
 
 def cache_texts(folder: Path, texts: list[str], out: Path, longest: int = 64) -> None:
-    """Frozen gte-small over short texts, once: `states` [sum T, 384] fp16, `ends` [texts], `pooled` [texts, 384]."""
+    """Frozen gte-small over short texts, once: `states` [sum T, 384] fp16, `ends` [texts], `pooled`
+    [texts, 384].
+    """
     from safetensors.torch import load_file
 
     from llama_index_rnx.rankers.mini import TextEncoder, pad_ids, pool
@@ -103,6 +122,9 @@ def cache_texts(folder: Path, texts: list[str], out: Path, longest: int = 64) ->
             for i, state in zip(rows, hidden, strict=True):
                 states[i] = state[: len(pieces[i])].half()
             if start % 6400 == 0:
-                print(f"{out.name} {start}/{len(order)} {time.time() - started:.0f} s", file=sys.stderr)
+                print(
+                    f"{out.name} {start}/{len(order)} {time.time() - started:.0f} s",
+                    file=sys.stderr,
+                )
     ends = np.cumsum([len(p) for p in pieces])
     np.savez(out, states=torch.cat(states).numpy(), ends=ends, pooled=pooled.half().numpy())

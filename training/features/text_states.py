@@ -1,6 +1,8 @@
-"""What the frozen text tower says of every training text, computed once and kept in blocks on disk. It knows no lists.
+"""What the frozen text tower says of every training text, computed once and kept in blocks on disk.
+It knows no lists.
 
-A text is kept as the reader's memory before its learned projection: compressed states, distinct word pieces, chunks.
+A text is kept as the reader's memory before its learned projection: compressed states, distinct
+word pieces, chunks.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ STEP = 256  # texts a call of the tower: bounds the full states in memory
 
 @dataclass(frozen=True, kw_only=True)
 class CachedText:
-    """states: [<= slots, 384] fp16 (of a query: every token, with specials); pieces, counts: [L]; chunks: [C, 384]."""
+    """states: [<= slots, 384] fp16 (of a query: every token, with specials); pieces, counts: [L];
+    chunks: [C, 384].
+    """
 
     states: Tensor
     pieces: Tensor
@@ -42,9 +46,13 @@ class CachedText:
 
 
 class TextStateCache:
-    """A folder of blocks; `fill` adds what is missing, `[text]` reads. `query:` in front makes a query's own entry."""
+    """A folder of blocks; `fill` adds what is missing, `[text]` reads. `query:` in front makes a
+    query's own entry.
+    """
 
-    def __init__(self, folder: Path, weights: Tensor, config: ScorerConfig = ScorerConfig()) -> None:
+    def __init__(
+        self, folder: Path, weights: Tensor, config: ScorerConfig = ScorerConfig()
+    ) -> None:
         self.folder, self.weights, self.config = folder, weights, config
         self.entries: dict[str, CachedText] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,12 +68,17 @@ class TextStateCache:
     def fill(self, tower: TextEncoder, texts: Iterable[str], label: str) -> None:
         """Encode what is not there yet, block by block, with a line of progress for each."""
         missing = [text for text in dict.fromkeys(texts) if text not in self]
-        missing.sort(key=len)  # texts of one length share a batch; blocks stay balanced by the tower's own cut
+        missing.sort(
+            key=len
+        )  # texts of one length share a batch; blocks stay balanced by the tower's own cut
         started = time.time()
         for start in range(0, len(missing), BLOCK):
             self._write(tower, missing[start : start + BLOCK])
             done, rate = min(start + BLOCK, len(missing)), (start + BLOCK) / (time.time() - started)
-            print(f"{label}: {done}/{len(missing)} texts, {rate:.0f}/s, {(len(missing) - done) / rate:.0f} s left", flush=True)
+            print(
+                f"{label}: {done}/{len(missing)} texts, {rate:.0f}/s, {(len(missing) - done) / rate:.0f} s left",
+                flush=True,
+            )
 
     def _write(self, tower: TextEncoder, texts: Sequence[str]) -> None:
         found = []
@@ -73,11 +86,17 @@ class TextStateCache:
             step = texts[start : start + STEP]
             encoded = tower.encode([text.removeprefix("query:") for text in step])
             found += [self._entry(text, of) for text, of in zip(step, encoded, strict=True)]
-        block = self.folder / f"block-{len(list(self.folder.glob('block-*.safetensors'))):04d}.safetensors"
+        block = (
+            self.folder
+            / f"block-{len(list(self.folder.glob('block-*.safetensors'))):04d}.safetensors"
+        )
         part = block.with_suffix(".part")
         names = ("states", "pieces", "counts", "chunks")
         tensors = {name: torch.cat([getattr(entry, name) for entry in found]) for name in names}
-        sizes = {f"size_{name}": torch.tensor([len(getattr(entry, name)) for entry in found]) for name in names}
+        sizes = {
+            f"size_{name}": torch.tensor([len(getattr(entry, name)) for entry in found])
+            for name in names
+        }
         save_file({**tensors, **sizes}, part, metadata={"keys": " ".join(map(_key, texts))})
         part.rename(block)
         self._open(block)
@@ -85,10 +104,20 @@ class TextStateCache:
     def _entry(self, text: str, encoded: EncodedText) -> CachedText:
         ids, states = encoded.ids, encoded.states
         if text.startswith("query:"):
-            return CachedText(states=states.half(), pieces=ids.int(), counts=ids.int(), chunks=encoded.chunks.half())
+            return CachedText(
+                states=states.half(),
+                pieces=ids.int(),
+                counts=ids.int(),
+                chunks=encoded.chunks.half(),
+            )
         pieces, counts = distinct_pieces(ids, self.weights, self.config.lexicon)
         states = compress_tokens(states, ids, self.weights, self.config.slots)
-        return CachedText(states=states.half(), pieces=pieces.int(), counts=counts.int(), chunks=encoded.chunks.half())
+        return CachedText(
+            states=states.half(),
+            pieces=pieces.int(),
+            counts=counts.int(),
+            chunks=encoded.chunks.half(),
+        )
 
     def _open(self, block: Path) -> None:
         with safe_open(block, "pt") as file:
@@ -101,10 +130,14 @@ class TextStateCache:
 
 
 def idf(tower: TextEncoder, texts: Sequence[str]) -> Tensor:
-    """Weights of the word pieces, 0..1: log(1 + texts / texts with it) over its largest value; specials have 0."""
+    """Weights of the word pieces, 0..1: log(1 + texts / texts with it) over its largest value;
+    specials have 0.
+    """
     found: Counter[int] = Counter()
     for start in range(0, len(texts), 4_096):
-        for encoding in tower.tokenizer.encode_batch(list(texts[start : start + 4_096]), add_special_tokens=False):
+        for encoding in tower.tokenizer.encode_batch(
+            list(texts[start : start + 4_096]), add_special_tokens=False
+        ):
             found.update(set(encoding.ids))
     frequency = torch.zeros(tower.config.vocabulary)
     frequency[torch.tensor(list(found))] = torch.tensor([float(count) for count in found.values()])

@@ -10,7 +10,9 @@ from llama_index_rnx.rankers.mini import preprocess
 
 
 def views(image: Image.Image, count: int, seed: int, flip: bool) -> list[Tensor]:
-    """The whole picture, then random crops of 60 to 100 % of the area; every second view mirrored if `flip`."""
+    """The whole picture, then random crops of 60 to 100 % of the area; every second view mirrored
+    if `flip`.
+    """
     rng = np.random.default_rng(seed)
     image = image.convert("RGB")
     made = [preprocess(image)]  # [3, H, W]

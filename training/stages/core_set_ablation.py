@@ -50,12 +50,18 @@ class Worths:
         if arm == "all":
             return list(self.lists)
         kept = core_set(self.worths, self.queries, share, diversity)
-        places = kept if arm == "kept" else sorted(random.Random(seed).sample(range(len(self.lists)), len(kept)))
+        places = (
+            kept
+            if arm == "kept"
+            else sorted(random.Random(seed).sample(range(len(self.lists)), len(kept)))
+        )
         return [self.lists[place] for place in places]
 
 
 def source_of(name: str, cache: TextStateCache, teachers: Sequence[str]) -> Worths:
-    """A source with the negatives that the text tower finds hardest, and its worth by these teachers and the judgments."""
+    """A source with the negatives that the text tower finds hardest, and its worth by these
+    teachers and the judgments.
+    """
     lists = mixes.SOURCES[name](cache)
     if name == "insuranceqa":
         lists = random.Random(0).sample(lists, INSURANCE)
@@ -67,23 +73,37 @@ def source_of(name: str, cache: TextStateCache, teachers: Sequence[str]) -> Wort
 
 
 def worth_of(of: GradedList, cache: TextStateCache, teachers: Sequence[str]) -> float:
-    """Agreement of the teachers and the judgments x what the text tower's order, where the reader begins, lacks."""
+    """Agreement of the teachers and the judgments x what the text tower's order, where the reader
+    begins, lacks.
+    """
     tower = mixes.tower_scores(cache, of)  # [N]
-    batch = candidate_batch(of, cache, ScorerConfig(), lambda states: states[:, : ScorerConfig().memory_width], None)
-    words = list_bm25(cache[f"query:{of.query}"].pieces.long()[1:-1], batch)  # without [CLS] and [SEP]
+    batch = candidate_batch(
+        of, cache, ScorerConfig(), lambda states: states[:, : ScorerConfig().memory_width], None
+    )
+    words = list_bm25(
+        cache[f"query:{of.query}"].pieces.long()[1:-1], batch
+    )  # without [CLS] and [SEP]
     said = {"tower": tower, "bm25": words}
     return worth(torch.stack([said[name] for name in teachers]), tower, torch.tensor(of.grades))
 
 
 def development(cache: TextStateCache) -> dict[str, list[GradedList]]:
     """What no training list comes from."""
-    found = {"rag24": rag24("dev"), "dl21": mixes.dl21_split()[1], "scifact": mixes.scifact_dev(cache, 100)}
+    found = {
+        "rag24": rag24("dev"),
+        "dl21": mixes.dl21_split()[1],
+        "scifact": mixes.scifact_dev(cache, 100),
+    }
     found |= {"insuranceqa": mixes.insurance_split()[1], "mediqa": mediqa("dev")}
     return {name: lists[:MEASURED] for name, lists in found.items()}
 
 
-def begun(text: Path, cache: TextStateCache, lists: Sequence[GradedList], seed: int, work: Path) -> MiniLearner:
-    """A reader that orders as the text tower does; the tower itself is not needed, the cache holds what it says."""
+def begun(
+    text: Path, cache: TextStateCache, lists: Sequence[GradedList], seed: int, work: Path
+) -> MiniLearner:
+    """A reader that orders as the text tower does; the tower itself is not needed, the cache holds
+    what it says.
+    """
     torch.manual_seed(seed)
     model = MiniModel.untrained(text, ImageConfig(), ScorerConfig())
     learner = MiniLearner(model, cache, FeatureMapCache(work / "maps"), {})
@@ -91,7 +111,9 @@ def begun(text: Path, cache: TextStateCache, lists: Sequence[GradedList], seed: 
     return learner
 
 
-def trained(learner: MiniLearner, lists: Lists, sets: Lists, steps: int, seed: int, work: Path) -> dict[str, Values]:
+def trained(
+    learner: MiniLearner, lists: Lists, sets: Lists, steps: int, seed: int, work: Path
+) -> dict[str, Values]:
     """nDCG@10 of every development list after `steps`, by the moving average: nothing is selected."""
     mix = tuple((name, mixes.WEIGHTS[name]) for name in lists)
     stage = Stage(name="text-lists", mix=mix, development=(), trained=READER, steps=steps)
@@ -103,11 +125,15 @@ def trained(learner: MiniLearner, lists: Lists, sets: Lists, steps: int, seed: i
 
 
 def compare_arms(results: Path, ours: str, theirs: str, seeds: Sequence[int]) -> list[str]:
-    """A line for each development set: the means of both arms, and their difference over queries, seeds averaged first."""
+    """A line for each development set: the means of both arms, and their difference over queries,
+    seeds averaged first.
+    """
     found = {(row["arm"], row["seed"]): row["values"] for row in rows_of(results)}
     sets, lines, marks = found[ours, seeds[0]], list[str](), list[tuple[float, float]]()
     for name in sets:
-        one, other = (averaged([found[arm, seed][name] for seed in seeds]) for arm in (ours, theirs))
+        one, other = (
+            averaged([found[arm, seed][name] for seed in seeds]) for arm in (ours, theirs)
+        )
         marks.append((mean(one), mean(other)))
         lines.append(f"| {name} | {mean(one):.4f} | {mean(other):.4f} | {bootstrap(one, other)} |")
     means = [sum(column) / len(marks) for column in zip(*marks, strict=True)]
@@ -133,17 +159,30 @@ def run_core_set_ablation(asked: argparse.Namespace) -> None:
         for arm in asked.arms:
             if any(row["arm"] == arm and row["seed"] == seed for row in rows_of(results)):
                 continue
-            lists = {name: of.share(arm, asked.share, asked.diversity, seed) for name, of in known.items()}
-            learner = begun(asked.text, cache, lists["rag24"][:20] + lists["dl21"], seed, asked.work)
+            lists = {
+                name: of.share(arm, asked.share, asked.diversity, seed)
+                for name, of in known.items()
+            }
+            learner = begun(
+                asked.text, cache, lists["rag24"][:20] + lists["dl21"], seed, asked.work
+            )
             values = trained(learner, lists, sets, asked.steps, seed, asked.work)
             marks = {name: mean(of) for name, of in values.items()}
             record = record_of({name: getattr(asked, name) for name in SETTINGS}, seed, _data())
-            add_row(results, {"arm": arm, "date": today(), "marks": marks, "values": values, **asdict(record)})
+            add_row(
+                results,
+                {"arm": arm, "date": today(), "marks": marks, "values": values, **asdict(record)},
+            )
             print(arm, seed, *(f"{name} {mark:.4f}" for name, mark in marks.items()), flush=True)
     for name, of in known.items():
         kept = core_set(of.worths, of.queries, asked.share, asked.diversity)
-        worths = [sum(of.worths[place] for place in places) / len(places) for places in (range(len(of.lists)), kept)]
-        print(f"{name}: {len(kept)} of {len(of.lists)} lists, worth {worths[0]:.3f} -> {worths[1]:.3f}")
+        worths = [
+            sum(of.worths[place] for place in places) / len(places)
+            for places in (range(len(of.lists)), kept)
+        ]
+        print(
+            f"{name}: {len(kept)} of {len(of.lists)} lists, worth {worths[0]:.3f} -> {worths[1]:.3f}"
+        )
     for other in asked.arms[1:]:
         print(f"| | {asked.arms[0]} | {other} | difference |\n|---|---|---|---|")
         print("\n".join(compare_arms(results, asked.arms[0], other, seeds)), flush=True)

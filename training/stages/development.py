@@ -1,6 +1,8 @@
-"""The curriculum on the development data: which lists every source has, which sets select, and what is computed in between.
+"""The curriculum on the development data: which lists every source has, which sets select, and what
+is computed in between.
 
-Texts come from `mixes.py`, pictures from Flickr8k and OpenStax. States of texts and maps of pictures are cached in one folder.
+Texts come from `mixes.py`, pictures from Flickr8k and OpenStax. States of texts and maps of
+pictures are cached in one folder.
 """
 
 from __future__ import annotations
@@ -40,20 +42,24 @@ from training.teachers import (
 )
 from training.weights import fold
 
-PICTURES, HELD_OUT = 2_000, 200  # of Flickr8k and of OpenStax each, to draw lists from and to measure on
+PICTURES, HELD_OUT = (
+    2_000,
+    200,
+)  # of Flickr8k and of OpenStax each, to draw lists from and to measure on
 LISTS = 800  # of pictures, and joint ones, of each source in a round
 DEPTH, WRONG = 20, 20
 TEMPERATURE = 0.03  # of the caption teacher: cosines of gte-small lie in .7 to 1
 DROPOUT = 0.1  # of the image part
-REMINED = 300  # lists of a source whose negatives are mined anew in a round; the first round has all of them
+# Lists of a source whose negatives are mined anew in a round; the first round has all of them.
+REMINED = 300
 JOINT_PICTURES = 600
 BANK_SHARE = 0.75  # of photographs' captions in the bank of the hub correction
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the weights and the caches are. retriever: an image part that was trained before, in place of stage 0; pictures: of
-    Flickr8k and of OpenStax each that lists are drawn from."""
+    """Where the weights and the caches are. retriever: an image part that was trained before, in
+    place of stage 0; pictures: of Flickr8k and of OpenStax each that lists are drawn from."""
 
     text: Path
     tower: Path
@@ -74,9 +80,15 @@ class DevelopmentData:
             )
         self.tokens = TextStateCache(weights.parent, load_file(weights)["weights"])
         self.teacher = teacher or self._by_text_tower
-        self.known = {"flickr": flickr("train", sources.pictures), "openstax": openstax(False, sources.pictures)}
+        self.known = {
+            "flickr": flickr("train", sources.pictures),
+            "openstax": openstax(False, sources.pictures),
+        }
         self.new = {"flickr": flickr("dev", HELD_OUT), "openstax": openstax(True, HELD_OUT)}
-        self.pools = {name: [of for of in make(self.tokens) if self._has(of)] for name, make in mixes.SOURCES.items()}
+        self.pools = {
+            name: [of for of in make(self.tokens) if self._has(of)]
+            for name, make in mixes.SOURCES.items()
+        }
         self.texts = {name: self._nearest(name) for name in self.pools}
         self.selection = mixes.development(self.tokens)
         self._remembered = set[Path]()
@@ -84,13 +96,18 @@ class DevelopmentData:
 
     def learner(self) -> MiniLearner:
         torch.manual_seed(self.seed)
-        model = MiniModel.untrained(self.sources.text, ImageConfig(dropout=DROPOUT, others=self._others()), ScorerConfig())
+        model = MiniModel.untrained(
+            self.sources.text, ImageConfig(dropout=DROPOUT, others=self._others()), ScorerConfig()
+        )
         model.text.load_state_dict(load_file(self.sources.text / "model.safetensors"))
         model.eyes.tower.load_state_dict(
             fold(torch.load(self.sources.tower, map_location="cpu", weights_only=True)).state_dict()
         )
         learner = MiniLearner(model, self.tokens, self._maps(model), {"retrieval": [1.0, 0.0]})
-        begin_reader(learner, [text for lists in self.texts.values() for of in lists[:20] for text in of.texts[:30]])
+        begin_reader(
+            learner,
+            [text for lists in self.texts.values() for of in lists[:20] for text in of.texts[:30]],
+        )
         return learner
 
     def development(self) -> Lists:
@@ -98,7 +115,9 @@ class DevelopmentData:
         for name, pictures in self.new.items():
             found[name] = picture_lists(pictures, name, HELD_OUT)
             joint = joint_set(f"joint-{name}", pictures, self.tokens)
-            found[joint.name] = joint_lists(joint, self.tokens, self._alike(pictures), count=HELD_OUT // 2, wrong=WRONG, seed=1)
+            found[joint.name] = joint_lists(
+                joint, self.tokens, self._alike(pictures), count=HELD_OUT // 2, wrong=WRONG, seed=1
+            )
         return found
 
     def lists(self, source: str, stage: Stage, learner: Learner, turn: int) -> Sequence[GradedList]:
@@ -120,11 +139,15 @@ class DevelopmentData:
             return self._joint(source, learner, seed)
         if turn == 0 or source not in mixes.NEGATIVES:
             return self.texts[source]
-        pools = random.Random(f"{seed}-{source}").sample(self.pools[source], min(REMINED, len(self.pools[source])))
+        pools = random.Random(f"{seed}-{source}").sample(
+            self.pools[source], min(REMINED, len(self.pools[source]))
+        )
         return remined(pools, torch.inference_mode()(learner.scores), mixes.NEGATIVES[source])
 
     def retriever(self, stage: Stage, learner: Learner, work: Path, record: Record) -> list[float]:
-        """The image part and its tower, trained by `training.train_retriever` unless that was done before."""
+        """The image part and its tower, trained by `training.train_retriever` unless that was done
+        before.
+        """
         assert isinstance(learner, MiniLearner)
         folder = self.sources.retriever or work / "image"
         if not (folder / "image.safetensors").exists():
@@ -132,7 +155,9 @@ class DevelopmentData:
         found = load_file(folder / "image.safetensors")
         about = json.loads((folder / "image.json").read_text())
         learner.model.eyes.load_state_dict(_below(found, "eyes."))
-        trained = {name: tensor for name, tensor in _below(found, "part.").items() if name != "bank"}  # `settle` makes it
+        trained = {
+            name: tensor for name, tensor in _below(found, "part.").items() if name != "bank"
+        }  # `settle` makes it
         learner.image.load_state_dict(trained, strict=False)
         learner.pictures = self._maps(learner.model)
         self._remember(learner)
@@ -146,12 +171,18 @@ class DevelopmentData:
         part = learner.image.eval()
         photographs = round(BANK_SHARE * len(part.bank))
         captions = [picture.queries[0] for picture in self.known["flickr"]][:photographs]
-        captions += [picture.queries[0] for picture in self.known["openstax"]][: len(part.bank) - len(captions)]
+        captions += [picture.queries[0] for picture in self.known["openstax"]][
+            : len(part.bank) - len(captions)
+        ]
         part.bank.zero_()  # a row of zeros is near to nothing
-        part.bank[: len(captions)] = torch.cat([learner.caption(caption).vector for caption in captions])
+        part.bank[: len(captions)] = torch.cat(
+            [learner.caption(caption).vector for caption in captions]
+        )
         new = [picture.path for picture in self.new["flickr"]]
         part.hub_mean.copy_(part.hubness(learner.vectors(new).vector).mean())
-        found = learner.retrieve([picture.queries[0] for picture in self.new["flickr"]], new)  # [P, P], right on the diagonal
+        found = learner.retrieve(
+            [picture.queries[0] for picture in self.new["flickr"]], new
+        )  # [P, P], right on the diagonal
         learner.about = {**learner.about, "retrieval": right_or_wrong(CAPTION_SHARE * found)}
 
     def files(self) -> Mapping[str, str]:
@@ -160,15 +191,21 @@ class DevelopmentData:
     def _joint(self, source: str, learner: MiniLearner, seed: int) -> list[GradedList]:
         name = source.removeprefix("joint-")
         known, new = self.known[name][:HELD_OUT], self.new[name]
-        noise = matching_noise(*(learner.find([p.queries[0] for p in of], [p.path for p in of]) for of in (known, new)))
+        noise = matching_noise(
+            *(learner.find([p.queries[0] for p in of], [p.path for p in of]) for of in (known, new))
+        )
         joint = joint_set(source, self.known[name][:JOINT_PICTURES], self.tokens)
-        return joint_lists(joint, self.tokens, learner.find, count=LISTS, wrong=WRONG, seed=seed, noise=noise)
+        return joint_lists(
+            joint, self.tokens, learner.find, count=LISTS, wrong=WRONG, seed=seed, noise=noise
+        )
 
     def _nearest(self, source: str) -> list[GradedList]:
         """With the negatives that the text tower finds hardest, where negatives are mined."""
         if source not in mixes.NEGATIVES:
             return self.pools[source]
-        return remined(self.pools[source], partial(mixes.tower_scores, self.tokens), mixes.NEGATIVES[source])
+        return remined(
+            self.pools[source], partial(mixes.tower_scores, self.tokens), mixes.NEGATIVES[source]
+        )
 
     def _has(self, of: GradedList) -> bool:
         return f"query:{of.query}" in self.tokens and all(text in self.tokens for text in of.texts)
@@ -176,7 +213,11 @@ class DevelopmentData:
     def _others(self) -> tuple[str, ...]:
         """The towers beside the first, where an image part is at hand that has heads on them."""
         folder = self.sources.retriever
-        return tuple(json.loads((folder / "image.json").read_text())["config"]["others"]) if folder else ()
+        return (
+            tuple(json.loads((folder / "image.json").read_text())["config"]["others"])
+            if folder
+            else ()
+        )
 
     def _maps(self, model: MiniModel) -> FeatureMapCache:
         """One folder for each tower: its maps are of no use to another."""
@@ -186,12 +227,18 @@ class DevelopmentData:
         return FeatureMapCache(self.sources.cache / f"maps-{digest.hexdigest()[:12]}")
 
     def _remember(self, learner: MiniLearner) -> None:
-        """Everything about the pictures, once for each tower; the texts of the lists are in the cache already."""
+        """Everything about the pictures, once for each tower; the texts of the lists are in the
+        cache already.
+        """
         if learner.pictures.folder in self._remembered:
             return
         self._remembered.add(learner.pictures.folder)
         pictures = [picture for of in (*self.known.values(), *self.new.values()) for picture in of]
-        texts = [text for picture in pictures for text in (*(f"query:{query}" for query in picture.queries), *picture.captions)]
+        texts = [
+            text
+            for picture in pictures
+            for text in (*(f"query:{query}" for query in picture.queries), *picture.captions)
+        ]
         learner.read(texts, [picture.path for picture in pictures], "pictures and captions")
 
     def _alike(self, pictures: Sequence[CaptionedImage]) -> Finder:
@@ -200,14 +247,18 @@ class DevelopmentData:
         return lambda queries, _: self._by_text_tower(queries, captions)
 
     def _by_text_tower(self, queries: Sequence[str], captions: Sequence[str]) -> Tensor:
-        asked, told = ([self.tokens[text].chunks.float().mean(0) for text in of] for of in (_asked(queries), captions))
+        asked, told = (
+            [self.tokens[text].chunks.float().mean(0) for text in of]
+            for of in (_asked(queries), captions)
+        )
         return normalize(torch.stack(asked), dim=-1) @ normalize(torch.stack(told), dim=-1).T
 
 
 @torch.inference_mode(False)
 def right_or_wrong(cosines: Tensor, depth: int = DEPTH) -> list[float]:
-    """Scale and bias that make a cosine the logit of being right, on the best `depth` of every query. [Q, Q], right ones on
-    the diagonal; as the collection has them, so that pictures and texts can be fetched into one list."""
+    """Scale and bias that make a cosine the logit of being right, on the best `depth` of every
+    query. [Q, Q], right ones on the diagonal; as the collection has them, so that pictures and
+    texts can be fetched into one list."""
     near = cosines.clone().topk(min(depth, len(cosines)))
     right = (near.indices == torch.arange(len(cosines)).unsqueeze(1)).float()
     line = torch.tensor([50.0, -10.0], requires_grad=True)
@@ -224,11 +275,38 @@ def right_or_wrong(cosines: Tensor, depth: int = DEPTH) -> list[float]:
 
 
 def train_image_part(sources: Sources, folder: Path, stage: Stage) -> None:
-    """Stage 0 as its own commands do it: the bi-encoder, then its bank, its calibration and its export to `folder`."""
-    common = ["--tower", str(sources.tower), "--text", str(sources.text), "--cache", str(sources.cache / "retriever")]
-    steps = ["--steps", str(stage.steps), "--batch", str(stage.candidates), "--rate", str(stage.rate)]
+    """Stage 0 as its own commands do it: the bi-encoder, then its bank, its calibration and its
+    export to `folder`.
+    """
+    common = [
+        "--tower",
+        str(sources.tower),
+        "--text",
+        str(sources.text),
+        "--cache",
+        str(sources.cache / "retriever"),
+    ]
+    steps = [
+        "--steps",
+        str(stage.steps),
+        "--batch",
+        str(stage.candidates),
+        "--rate",
+        str(stage.rate),
+    ]
     for module, more in (("train_retriever", steps), ("evaluate_images", ["--final", str(folder)])):
-        subprocess.run([sys.executable, "-m", f"training.{module}", *common, "--out", str(folder / "run"), *more], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                f"training.{module}",
+                *common,
+                "--out",
+                str(folder / "run"),
+                *more,
+            ],
+            check=True,
+        )
 
 
 def caption_teacher(folder: Path) -> Similarity:
@@ -248,4 +326,8 @@ def _asked(queries: Sequence[str]) -> list[str]:
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }

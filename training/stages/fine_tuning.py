@@ -32,7 +32,13 @@ from training.evaluation import (
 from training.features import FeatureMapCache, TextStateCache
 from training.learners import MiniLearner
 
-TRAINED = ("reader.base", "reader.joint", "reader.list", "reader.kinds", "image.late")  # none of them makes a memory
+TRAINED = (
+    "reader.base",
+    "reader.joint",
+    "reader.list",
+    "reader.kinds",
+    "image.late",
+)  # none of them makes a memory
 
 
 HELD_OUT = 5  # every fifth list measures, every fifth of the others selects
@@ -49,7 +55,9 @@ STEPS = (60, 2_000)  # at least and at most, by that
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Lists to learn from, to choose the best weights by, and to measure the gain on; no list is in two of them."""
+    """Lists to learn from, to choose the best weights by, and to measure the gain on; no list is in
+    two of them.
+    """
 
     learn: Sequence[GradedList]
     select: Sequence[GradedList]
@@ -75,12 +83,20 @@ def split_lists(lists: Sequence[GradedList], dev: Sequence[GradedList]) -> Split
 
 def fine_tuning_stage(lists: Sequence[GradedList], asked: argparse.Namespace) -> Stage:
     """A short run at a low rate: the weights are good already."""
-    plain = Stage(name="own-lists", mix=(("own", 1.0),), development=("select",), trained=TRAINED, steps=0)
+    plain = Stage(
+        name="own-lists", mix=(("own", 1.0),), development=("select",), trained=TRAINED, steps=0
+    )
     low, high = STEPS
     count = asked.steps or min(high, max(low, READINGS * len(lists) // plain.lists_a_step))
     rate, loss = asked.rate or RATE, asked.loss or Stage.loss
     return replace(
-        plain, steps=count, loss=loss, average=0.95, evaluate_every=max(1, count // 6), rate=rate, scalar_rate=10 * rate
+        plain,
+        steps=count,
+        loss=loss,
+        average=0.95,
+        evaluate_every=max(1, count // 6),
+        rate=rate,
+        scalar_rate=10 * rate,
     )
 
 
@@ -92,7 +108,9 @@ def base_folder(base: str) -> Path | None:
 
 
 def mini_learner(folder: Path, work: Path) -> MiniLearner:
-    """The rnx-mini of a folder, ready to be tuned. It keeps its digest: its memories stay as they are."""
+    """The rnx-mini of a folder, ready to be tuned. It keeps its digest: its memories stay as they
+    are.
+    """
     model, config = read_mini(folder)
     about = {name: value for name, value in config.items() if name not in ("image", "reader")}
     texts = TextStateCache(work / "tokens", model.reader.weights.clone(), model.reader.config)
@@ -106,7 +124,8 @@ def tune(asked: argparse.Namespace, folder: Path) -> None:
     print(*(found for found in (own, dev) if found), sep="\n", flush=True)
     parts = split_lists(own.lists, dev.lists if dev else [])
     print(
-        f"{len(parts.learn)} lists to learn from, {len(parts.select)} to select by, {len(parts.measure)} to measure", flush=True
+        f"{len(parts.learn)} lists to learn from, {len(parts.select)} to select by, {len(parts.measure)} to measure",
+        flush=True,
     )
     learner = mini_learner(folder, asked.work)
     learner.remember([*parts.learn, *parts.select, *parts.measure], "reading")
@@ -124,20 +143,29 @@ def tune(asked: argparse.Namespace, folder: Path) -> None:
 
 
 def report(work: Path, lists: Sequence[GradedList], before: Run, after: Run, record: Record) -> Row:
-    """The gain on lists that nothing was chosen by: printed, as runs and judgments, and as a row of results."""
+    """The gain on lists that nothing was chosen by: printed, as runs and judgments, and as a row of
+    results.
+    """
     qrels = qrels_of(lists)
-    values = {name: evaluate(qrels, run, NDCG10) for name, run in (("before", before), ("after", after))}
+    values = {
+        name: evaluate(qrels, run, NDCG10) for name, run in (("before", before), ("after", after))
+    }
     gain = bootstrap(values["after"], values["before"])
     marks = {name: mean(of) for name, of in values.items()}
     if all(of.first for of in lists):
         marks["given"] = mean(evaluate(qrels, first_run(lists), NDCG10))
     found = "  ".join(f"{name} {value:.4f}" for name, value in marks.items())
-    print(f"nDCG@10 on {len(lists)} measured lists: {found}  gain {gain} (95 %, paired bootstrap)", flush=True)
+    print(
+        f"nDCG@10 on {len(lists)} measured lists: {found}  gain {gain} (95 %, paired bootstrap)",
+        flush=True,
+    )
     for name, run in (("before", before), ("after", after)):
         write_run(work / f"{name}.trec", run, f"rnx-{name}")
     write_qrels(work / "measured.qrels", qrels)
     row = {"kind": "own", "date": today(), "nDCG@10": marks, "gain": asdict(gain), **asdict(record)}
-    if not any(before == row | {"date": before["date"]} for before in rows_of(work / "results.jsonl")):
+    if not any(
+        before == row | {"date": before["date"]} for before in rows_of(work / "results.jsonl")
+    ):
         add_row(work / "results.jsonl", row)
     return row
 
@@ -147,7 +175,13 @@ def data_hashes(files: Sequence[Path | None], parts: Split) -> dict[str, str]:
     found = hashes(path for path in files if path)
     digest = hashlib.sha256()
     for path in sorted(
-        {path for part in (parts.learn, parts.select, parts.measure) for of in part for path in of.images if path}
+        {
+            path
+            for part in (parts.learn, parts.select, parts.measure)
+            for of in part
+            for path in of.images
+            if path
+        }
     ):
         digest.update(path.read_bytes())
     return {**found, "pictures": digest.hexdigest()}

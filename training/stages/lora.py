@@ -14,7 +14,17 @@ from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.vlm import ListPrompt, RankerConfig, diagnose, fit, load_vlm
 from training.data import GradedList, OwnLists, read_own, take
-from training.engine import Distributed, Record, SingleProcess, Stage, Trainer, hashes, processes, record_of, train
+from training.engine import (
+    Distributed,
+    Record,
+    SingleProcess,
+    Stage,
+    Trainer,
+    hashes,
+    processes,
+    record_of,
+    train,
+)
 from training.evaluation import NDCG10, evaluate, first_run, mean, qrels_of
 from training.learners import PART, Lora, VLMLearner
 
@@ -50,7 +60,9 @@ def run_lora(asked: Namespace) -> Trainer:
 
 
 def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: SingleProcess) -> tuple[Sets, Sets]:
-    """The lists to learn from and those to choose by, by the names of their files; says what was read and dropped."""
+    """The lists to learn from and those to choose by, by the names of their files; says what was
+    read and dropped.
+    """
     own = [read_own(path) for path in paths]
     held = [read_own(path) for path in dev]
     if team.first:
@@ -58,11 +70,19 @@ def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: SingleProcess) -
     if held:
         return _by_name(own), _by_name(held)
     every = [(name, of) for name, lists in _by_name(own).items() for of in lists]
-    kept, out = ([row for place, row in enumerate(every) if (place % HELD_OUT == 0) is chosen] for chosen in (False, True))
+    kept, out = (
+        [row for place, row in enumerate(every) if (place % HELD_OUT == 0) is chosen]
+        for chosen in (False, True)
+    )
     if not kept:
-        raise RNXError(f"{paths[0]} holds one list; give more, or a file of others to choose by with --dev.")
+        raise RNXError(
+            f"{paths[0]} holds one list; give more, or a file of others to choose by with --dev."
+        )
     if team.first:
-        print(f"no --dev: {len(out)} of {len(every)} lists are held out to choose the best weights by", flush=True)
+        print(
+            f"no --dev: {len(out)} of {len(every)} lists are held out to choose the best weights by",
+            flush=True,
+        )
     lists: dict[str, list[GradedList]] = {}
     for name, of in kept:
         lists.setdefault(name, []).append(of)
@@ -71,9 +91,13 @@ def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: SingleProcess) -
 
 def lora_learner(asked: Namespace, team: SingleProcess) -> VLMLearner:
     """The ranker with a fresh adapter, or with the one to start from."""
-    prompt = ListPrompt(**json.loads(asked.prompt.read_text(encoding="utf-8"))) if asked.prompt else None
+    prompt = (
+        ListPrompt(**json.loads(asked.prompt.read_text(encoding="utf-8"))) if asked.prompt else None
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*was not trained to answer with labels")  # that is what happens now
+        warnings.filterwarnings(
+            "ignore", ".*was not trained to answer with labels"
+        )  # that is what happens now
         ranker = load_vlm(
             asked.base,
             device=str(team.device) if isinstance(team, Distributed) else asked.device,
@@ -93,7 +117,9 @@ def lora_learner(asked: Namespace, team: SingleProcess) -> VLMLearner:
     )
     store = MemoryStore(asked.work / "memories")
     lora = Lora(rank=asked.rank, alpha=2 * asked.rank, dropout=asked.dropout, seed=asked.seed)
-    learner = VLMLearner(ranker, store, recipe, lora, checkpointing=not asked.keep_activations, half=asked.autocast)
+    learner = VLMLearner(
+        ranker, store, recipe, lora, checkpointing=not asked.keep_activations, half=asked.autocast
+    )
     if asked.init is not None:
         learner.start_from(asked.init)
     return learner
@@ -120,7 +146,9 @@ def lora_stage(asked: Namespace, lists: Sets, sets: Sets) -> Stage:
 
 
 def finish(trainer: Trainer, learner: VLMLearner, sets: Sets, to: Path) -> None:
-    """Saves the adapter with its record, says how it treats slots, and calibrates it on development lists."""
+    """Saves the adapter with its record, says how it treats slots, and calibrates it on development
+    lists.
+    """
     learner.save(to)
     record = {**asdict(trainer.record), "history": trainer.history}
     (to / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -145,20 +173,41 @@ def _examples(learner: VLMLearner, sets: Sets) -> tuple[list[Any], list[Sequence
 def _given(sets: Sets) -> str:
     """How good the order is in which the lists came, where they say so."""
     known = {name: lists for name, lists in sets.items() if all(of.first for of in lists)}
-    found = {name: mean(evaluate(qrels_of(lists), first_run(lists), NDCG10)) for name, lists in known.items()}
-    return "as given: " + ("  ".join(f"{name} {value:.4f}" for name, value in found.items()) or "no scores")
+    found = {
+        name: mean(evaluate(qrels_of(lists), first_run(lists), NDCG10))
+        for name, lists in known.items()
+    }
+    return "as given: " + (
+        "  ".join(f"{name} {value:.4f}" for name, value in found.items()) or "no scores"
+    )
 
 
 def _by_name(own: Sequence[OwnLists]) -> dict[str, list[GradedList]]:
     names = [of.path.stem for of in own]
     if len(set(names)) < len(names):
-        raise RNXError(f"got files named {', '.join(names)}; lists are told apart by the names of their files, rename one.")
+        raise RNXError(
+            f"got files named {', '.join(names)}; lists are told apart by the names of their files, rename one."
+        )
     return {of.path.stem: list(of.lists) for of in own}
 
 
 def _record(asked: Namespace, stage: Stage, learner: VLMLearner) -> Record:
-    names = ("base", "window", "max_text_tokens", "max_pixels", "dtype", "rank", "dropout", "autocast", "init")
-    settings = {name: str(getattr(asked, name)) for name in names} | asdict(stage) | asdict(learner.ranker.list_prompt)
+    names = (
+        "base",
+        "window",
+        "max_text_tokens",
+        "max_pixels",
+        "dtype",
+        "rank",
+        "dropout",
+        "autocast",
+        "init",
+    )
+    settings = (
+        {name: str(getattr(asked, name)) for name in names}
+        | asdict(stage)
+        | asdict(learner.ranker.list_prompt)
+    )
     folders = [Path(name) for name in (asked.base, asked.init) if name and Path(name).is_dir()]
     weights = [path for folder in folders for path in folder.glob("*.safetensors")]
     return record_of(settings, asked.seed, hashes([*asked.lists, *asked.dev, *weights]))

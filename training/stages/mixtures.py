@@ -1,7 +1,8 @@
 """The training lists of the text part by source, how often each is drawn, and its development sets.
 
-Held out: RAG24 dev, MEDIQA dev, 300 SciFact claims, 200 InsuranceQA training questions, 13 DL21 queries (selection);
-InsuranceQA valid, DL19 and mmdocir are never used to select, and DL19 and mmdocir never to train.
+Held out: RAG24 dev, MEDIQA dev, 300 SciFact claims, 200 InsuranceQA training questions, 13 DL21
+queries (selection); InsuranceQA valid, DL19 and mmdocir are never used to select, and DL19 and
+mmdocir never to train.
 """
 
 from __future__ import annotations
@@ -48,14 +49,19 @@ def development(cache: TextStateCache) -> dict[str, list[GradedList]]:
         "insuranceqa": insurance,
         "mediqa": mediqa("dev"),
     }
-    known = {name: [of for of in lists if _known(cache, of)][:SELECTION_LISTS] for name, lists in found.items()}
+    known = {
+        name: [of for of in lists if _known(cache, of)][:SELECTION_LISTS]
+        for name, lists in found.items()
+    }
     return {name: lists for name, lists in known.items() if lists}
 
 
 def scifact_dev(cache: TextStateCache, depth: int) -> list[GradedList]:
     """300 held-out claims over the text tower's dense top `depth` of the whole corpus."""
     _, held = scifact_claims()
-    return mine("scifact", _questions(held), scifact_corpus(), cached_retriever(cache), depth, add=False)
+    return mine(
+        "scifact", _questions(held), scifact_corpus(), cached_retriever(cache), depth, add=False
+    )
 
 
 def dl21_split() -> tuple[list[GradedList], list[GradedList]]:
@@ -74,23 +80,38 @@ def insurance_split() -> tuple[list[GradedList], list[GradedList]]:
 
 
 def softened(cache: TextStateCache, of: GradedList) -> GradedList:
-    """A distilled list: SPLADE++'s grade and the text tower's view of it, 3 to 1; both as shares of the list."""
+    """A distilled list: SPLADE++'s grade and the text tower's view of it, 3 to 1; both as shares of
+    the list.
+    """
     scores = tower_scores(cache, of)  # [N]
-    place = scores.argsort().argsort().float() / max(1, len(scores) - 1)  # [N], 1 = the tower's first
+    place = scores.argsort().argsort().float() / max(
+        1, len(scores) - 1
+    )  # [N], 1 = the tower's first
     grades = 0.75 * torch.tensor(of.grades) + 0.25 * 3.0 * place**2
     return replace(of, grades=tuple((grades - 0.5).clamp_min(0.0).tolist()))
 
 
 def pair_pools(cache: TextStateCache, source: str) -> list[GradedList]:
-    """Question and text pairs with the texts of the same source that the text tower finds most alike."""
-    known = [(query, text) for query, text in pairs(PAIRS)[source] if text in cache and f"query:{query}" in cache]
-    questions = [Question(qid=f"{source}-{n}", query=query, grades={text: 2.0}) for n, (query, text) in enumerate(known)]
+    """Question and text pairs with the texts of the same source that the text tower finds most
+    alike.
+    """
+    known = [
+        (query, text)
+        for query, text in pairs(PAIRS)[source]
+        if text in cache and f"query:{query}" in cache
+    ]
+    questions = [
+        Question(qid=f"{source}-{n}", query=query, grades={text: 2.0})
+        for n, (query, text) in enumerate(known)
+    ]
     corpus = {text: text for _, text in known}
     return mine(source, questions, corpus, cached_retriever(cache), POOL) if known else []
 
 
 def scifact_pools(cache: TextStateCache) -> list[GradedList]:
-    """The training claims over the text tower's dense top of the whole corpus, their evidence put in where it was missed."""
+    """The training claims over the text tower's dense top of the whole corpus, their evidence put
+    in where it was missed.
+    """
     claims, _ = scifact_claims()
     return mine("scifact", _questions(claims), scifact_corpus(), cached_retriever(cache), POOL)
 
@@ -109,7 +130,11 @@ def tower_scores(cache: TextStateCache, of: GradedList) -> torch.Tensor:
 
 
 def _questions(claims: Sequence[Row]) -> list[Question]:
-    return [Question(qid=f"scifact-{n}", query=c["claim"], grades=c["docs"]) for n, c in enumerate(claims) if c["docs"]]
+    return [
+        Question(qid=f"scifact-{n}", query=c["claim"], grades=c["docs"])
+        for n, c in enumerate(claims)
+        if c["docs"]
+    ]
 
 
 def _known(cache: TextStateCache, of: GradedList) -> bool:
@@ -147,4 +172,10 @@ WEIGHTS = {
     "boolq": 0.5,
     "glossary": 0.5,
 }  # how often each is drawn
-NEGATIVES = {"insuranceqa": 40, "scifact": 60, "medquad": 30, "boolq": 30, "glossary": 30}  # mined ones a list
+NEGATIVES = {
+    "insuranceqa": 40,
+    "scifact": 60,
+    "medquad": 30,
+    "boolq": 30,
+    "glossary": 30,
+}  # mined ones a list

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from llama_index_rnx.errors import RNXError
 from training.data import GradedList, kept_lists
-from training.engine import Learner, Lists, Record, Stage, Trainer, checkpoint, record_of, run_lists, train
+from training.engine import (
+    Learner,
+    Lists,
+    Record,
+    Stage,
+    Trainer,
+    checkpoint,
+    record_of,
+    run_lists,
+    train,
+)
 from training.evaluation import (
     MEASURES,
     NDCG10,
@@ -33,22 +43,30 @@ ENDED = "weights.safetensors"  # what a stage leaves when it ended
 
 
 class CurriculumData(Protocol):
-    """Data of one kind, and the learner that fits it. Everything is a function of what is asked for and of the seed."""
+    """Data of one kind, and the learner that fits it. Everything is a function of what is asked for
+    and of the seed.
+    """
 
     def learner(self) -> Learner:
         """Untrained; the same at every call."""
         ...
 
     def development(self) -> Lists:
-        """Every development set, by name; they depend on no trained weights, so that all stages can be compared."""
+        """Every development set, by name; they depend on no trained weights, so that all stages can
+        be compared.
+        """
         ...
 
     def lists(self, source: str, stage: Stage, learner: Learner, turn: int) -> Sequence[GradedList]:
-        """The lists of one source for one round of a stage, mined by the learner as it now is where the stage says so."""
+        """The lists of one source for one round of a stage, mined by the learner as it now is where
+        the stage says so.
+        """
         ...
 
     def retriever(self, stage: Stage, learner: Learner, work: Path, record: Record) -> list[float]:
-        """A stage with negatives "in batch": it trains the learner with a loop of its own, and gives back its losses."""
+        """A stage with negatives "in batch": it trains the learner with a loop of its own, and
+        gives back its losses.
+        """
         ...
 
     def settle(self, learner: Learner) -> None:
@@ -62,48 +80,81 @@ class CurriculumData(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a stage's training left behind beside the weights: the loss of every step, and the time it took."""
+    """What a stage's training left behind beside the weights: the loss of every step, and the time
+    it took.
+    """
 
     losses: list[float]
     seconds: float
 
 
 def run_stages(stages: Sequence[Stage], material: CurriculumData, work: Path, seed: int) -> Learner:
-    """Every stage in order, each from the last one's weights; what was done before is not done again."""
+    """Every stage in order, each from the last one's weights; what was done before is not done
+    again.
+    """
     learner, sets, folder = material.learner(), material.development(), work
     for stage in stages:
         folder, start = folder / stage.name, copied(learner)
         outcome = carry_out(stage, learner, material, sets, folder, seed)
         path, chain = work / "results.jsonl", folder.relative_to(work).parts
         if not any(row["chain"] == list(chain) and row["seed"] == seed for row in rows_of(path)):
-            add_row(path, row_of(stage, chain, learner, start, sets, outcome, record_of(asdict(stage), seed, material.files())))
+            add_row(
+                path,
+                row_of(
+                    stage,
+                    chain,
+                    learner,
+                    start,
+                    sets,
+                    outcome,
+                    record_of(asdict(stage), seed, material.files()),
+                ),
+            )
     return learner
 
 
-def carry_out(stage: Stage, learner: Learner, material: CurriculumData, sets: Lists, folder: Path, seed: int) -> Outcome:
+def carry_out(
+    stage: Stage, learner: Learner, material: CurriculumData, sets: Lists, folder: Path, seed: int
+) -> Outcome:
     """One stage: it leaves the learner trained, and `weights.safetensors` in the folder."""
     record, path = record_of(asdict(stage), seed, material.files()), folder / ENDED
-    if path.exists() and stage.negatives != "in batch":  # such a stage brings more than weights: a tower, a calibration
+    if (
+        path.exists() and stage.negatives != "in batch"
+    ):  # such a stage brings more than weights: a tower, a calibration
         tensors, header = checkpoint.read(path)
-        checkpoint.refuse_other(path, header, record)
+        checkpoint.check_same_run(path, header, record)
         learner.load(tensors)
         material.settle(learner)  # changes nothing in them, and reads what a measurement will need
         return Outcome(**header["outcome"])
     outcome = fit(stage, learner, material, sets, folder, record)
     material.settle(learner)
-    checkpoint.write(path, learner.weights(), {"record": asdict(record), "outcome": asdict(outcome)})
+    checkpoint.write(
+        path, learner.weights(), {"record": asdict(record), "outcome": asdict(outcome)}
+    )
     return outcome
 
 
-def fit(stage: Stage, learner: Learner, material: CurriculumData, sets: Lists, folder: Path, record: Record) -> Outcome:
+def fit(
+    stage: Stage,
+    learner: Learner,
+    material: CurriculumData,
+    sets: Lists,
+    folder: Path,
+    record: Record,
+) -> Outcome:
     """The training itself: by lists, or by the retriever's batches of pairs."""
     if stage.negatives == "in batch":
         began = time.monotonic()
-        return Outcome(losses=material.retriever(stage, learner, folder, record), seconds=time.monotonic() - began)
+        return Outcome(
+            losses=material.retriever(stage, learner, folder, record),
+            seconds=time.monotonic() - began,
+        )
 
     def lists(turn: int) -> Lists:
         return {
-            name: kept(folder / f"{name}-{turn}.jsonl", partial(material.lists, name, stage, learner, turn))
+            name: kept(
+                folder / f"{name}-{turn}.jsonl", partial(material.lists, name, stage, learner, turn)
+            )
             for name, _ in stage.mix
         }
 
@@ -122,7 +173,9 @@ def row_of(
     outcome: Outcome,
     record: Record,
 ) -> dict[str, Any]:
-    """What a stage gave: every measure on every development set, and the gain in nDCG@10 over where it started."""
+    """What a stage gave: every measure on every development set, and the gain in nDCG@10 over where
+    it started.
+    """
     after, trained = measured(learner, sets), copied(learner)
     learner.load(start)
     before = measured(learner, sets)
@@ -133,13 +186,23 @@ def row_of(
         "date": today(),
         "stage": stage.name,
         "chain": list(chain),
-        "metrics": {name: {str(measure): mean(values) for measure, values in of.items()} for name, of in after.items()},
-        "before": {name: mean(of[NDCG10]) for name, of in before.items()},
-        "gain": {name: asdict(bootstrap(after[name][NDCG10], before[name][NDCG10])) for name in sets},
-        "given": {
-            name: mean(evaluate(qrels_of(of), first_run(of))) for name, of in sets.items() if all(one.first for one in of)
+        "metrics": {
+            name: {str(measure): mean(values) for measure, values in of.items()}
+            for name, of in after.items()
         },
-        "loss": {"first": sum(outcome.losses[:part]) / part, "last": sum(outcome.losses[-part:]) / part},
+        "before": {name: mean(of[NDCG10]) for name, of in before.items()},
+        "gain": {
+            name: asdict(bootstrap(after[name][NDCG10], before[name][NDCG10])) for name in sets
+        },
+        "given": {
+            name: mean(evaluate(qrels_of(of), first_run(of)))
+            for name, of in sets.items()
+            if all(one.first for one in of)
+        },
+        "loss": {
+            "first": sum(outcome.losses[:part]) / part,
+            "last": sum(outcome.losses[-part:]) / part,
+        },
         "steps": len(outcome.losses),
         "seconds": round(outcome.seconds, 1),
         **asdict(record),
@@ -149,7 +212,10 @@ def row_of(
 def measured(learner: Learner, sets: Lists) -> dict[str, dict[Measure, Values]]:
     """Every measure of every list of every set."""
     runs = {name: run_lists(learner, lists) for name, lists in sets.items()}
-    return {name: {m: evaluate(qrels_of(lists), runs[name], m) for m in MEASURES} for name, lists in sets.items()}
+    return {
+        name: {m: evaluate(qrels_of(lists), runs[name], m) for m in MEASURES}
+        for name, lists in sets.items()
+    }
 
 
 def copied(learner: Learner) -> dict[str, Tensor]:
@@ -165,7 +231,9 @@ def chosen(stages: Sequence[Stage], names: Sequence[str] | None) -> list[Stage]:
     known = [stage.name for stage in stages]
     wrong = [name for name in names or () if name not in known]
     if wrong:
-        raise RNXError(f"--stages {' '.join(wrong)}: there is no such stage; allowed are {', '.join(known)}.")
+        raise RNXError(
+            f"--stages {' '.join(wrong)}: there is no such stage; allowed are {', '.join(known)}."
+        )
     return [stage for stage in stages if not names or stage.name in names]
 
 
@@ -177,12 +245,15 @@ def scaled(stage: Stage, scale: float) -> Stage:
     """
     if not 0.0 < scale <= 1.0:
         raise RNXError(f"--scale is {scale}; it must be above 0 and at most 1.")
-    steps, every = (max(stage.rounds, round(scale * count)) for count in (stage.steps, stage.evaluate_every))
+    steps, every = (
+        max(stage.rounds, round(scale * count)) for count in (stage.steps, stage.evaluate_every)
+    )
     return replace(stage, steps=steps, evaluate_every=every)
 
 
 def chains(stages: Sequence[Stage], without: str | None) -> list[list[Stage]]:
-    """The sequences of stages that are asked for: all; all without one; all, and then without each in turn.
+    """The sequences of stages that are asked for: all; all without one; all, and then without each
+    in turn.
 
     Raises:
         RNXError: no stage has that name.
@@ -191,6 +262,12 @@ def chains(stages: Sequence[Stage], without: str | None) -> list[list[Stage]]:
     if without is None:
         return [list(stages)]
     if without != "each" and without not in names:
-        raise RNXError(f"--without {without!r}: there is no such stage; allowed are {', '.join(names)}, each.")
-    left_out = [[stage for stage in stages if stage.name != name] for name in names if without in (name, "each")]
+        raise RNXError(
+            f"--without {without!r}: there is no such stage; allowed are {', '.join(names)}, each."
+        )
+    left_out = [
+        [stage for stage in stages if stage.name != name]
+        for name in names
+        if without in (name, "each")
+    ]
     return [list(stages), *left_out] if without == "each" else left_out

@@ -1,4 +1,6 @@
-"""The curriculum on generated data: made up from a seed in seconds, with a planted order, for an rnx-mini of toy size."""
+"""The curriculum on generated data: made up from a seed in seconds, with a planted order, for an
+rnx-mini of toy size.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ LISTS = 160  # of every source
 class SyntheticData:
     """Texts and pictures, what the frozen towers say of them, and the learner over those towers."""
 
-    def __init__(self, folder: Path, seed: int, count: int = LISTS, held_out: int = HELD_OUT) -> None:
-        """`count` lists of every source, `held_out` of every development set; tests want few of them."""
+    def __init__(
+        self, folder: Path, seed: int, count: int = LISTS, held_out: int = HELD_OUT
+    ) -> None:
+        """`count` lists of every source, `held_out` of every development set; tests want few of
+        them.
+        """
         self.seed, self.count = seed, count
         self.known, self.new = generated.pictures(folder / "pictures", 2 * count, held_out)
         self.texts = generated.text_lists(count, seed)
@@ -35,7 +41,9 @@ class SyntheticData:
         learner.remember([*self.texts, *self.held_out, *self.pairs, *self._shown()], "generated")
 
     def learner(self) -> MiniLearner:
-        learner = MiniLearner(generated.tiny_model(self.seed), self.tokens, self.maps, {}, torch.float32)
+        learner = MiniLearner(
+            generated.tiny_model(self.seed), self.tokens, self.maps, {}, torch.float32
+        )
         begin_reader(learner, [text for of in self.texts for text in of.texts])
         self.settle(learner)
         return learner
@@ -49,17 +57,41 @@ class SyntheticData:
             wrong=12,
             seed=self.seed,
         )
-        return {"texts": self.held_out, "pictures": picture_lists(self.new, "pictures", len(self.new)), "joint": joint}
+        return {
+            "texts": self.held_out,
+            "pictures": picture_lists(self.new, "pictures", len(self.new)),
+            "joint": joint,
+        }
 
     def lists(self, source: str, stage: Stage, learner: Learner, turn: int) -> Sequence[GradedList]:
         assert isinstance(learner, MiniLearner)
         seed = self.seed + turn
         if source == "pictures":
             find = learner.retrieve
-            return caption_lists(self.known, find, same_words, source=source, count=self.count, temperature=0.2, seed=seed)
+            return caption_lists(
+                self.known,
+                find,
+                same_words,
+                source=source,
+                count=self.count,
+                temperature=0.2,
+                seed=seed,
+            )
         if source == "joint":
-            return joint_lists(self._joint(), self.tokens, learner.find, count=self.count, wrong=12, seed=seed, noise=0.0)
-        found = {"texts": self.texts, "text-pairs": self.pairs, "picture-pairs": self._picture_pairs}
+            return joint_lists(
+                self._joint(),
+                self.tokens,
+                learner.find,
+                count=self.count,
+                wrong=12,
+                seed=seed,
+                noise=0.0,
+            )
+        found = {
+            "texts": self.texts,
+            "text-pairs": self.pairs,
+            "picture-pairs": self._picture_pairs,
+        }
         return found[source]
 
     def retriever(self, stage: Stage, learner: Learner, work: Path, record: Record) -> list[float]:
@@ -85,7 +117,15 @@ class SyntheticData:
     def _shown(self) -> list[GradedList]:
         """Lists that name every picture and every text about one."""
         return [
-            GradedList(source="", qid="", query=query, docids=("",), texts=(text,), grades=(0.0,), images=(picture.path,))
+            GradedList(
+                source="",
+                qid="",
+                query=query,
+                docids=("",),
+                texts=(text,),
+                grades=(0.0,),
+                images=(picture.path,),
+            )
             for picture in (*self.known, *self.new)
             for query in picture.queries
             for text in (*picture.about, picture.caption)
@@ -95,5 +135,7 @@ class SyntheticData:
         return joint_set("joint", self.new if new else self.known, self.tokens)
 
     def _alike(self, queries: Sequence[str]) -> torch.Tensor:
-        """How like the captions of the new pictures are to these queries, [Q, P]: development lists know no model."""
+        """How like the captions of the new pictures are to these queries, [Q, P]: development lists
+        know no model.
+        """
         return same_words(queries, [picture.caption for picture in self.new])

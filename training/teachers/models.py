@@ -19,7 +19,9 @@ AT_ONCE = 100_000  # candidates a window: an embedder compares nothing between t
 
 
 class EmbedderTeacher:
-    """A sentence-transformers embedder as a ranker: a memory is a text's unit vector, a score the cosine."""
+    """A sentence-transformers embedder as a ranker: a memory is a text's unit vector, a score the
+    cosine.
+    """
 
     window = AT_ONCE
 
@@ -27,24 +29,35 @@ class EmbedderTeacher:
         from sentence_transformers import SentenceTransformer
 
         self.name, self.fingerprint = folder.name, f"embedder {folder.resolve()}"
-        self.model = SentenceTransformer(str(folder), device=_device(), model_kwargs={"torch_dtype": torch.bfloat16})
+        self.model = SentenceTransformer(
+            str(folder), device=_device(), model_kwargs={"torch_dtype": torch.bfloat16}
+        )
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors, [texts, D]."""
-        found = self.model.encode(list(texts), normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
+        found = self.model.encode(
+            list(texts), normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        )
         return found.float().cpu()
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
-        return [{"vector": vector.half()} for vector in self.vectors([_text(one, self.name) for one in candidates])]
+        return [
+            {"vector": vector.half()}
+            for vector in self.vectors([_text(one, self.name) for one in candidates])
+        ]
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
         asked = self.vectors([query.text])[0]
-        found: list[float] = (torch.stack([memory["vector"].float() for memory in memories]) @ asked).tolist()
+        found: list[float] = (
+            torch.stack([memory["vector"].float() for memory in memories]) @ asked
+        ).tolist()
         return found
 
 
 class CrossEncoderTeacher:
-    """A sentence-transformers cross-encoder as a ranker. It reads query and text together, so a memory is the text."""
+    """A sentence-transformers cross-encoder as a ranker. It reads query and text together, so a
+    memory is the text.
+    """
 
     window = AT_ONCE
 
@@ -55,7 +68,10 @@ class CrossEncoderTeacher:
         self.model = CrossEncoder(str(folder), device=_device())
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
-        return [{"text": torch.tensor(list(_text(one, self.name).encode()), dtype=torch.uint8)} for one in candidates]
+        return [
+            {"text": torch.tensor(list(_text(one, self.name).encode()), dtype=torch.uint8)}
+            for one in candidates
+        ]
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
         texts = [bytes(memory["text"].tolist()).decode() for memory in memories]
@@ -69,13 +85,21 @@ def load_teacher(name: str) -> Ranker:
     if (folder / "modules.json").is_file():
         return EmbedderTeacher(folder)
     config = folder / "config.json"
-    made_of = json.loads(config.read_text()).get("architectures") or [""] if config.is_file() else [""]
-    return CrossEncoderTeacher(folder) if made_of[0].endswith("ForSequenceClassification") else load_ranker(name)
+    made_of = (
+        json.loads(config.read_text()).get("architectures") or [""] if config.is_file() else [""]
+    )
+    return (
+        CrossEncoderTeacher(folder)
+        if made_of[0].endswith("ForSequenceClassification")
+        else load_ranker(name)
+    )
 
 
 def _text(candidate: Candidate, teacher: str) -> str:
     if not candidate.text:
-        raise RNXError(f"candidate {candidate.id!r} has no text and {teacher} reads nothing else; give a text or a caption.")
+        raise RNXError(
+            f"candidate {candidate.id!r} has no text and {teacher} reads nothing else; give a text or a caption."
+        )
     return candidate.text
 
 

@@ -1,4 +1,6 @@
-"""EfficientNet's published weights, batch normalisation folded in, as the image encoder of rnx-mini. It trains nothing."""
+"""EfficientNet's published weights, batch normalisation folded in, as the image encoder of
+rnx-mini. It trains nothing.
+"""
 
 from __future__ import annotations
 

@@ -13,24 +13,35 @@ from safetensors.torch import load_file, save_file
 
 from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ScorerConfig, quantize
 
-INT8 = ("text.", "eyes.", "image.more.")  # the rest keeps fp16; int8 rows cost the image vectors nothing measurable (LOG)
+INT8 = (
+    "text.",
+    "eyes.",
+    "image.more.",
+)  # the rest keeps fp16; int8 rows cost the image vectors nothing measurable (LOG)
 
 
 LIMIT = 64 * 2**20
 
 
 def write_mini(model: MiniModel, folder: Path, about: Mapping[str, Any]) -> None:
-    """The folder that `load_ranker` reads. about: `retrieval` (scale and bias of the index vectors), `training` and more.
+    """The folder that `load_ranker` reads. about: `retrieval` (scale and bias of the index
+    vectors), `training` and more.
 
-    The digest names all weights, since every memory and vector that they make must be told from another's.
+    The digest names all weights, since every memory and vector that they make must be told from
+    another's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.text.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     path, part = folder / "model.safetensors", folder / "model.part"
     save_file(quantize(model.state_dict(), INT8), part)
     digest = hashlib.sha256(part.read_bytes()).hexdigest()[:12]
-    shapes = {"image": asdict(replace(model.image.config, dropout=0.0)), "reader": asdict(model.reader.config)}
-    (folder / "config.json").write_text(json.dumps({"digest": digest, **about, **shapes}, indent=1) + "\n")
+    shapes = {
+        "image": asdict(replace(model.image.config, dropout=0.0)),
+        "reader": asdict(model.reader.config),
+    }
+    (folder / "config.json").write_text(
+        json.dumps({"digest": digest, **about, **shapes}, indent=1) + "\n"
+    )
     part.replace(path)
 
 
@@ -61,4 +72,8 @@ def _known(config: Any, path: Path) -> dict[str, Any]:
 
 
 def _below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }

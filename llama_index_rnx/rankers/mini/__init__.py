@@ -1,4 +1,6 @@
-"""rnx-mini: the embedded ranker. Frozen encoders remember, a small listwise scorer scores; no GPU, no download."""
+"""rnx-mini: the embedded ranker. Frozen encoders remember, a small listwise scorer scores; no GPU,
+no download.
+"""
 
 from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder, ImageTower, preprocess
 from llama_index_rnx.rankers.mini.image_heads import (

@@ -1,8 +1,9 @@
-"""BERT's encoder (Devlin et al., arXiv 1810.04805) in plain torch. It knows no text and no tokenizer.
+"""BERT's encoder (Devlin et al., arXiv 1810.04805) in plain torch. It knows no text and no
+tokenizer.
 
-`transformers.BertModel` computes the same, bit for bit (a test compares them), but it imports torch's
-compiler, SciPy and SymPy: half of the time of a first search. The modules have its names, so that the
-same checkpoints load.
+`transformers.BertModel` computes the same, bit for bit (a test compares them), but it imports
+torch's compiler, SciPy and SymPy: half of the time of a first search. The modules have its names,
+so that the same checkpoints load.
 
 Axes, named once: B texts, T word pieces, D width.
 """
@@ -20,7 +21,16 @@ INITIAL_RANGE = 0.02
 class BertEncoder(nn.Module):
     """Word pieces in, states out; without a pooler, and without dropout (it is never trained here)."""
 
-    def __init__(self, *, vocabulary: int, width: int, layers: int, heads: int, intermediate: int, positions: int) -> None:
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        heads: int,
+        intermediate: int,
+        positions: int,
+    ) -> None:
         super().__init__()
         self.embeddings = _Embeddings(vocabulary, width, positions)
         self.encoder = _Layers(layers, width, heads, intermediate)

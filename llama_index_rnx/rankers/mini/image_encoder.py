@@ -1,4 +1,5 @@
-"""Pixels in, feature maps out: the image towers of rnx-mini. They know no text, no query and no head.
+"""Pixels in, feature maps out: the image towers of rnx-mini. They know no text, no query and no
+head.
 
 Axes, named once: B images, C channels, H and W cells.
 """
@@ -14,9 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC; PIL itself is not imported here
-_MEAN, _STD = 127.0, 128.0  # the TF-lite convention of the EfficientNet-Lite checkpoints: about -1 to 1
+_MEAN, _STD = (
+    127.0,
+    128.0,
+)  # the TF-lite convention of the EfficientNet-Lite checkpoints: about -1 to 1
 EncoderStage = tuple[int, int, int, int, int]  # kernel, stride, expansion, channels, repeats
-# EfficientNet-Lite scales width and depth of all but the stem, the first stage and the head: Lite1 (1.0, 1.1), Lite2 (1.1, 1.2)
+# EfficientNet-Lite scales width and depth of all but the stem, the first stage and the head: Lite1
+# (1.0, 1.1), Lite2 (1.1, 1.2)
 ENCODER_STAGES: dict[str, tuple[EncoderStage, ...]] = {
     name: (
         (3, 1, 1, 16, 1),
@@ -37,20 +42,30 @@ _MIDDLE = 15  # blocks before the last stride: what ends there has 16 x 16 cells
 
 
 def preprocess(image: Any, size: int = 256) -> Tensor:
-    """A PIL image as the tower's input [3, size, size]: squashed (aspect not kept), bicubic; transparency on white."""
+    """A PIL image as the tower's input [3, size, size]: squashed (aspect not kept), bicubic;
+    transparency on white.
+    """
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA").resize((size, size), _BICUBIC), dtype=np.float32)  # [H, W, 4]
+        rgba = np.asarray(
+            image.convert("RGBA").resize((size, size), _BICUBIC), dtype=np.float32
+        )  # [H, W, 4]
         opacity = rgba[..., 3:] / 255.0
         pixels = rgba[..., :3] * opacity + 255.0 * (1.0 - opacity)  # [H, W, 3]
     else:
-        pixels = np.asarray(image.convert("RGB").resize((size, size), _BICUBIC), dtype=np.float32)  # [H, W, 3]
+        pixels = np.asarray(
+            image.convert("RGB").resize((size, size), _BICUBIC), dtype=np.float32
+        )  # [H, W, 3]
     return torch.from_numpy((pixels - _MEAN) / _STD).permute(2, 0, 1).contiguous()  # [3, H, W]
 
 
 class _Conv(nn.Module):
-    """A convolution with its BatchNorm folded in and TensorFlow's SAME padding (more on the right, for stride 2)."""
+    """A convolution with its BatchNorm folded in and TensorFlow's SAME padding (more on the right,
+    for stride 2).
+    """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__()
         extra = kernel - stride  # for sides that the stride divides
         self.pad = (extra // 2, extra - extra // 2) * 2 if stride > 1 else None
@@ -63,7 +78,9 @@ class _Conv(nn.Module):
 
 
 class _Block(nn.Module):
-    """MBConv without squeeze and excitation: expand, filter each channel, project; added to its input where it fits."""
+    """MBConv without squeeze and excitation: expand, filter each channel, project; added to its
+    input where it fits.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -89,7 +106,9 @@ def _blocks(stages: tuple[EncoderStage, ...]) -> list[_Block]:
 
 
 class TowerEnd(nn.Module):
-    """The blocks of a tower from its last stride on, and its head: [B, C, 16, 16] -> [B, 1280, 8, 8]."""
+    """The blocks of a tower from its last stride on, and its head: [B, C, 16, 16] -> [B, 1280, 8,
+    8].
+    """
 
     def __init__(self, name: str = "lite2") -> None:
         super().__init__()
@@ -105,10 +124,12 @@ class TowerEnd(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """EfficientNet-Lite (Tan and Le, arXiv 1905.11946) up to its last feature map, BatchNorm folded.
+    """EfficientNet-Lite (Tan and Le, arXiv 1905.11946) up to its last feature map, BatchNorm
+    folded.
 
-    `forward` is `end(middle(x))`: [B, 3, 256, 256] -> [B, C, 16, 16] -> [B, 1280, 8, 8]; sides divide by 32. C is 120 of
-    Lite2. The cut is where training starts: middle maps are cached, an end is tuned.
+    `forward` is `end(middle(x))`: [B, 3, 256, 256] -> [B, C, 16, 16] -> [B, 1280, 8, 8]; sides
+    divide by 32. C is 120 of Lite2. The cut is where training starts: middle maps are cached, an
+    end is tuned.
     """
 
     def __init__(self, name: str = "lite2") -> None:
@@ -132,15 +153,19 @@ class ImageTower(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Every map that the heads read: Lite2's, whose end is tuned to captions, then one for each of the `others`.
+    """Every map that the heads read: Lite2's, whose end is tuned to captions, then one for each of
+    the `others`.
 
-    Another "lite2" is the same trunk (run once) with an end of its own, as ImageNet left it; "lite1" is a tower apart.
+    Another "lite2" is the same trunk (run once) with an end of its own, as ImageNet left it;
+    "lite1" is a tower apart.
     """
 
     def __init__(self, others: Sequence[str] = ()) -> None:
         super().__init__()
         self.tower = ImageTower()
-        self.others = nn.ModuleList(TowerEnd() if name == "lite2" else ImageTower(name) for name in others)
+        self.others = nn.ModuleList(
+            TowerEnd() if name == "lite2" else ImageTower(name) for name in others
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, 256, 256] -> [B, M, 1280, 8, 8], M maps."""

@@ -1,6 +1,8 @@
-"""The image side of rnx-mini: heads on feature maps, caption heads and their calibrated score. Knows no tower, no list.
+"""The image side of rnx-mini: heads on feature maps, caption heads and their calibrated score.
+Knows no tower, no list.
 
-Axes, named once: B images, Q queries, N candidates of one query, T word pieces, R regions, D image space, W word space.
+Axes, named once: B images, Q queries, N candidates of one query, T word pieces, R regions, D image
+space, W word space.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ _CONSTANT, _NORM_SQUARED = 0.5, 1.2  # of the index vectors: room for a correcti
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """The shape of the image part. `dim` is 384 less the two coordinates of the hub correction in the index."""
+    """The shape of the image part. `dim` is 384 less the two coordinates of the hub correction in
+    the index.
+    """
 
     dim: int = 382
     word_dim: int = 128
@@ -28,7 +32,9 @@ class ImageConfig:
     heads: int = 8  # of the attention pooling over cells
     head_dim: int = 96
     text_heads: int = 6
-    others: tuple[str, ...] = ()  # the maps of `Eyes` beside the first, with a head each; all share the vector by the basis
+    others: tuple[
+        str, ...
+    ] = ()  # the maps of `Eyes` beside the first, with a head each; all share the vector by the basis
     bank: int = 2048  # caption vectors kept for the hub correction
     neighbours: int = 10
     dropout: float = 0.0  # training only
@@ -36,7 +42,9 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageVectors:
-    """What is kept of pictures. vector: [B, D] and regions: [B, 16, W], unit length; row by row from the upper left."""
+    """What is kept of pictures. vector: [B, D] and regions: [B, 16, W], unit length; row by row
+    from the upper left.
+    """
 
     vector: Tensor
     regions: Tensor
@@ -44,7 +52,9 @@ class ImageVectors:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionVectors:
-    """A query on the image side. vector: [Q, D], words: [Q, T, W], unit length; weights: [Q, T] of sum 1, pads 0."""
+    """A query on the image side. vector: [Q, D], words: [Q, T, W], unit length; weights: [Q, T] of
+    sum 1, pads 0.
+    """
 
     vector: Tensor
     words: Tensor
@@ -57,7 +67,9 @@ class VectorHead(nn.Module):
     def __init__(self, config: ImageConfig, dim: int, channels: int = CHANNELS) -> None:
         super().__init__()
         self.attend = nn.Linear(channels, config.heads)
-        self.values = nn.Parameter(torch.randn(config.heads, channels, config.head_dim) * channels**-0.5)
+        self.values = nn.Parameter(
+            torch.randn(config.heads, channels, config.head_dim) * channels**-0.5
+        )
         self.mean = nn.Linear(channels, dim)
         self.out = nn.Linear(config.heads * config.head_dim, dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -67,7 +79,9 @@ class VectorHead(nn.Module):
         weights = self.attend(cells).softmax(1)  # [B, cells, H]
         pooled = self.dropout(weights.transpose(1, 2) @ cells)  # [B, H, C]
         heads = torch.einsum("bhc,hcd->bhd", pooled, self.values).flatten(1)  # [B, H * 96]
-        vector = self.mean(self.dropout(cells.mean(1))) + self.out(self.dropout(F.gelu(heads)))  # [B, D]
+        vector = self.mean(self.dropout(cells.mean(1))) + self.out(
+            self.dropout(F.gelu(heads))
+        )  # [B, D]
         return F.normalize(vector.float(), dim=-1)
 
 
@@ -85,20 +99,30 @@ class ImageProjector(nn.Module):
     def forward(self, maps: Tensor) -> ImageVectors:
         """[B, 1280, 8, 8] -> vectors [B, D], regions [B, 16, W]."""
         cells = self.norm(maps.flatten(2).transpose(1, 2))  # [B, 64, C]
-        fours = F.avg_pool2d(cells.transpose(1, 2).unflatten(2, maps.shape[2:]), 2).flatten(2).transpose(1, 2)
-        regions = self.region_out(self.dropout(F.gelu(self.region_in(self.dropout(fours)))))  # [B, 16, W]
+        fours = (
+            F.avg_pool2d(cells.transpose(1, 2).unflatten(2, maps.shape[2:]), 2)
+            .flatten(2)
+            .transpose(1, 2)
+        )
+        regions = self.region_out(
+            self.dropout(F.gelu(self.region_in(self.dropout(fours))))
+        )  # [B, 16, W]
         return ImageVectors(vector=self.vector(cells), regions=F.normalize(regions.float(), dim=-1))
 
 
 def grid(maps: Tensor) -> Tensor:
-    """[B, 1280, 8, 8] -> [B, 16, 1280]: 4 x 4 cells, each the mean of four, normed. A quarter of what training must cache."""
+    """[B, 1280, 8, 8] -> [B, 16, 1280]: 4 x 4 cells, each the mean of four, normed. A quarter of
+    what training must cache.
+    """
     return F.layer_norm(F.avg_pool2d(maps, 2).flatten(2).transpose(1, 2), (maps.shape[1],))
 
 
 class AuxiliaryHead(nn.Module):
-    """Another pair of vectors for the same picture and caption: of another map, and of the pooled caption alone.
+    """Another pair of vectors for the same picture and caption: of another map, and of the pooled
+    caption alone.
 
-    Trained apart from the others, so that it errs elsewhere: together they find more than any of them.
+    Trained apart from the others, so that it errs elsewhere: together they find more than any of
+    them.
     """
 
     def __init__(self, config: ImageConfig) -> None:
@@ -119,7 +143,9 @@ class AuxiliaryHead(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """A pre-norm layer of self-attention. (torch's own has dropout inside attention, which costs the fast kernel: x4.)"""
+    """A pre-norm layer of self-attention. (torch's own has dropout inside attention, which costs
+    the fast kernel: x4.)
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -130,22 +156,30 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """[Q, T, width], bool [Q, T] -> [Q, T, width]."""
-        q, k, v = self.qkv(self.before(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [Q, H, T, 64]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])  # [Q, H, T, 64]
+        q, k, v = (
+            self.qkv(self.before(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # [Q, H, T, 64]
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask[:, None, None, :]
+        )  # [Q, H, T, 64]
         x = x + self.out(attended.transpose(1, 2).flatten(2))  # [Q, T, width]
         added: Tensor = self.down(F.gelu(self.up(self.between(x))))
         return x + added
 
 
 class CaptionHead(nn.Module):
-    """The states of the frozen text tower -> the query on the image side; starts as the pooled vector itself."""
+    """The states of the frozen text tower -> the query on the image side; starts as the pooled
+    vector itself.
+    """
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         width = config.text_width
         self.layer = TransformerLayer(width, config.text_heads)
         self.norm = nn.LayerNorm(width)
-        self.weigh = nn.Linear(width, 2)  # how much a word counts: in the vector, in late interaction
+        self.weigh = nn.Linear(
+            width, 2
+        )  # how much a word counts: in the vector, in late interaction
         self.identity = nn.Linear(width, config.dim)
         self.added = nn.Linear(width, config.dim)
         self.words = nn.Linear(width, config.word_dim)
@@ -157,12 +191,16 @@ class CaptionHead(nn.Module):
     def forward(self, states: Tensor, mask: Tensor, pooled: Tensor) -> CaptionVectors:
         """states [Q, T, 384], mask [Q, T] (1 where a word is), pooled [Q, 384] -> `CaptionVectors`."""
         hidden = self.norm(self.layer(states, mask.bool()))  # [Q, T, 384]
-        logits = self.weigh(hidden).float().masked_fill(~mask.bool().unsqueeze(-1), -1e4)  # [Q, T, 2]
+        logits = (
+            self.weigh(hidden).float().masked_fill(~mask.bool().unsqueeze(-1), -1e4)
+        )  # [Q, T, 2]
         shares = logits.softmax(1)  # [Q, T, 2]
         summary = (shares[..., :1].to(hidden.dtype).transpose(1, 2) @ hidden).squeeze(1)  # [Q, 384]
         vector = self.identity(pooled) + self.added(self.dropout(summary))  # [Q, D]
         words = F.normalize(self.words(self.dropout(hidden)).float(), dim=-1)  # [Q, T, W]
-        return CaptionVectors(vector=F.normalize(vector.float(), dim=-1), words=words, weights=shares[..., 1])
+        return CaptionVectors(
+            vector=F.normalize(vector.float(), dim=-1), words=words, weights=shares[..., 1]
+        )
 
 
 def late_interaction(words: Tensor, weights: Tensor, regions: Tensor) -> Tensor:
@@ -171,18 +209,22 @@ def late_interaction(words: Tensor, weights: Tensor, regions: Tensor) -> Tensor:
 
 
 def hubness(vectors: Tensor, bank: Tensor, neighbours: int) -> Tensor:
-    """How near a picture is to captions in general: its mean cosine to the nearest of the bank. [B, D], [K, D] -> [B].
+    """How near a picture is to captions in general: its mean cosine to the nearest of the bank. [B,
+    D], [K, D] -> [B].
 
-    CSLS's correction (Conneau et al., arXiv 1710.04087) of one side only, so that it needs no query.
+    CSLS's correction (Conneau et al., arXiv 1710.04087) of one side only, so that it needs no
+    query.
     """
     return (vectors @ bank.T).topk(neighbours, dim=-1).values.mean(-1)
 
 
 class ImageScorer(nn.Module):
-    """Everything of rnx-mini that pictures need beyond the two towers, and how their scores are put together.
+    """Everything of rnx-mini that pictures need beyond the two towers, and how their scores are put
+    together.
 
-    logit = exp(log_scale) * (cosine + late * late_interaction - hub * (hubness - hub_mean)) + bias; the scale is
-    calibrated so that a softmax over 20 retrieved candidates is a probability, the bias so that a sigmoid is one.
+    logit = exp(log_scale) * (cosine + late * late_interaction - hub * (hubness - hub_mean)) + bias;
+    the scale is calibrated so that a softmax over 20 retrieved candidates is a probability, the
+    bias so that a sigmoid is one.
     """
 
     basis: Tensor
@@ -211,36 +253,61 @@ class ImageScorer(nn.Module):
 
     def images(self, maps: Tensor) -> ImageVectors:
         """One map a head, [B, 1 + E, 1280, 8, 8] -> `ImageVectors`."""
-        return self.joined_images(self.projector(maps[:, 0]), [grid(each) for each in maps[:, 1:].unbind(1)])
+        return self.joined_images(
+            self.projector(maps[:, 0]), [grid(each) for each in maps[:, 1:].unbind(1)]
+        )
 
     def joined_images(self, first: ImageVectors, cells: Sequence[Tensor]) -> ImageVectors:
         """What the first head saw, with what the others make of their `grid` cells [B, 16, 1280]."""
-        vectors = [first.vector, *(head.images(each) for head, each in zip(self.heads, cells, strict=True))]
+        vectors = [
+            first.vector,
+            *(head.images(each) for head, each in zip(self.heads, cells, strict=True)),
+        ]
         return ImageVectors(vector=self._joined(vectors), regions=first.regions)
 
     def captions(self, states: Tensor, mask: Tensor, pooled: Tensor) -> CaptionVectors:
         """states [Q, T, 384], mask [Q, T], pooled [Q, 384] -> `CaptionVectors`."""
         first = self.caption(states, mask, pooled)
         vectors = [first.vector, *(head.captions(pooled) for head in self.heads)]
-        return CaptionVectors(vector=self._joined(vectors), words=first.words, weights=first.weights)
+        return CaptionVectors(
+            vector=self._joined(vectors), words=first.words, weights=first.weights
+        )
 
     def _joined(self, vectors: Sequence[Tensor]) -> Tensor:
-        """[B, D] of every head -> [B, D]: the directions in which captions differ, so that little of any cosine is lost."""
-        return F.normalize(torch.cat(list(vectors), -1) @ self.basis, dim=-1) if self.more else vectors[0]
+        """[B, D] of every head -> [B, D]: the directions in which captions differ, so that little
+        of any cosine is lost.
+        """
+        return (
+            F.normalize(torch.cat(list(vectors), -1) @ self.basis, dim=-1)
+            if self.more
+            else vectors[0]
+        )
 
     def hubness(self, vectors: Tensor) -> Tensor:
         """[B, D] -> [B], by the bank that came with the weights."""
         return hubness(vectors, self.bank, self.config.neighbours)
 
-    def score(self, query: Tensor, words: Tensor, weights: Tensor, images: Tensor, regions: Tensor, hubs: Tensor) -> Tensor:
+    def score(
+        self,
+        query: Tensor,
+        words: Tensor,
+        weights: Tensor,
+        images: Tensor,
+        regions: Tensor,
+        hubs: Tensor,
+    ) -> Tensor:
         """One query [D], [T, W], [T] with candidates [N, D], [N, R, W], [N] -> logits [N]."""
         near = images @ query + self.late * late_interaction(words, weights, regions)  # [N]
         return self.log_scale.exp() * (near - self.hub * (hubs - self.hub_mean)) + self.bias
 
     def index_vector(self, vectors: Tensor, hubs: Tensor) -> Tensor:
-        """[B, D], [B] -> unit [B, D + 2]: cosine with a `query_vector` falls with hubness, by as much as in `score`."""
+        """[B, D], [B] -> unit [B, D + 2]: cosine with a `query_vector` falls with hubness, by as
+        much as in `score`.
+        """
         lowered = -self.hub / _CONSTANT * (hubs - self.hub_mean)  # [B]
-        filler = (_NORM_SQUARED - 1 - lowered.square()).clamp_min(0).sqrt()  # [B], so that all are of one length
+        filler = (
+            (_NORM_SQUARED - 1 - lowered.square()).clamp_min(0).sqrt()
+        )  # [B], so that all are of one length
         return F.normalize(torch.cat([vectors, torch.stack([lowered, filler], -1)], -1), dim=-1)
 
     def query_vector(self, vectors: Tensor) -> Tensor:

@@ -22,9 +22,13 @@ NAME = "rnx-mini"
 
 
 class MiniModel(nn.Module):
-    """All weights of rnx-mini, by part: `text`, `eyes` (image towers), `image` (heads on maps and captions), `reader`."""
+    """All weights of rnx-mini, by part: `text`, `eyes` (image towers), `image` (heads on maps and
+    captions), `reader`.
+    """
 
-    def __init__(self, text: TextEncoder, eyes: ImageEncoder, image: ImageScorer, reader: ListwiseScorer) -> None:
+    def __init__(
+        self, text: TextEncoder, eyes: ImageEncoder, image: ImageScorer, reader: ListwiseScorer
+    ) -> None:
         super().__init__()
         self.text, self.eyes, self.image, self.reader = text, eyes, image, reader
 
@@ -45,9 +49,13 @@ def model_folder() -> Path:
 
 
 def holds_mini(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint of rnx-mini: what ships with the package, or what training made of it."""
+    """Whether a folder holds a checkpoint of rnx-mini: what ships with the package, or what
+    training made of it.
+    """
     try:
-        return {"reader", "image", "retrieval"} <= set(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return {"reader", "image", "retrieval"} <= set(
+            json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        )
     except (OSError, ValueError):
         return False
 
@@ -61,7 +69,9 @@ def read_mini(folder: Path) -> tuple[MiniModel, dict[str, Any]]:
     config, packed = _read(folder)
     try:
         shapes = ImageConfig(**config["image"]), ScorerConfig(**config["reader"])
-        with WithoutInitialWeights():  # to make up random ones takes longer than to read the true ones
+        with (
+            WithoutInitialWeights()
+        ):  # to make up random ones takes longer than to read the true ones
             model = MiniModel.untrained(folder, *shapes)
         model.load_state_dict(dequantize(packed), assign=True)
     except (KeyError, TypeError, RuntimeError) as error:
@@ -77,4 +87,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = json.loads((folder / "config.json").read_text())
         return config, load_file(folder / "model.safetensors")
     except Exception as error:
-        raise RNXError(f"the weights of {NAME} in {folder} cannot be read ({error}); install the package again.") from error
+        raise RNXError(
+            f"the weights of {NAME} in {folder} cannot be read ({error}); install the package again."
+        ) from error

@@ -1,7 +1,9 @@
-"""From the name of a checkpoint to a backbone: finds its files, adds an adapter, places the weights. It knows no ranking.
+"""From the name of a checkpoint to a backbone: finds its files, adds an adapter, places the
+weights. It knows no ranking.
 
-A checkpoint is a folder or a hub id of one of the families, or a LoRA adapter (peft) of one. What is wrong with it, with an
-option or with the machine is said in one line before the weights are read, wherever that can be known.
+A checkpoint is a folder or a hub id of one of the families, or a LoRA adapter (peft) of one. What
+is wrong with it, with an option or with the machine is said in one line before the weights are
+read, wherever that can be known.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ UNTOUCHED = ("model.visual", "lm_head")  # by quantisation: memories and logits 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSource:
-    """Where the weights come from: a base checkpoint, and an adapter or none. name: what users call them together."""
+    """Where the weights come from: a base checkpoint, and an adapter or none. name: what users call
+    them together.
+    """
 
     name: str
     base: str
@@ -73,11 +77,15 @@ def is_checkpoint_name(model: str) -> bool:
     return bool(model) and (os.path.isdir(model) or HUB_ID.fullmatch(model) is not None)
 
 
-def resolve_checkpoint(model: str, adapter: str | None = None, revision: str | None = None) -> CheckpointSource:
-    """What a name stands for. The name of an adapter stands for the base that it was trained on, with it.
+def resolve_checkpoint(
+    model: str, adapter: str | None = None, revision: str | None = None
+) -> CheckpointSource:
+    """What a name stands for. The name of an adapter stands for the base that it was trained on,
+    with it.
 
     Raises:
-        RNXError: there is no such checkpoint or adapter in reach, or an adapter is to be put on an adapter.
+        RNXError: there is no such checkpoint or adapter in reach, or an adapter is to be put on an
+            adapter.
     """
     if adapter is not None:
         _base_of(adapter, None)
@@ -85,8 +93,12 @@ def resolve_checkpoint(model: str, adapter: str | None = None, revision: str | N
         name = model if adapter is None else f"{model}+{adapter}"
         return CheckpointSource(name=name, base=model, revision=revision, adapter=adapter)
     if adapter is not None:
-        raise RNXError(f"model={model!r} is an adapter itself; give model= its base, {_base_of(model, revision)!r}.")
-    return CheckpointSource(name=model, base=_base_of(model, revision), adapter=model, adapter_revision=revision)
+        raise RNXError(
+            f"model={model!r} is an adapter itself; give model= its base, {_base_of(model, revision)!r}."
+        )
+    return CheckpointSource(
+        name=model, base=_base_of(model, revision), adapter=model, adapter_revision=revision
+    )
 
 
 def load_backbone(
@@ -102,17 +114,22 @@ def load_backbone(
     """The checkpoint that `resolve_checkpoint` found, on a device.
 
     Args:
-        device: `cuda`, `cuda:1`, `mps`, `cpu`; `auto` spreads the weights over all devices (needs accelerate); default: the
-            first of cuda, mps, cpu that is there.
-        dtype: `float32`, `bfloat16`, `float16` or their short names; default: bfloat16 on cuda, float16 on mps, float32 on cpu.
-        attention: `auto` takes flash-attention where it is installed and serves (cuda, half precision), torch's own kernels
-            (`sdpa`) otherwise; or any name that transformers knows as `attn_implementation`.
-        quantization: `8bit` (by bitsandbytes or torchao) or `4bit` (by bitsandbytes) language weights. The vision tower stays
-            as it is, so memories do too. An adapter is not merged into such weights but computed beside them.
-        compile: the language model by torch.compile, on cuda as CUDA graphs; see `Backbone.compile`.
+        device: `cuda`, `cuda:1`, `mps`, `cpu`; `auto` spreads the weights over all devices (needs
+            accelerate); default: the first of cuda, mps, cpu that is there.
+        dtype: `float32`, `bfloat16`, `float16` or their short names; default: bfloat16 on cuda,
+            float16 on mps, float32 on cpu.
+        attention: `auto` takes flash-attention where it is installed and serves (cuda, half
+            precision), torch's own kernels (`sdpa`) otherwise; or any name that transformers knows
+            as `attn_implementation`.
+        quantization: `8bit` (by bitsandbytes or torchao) or `4bit` (by bitsandbytes) language
+            weights. The vision tower stays as it is, so memories do too. An adapter is not merged
+            into such weights but computed beside them.
+        compile: the language model by torch.compile, on cuda as CUDA graphs; see
+            `Backbone.compile`.
 
     Raises:
-        RNXError: it belongs to no known family, it has no vision tower, it does not fit, or an option cannot be met here.
+        RNXError: it belongs to no known family, it has no vision tower, it does not fit, or an
+            option cannot be met here.
     """
     place = resolve_placement(device, dtype, attention, quantization)
     _check_folder(source.base)
@@ -128,30 +145,40 @@ def load_backbone(
 
 
 def optional_file(model: str, name: str, revision: str | None) -> Path | None:
-    """A small file of a checkpoint; None if it has none. Raises RNXError if there is no such checkpoint in reach."""
+    """A small file of a checkpoint; None if it has none. Raises RNXError if there is no such
+    checkpoint in reach.
+    """
     found = _file(model, name, revision)
     return None if found is None else Path(found)
 
 
-def resolve_placement(device: str | None, dtype: str | None, attention: str, quantization: str | None) -> Placement:
+def resolve_placement(
+    device: str | None, dtype: str | None, attention: str, quantization: str | None
+) -> Placement:
     """The options, checked; what was left open is decided by what is there."""
     where = _device(device)
     precision = _dtype(dtype, where)
     if quantization is not None:
         _check_quantization(quantization)
     return Placement(
-        device=where, dtype=precision, attention=_attention(attention, where, precision), quantization=quantization
+        device=where,
+        dtype=precision,
+        attention=_attention(attention, where, precision),
+        quantization=quantization,
     )
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------
+# ---- files
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _file(model: str, name: str, revision: str | None) -> str | None:
     from transformers.utils.hub import cached_file
 
     try:
-        return cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        return cached_file(
+            model, name, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
     except (OSError, ValueError) as error:
         raise _unreachable(model, error) from error
 
@@ -160,7 +187,9 @@ def _base_of(adapter: str, revision: str | None) -> str:
     """The checkpoint that an adapter was trained on."""
     path = optional_file(adapter, ADAPTER, revision)
     if path is None:
-        raise RNXError(f"adapter={adapter!r} holds no {ADAPTER}; give a LoRA adapter as peft or training.train_vlm saves it.")
+        raise RNXError(
+            f"adapter={adapter!r} holds no {ADAPTER}; give a LoRA adapter as peft or training.train_vlm saves it."
+        )
     return str(_adapter_config(path)["base_model_name_or_path"])
 
 
@@ -176,7 +205,9 @@ def _adapter_config(path: Path) -> dict[str, Any]:
 
 
 def _check_folder(model: str) -> None:
-    """transformers explains a missing file in a paragraph about hubs; a line that names it is kinder."""
+    """transformers explains a missing file in a paragraph about hubs; a line that names it is
+    kinder.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return
@@ -188,9 +219,13 @@ def _check_folder(model: str) -> None:
     }
     missing = [name for name, pattern in wanted.items() if not any(folder.glob(pattern))]
     if "config.json" in missing:
-        raise RNXError(f"model={model!r}: the folder holds no checkpoint of transformers (no config.json).")
+        raise RNXError(
+            f"model={model!r}: the folder holds no checkpoint of transformers (no config.json)."
+        )
     if "vision_config" in (folder / "config.json").read_text(encoding="utf-8") and missing:
-        raise RNXError(f"model={model!r}: the folder lacks {', '.join(missing)}; copy all files of the checkpoint.")
+        raise RNXError(
+            f"model={model!r}: the folder lacks {', '.join(missing)}; copy all files of the checkpoint."
+        )
 
 
 def _family(source: CheckpointSource) -> type[Backbone]:
@@ -204,11 +239,14 @@ def _family(source: CheckpointSource) -> type[Backbone]:
     if config.model_type in FAMILIES:
         return FAMILIES[config.model_type]
     if getattr(config, "vision_config", None) is None:
-        raise RNXError(f"model={model!r} ({config.model_type}) has no vision tower; allowed families: {allowed}.")
+        raise RNXError(
+            f"model={model!r} ({config.model_type}) has no vision tower; allowed families: {allowed}."
+        )
     raise RNXError(f"model={model!r} is of the family {config.model_type!r}; allowed: {allowed}.")
 
 
-# ---- weights --------------------------------------------------------------------------------------------------------
+# ---- weights
+# --------------------------------------------------------------------------------------------------------
 
 
 def _parts(source: CheckpointSource, place: Placement) -> tuple[Any, Any, Any]:
@@ -220,31 +258,49 @@ def _parts(source: CheckpointSource, place: Placement) -> tuple[Any, Any, Any]:
     models: Any = transformers.AutoModelForImageTextToText
     tokenizer = transformers.AutoTokenizer.from_pretrained(model, revision=revision)
     processor = processors.from_pretrained(model, revision=revision or "main")
-    loaded, report = models.from_pretrained(model, revision=revision, output_loading_info=True, **options)
+    loaded, report = models.from_pretrained(
+        model, revision=revision, output_loading_info=True, **options
+    )
     if report["missing_keys"]:  # transformers would fill them with random numbers
         names = sorted(report["missing_keys"])
-        raise RNXError(f"model={model!r} lacks {len(names)} weights ({names[0]}, ...); the checkpoint is not complete.")
-    if any(weight.is_meta for weight in loaded.parameters()):  # accelerate left them in RAM or on disk
+        raise RNXError(
+            f"model={model!r} lacks {len(names)} weights ({names[0]}, ...); the checkpoint is not complete."
+        )
+    if any(
+        weight.is_meta for weight in loaded.parameters()
+    ):  # accelerate left them in RAM or on disk
         raise torch.OutOfMemoryError("out of memory: the devices do not hold all weights")
     return loaded if "device_map" in options else loaded.to(place.device), tokenizer, processor
 
 
 def _adapted(base: Any, source: CheckpointSource, merge: bool) -> Any:
-    """The model with an adapter: merged into its weights, so that it reads as fast as without, or computed beside them."""
+    """The model with an adapter: merged into its weights, so that it reads as fast as without, or
+    computed beside them.
+    """
     _need("peft", f"adapter={source.adapter!r}")
     from peft import PeftModel
 
-    trained_on = (_adapter_config(_adapter_file(source)).get("auto_mapping") or {}).get("base_model_class")
+    trained_on = (_adapter_config(_adapter_file(source)).get("auto_mapping") or {}).get(
+        "base_model_class"
+    )
     if trained_on not in (None, type(base).__name__):
-        raise RNXError(f"adapter={source.adapter!r} was trained on a {trained_on}; {source.base!r} is a {type(base).__name__}.")
+        raise RNXError(
+            f"adapter={source.adapter!r} was trained on a {trained_on}; {source.base!r} is a {type(base).__name__}."
+        )
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)  # peft asks, nobody is to act
-            adapted = PeftModel.from_pretrained(base, str(source.adapter), revision=source.adapter_revision)
+            warnings.filterwarnings(
+                "ignore", ".*is_gradient_checkpointing.*", FutureWarning
+            )  # peft asks, nobody is to act
+            adapted = PeftModel.from_pretrained(
+                base, str(source.adapter), revision=source.adapter_revision
+            )
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise RNXError(f"adapter={source.adapter!r} does not fit {source.base!r}: {_line(error)}") from error
+        raise RNXError(
+            f"adapter={source.adapter!r} does not fit {source.base!r}: {_line(error)}"
+        ) from error
     return adapted.merge_and_unload() if merge else adapted.get_base_model()
 
 
@@ -265,7 +321,9 @@ def _clear_errors(source: CheckpointSource, place: Placement) -> Iterator[None]:
                 f"model={source.base!r} does not fit on {place.device!r} in {place.dtype}{_free(place.device)}; take "
                 "dtype='bfloat16', quantization='4bit', device='auto' (several devices), or a smaller model."
             ) from error
-        if isinstance(error, OSError | ImportError | ValueError) and not isinstance(error, RNXError):
+        if isinstance(error, OSError | ImportError | ValueError) and not isinstance(
+            error, RNXError
+        ):
             raise RNXError(f"model={source.name!r} cannot be loaded: {_line(error)}") from error
         raise
 
@@ -277,18 +335,32 @@ def _free(device: str) -> str:
     return f" ({free / 2**30:.1f} of {whole / 2**30:.1f} GiB are free)"
 
 
-# ---- options --------------------------------------------------------------------------------------------------------
+# ---- options
+# --------------------------------------------------------------------------------------------------------
 
 
 def _device(device: str | None) -> str:
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     kind = device.split(":")[0]
-    there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True,
+        "auto": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if kind not in there:
         raise RNXError(f"device={device!r} is not known; allowed: {', '.join(there)}, or cuda:N.")
     if not there[kind]:
-        raise RNXError(f"device={device!r} is not there; this machine has {', '.join(k for k, ok in there.items() if ok)}.")
+        raise RNXError(
+            f"device={device!r} is not there; this machine has {', '.join(k for k, ok in there.items() if ok)}."
+        )
     if device == "auto":
         _need("accelerate", "device='auto'")
     return device
@@ -305,7 +377,9 @@ def _dtype(dtype: str | None, device: str) -> torch.dtype:
 
 
 def _attention(asked: str, device: str, dtype: torch.dtype) -> str:
-    """Flash kernels know no masks but the causal one. `Backbone` needs no other, neither for padded rows nor after a prefix."""
+    """Flash kernels know no masks but the causal one. `Backbone` needs no other, neither for padded
+    rows nor after a prefix.
+    """
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     serves = on_cuda and dtype != torch.float32
     if asked == "auto":
@@ -313,7 +387,9 @@ def _attention(asked: str, device: str, dtype: torch.dtype) -> str:
     if asked == FLASH:
         _need("flash_attn", f"attention={FLASH!r}", package="flash-attn")
         if not serves:
-            raise RNXError(f"attention={FLASH!r} needs cuda in bfloat16 or float16; got {device} in {dtype}. Use 'sdpa'.")
+            raise RNXError(
+                f"attention={FLASH!r} needs cuda in bfloat16 or float16; got {device} in {dtype}. Use 'sdpa'."
+            )
     return asked
 
 

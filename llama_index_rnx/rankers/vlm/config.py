@@ -1,10 +1,12 @@
-"""`rnx.json`, beside a checkpoint's or an adapter's weights: how what was trained wants to be asked. It knows no weights.
+"""`rnx.json`, beside a checkpoint's or an adapter's weights: how what was trained wants to be
+asked. It knows no weights.
 
     {"readout": "labels", "window": 20, "max_text_tokens": 128,
      "calibration": {"temperature": 2.0, "slot_bias": [[0.1, -0.1]]},
      "list_prompt": {"template": "...", "candidate": "..."}}
 
-Every part may be left out; what a user asks for comes before it. Training writes it, and so may a user.
+Every part may be left out; what a user asks for comes before it. Training writes it, and so may a
+user.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ PARTS = {"list_prompt": ListPrompt, "pair_prompt": PairPrompt, "calibration": Ca
 
 @dataclass(frozen=True, kw_only=True)
 class RankerConfig:
-    """What a checkpoint was trained for; None where nothing says so. The budgets are those it was trained with."""
+    """What a checkpoint was trained for; None where nothing says so. The budgets are those it was
+    trained with.
+    """
 
     readout: Readout | None = None
     list_prompt: ListPrompt | None = None
@@ -72,7 +76,9 @@ def _recipe(path: Path, found: Mapping[str, Any]) -> RankerConfig:
         raise RNXError(f"{path}: {', '.join(strange)} is not known; allowed: {', '.join(allowed)}.")
     readout = found.get("readout")
     if readout not in (None, *get_args(Readout)):
-        raise RNXError(f"{path}: names the read-out {readout!r}; allowed: {', '.join(get_args(Readout))}.")
+        raise RNXError(
+            f"{path}: names the read-out {readout!r}; allowed: {', '.join(get_args(Readout))}."
+        )
     for name in ("window", "max_text_tokens", "max_pixels"):
         if not isinstance(found.get(name, 1), int) or found.get(name, 1) < 1:
             raise RNXError(f"{path}: {name} is {found[name]!r}; a whole number above 0 is allowed.")

@@ -1,8 +1,9 @@
-"""A vision-language ranker that writes: the weights that ranked a list also answer from it. It knows no LlamaIndex.
+"""A vision-language ranker that writes: the weights that ranked a list also answer from it. It
+knows no LlamaIndex.
 
-Pictures go through the vision tower as when they are ranked, texts can forge no special token, and the words are the most
-probable ones, one after the other. An adapter that was trained to rank writes, too, if it is loaded, and not as well as the
-plain checkpoint.
+Pictures go through the vision tower as when they are ranked, texts can forge no special token, and
+the words are the most probable ones, one after the other. An adapter that was trained to rank
+writes, too, if it is loaded, and not as well as the plain checkpoint.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Writer:
         """The next turn, in pieces, as they come.
 
         Raises:
-            RNXError: the conversation is longer than the model's context. ImageError: a picture cannot be read.
+            RNXError: the conversation is longer than the model's context. ImageError: a picture
+                cannot be read.
         """
         row = self._row(turns)
         if len(row) + self.most > self.context:
@@ -65,12 +67,19 @@ class Writer:
                 f"{self.ranker.name}: the conversation has {len(row)} tokens and the answer up to {self.most}; "
                 f"{self.context} are allowed. Give fewer or smaller sources (top_n, max_pixels)."
             )
-        yield from stream_decode(self._tokenizer, self._backbone.written(row, self.most, self._ends))
+        yield from stream_decode(
+            self._tokenizer, self._backbone.written(row, self.most, self._ends)
+        )
 
     def _row(self, turns: Sequence[Turn]) -> PromptTokens:
         images = [part for turn in turns for part in turn.parts if isinstance(part, ImageSource)]
-        memories = self.ranker.remember([Candidate(id=str(i), image=image) for i, image in enumerate(images)])
-        seen = [unpack({name: tensor.to(self._backbone.device) for name, tensor in memory.items()}) for memory in memories]
+        memories = self.ranker.remember(
+            [Candidate(id=str(i), image=image) for i, image in enumerate(images)]
+        )
+        seen = [
+            unpack({name: tensor.to(self._backbone.device) for name, tensor in memory.items()})
+            for memory in memories
+        ]
         left = iter(seen)
         ids: list[Tensor] = []
         for turn in turns:
@@ -82,13 +91,17 @@ class Writer:
 
     def _said(self, part: str | ImageSource, seen: Iterator[ImageFeatures]) -> Tensor:
         if isinstance(part, str):
-            made = self._tokenizer(part, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            made = self._tokenizer(part, add_special_tokens=False, split_special_tokens=True)[
+                "input_ids"
+            ]
             return torch.tensor(made, dtype=torch.long)
         places = torch.full((len(next(seen).tokens),), self._backbone.image_token)
         return torch.cat([self._literal(VISION_START), places, self._literal(VISION_END)])
 
     def _literal(self, text: str) -> Tensor:
-        return torch.tensor(self._tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
+        return torch.tensor(
+            self._tokenizer.encode(text, add_special_tokens=False), dtype=torch.long
+        )
 
 
 def stream_decode(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:

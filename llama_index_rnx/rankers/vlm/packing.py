@@ -9,12 +9,23 @@ from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers.vlm.backbone import ImageFeatures
 from llama_index_rnx.rankers.vlm.prompts import Kind
 
-MEMORY_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
+MEMORY_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "int8": torch.int8,
+}
 
 
 def kind_of(memory: Memory) -> Kind:
     """`text`, `image` or `both`: what a memory holds."""
-    return "both" if "text" in memory and "image" in memory else "image" if "image" in memory else "text"
+    return (
+        "both"
+        if "text" in memory and "image" in memory
+        else "image"
+        if "image" in memory
+        else "text"
+    )
 
 
 def pack(seen: ImageFeatures, dtype: torch.dtype) -> dict[str, Tensor]:

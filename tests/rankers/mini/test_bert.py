@@ -12,7 +12,9 @@ from llama_index_rnx.rankers.mini import TextEncoderConfig
 from llama_index_rnx.rankers.mini.bert import BertEncoder
 from llama_index_rnx.rankers.mini.quantization import WithoutInitialWeights
 
-SHAPE = TextEncoderConfig(vocabulary=100, width=48, layers=3, heads=4, intermediate=96, positions=64)
+SHAPE = TextEncoderConfig(
+    vocabulary=100, width=48, layers=3, heads=4, intermediate=96, positions=64
+)
 
 
 def reference() -> BertModel:
@@ -46,8 +48,12 @@ def test_it_begins_with_the_weights_of_transformers_under_the_same_names() -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("padded", [0, 1, 17], ids="padded-{}".format)
 @pytest.mark.parametrize(("texts", "length"), [(1, 1), (1, 9), (4, 64)])
-def test_it_computes_what_transformers_computes(texts: int, length: int, padded: int, dtype: torch.dtype) -> None:
-    ids = torch.randint(1, SHAPE.vocabulary, (texts, length), generator=torch.Generator().manual_seed(1))
+def test_it_computes_what_transformers_computes(
+    texts: int, length: int, padded: int, dtype: torch.dtype
+) -> None:
+    ids = torch.randint(
+        1, SHAPE.vocabulary, (texts, length), generator=torch.Generator().manual_seed(1)
+    )
     mask = torch.ones(texts, length, dtype=torch.long)
     mask[1:, length - padded :] = 0 if padded else 1
 

@@ -17,41 +17,70 @@ from llama_index_rnx.rankers.mini import (
     compress_tokens,
     distinct_pieces,
 )
-from llama_index_rnx.rankers.mini.listwise_scorer import CrossAttentionLayer, ModalityCalibration, _pad, blend_long
+from llama_index_rnx.rankers.mini.listwise_scorer import (
+    CrossAttentionLayer,
+    ModalityCalibration,
+    _pad,
+    blend_long,
+)
 
 SMALL = ScorerConfig(
-    state_width=16, memory_width=8, slots=6, lexicon=5, query_tokens=4, width=12, heads=2, list_width=8, list_heads=2
+    state_width=16,
+    memory_width=8,
+    slots=6,
+    lexicon=5,
+    query_tokens=4,
+    width=12,
+    heads=2,
+    list_width=8,
+    list_heads=2,
 )
 
 
-def test_it_starts_at_the_order_of_the_cosine(reader: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
-    passages = [replace(memory, chunks=memory.chunks[:1]) for memory in memories]  # pages are blended with BM25
-    cosines = torch.stack([normalize(memory.chunks.mean(0), dim=0) @ query.vector for memory in passages])
+def test_it_starts_at_the_order_of_the_cosine(
+    reader: ListwiseScorer, query: QueryStates, memories: list[TextMemory]
+) -> None:
+    passages = [
+        replace(memory, chunks=memory.chunks[:1]) for memory in memories
+    ]  # pages are blended with BM25
+    cosines = torch.stack(
+        [normalize(memory.chunks.mean(0), dim=0) @ query.vector for memory in passages]
+    )
     assert reader(query, collate(passages, SMALL)).argsort().tolist() == cosines.argsort().tolist()
 
 
-def test_scores_follow_their_candidates(trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_scores_follow_their_candidates(
+    trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]
+) -> None:
     order = [3, 0, 4, 2, 1]
     shuffled = trained(query, collate([memories[place] for place in order], SMALL))
     assert torch.allclose(shuffled, trained(query, collate(memories, SMALL))[order], atol=1e-5)
 
 
-def test_candidates_matter_to_one_another(trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_candidates_matter_to_one_another(
+    trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]
+) -> None:
     whole = trained(query, collate(memories, SMALL))
     alone = trained(query, collate(memories[:2], SMALL))
     assert not torch.allclose(whole[0] - whole[1], alone[0] - alone[1], atol=1e-5)
 
 
-def test_padding_does_not_matter(trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_padding_does_not_matter(
+    trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]
+) -> None:
     batch = collate(memories, SMALL)
     padded = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
     for name in ("tokens", "token_mask", "chunks", "chunk_mask", "pieces", "counts"):
         value = padded[name]
-        padded[name] = torch.cat([value, torch.zeros_like(value[:, :1]).expand(-1, 3, *value.shape[2:])], dim=1)
+        padded[name] = torch.cat(
+            [value, torch.zeros_like(value[:, :1]).expand(-1, 3, *value.shape[2:])], dim=1
+        )
     assert torch.allclose(trained(query, type(batch)(**padded)), trained(query, batch), atol=1e-5)
 
 
-def test_a_picture_needs_no_text(trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]) -> None:
+def test_a_picture_needs_no_text(
+    trained: ListwiseScorer, query: QueryStates, memories: list[TextMemory]
+) -> None:
     has_image, logits = torch.tensor([True, False, True]), torch.tensor([1.0, 0.0, -1.0])
     scores = trained(query, collate([None, memories[0], memories[1]], SMALL, has_image, logits))
     assert scores.shape == (3,)
@@ -60,9 +89,16 @@ def test_a_picture_needs_no_text(trained: ListwiseScorer, query: QueryStates, me
 
 
 def test_what_is_both_answers_by_its_text_or_by_its_picture(memories: list[TextMemory]) -> None:
-    batch = collate([memories[0], memories[0], memories[0], None], SMALL, torch.tensor([0, 1, 1, 1]).bool(), torch.zeros(4))
+    batch = collate(
+        [memories[0], memories[0], memories[0], None],
+        SMALL,
+        torch.tensor([0, 1, 1, 1]).bool(),
+        torch.zeros(4),
+    )
     batch = replace(batch, image_logit=torch.tensor([0.0, -9.0, 5.0, -9.0]))
-    text, blank, shown, alone = ModalityCalibration(replace(SMALL, picture_bias=3.0))(torch.full((4,), -2.0), batch).tolist()
+    text, blank, shown, alone = ModalityCalibration(replace(SMALL, picture_bias=3.0))(
+        torch.full((4,), -2.0), batch
+    ).tolist()
     assert text == -2.0
     assert blank == pytest.approx(-2.0, abs=0.01)  # a picture that says nothing
     assert blank > text
@@ -100,16 +136,25 @@ def test_remember_keeps_within_the_slots_and_unit_length(reader: ListwiseScorer)
 def test_compress_drops_the_light_then_averages_neighbours() -> None:
     weights = torch.zeros(2000)
     weights[1100:] = 1.0
-    ids = torch.tensor([101, 1000, 1100, 1001, 1101, 1102, 1002, 1103, 1003, 102])  # four heavy, four light
+    ids = torch.tensor(
+        [101, 1000, 1100, 1001, 1101, 1102, 1002, 1103, 1003, 102]
+    )  # four heavy, four light
     states = torch.arange(10.0).unsqueeze(1)  # each state is its place
     assert compress_tokens(states, ids, weights, slots=8).squeeze(1).tolist() == list(range(1, 9))
-    assert compress_tokens(states, ids, weights, slots=4).squeeze(1).tolist() == [2.0, 4.0, 5.0, 7.0]
+    assert compress_tokens(states, ids, weights, slots=4).squeeze(1).tolist() == [
+        2.0,
+        4.0,
+        5.0,
+        7.0,
+    ]
     assert compress_tokens(states, ids, weights, slots=2).squeeze(1).tolist() == [3.0, 6.0]
 
 
 def test_distinct_pieces_are_counted_and_the_heaviest_kept() -> None:
     weights = torch.arange(2000.0)
-    pieces, counts = distinct_pieces(torch.tensor([101, 1000, 1500, 1500, 1200, 102]), weights, limit=2)
+    pieces, counts = distinct_pieces(
+        torch.tensor([101, 1000, 1500, 1500, 1200, 102]), weights, limit=2
+    )
     assert dict(zip(pieces.tolist(), counts.tolist(), strict=True)) == {1500: 2, 1200: 1}
 
 
@@ -137,7 +182,11 @@ def trained(reader: ListwiseScorer) -> ListwiseScorer:
 @pytest.fixture
 def query(reader: ListwiseScorer) -> QueryStates:
     torch.manual_seed(1)
-    return reader.query(torch.randn(5, 16), torch.tensor([101, 2000, 2001, 2002, 102]), normalize(torch.randn(16), dim=0))
+    return reader.query(
+        torch.randn(5, 16),
+        torch.tensor([101, 2000, 2001, 2002, 102]),
+        normalize(torch.randn(16), dim=0),
+    )
 
 
 @pytest.fixture
@@ -145,16 +194,26 @@ def memories(reader: ListwiseScorer) -> list[TextMemory]:
     torch.manual_seed(2)
     lengths = (3, 9, 5, 4, 7)
     return [
-        reader.remember(torch.randn(n, 16), torch.arange(1999, 1999 + n), normalize(torch.randn(n // 4 + 1, 16), dim=-1))
+        reader.remember(
+            torch.randn(n, 16),
+            torch.arange(1999, 1999 + n),
+            normalize(torch.randn(n // 4 + 1, 16), dim=-1),
+        )
         for n in lengths
     ]
 
 
 def test_pages_are_ordered_by_the_mean_of_three_views() -> None:
-    scores, chunk, words = torch.tensor([1.0, 0.0, 5.0]), torch.tensor([0.0, 1.0, 9.0]), torch.tensor([0.0, 1.0, 9.0])
+    scores, chunk, words = (
+        torch.tensor([1.0, 0.0, 5.0]),
+        torch.tensor([0.0, 1.0, 9.0]),
+        torch.tensor([0.0, 1.0, 9.0]),
+    )
     long = torch.tensor([True, True, False])
     blended = blend_long(scores, chunk, words, long)
     assert blended[2] == 5.0  # a text of one chunk keeps its score
     assert blended[1] > blended[0]  # two views against one
     assert float(blended[:2].mean()) == pytest.approx(0.5)
-    assert torch.equal(blend_long(scores, chunk, words, torch.tensor([True, False, False])), scores)  # nothing to compare
+    assert torch.equal(
+        blend_long(scores, chunk, words, torch.tensor([True, False, False])), scores
+    )  # nothing to compare

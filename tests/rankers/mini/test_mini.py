@@ -48,7 +48,9 @@ def noise(seed: int) -> ImageSource:
 def candidates() -> list[Candidate]:
     texts = [Candidate(id=f"t{i}", text=text) for i, text in enumerate(TEXTS)]
     images = [Candidate(id=f"i{i}", image=noise(i)) for i in range(4)]
-    both = [Candidate(id=f"b{i}", text=text, image=noise(10 + i)) for i, text in enumerate(TEXTS[:3])]
+    both = [
+        Candidate(id=f"b{i}", text=text, image=noise(10 + i)) for i, text in enumerate(TEXTS[:3])
+    ]
     return [*texts, *images, *both]
 
 
@@ -80,13 +82,18 @@ def test_it_is_a_ranker(mini: MiniRanker) -> None:
 
 
 def test_the_fingerprint_changes_with_what_changes_memories(mini: MiniRanker) -> None:
-    assert load_ranker("rnx-mini", dtype="float32", max_text_tokens=100).fingerprint != mini.fingerprint
+    assert (
+        load_ranker("rnx-mini", dtype="float32", max_text_tokens=100).fingerprint
+        != mini.fingerprint
+    )
 
 
 # --- remember
 
 
-def test_remembered_equals_fresh(mini: MiniRanker, candidates: list[Candidate], tmp_path: Any) -> None:
+def test_remembered_equals_fresh(
+    mini: MiniRanker, candidates: list[Candidate], tmp_path: Any
+) -> None:
     store = MemoryStore(tmp_path)
     first = get_or_compute_memories(mini, candidates, store)
     scores = mini.score(QUERY, first)
@@ -100,11 +107,17 @@ def test_a_memory_holds_what_the_candidate_has(memories: list[Any], mini: MiniRa
     for memory, (text, image) in zip(memories, kinds, strict=True):
         assert (mini.text_vector(memory) is not None) == text
         assert (mini.image_vector(memory) is not None) == image
-        assert all(tensor.device.type == "cpu" and not tensor.requires_grad for tensor in memory.values())
+        assert all(
+            tensor.device.type == "cpu" and not tensor.requires_grad for tensor in memory.values()
+        )
 
 
 def test_vectors_have_unit_length(memories: list[Any], mini: MiniRanker) -> None:
-    vectors = [mini.text_vector(memories[0]), mini.image_vector(memories[5]), mini.query_vector(QUERY)]
+    vectors = [
+        mini.text_vector(memories[0]),
+        mini.image_vector(memories[5]),
+        mini.query_vector(QUERY),
+    ]
     vectors.append(mini.query_vector(Query(text="bees", image=noise(1))))
     assert len({len(vector) for vector in vectors if vector}) == 1
     for vector in vectors:
@@ -112,7 +125,9 @@ def test_vectors_have_unit_length(memories: list[Any], mini: MiniRanker) -> None
 
 
 def test_a_memory_is_at_most_24_kilobytes(mini: MiniRanker) -> None:
-    """Of a page with a picture and a text that fills everything: eight chunks, and more distinct word pieces than are kept."""
+    """Of a page with a picture and a text that fills everything: eight chunks, and more distinct
+    word pieces than are kept.
+    """
     letters = random.Random(0).choices(string.ascii_lowercase, k=12_000)
     words = ["".join(letters[place : place + 3]) for place in range(0, len(letters), 3)]
     (memory,) = mini.remember([Candidate(id="x", text=" ".join(words), image=noise(0))])
@@ -121,14 +136,26 @@ def test_a_memory_is_at_most_24_kilobytes(mini: MiniRanker) -> None:
     assert sum(tensor.nbytes for tensor in memory.values()) <= 24 * 1_024
 
 
-def test_memories_do_not_depend_on_their_neighbours(mini: MiniRanker, candidates: list[Candidate], memories: list[Any]) -> None:
+def test_memories_do_not_depend_on_their_neighbours(
+    mini: MiniRanker, candidates: list[Candidate], memories: list[Any]
+) -> None:
     alone = [mini.remember([candidate])[0] for candidate in candidates]
-    assert close(mini.score(QUERY, alone), mini.score(QUERY, memories), 0.02)  # int8 rounding may fall the other way
+    assert close(
+        mini.score(QUERY, alone), mini.score(QUERY, memories), 0.02
+    )  # int8 rounding may fall the other way
     for one, other in zip(alone, memories, strict=True):
-        assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in other.items()}
-        for name, scale in {"vector": 1.0, "caption": 1.0, "chunks": 1 / 127}.items():  # int8 rows of unit length
+        assert {name: tensor.shape for name, tensor in one.items()} == {
+            name: tensor.shape for name, tensor in other.items()
+        }
+        for name, scale in {
+            "vector": 1.0,
+            "caption": 1.0,
+            "chunks": 1 / 127,
+        }.items():  # int8 rows of unit length
             if name in one:
-                assert torch.allclose(one[name].float() * scale, other[name].float() * scale, atol=1e-2)
+                assert torch.allclose(
+                    one[name].float() * scale, other[name].float() * scale, atol=1e-2
+                )
 
 
 def test_nothing_to_remember(mini: MiniRanker) -> None:
@@ -137,7 +164,12 @@ def test_nothing_to_remember(mini: MiniRanker) -> None:
 
 def test_a_broken_image_raises_an_image_error(mini: MiniRanker) -> None:
     with pytest.raises(ImageError):
-        mini.remember([Candidate(id="a", text="a"), Candidate(id="b", image=bytes_source(b"rubbish", label="b"))])
+        mini.remember(
+            [
+                Candidate(id="a", text="a"),
+                Candidate(id="b", image=bytes_source(b"rubbish", label="b")),
+            ]
+        )
 
 
 # --- score
@@ -145,10 +177,17 @@ def test_a_broken_image_raises_an_image_error(mini: MiniRanker) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [QUERY, Query(text="a red picture"), Query(image=noise(2)), Query(text="noise", image=noise(2))],
+    [
+        QUERY,
+        Query(text="a red picture"),
+        Query(image=noise(2)),
+        Query(text="noise", image=noise(2)),
+    ],
     ids=["text", "text2", "image", "both"],
 )
-def test_scores_follow_their_memories_through_any_order(mini: MiniRanker, memories: list[Any], query: Query) -> None:
+def test_scores_follow_their_memories_through_any_order(
+    mini: MiniRanker, memories: list[Any], query: Query
+) -> None:
     scores = mini.score(query, memories)
     assert len(scores) == len(memories)
     assert all(type(score) is float and 0 <= score <= 1 for score in scores)
@@ -186,7 +225,9 @@ def test_an_easy_text_is_found_by_the_vectors(mini: MiniRanker, memories: list[A
     assert max(range(5), key=cosines.__getitem__) == 0
 
 
-def test_a_candidate_with_nothing_in_it_does_not_break_the_list(mini: MiniRanker, memories: list[Any]) -> None:
+def test_a_candidate_with_nothing_in_it_does_not_break_the_list(
+    mini: MiniRanker, memories: list[Any]
+) -> None:
     assert len(mini.score(QUERY, [{}, *memories])) == len(memories) + 1
 
 
@@ -217,19 +258,25 @@ def test_odd_texts_and_queries(mini: MiniRanker, memories: list[Any], text: str)
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3_000), (3_000, 1), (2_000, 1_500)])
 def test_odd_pictures(mini: MiniRanker, size: tuple[int, int]) -> None:
-    made = mini.remember([Candidate(id="odd", image=picture(GREEN, size)), Candidate(id="blue", image=picture(BLUE))])
+    made = mini.remember(
+        [Candidate(id="odd", image=picture(GREEN, size)), Candidate(id="blue", image=picture(BLUE))]
+    )
     assert all(0 <= score <= 1 for score in mini.score(QUERY, made))
 
 
 # --- precision
 
 
-def test_bf16_gives_nearly_the_scores_of_fp32(mini: MiniRanker, candidates: list[Candidate], memories: list[Any]) -> None:
+def test_bf16_gives_nearly_the_scores_of_fp32(
+    mini: MiniRanker, candidates: list[Candidate], memories: list[Any]
+) -> None:
     half = load_ranker("rnx-mini", dtype="bfloat16")
     assert close(half.score(QUERY, half.remember(candidates)), mini.score(QUERY, memories), 0.08)
 
 
-def test_memories_of_bf16_and_fp32_are_not_mixed_up_in_rank(mini: MiniRanker, memories: list[Any]) -> None:
+def test_memories_of_bf16_and_fp32_are_not_mixed_up_in_rank(
+    mini: MiniRanker, memories: list[Any]
+) -> None:
     """Both precisions share memories (one fingerprint): the better text stays the better one."""
     half = load_ranker("rnx-mini", dtype="bfloat16")
     scores = half.score(QUERY, memories[:5])
@@ -242,20 +289,33 @@ def test_a_retriever_and_a_reranker_share_one_model() -> None:
     assert RNXEmbedding().ranker is load_ranker("rnx-mini") is load_ranker("rnx-mini", device="cpu")
 
 
-def test_indexing_embeds_each_text_and_opens_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_indexing_embeds_each_text_and_opens_each_picture_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from llama_index_rnx import NodeCollection
 
     texts: list[str] = []
     opened: list[str] = []
     encode, load = TextEncoder.encode, ImageSource.load
-    monkeypatch.setattr(TextEncoder, "encode", lambda self, t, max_chunks=8: (texts.extend(t), encode(self, t, max_chunks))[1])
-    monkeypatch.setattr(ImageSource, "load", lambda self, limit=None: (opened.append(self.label), load(self, limit))[1])
+    monkeypatch.setattr(
+        TextEncoder,
+        "encode",
+        lambda self, t, max_chunks=8: (texts.extend(t), encode(self, t, max_chunks))[1],
+    )
+    monkeypatch.setattr(
+        ImageSource,
+        "load",
+        lambda self, limit=None: (opened.append(self.label), load(self, limit))[1],
+    )
     collection = NodeCollection(tmp_path / "idx")
     pictures = [tmp_path / f"{i}.png" for i in range(3)]
     for i, path in enumerate(pictures):
         write_image(path, (40 * i, 10, 90))
     said = [f"a sentence that no other test has, number {i}" for i in range(3)]
-    nodes = [ImageNode(text=text, image_path=str(path)) for text, path in zip(said, pictures, strict=True)]
+    nodes = [
+        ImageNode(text=text, image_path=str(path))
+        for text, path in zip(said, pictures, strict=True)
+    ]
     assert collection.add(nodes) == 3
     assert sorted(opened) == sorted(map(str, pictures))  # the vectors are read off the memories
     assert sorted(text for text in texts if text in said) == sorted(said)

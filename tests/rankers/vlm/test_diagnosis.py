@@ -19,11 +19,17 @@ QUERY = Query(text="q")
 
 
 class Reader:
-    """Logit = worth of the content + prejudice for a slot in a list of that length; stands in for a VLMRanker by labels."""
+    """Logit = worth of the content + prejudice for a slot in a list of that length; stands in for a
+    VLMRanker by labels.
+    """
 
     readout, name, window, labels = "labels", "reader", 16, list("ABCDEFGHIJKLMNOP")
 
-    def __init__(self, prejudice: Callable[[int, int], float] = lambda slot, count: 0.0, judgement: float = 1.0) -> None:
+    def __init__(
+        self,
+        prejudice: Callable[[int, int], float] = lambda slot, count: 0.0,
+        judgement: float = 1.0,
+    ) -> None:
         self.prejudice, self.judgement = prejudice, judgement
         self.calibration = Calibration()
         self.label_mass = 0.9
@@ -39,7 +45,9 @@ class Reader:
         for _, memories in asks:
             worth = torch.stack([memory["worth"] for memory in memories]).double() * self.judgement
             prejudice = [self.prejudice(slot, len(memories)) for slot in range(len(memories))]
-            found.append(self.calibration.logits(worth + torch.tensor(prejudice)).sigmoid().tolist())
+            found.append(
+                self.calibration.logits(worth + torch.tensor(prejudice)).sigmoid().tolist()
+            )
         return found
 
 
@@ -75,7 +83,9 @@ def test_a_reader_of_slots_is_refused_plainly() -> None:
 
 def test_the_share_of_slots_counts_no_chance() -> None:
     for count in (1, 2, 5):  # few lists: slot means differ by chance
-        shares = [diagnose(Reader(), lists(count, seed=seed)).position_bias_share for seed in range(20)]
+        shares = [
+            diagnose(Reader(), lists(count, seed=seed)).position_bias_share for seed in range(20)
+        ]
         assert sum(shares) / len(shares) < 0.1
 
 
@@ -83,12 +93,16 @@ def test_the_slot_bias_is_found_and_removed() -> None:
     reader = Reader(falling)
     calibration = fit(reader, lists())
     assert [len(row) for row in calibration.slot_bias] == [8, 5, 3]
-    assert calibration.slot_bias[0] == pytest.approx([1.75 - 0.5 * slot for slot in range(8)], abs=0.25)
+    assert calibration.slot_bias[0] == pytest.approx(
+        [1.75 - 0.5 * slot for slot in range(8)], abs=0.25
+    )
     (ask,) = lists(1)
     reader.calibration = calibration
     there, back = reader.score_many([ask, (QUERY, ask[1][::-1])])
     assert there == pytest.approx(back[::-1], abs=0.05)
-    assert diagnose(reader, lists(seed=1)).position_bias_share < 0.05  # the doctor sees the checkpoint with its calibration
+    assert (
+        diagnose(reader, lists(seed=1)).position_bias_share < 0.05
+    )  # the doctor sees the checkpoint with its calibration
 
 
 @pytest.mark.parametrize("length", [16, 14, 11, 8, 6, 5, 4, 3, 2])
@@ -104,7 +118,10 @@ def test_the_bias_of_lists_of_other_lengths_is_removed_too(length: int) -> None:
 def test_temperature_and_offset_make_scores_probabilities() -> None:
     reader, asks = Reader(judgement=8.0), lists(200)
     torch.manual_seed(1)
-    grades = [[float(torch.rand(()) < (memory["worth"] - 2).sigmoid()) for memory in memories] for _, memories in asks]
+    grades = [
+        [float(torch.rand(()) < (memory["worth"] - 2).sigmoid()) for memory in memories]
+        for _, memories in asks
+    ]
     fitted = fit(reader, asks, grades)
     assert 4 < fitted.temperature < 16
     assert -2.6 < fitted.offset < -1.4
@@ -112,7 +129,9 @@ def test_temperature_and_offset_make_scores_probabilities() -> None:
     scores = torch.tensor(reader.score_many(asks))
     assert float(scores.mean()) == pytest.approx(float(torch.tensor(grades).mean()), abs=0.01)
     high = scores > 0.5
-    assert float(torch.tensor(grades)[high].mean()) > 0.5  # min_score=.5: more likely relevant than not
+    assert (
+        float(torch.tensor(grades)[high].mean()) > 0.5
+    )  # min_score=.5: more likely relevant than not
 
 
 def test_lists_without_grades_serve_the_slot_bias_only() -> None:
@@ -132,7 +151,9 @@ def test_lists_without_grades_serve_the_slot_bias_only() -> None:
 
 def test_a_calibration_by_hand() -> None:
     raw = torch.tensor([4.0, 0.0, 2.0], dtype=torch.float64)
-    assert Calibration(temperature=2.0, offset=-1.0, slot_bias=[[0.5, -0.5, 0.0]]).logits(raw).tolist() == [-0.5, -1.5, -1.0]
+    assert Calibration(temperature=2.0, offset=-1.0, slot_bias=[[0.5, -0.5, 0.0]]).logits(
+        raw
+    ).tolist() == [-0.5, -1.5, -1.0]
     for mistake in ({"temperature": 0.0}, {"offset": math.nan}):
         with pytest.raises(ValueError, match="above 0"):
             Calibration(**mistake)
@@ -155,13 +176,18 @@ def test_on_a_true_class(folders: dict[str, Path]) -> None:
     words = ["red", "apple", "green", "pear", "blue", "plum", "sea", "stone"]
     texts = [[f"{words[i % 8]} {words[(i + k) % 8]}" for i in range(9)] for k in range(1, 8)]
     asks = [
-        (Query(text=words[k]), ranker.remember([Candidate(id=str(i), text=text) for i, text in enumerate(row)]))
+        (
+            Query(text=words[k]),
+            ranker.remember([Candidate(id=str(i), text=text) for i, text in enumerate(row)]),
+        )
         for k, row in enumerate(texts)
     ]
     ranker.score(*asks[0])
     found = diagnose(ranker, asks)
     assert not found.usable
-    assert found.position_bias_share > 0.8  # what is read once is examined, though the ranker reads both orders
+    assert (
+        found.position_bias_share > 0.8
+    )  # what is read once is examined, though the ranker reads both orders
     assert len(found.slot_bias) == 9
     masses = []
     for ask in asks[:2]:

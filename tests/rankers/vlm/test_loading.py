@@ -1,4 +1,6 @@
-"""From a name to a ranker: checkpoints, adapters, recipes, devices, precision, attention and compiled kernels. No download."""
+"""From a name to a ranker: checkpoints, adapters, recipes, devices, precision, attention and
+compiled kernels. No download.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ LANGUAGE = r".*language_model.*\.(q_proj|up_proj)"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*was not trained to answer with labels:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # peft asks for it
+    pytest.mark.filterwarnings(
+        "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+    ),  # peft asks for it
 ]
 
 
@@ -54,11 +58,16 @@ def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
 
 
 def loaded(folder: Path, readout: str = "labels", **options: Any) -> VLMRanker:
-    return load_vlm(str(folder), readout=readout, device="cpu", **{"memory_dtype": "float32", **options})
+    return load_vlm(
+        str(folder), readout=readout, device="cpu", **{"memory_dtype": "float32", **options}
+    )
 
 
 def candidates() -> list[Candidate]:
-    pictures = [pil_source(Image.new("RGB", size, colour)) for size, colour in (((60, 100), BLUE), ((120, 64), RED))]
+    pictures = [
+        pil_source(Image.new("RGB", size, colour))
+        for size, colour in (((60, 100), BLUE), ((120, 64), RED))
+    ]
     return [
         Candidate(id="a", text="a red apple"),
         Candidate(id="b", image=pictures[0]),
@@ -67,10 +76,13 @@ def candidates() -> list[Candidate]:
     ]
 
 
-# ---- adapters -------------------------------------------------------------------------------------------------------
+# ---- adapters
+# -------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(base: Path, folder: Path, modules: str = LANGUAGE, recipe: RankerConfig | None = None) -> Path:
+def save_adapter(
+    base: Path, folder: Path, modules: str = LANGUAGE, recipe: RankerConfig | None = None
+) -> Path:
     """A LoRA adapter with random weights, as peft saves it."""
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForImageTextToText
@@ -86,7 +98,10 @@ def save_adapter(base: Path, folder: Path, modules: str = LANGUAGE, recipe: Rank
 
 def test_an_adapter_changes_scores_and_keeps_the_memories(folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(folder, tmp_path / "a", recipe=RankerConfig(readout="labels"))
-    plain, tuned = loaded(folder), load_ranker(str(folder), adapter=str(adapter), device="cpu", memory_dtype="float32")
+    plain, tuned = (
+        loaded(folder),
+        load_ranker(str(folder), adapter=str(adapter), device="cpu", memory_dtype="float32"),
+    )
     assert isinstance(tuned, VLMRanker)
     assert (tuned.readout, tuned.fingerprint) == ("labels", plain.fingerprint)
     memories = plain.remember(candidates())
@@ -95,22 +110,31 @@ def test_an_adapter_changes_scores_and_keeps_the_memories(folder: Path, tmp_path
         assert all(torch.equal(memory[name], same[name]) for name in memory)
 
 
-def test_a_merged_adapter_scores_as_peft_computes_it(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_merged_adapter_scores_as_peft_computes_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     adapter = save_adapter(folders["qwen2_vl"], tmp_path / "a")
     peft = pytest.importorskip("peft")
     beside, merged = loaded(folders["qwen2_vl"]), loaded(folders["qwen2_vl"], adapter=str(adapter))
-    peft.PeftModel.from_pretrained(beside._backbone.model, str(adapter))  # puts its layers into the ranker's own model
+    peft.PeftModel.from_pretrained(
+        beside._backbone.model, str(adapter)
+    )  # puts its layers into the ranker's own model
     memories = merged.remember(candidates())
     assert merged.score(QUERY, memories) == pytest.approx(beside.score(QUERY, memories), abs=EXACT)
     assert not any("lora" in name for name, _ in merged._backbone.model.named_parameters())
 
 
-def test_the_name_of_an_adapter_stands_for_its_base_with_it(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_name_of_an_adapter_stands_for_its_base_with_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     base, adapter = (
         folders["qwen3_vl"],
         save_adapter(folders["qwen3_vl"], tmp_path / "a", recipe=RankerConfig(readout="labels")),
     )
-    alone, both = (load_vlm(name, device="cpu", adapter=on) for name, on in ((str(adapter), None), (str(base), str(adapter))))
+    alone, both = (
+        load_vlm(name, device="cpu", adapter=on)
+        for name, on in ((str(adapter), None), (str(base), str(adapter)))
+    )
     memories = both.remember(candidates())
     assert alone.score(QUERY, memories) == both.score(QUERY, memories)
     assert (alone.name, both.name) == (str(adapter), f"{base}+{adapter}")
@@ -118,12 +142,19 @@ def test_the_name_of_an_adapter_stands_for_its_base_with_it(folders: dict[str, P
         load_vlm(str(adapter), adapter=str(adapter), device="cpu")
 
 
-def test_an_adapter_of_the_vision_tower_has_memories_of_its_own(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_of_the_vision_tower_has_memories_of_its_own(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     adapter = save_adapter(folders["qwen2_vl"], tmp_path / "a", modules=r".*visual.*\.fc1")
-    assert loaded(folders["qwen2_vl"], adapter=str(adapter)).fingerprint != loaded(folders["qwen2_vl"]).fingerprint
+    assert (
+        loaded(folders["qwen2_vl"], adapter=str(adapter)).fingerprint
+        != loaded(folders["qwen2_vl"]).fingerprint
+    )
 
 
-def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     prompt = ListPrompt(candidate="{label}\n{content}\n")
     recipe = RankerConfig(
         readout="labels",
@@ -138,13 +169,19 @@ def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(folders: dict[str
     tuned = load_vlm(base, adapter=adapter, device="cpu")
     assert (tuned.window, tuned.list_prompt, tuned.calibration) == (7, prompt, recipe.calibration)
     assert (tuned._text_tokens, tuned._backbone.max_pixels) == (9, 64 * 64)
-    other = load_vlm(base, adapter=adapter, device="cpu", window=3, max_text_tokens=5, list_prompt=ListPrompt())
+    other = load_vlm(
+        base, adapter=adapter, device="cpu", window=3, max_text_tokens=5, list_prompt=ListPrompt()
+    )
     assert (other.window, other._text_tokens, other.list_prompt) == (3, 5, ListPrompt())
-    assert load_vlm(base, adapter=adapter, device="cpu", readout="pointwise").window > 20  # 7 is for labels
+    assert (
+        load_vlm(base, adapter=adapter, device="cpu", readout="pointwise").window > 20
+    )  # 7 is for labels
 
 
 def test_the_reranker_takes_an_adapter(folders: dict[str, Path], tmp_path: Path) -> None:
-    adapter = str(save_adapter(folders["qwen2_vl"], tmp_path / "a", recipe=RankerConfig(readout="labels")))
+    adapter = str(
+        save_adapter(folders["qwen2_vl"], tmp_path / "a", recipe=RankerConfig(readout="labels"))
+    )
     reranker = RNXRerank(model=str(folders["qwen2_vl"]), adapter=adapter, device="cpu")
     assert reranker._loaded().name == f"{folders['qwen2_vl']}+{adapter}"
     with pytest.raises(RNXError, match="'rnx-mini' has no option adapter"):
@@ -161,11 +198,15 @@ def test_adapters_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path
     with pytest.raises(RNXError, match="cannot be loaded"):
         load_vlm(base, adapter=str(tmp_path / "nowhere"), device="cpu")
     weights = load_file(adapter / "adapter_model.safetensors")
-    save_file({name: w.repeat(2, 1) for name, w in weights.items()}, adapter / "adapter_model.safetensors")
+    save_file(
+        {name: w.repeat(2, 1) for name, w in weights.items()}, adapter / "adapter_model.safetensors"
+    )
     with pytest.raises(RNXError, match="does not fit"):
         load_vlm(base, adapter=str(adapter), device="cpu")
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "peft_type": "PROMPT_TUNING"}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({**settings, "peft_type": "PROMPT_TUNING"})
+    )
     with pytest.raises(RNXError, match="LORA is allowed"):
         load_vlm(base, adapter=str(adapter), device="cpu")
 
@@ -181,18 +222,29 @@ def test_adapters_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path
     ],
 )
 def test_a_missing_package_is_named(
-    folders: dict[str, Path], tmp_path: Path, options: dict[str, str], package: str, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path],
+    tmp_path: Path,
+    options: dict[str, str],
+    package: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "adapter" in options:
         options = {"adapter": str(save_adapter(folders["qwen2_vl"], tmp_path / "a"))}
     hidden = {"peft", "accelerate", "flash_attn", "bitsandbytes", "torchao"}
     there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else there(name, *rest))
-    with pytest.raises(RNXError, match=f"needs {package}, which is not installed: pip install {package}"):
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name in hidden else there(name, *rest),
+    )
+    with pytest.raises(
+        RNXError, match=f"needs {package}, which is not installed: pip install {package}"
+    ):
         load_vlm(str(folders["qwen2_vl"]), **{"device": "cpu", **options})
 
 
-# ---- read-outs and recipes ------------------------------------------------------------------------------------------
+# ---- read-outs and recipes
+# ------------------------------------------------------------------------------------------
 
 
 def test_auto_reads_a_checkpoint_without_a_recipe_pointwise(folder: Path) -> None:
@@ -206,7 +258,11 @@ def test_labels_of_an_untrained_checkpoint_come_with_a_warning(folders: dict[str
 
 def test_a_calibration_comes_from_the_checkpoint(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "m")
-    recipe = {"readout": "labels", "calibration": {"temperature": 3.0}, "list_prompt": {"candidate": "{label}\n{content}\n"}}
+    recipe = {
+        "readout": "labels",
+        "calibration": {"temperature": 3.0},
+        "list_prompt": {"candidate": "{label}\n{content}\n"},
+    }
     (folder / "rnx.json").write_text(json.dumps(recipe))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -215,13 +271,17 @@ def test_a_calibration_comes_from_the_checkpoint(tmp_path: Path) -> None:
     assert ranker.list_prompt.candidate == "{label}\n{content}\n"
 
 
-# ---- bad inputs at load ---------------------------------------------------------------------------------------------
+# ---- bad inputs at load
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"readout": "loud"}, "readout='loud' is not known; allowed: auto, labels, pointwise, permutation"),
+        (
+            {"readout": "loud"},
+            "readout='loud' is not known; allowed: auto, labels, pointwise, permutation",
+        ),
         ({"device": "tpu"}, "device='tpu' is not known"),
         ({"dtype": "int3"}, "dtype='int3' is not known; allowed: float32"),
         ({"memory_dtype": "int4"}, "memory_dtype='int4' is not known; allowed: bfloat16"),
@@ -229,7 +289,9 @@ def test_a_calibration_comes_from_the_checkpoint(tmp_path: Path) -> None:
         ({"quantization": "1bit"}, "quantization='1bit' is not known; allowed: 8bit, 4bit"),
     ],
 )
-def test_options_that_are_unknown_are_refused(folders: dict[str, Path], options: dict[str, str], said: str) -> None:
+def test_options_that_are_unknown_are_refused(
+    folders: dict[str, Path], options: dict[str, str], said: str
+) -> None:
     with pytest.raises(RNXError, match=said):
         load_vlm(str(folders["qwen2_vl"]), **options)
 
@@ -247,10 +309,18 @@ def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
 
 def test_a_text_model_has_no_vision_tower(tmp_path: Path) -> None:
     config = Qwen2Config(
-        vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
+        vocab_size=32,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
     )
     Qwen2ForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(RNXError, match=r"\(qwen2\) has no vision tower; allowed families: qwen2_vl, qwen2_5_vl, qwen3_vl"):
+    with pytest.raises(
+        RNXError,
+        match=r"\(qwen2\) has no vision tower; allowed families: qwen2_vl, qwen2_5_vl, qwen3_vl",
+    ):
         load_vlm(str(tmp_path))
 
 
@@ -263,7 +333,9 @@ def test_missing_files_and_weights(tmp_path: Path) -> None:
         load_vlm(str(folder))
     (folder / "model.safetensors").unlink()
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(RNXError, match=r"the folder lacks weights, preprocessor_config\.json; copy all files"):
+    with pytest.raises(
+        RNXError, match=r"the folder lacks weights, preprocessor_config\.json; copy all files"
+    ):
         load_vlm(str(folder))
     (folder / "config.json").write_text("{")
     with pytest.raises(RNXError, match="cannot be loaded"):
@@ -290,14 +362,18 @@ def test_a_recipe_with_a_mistake(tmp_path: Path, recipe: str, said: str) -> None
 
 def test_a_recipe_is_read_as_it_was_saved(tmp_path: Path) -> None:
     recipe = RankerConfig(
-        readout="labels", pair_prompt=PairPrompt(yes="y"), calibration=Calibration(slot_bias=[[0.5, -0.5]]), window=8
+        readout="labels",
+        pair_prompt=PairPrompt(yes="y"),
+        calibration=Calibration(slot_bias=[[0.5, -0.5]]),
+        window=8,
     )
     recipe.save(tmp_path)
     assert read_config(tmp_path / "rnx.json") == recipe
     assert read_config(None) == RankerConfig()
 
 
-# ---- precision ------------------------------------------------------------------------------------------------------
+# ---- precision
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "float16"])
@@ -311,7 +387,11 @@ def test_half_precision_runs(folder: Path, dtype: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("package", "bits"), [("bitsandbytes", "8bit"), ("torchao", "8bit")])
 def test_quantised_language_weights_read_the_same_memories(
-    folders: dict[str, Path], tmp_path: Path, package: str, bits: str, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path],
+    tmp_path: Path,
+    package: str,
+    bits: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip(package)
     monkeypatch.setattr(checkpoints, "_installed", lambda module: module in (package, "peft"))
@@ -329,21 +409,32 @@ def test_quantised_language_weights_read_the_same_memories(
 
 def test_auto_places_the_model_through_accelerate(folders: dict[str, Path]) -> None:
     pytest.importorskip("accelerate")
-    ranker = load_vlm(str(folders["qwen2_vl"]), device="auto", dtype="float32", memory_dtype="float32")
+    ranker = load_vlm(
+        str(folders["qwen2_vl"]), device="auto", dtype="float32", memory_dtype="float32"
+    )
     assert len(ranker.score(QUERY, ranker.remember(candidates()[:3]))) == 3
 
 
-# ---- kernels --------------------------------------------------------------------------------------------------------
+# ---- kernels
+# --------------------------------------------------------------------------------------------------------
 
 
-def flash_rules(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float, **rest: Any) -> Any:
-    """Attention by the rules of flash kernels: no mask, no positions; causal, aligned at the end; or pieces of one row."""
+def flash_rules(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float, **rest: Any
+) -> Any:
+    """Attention by the rules of flash kernels: no mask, no positions; causal, aligned at the end;
+    or pieces of one row.
+    """
     assert attention_mask is None
-    assert rest.get("position_ids") is None, "positions that count anew would be taken for packed rows"
+    assert rest.get("position_ids") is None, (
+        "positions that count anew would be taken for packed rows"
+    )
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, L, heads, width]
     if "cu_seq_lens_q" in rest:
         ends = rest["cu_seq_lens_q"].tolist()
-        pieces = [_softmax(*(x[:, a:b] for x in (query, key, value)), scaling) for a, b in pairwise(ends)]
+        pieces = [
+            _softmax(*(x[:, a:b] for x in (query, key, value)), scaling) for a, b in pairwise(ends)
+        ]
         return torch.cat(pieces, dim=1), None
     hidden = torch.ones(query.shape[1], key.shape[1]).tril(key.shape[1] - query.shape[1]) == 0
     return _softmax(query, key, value, scaling, hidden), None
@@ -359,24 +450,35 @@ def _softmax(query: Any, key: Any, value: Any, scaling: float, hidden: Any = Fal
 
 @pytest.mark.parametrize("readout", ["labels", "pointwise", "permutation"])
 def test_nothing_asks_flash_kernels_for_a_mask(folder: Path, readout: str) -> None:
-    """Padded rows, shared prefixes and pictures, under the rules of a kernel that this machine does not have."""
+    """Padded rows, shared prefixes and pictures, under the rules of a kernel that this machine does
+    not have.
+    """
     AttentionInterface.register("flash_rules", flash_rules)
     AttentionMaskInterface.register("flash_rules", flash_attention_mask)
     plain, flash = loaded(folder, readout), loaded(folder, readout)
-    for config in (flash._backbone.model.config.text_config, flash._backbone.model.config.vision_config):
-        config._attn_implementation = "flash_rules"  # what `attention=` does, which would look for the package
+    for config in (
+        flash._backbone.model.config.text_config,
+        flash._backbone.model.config.vision_config,
+    ):
+        config._attn_implementation = (
+            "flash_rules"  # what `attention=` does, which would look for the package
+        )
     memories = plain.remember(candidates())
     asks = [(QUERY, memories), (QUERY, memories[::-1][:3])]
     for scores, expected in zip(flash.score_many(asks), plain.score_many(asks), strict=True):
         assert scores == pytest.approx(expected, abs=EXACT)
     for memory, same in zip(memories, flash.remember(candidates()), strict=True):
-        assert all(torch.allclose(memory[name].float(), same[name].float(), atol=1e-4) for name in memory)
+        assert all(
+            torch.allclose(memory[name].float(), same[name].float(), atol=1e-4) for name in memory
+        )
 
 
 def test_flash_attention_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_placement("cpu", None, "auto", None).attention == "sdpa"
     monkeypatch.setattr(checkpoints, "_installed", lambda module: True)
-    with pytest.raises(RNXError, match=r"needs cuda in bfloat16 or float16; got cpu in torch\.bfloat16"):
+    with pytest.raises(
+        RNXError, match=r"needs cuda in bfloat16 or float16; got cpu in torch\.bfloat16"
+    ):
         resolve_placement("cpu", "bf16", "flash_attention_2", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_placement("cuda", None, "auto", None).attention == "flash_attention_2"
@@ -385,43 +487,65 @@ def test_flash_attention_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own parts
-def test_compiled_kernels_give_the_same_scores(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model as torch.compile captures it, at padded lengths; the C++ that it would write takes minutes to compile."""
+def test_compiled_kernels_give_the_same_scores(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model as torch.compile captures it, at padded lengths; the C++ that it would write takes
+    minutes to compile.
+    """
     compiled = torch.compile
     if "RNX_TEST_COMPILER" not in os.environ:
-        monkeypatch.setattr(torch, "compile", lambda work, **_: compiled(work, dynamic=True, backend="eager"))
+        monkeypatch.setattr(
+            torch, "compile", lambda work, **_: compiled(work, dynamic=True, backend="eager")
+        )
     plain, fast = loaded(folders["qwen2_vl"]), loaded(folders["qwen2_vl"], compile=True)
     memories = plain.remember(candidates())
     for some in (memories, memories[:3]):
         assert fast.score(QUERY, some) == pytest.approx(plain.score(QUERY, some), abs=EXACT)
 
 
-def test_no_compiler_is_said_at_load(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler_is_said_at_load(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any, **__: Any) -> Callable[..., Any]:
         raise RuntimeError("no g++")
 
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(RNXError, match=r"torch\.compile does not work here \(RuntimeError\); it needs a C\+\+ compiler"):
+    with pytest.raises(
+        RNXError,
+        match=r"torch\.compile does not work here \(RuntimeError\); it needs a C\+\+ compiler",
+    ):
         loaded(folders["qwen2_vl"], compile=True)
 
 
-# ---- room -----------------------------------------------------------------------------------------------------------
+# ---- room
+# -----------------------------------------------------------------------------------------------------------
 
 
-def test_too_little_memory_at_load_is_said_with_figures(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_at_load_is_said_with_figures(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
 
     monkeypatch.setattr(checkpoints, "_parts", full)
-    with pytest.raises(RNXError, match=r"does not fit on 'cpu' in torch\.float32; take dtype='bfloat16'"):
+    with pytest.raises(
+        RNXError, match=r"does not fit on 'cpu' in torch\.float32; take dtype='bfloat16'"
+    ):
         loaded(folders["qwen2_vl"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * 2**29, 24 * 2**30))
-    with pytest.raises(RNXError, match=r"on 'cuda:0' in torch\.bfloat16 \(1\.5 of 24\.0 GiB are free\)"):
+    with pytest.raises(
+        RNXError, match=r"on 'cuda:0' in torch\.bfloat16 \(1\.5 of 24\.0 GiB are free\)"
+    ):
         load_vlm(str(folders["qwen2_vl"]), device="cuda:0")
 
 
-@pytest.mark.parametrize("name", ["", "nope", "/nope", "./nope", "../nope", "a/b/c", "a//b", "-a/b", "a b/c", "a/b\n"])
-def test_a_name_that_is_neither_a_folder_nor_a_hub_id_is_refused_before_any_hub_is_asked(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "nope", "/nope", "./nope", "../nope", "a/b/c", "a//b", "-a/b", "a b/c", "a/b\n"]
+)
+def test_a_name_that_is_neither_a_folder_nor_a_hub_id_is_refused_before_any_hub_is_asked(
+    name: str,
+) -> None:
     with pytest.raises(RNXError, match=r"unknown model .*: no such folder, and no hub id"):
         load_ranker(name)

@@ -65,7 +65,8 @@ def test_the_pair_prompt_is_the_trained_format_cut_at_the_document() -> None:
     prompt = PairPrompt()
     prefix, suffix = prompt.prefix("text"), prompt.suffix(0, "text")
     whole = "".join(
-        piece if isinstance(piece, str) else {QUERY: "what?", 0: "that."}[piece.owner] for piece in [*prefix, *suffix]
+        piece if isinstance(piece, str) else {QUERY: "what?", 0: "that."}[piece.owner]
+        for piece in [*prefix, *suffix]
     )
     assert whole == (
         "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
@@ -148,6 +149,12 @@ def test_a_written_order_is_always_a_permutation(count: int, dice: random.Random
 
 
 def test_prompts_know_no_model() -> None:
-    source = (Path(__file__).parents[3] / "llama_index_rnx/rankers/vlm/prompts.py").read_text(encoding="utf-8")
-    named = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))}
+    source = (Path(__file__).parents[3] / "llama_index_rnx/rankers/vlm/prompts.py").read_text(
+        encoding="utf-8"
+    )
+    named = {
+        line.split()[1].split(".")[0]
+        for line in source.splitlines()
+        if line.startswith(("import ", "from "))
+    }
     assert named <= {"__future__", "re", "string", "collections", "dataclasses", "typing"}

@@ -1,4 +1,6 @@
-"""The vision-language ranker on tiny random models of the three true classes, against the plain transformers call."""
+"""The vision-language ranker on tiny random models of the three true classes, against the plain
+transformers call.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from llama_index_rnx import RNXRerank
 from llama_index_rnx.candidates import Candidate, Query, bytes_source, pil_source
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.vlm import ListPrompt, PairPrompt, PromptTokens, VLMRanker, load_vlm, save_tiny
+from llama_index_rnx.rankers.vlm import (
+    ListPrompt,
+    PairPrompt,
+    PromptTokens,
+    VLMRanker,
+    load_vlm,
+    save_tiny,
+)
 from llama_index_rnx.rankers.vlm.backbone import FAMILIES as ADAPTORS
 from llama_index_rnx.rankers.vlm.packing import kind_of, pack, unpack
 from llama_index_rnx.rankers.vlm.prompts import VISION_END, VISION_START, choose_labels
@@ -44,7 +53,9 @@ def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
 
 
 def loaded(folder: Path, readout: str = "labels", **options: Any) -> VLMRanker:
-    return load_vlm(str(folder), readout=readout, device="cpu", **{"memory_dtype": "float32", **options})
+    return load_vlm(
+        str(folder), readout=readout, device="cpu", **{"memory_dtype": "float32", **options}
+    )
 
 
 def picture(colour: tuple[int, int, int], size: tuple[int, int]) -> Image.Image:
@@ -54,17 +65,28 @@ def picture(colour: tuple[int, int, int], size: tuple[int, int]) -> Image.Image:
     return made
 
 
-PICTURES = {"b": picture(RED, (120, 64)), "c": picture(BLUE, (60, 190)), "e": picture(GREEN, (200, 200))}
+PICTURES = {
+    "b": picture(RED, (120, 64)),
+    "c": picture(BLUE, (60, 190)),
+    "e": picture(GREEN, (200, 200)),
+}
 TEXTS = {"a": "a red apple", "c": "the sea", "d": "nothing here", "f": "no"}
 
 
 def mixed(ids: str = "abcdef") -> list[Candidate]:
     """Texts (a, d, f), pictures (b, e) and both (c), of different sizes."""
-    return [Candidate(id=i, text=TEXTS.get(i, ""), image=pil_source(PICTURES[i]) if i in PICTURES else None) for i in ids]
+    return [
+        Candidate(
+            id=i, text=TEXTS.get(i, ""), image=pil_source(PICTURES[i]) if i in PICTURES else None
+        )
+        for i in ids
+    ]
 
 
 def plain_logits(folder: Path, prompt: str, pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """What transformers itself gives after this prompt [W]: one string, pixels, the model's own forward."""
+    """What transformers itself gives after this prompt [W]: one string, pixels, the model's own
+    forward.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     inputs: dict[str, Any] = {}
@@ -76,7 +98,9 @@ def plain_logits(folder: Path, prompt: str, pictures: Sequence[Image.Image]) -> 
     ids = tokenizer(prompt.replace("\0", PAD), return_tensors="pt")["input_ids"]
     inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
     with torch.inference_mode():
-        found: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits[0, -1]
+        found: torch.Tensor = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), **inputs
+        ).logits[0, -1]
     return found
 
 
@@ -85,7 +109,10 @@ def shown(text: str, has_image: bool) -> str:
 
 
 def list_prompt(
-    candidates: Sequence[Candidate], query: Query, labels: Sequence[str], prompt: ListPrompt = ListPrompt()
+    candidates: Sequence[Candidate],
+    query: Query,
+    labels: Sequence[str],
+    prompt: ListPrompt = ListPrompt(),
 ) -> tuple[str, list[Image.Image]]:
     """The default prompt as one string, built by hand, and its pictures in the order of the text."""
     asked = shown(query.text, query.image is not None)
@@ -100,7 +127,9 @@ def list_prompt(
     return template.replace("{query}", asked).replace("{candidates}", "".join(rows)), pictures
 
 
-def expected_by_labels(folder: Path, ranker: VLMRanker, candidates: Sequence[Candidate], query: Query) -> list[float]:
+def expected_by_labels(
+    folder: Path, ranker: VLMRanker, candidates: Sequence[Candidate], query: Query
+) -> list[float]:
     logits = plain_logits(folder, *list_prompt(candidates, query, ranker.labels))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.convert_tokens_to_ids(ranker.labels[: len(candidates)])
@@ -108,7 +137,8 @@ def expected_by_labels(folder: Path, ranker: VLMRanker, candidates: Sequence[Can
     return (found - found.mean()).sigmoid().tolist()
 
 
-# ---- equal to transformers ------------------------------------------------------------------------------------------
+# ---- equal to transformers
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ids", ["adf", "abcdef", "be", "cbce"])
@@ -138,7 +168,9 @@ def test_pointwise_scores_are_those_of_the_plain_call(folder: Path) -> None:
         prompt = PairPrompt().template
         for name, value in pieces.items():
             prompt = prompt.replace(name, value)
-        pictures = [source.load() for source in (query.image, candidate.image) if source is not None]
+        pictures = [
+            source.load() for source in (query.image, candidate.image) if source is not None
+        ]
         logits = plain_logits(folder, prompt, pictures)
         expected.append(float((logits[yes] - logits[no]).sigmoid()))
     assert ranker.score(query, ranker.remember(candidates)) == pytest.approx(expected, abs=EXACT)
@@ -151,27 +183,38 @@ def test_positions_are_the_models_own(folder: Path) -> None:
     (row,) = ranker._list_rows(QUERY, memories)
     grids = torch.stack([seen.grid for seen in row.seen])
     types = (row.ids == backbone.image_token).int()
-    expected, _ = backbone.model.model.get_rope_index(row.ids[None], types[None], image_grid_thw=grids)
+    expected, _ = backbone.model.model.get_rope_index(
+        row.ids[None], types[None], image_grid_thw=grids
+    )
     assert torch.equal(backbone._positions(row, 0), expected[:, 0])
-    assert len({tuple(place) for place in expected[:, 0, types.bool()].T.tolist()}) == int(types.sum())
+    assert len({tuple(place) for place in expected[:, 0, types.bool()].T.tolist()}) == int(
+        types.sum()
+    )
 
 
 def test_deepstack_features_matter_where_a_family_has_them(folders: dict[str, Path]) -> None:
     ranker = loaded(folders["qwen3_vl"])
     memories = ranker.remember(mixed())
-    without = [{**memory, "deep": torch.zeros_like(memory["deep"])} if "deep" in memory else memory for memory in memories]
+    without = [
+        {**memory, "deep": torch.zeros_like(memory["deep"])} if "deep" in memory else memory
+        for memory in memories
+    ]
     assert ranker.score(QUERY, memories) != pytest.approx(ranker.score(QUERY, without), abs=1e-3)
     assert "deep" not in loaded(folders["qwen2_vl"]).remember(mixed("b"))[0]
 
 
-# ---- batches, windows, memories -------------------------------------------------------------------------------------
+# ---- batches, windows, memories
+# -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("readout", ["labels", "pointwise"])
 def test_windows_that_share_a_forward_score_as_alone(folder: Path, readout: str) -> None:
     ranker = loaded(folder, readout)
     other = Query(text="the sea?", image=pil_source(PICTURES["c"]))
-    asks = [(q, ranker.remember(mixed(ids))) for q, ids in [(QUERY, "abc"), (other, "fedcba"), (QUERY, ""), (QUERY, "be")]]
+    asks = [
+        (q, ranker.remember(mixed(ids)))
+        for q, ids in [(QUERY, "abc"), (other, "fedcba"), (QUERY, ""), (QUERY, "be")]
+    ]
     together = ranker.score_many(asks)
     assert [len(scores) for scores in together] == [3, 6, 0, 2]
     for (query, memories), scores in zip(asks, together, strict=True):
@@ -182,17 +225,25 @@ def test_pointwise_scores_do_not_depend_on_the_company(folder: Path) -> None:
     ranker = loaded(folder, "pointwise")
     memories = ranker.remember(mixed())
     together = ranker.score(QUERY, memories)
-    assert together == pytest.approx([ranker.score(QUERY, [memory])[0] for memory in memories], abs=EXACT)
+    assert together == pytest.approx(
+        [ranker.score(QUERY, [memory])[0] for memory in memories], abs=EXACT
+    )
     assert together[::-1] == pytest.approx(ranker.score(QUERY, memories[::-1]), abs=EXACT)
     ranker._places = 1  # a batch for each candidate
     assert together == pytest.approx(ranker.score(QUERY, memories), abs=EXACT)
 
 
-def test_many_windows_are_one_forward(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_windows_are_one_forward(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker = loaded(folders["qwen2_vl"])
     reads: list[int] = []
     read = ranker._backbone.read
-    monkeypatch.setattr(ranker._backbone, "read", lambda rows, *others: (reads.append(len(rows)), read(rows, *others))[1])
+    monkeypatch.setattr(
+        ranker._backbone,
+        "read",
+        lambda rows, *others: (reads.append(len(rows)), read(rows, *others))[1],
+    )
     memories = ranker.remember(mixed())
     ranker.score_many([(QUERY, memories[:3]), (QUERY, memories[3:]), (QUERY, memories)])
     assert reads == [3]
@@ -203,14 +254,19 @@ def test_pictures_seen_together_are_those_seen_alone(folder: Path) -> None:
     together = ranker.remember(mixed("bce"))
     ranker._patches = 1
     for one, alone in zip(together, ranker.remember(mixed("bce")), strict=True):
-        assert {name: tensor.shape for name, tensor in one.items()} == {name: t.shape for name, t in alone.items()}
+        assert {name: tensor.shape for name, tensor in one.items()} == {
+            name: t.shape for name, t in alone.items()
+        }
         assert torch.allclose(one["image"], alone["image"], atol=1e-4)
 
 
 def test_a_memory_from_disk_scores_as_a_fresh_one(folder: Path, tmp_path: Path) -> None:
     ranker = load_vlm(str(folder), readout="labels", device="cpu")
     memories = ranker.remember(mixed())
-    save_file({f"{i}.{name}": t for i, memory in enumerate(memories) for name, t in memory.items()}, tmp_path / "m")
+    save_file(
+        {f"{i}.{name}": t for i, memory in enumerate(memories) for name, t in memory.items()},
+        tmp_path / "m",
+    )
     again: list[dict[str, torch.Tensor]] = [{} for _ in memories]
     for key, tensor in load_file(tmp_path / "m").items():
         place, name = key.split(".")
@@ -220,10 +276,15 @@ def test_a_memory_from_disk_scores_as_a_fresh_one(folder: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("memory_dtype", ["bfloat16", "float16", "int8"])
 def test_smaller_memories_score_nearly_the_same(folder: Path, memory_dtype: str) -> None:
-    exact, small = loaded(folder, "pointwise"), loaded(folder, "pointwise", memory_dtype=memory_dtype)
+    exact, small = (
+        loaded(folder, "pointwise"),
+        loaded(folder, "pointwise", memory_dtype=memory_dtype),
+    )
     large, little = exact.remember(mixed()), small.remember(mixed())
     assert small.score(QUERY, little) == pytest.approx(exact.score(QUERY, large), abs=ROUNDED)
-    assert sum(t.nbytes for m in little for t in m.values()) < sum(t.nbytes for m in large for t in m.values())
+    assert sum(t.nbytes for m in little for t in m.values()) < sum(
+        t.nbytes for m in large for t in m.values()
+    )
     assert small.fingerprint != exact.fingerprint
 
 
@@ -234,24 +295,32 @@ def test_score_never_touches_pixels(folder: Path, monkeypatch: pytest.MonkeyPatc
     ranker.score(QUERY, memories)
 
 
-def test_pictures_are_prepared_by_workers(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_prepared_by_workers(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker = loaded(folders["qwen2_vl"])
     threads: set[str] = set()
     pixels = ranker._backbone.pixels
     monkeypatch.setattr(
-        ranker._backbone, "pixels", lambda picture: (threads.add(threading.current_thread().name), pixels(picture))[1]
+        ranker._backbone,
+        "pixels",
+        lambda picture: (threads.add(threading.current_thread().name), pixels(picture))[1],
     )
     ranker.remember(mixed())
     assert threads
     assert threading.main_thread().name not in threads
 
 
-def test_a_picture_query_is_seen_once(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_query_is_seen_once(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker = loaded(folders["qwen2_vl"])
     memories = ranker.remember(mixed("ab"))
     seen: list[int] = []
     see = ranker._backbone.see
-    monkeypatch.setattr(ranker._backbone, "see", lambda pictures: (seen.append(len(pictures)), see(pictures))[1])
+    monkeypatch.setattr(
+        ranker._backbone, "see", lambda pictures: (seen.append(len(pictures)), see(pictures))[1]
+    )
     query = Query(image=pil_source(PICTURES["e"]))
     assert ranker.score(query, memories) == ranker.score(query, memories)
     assert seen == [1]
@@ -270,8 +339,12 @@ def test_pictures_may_stay_on_the_device(folders: dict[str, Path], memory_dtype:
 
 
 def test_int8_rows_have_their_own_scale() -> None:
-    seen = unpack({**pack(_seen(torch.tensor([[1.0, -2.0], [100.0, 50.0], [0.0, 0.0]])), torch.int8)})
-    assert torch.allclose(seen.tokens, torch.tensor([[1.0, -2.0], [100.0, 50.0], [0.0, 0.0]]), rtol=0.01, atol=0.01)
+    seen = unpack(
+        {**pack(_seen(torch.tensor([[1.0, -2.0], [100.0, 50.0], [0.0, 0.0]])), torch.int8)}
+    )
+    assert torch.allclose(
+        seen.tokens, torch.tensor([[1.0, -2.0], [100.0, 50.0], [0.0, 0.0]]), rtol=0.01, atol=0.01
+    )
 
 
 def _seen(tokens: torch.Tensor) -> Any:
@@ -280,7 +353,8 @@ def _seen(tokens: torch.Tensor) -> Any:
     return ImageFeatures(tokens=tokens, grid=torch.tensor([1, 2, 2]))
 
 
-# ---- order, slots, calibration --------------------------------------------------------------------------------------
+# ---- order, slots, calibration
+# --------------------------------------------------------------------------------------
 
 
 def test_both_orders_is_the_mean_over_the_list_and_its_reverse(folder: Path) -> None:
@@ -293,7 +367,9 @@ def test_both_orders_is_the_mean_over_the_list_and_its_reverse(folder: Path) -> 
     assert both.score(QUERY, memories[::-1]) == pytest.approx(expected[::-1], abs=EXACT)
 
 
-def test_equal_candidates_differ_by_slot_only_and_a_calibration_removes_that(folders: dict[str, Path]) -> None:
+def test_equal_candidates_differ_by_slot_only_and_a_calibration_removes_that(
+    folders: dict[str, Path],
+) -> None:
     ranker = loaded(folders["qwen2_vl"])
     memories = ranker.remember(mixed("aaaa"))
     bias = torch.tensor(ranker.score(QUERY, memories), dtype=torch.float64).logit().tolist()
@@ -302,12 +378,17 @@ def test_equal_candidates_differ_by_slot_only_and_a_calibration_removes_that(fol
     assert ranker.score(QUERY, memories) == pytest.approx([0.5] * 4, abs=1e-6)
 
 
-# ---- budgets --------------------------------------------------------------------------------------------------------
+# ---- budgets
+# --------------------------------------------------------------------------------------------------------
 
 
-def test_a_list_larger_than_the_context_is_read_in_smaller_windows(folders: dict[str, Path]) -> None:
+def test_a_list_larger_than_the_context_is_read_in_smaller_windows(
+    folders: dict[str, Path],
+) -> None:
     ranker = loaded(folders["qwen2_vl"], max_window_tokens=420)
-    memories = ranker.remember([Candidate(id=str(i), text=f"passage {i} " + "word " * 8) for i in range(12)])
+    memories = ranker.remember(
+        [Candidate(id=str(i), text=f"passage {i} " + "word " * 8) for i in range(12)]
+    )
     scores = ranker.score(QUERY, memories)
     assert len(scores) == 12
     assert ranker.window == 20  # only this list was too long
@@ -332,7 +413,9 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(
         assert scores == pytest.approx(others, abs=EXACT)
 
 
-def test_out_of_memory_on_one_window_halves_the_window(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_on_one_window_halves_the_window(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker = loaded(folders["qwen2_vl"])
     memories = ranker.remember([Candidate(id=str(i), text=f"passage {i}") for i in range(16)])
     whole = len(ranker._list_rows(QUERY, memories)[0])
@@ -347,7 +430,9 @@ def test_out_of_memory_on_one_window_halves_the_window(folders: dict[str, Path],
         ranker.score(QUERY, memories)
 
 
-def _small_device(monkeypatch: pytest.MonkeyPatch, ranker: VLMRanker, rows: int, places: int = 10_000) -> None:
+def _small_device(
+    monkeypatch: pytest.MonkeyPatch, ranker: VLMRanker, rows: int, places: int = 10_000
+) -> None:
     read = type(ranker._backbone).read.__get__(ranker._backbone)
 
     def limited(asked: Any, *others: Any) -> torch.Tensor:
@@ -358,37 +443,51 @@ def _small_device(monkeypatch: pytest.MonkeyPatch, ranker: VLMRanker, rows: int,
     monkeypatch.setattr(ranker._backbone, "read", limited)
 
 
-def test_the_vision_tower_may_run_out_of_memory_too(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vision_tower_may_run_out_of_memory_too(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker = loaded(folders["qwen2_vl"])
     expected = ranker.remember(mixed())
     see = ranker._backbone.see
 
     def limited(pictures: Any) -> Any:
         if len(pictures) > 1:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+            )
         return see(pictures)
 
     monkeypatch.setattr(ranker._backbone, "see", limited)
     with pytest.warns(RuntimeWarning, match="vision tower"):
         found = ranker.remember(mixed())
     assert torch.allclose(found[2]["image"], expected[2]["image"], atol=1e-4)
-    monkeypatch.setattr(ranker._backbone, "see", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr(
+        ranker._backbone, "see", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError("no"))
+    )
     with pytest.raises(RNXError, match="one picture"):
         ranker.remember(mixed())
 
 
-def test_a_fault_that_is_not_memory_is_not_hidden(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_that_is_not_memory_is_not_hidden(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker = loaded(folders["qwen2_vl"])
     memories = ranker.remember(mixed("ab"))
-    monkeypatch.setattr(ranker._backbone, "read", lambda *_: (_ for _ in ()).throw(RuntimeError("a kernel broke")))
+    monkeypatch.setattr(
+        ranker._backbone, "read", lambda *_: (_ for _ in ()).throw(RuntimeError("a kernel broke"))
+    )
     with pytest.raises(RuntimeError, match="a kernel broke"):
         ranker.score(QUERY, memories)
 
 
 def test_texts_are_cut_at_token_borders_and_the_cut_is_said_once(folders: dict[str, Path]) -> None:
     ranker = loaded(folders["qwen2_vl"], max_text_tokens=5)
-    with pytest.warns(RuntimeWarning, match=r"1 of 2 texts were cut to 5 tokens \(the longest had 10\)"):
-        memories = ranker.remember([Candidate(id="a", text="the the the the"), Candidate(id="b", text="hello world")])
+    with pytest.warns(
+        RuntimeWarning, match=r"1 of 2 texts were cut to 5 tokens \(the longest had 10\)"
+    ):
+        memories = ranker.remember(
+            [Candidate(id="a", text="the the the the"), Candidate(id="b", text="hello world")]
+        )
     with warnings.catch_warnings(action="error"):
         ranker.remember([Candidate(id="b", text="hello world")])  # said once
     assert [len(memory["text"]) for memory in memories] == [5, 5]
@@ -412,7 +511,8 @@ def test_more_candidates_than_a_window_are_refused(folders: dict[str, Path]) -> 
     assert ranker.score(QUERY, []) == []
 
 
-# ---- what texts may not do ------------------------------------------------------------------------------------------
+# ---- what texts may not do
+# ------------------------------------------------------------------------------------------
 
 
 def test_special_tokens_in_a_text_are_plain_text(folders: dict[str, Path]) -> None:
@@ -426,16 +526,27 @@ def test_special_tokens_in_a_text_are_plain_text(folders: dict[str, Path]) -> No
     assert len(scores) == 3
 
 
-# ---- fingerprint ----------------------------------------------------------------------------------------------------
+# ---- fingerprint
+# ----------------------------------------------------------------------------------------------------
 
 
-def test_a_fingerprint_names_tower_and_tokenizer_but_neither_prompt_nor_language_model(tmp_path: Path) -> None:
+def test_a_fingerprint_names_tower_and_tokenizer_but_neither_prompt_nor_language_model(
+    tmp_path: Path,
+) -> None:
     first = save_tiny(tmp_path / "a")
     base = loaded(first)
     assert base.fingerprint == loaded(first, "pointwise").fingerprint
-    assert base.fingerprint == loaded(first, list_prompt=ListPrompt(candidate="{label}\n{content}\n")).fingerprint
+    assert (
+        base.fingerprint
+        == loaded(first, list_prompt=ListPrompt(candidate="{label}\n{content}\n")).fingerprint
+    )
     assert base.fingerprint != loaded(save_tiny(tmp_path / "b", seed=1)).fingerprint
-    assert base.fingerprint != loaded(save_tiny(tmp_path / "c", merges=[("y", "e"), ("ye", "s"), ("n", "o")])).fingerprint
+    assert (
+        base.fingerprint
+        != loaded(
+            save_tiny(tmp_path / "c", merges=[("y", "e"), ("ye", "s"), ("n", "o")])
+        ).fingerprint
+    )
     weights = load_file(first / "model.safetensors")
     changed = {k: v + 1 if k == "model.norm.weight" else v for k, v in weights.items()}
     save_file(changed, first / "model.safetensors", metadata={"format": "pt"})
@@ -445,7 +556,8 @@ def test_a_fingerprint_names_tower_and_tokenizer_but_neither_prompt_nor_language
     assert trained.score(QUERY, memories) != pytest.approx(base.score(QUERY, memories), abs=1e-3)
 
 
-# ---- read-outs ------------------------------------------------------------------------------------------------------
+# ---- read-outs
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_little_label_mass_is_said_once(folders: dict[str, Path]) -> None:
@@ -460,15 +572,21 @@ def test_little_label_mass_is_said_once(folders: dict[str, Path]) -> None:
 
 
 def test_labels_that_merge_are_not_used(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "m", merges=[("[", "A"), ("[", "C"), ("y", "e"), ("ye", "s"), ("n", "o")])
-    bracket = ListPrompt(template="{candidates}{query}\nAnswer:\n[", candidate="({label})\n{content}\n")
+    folder = save_tiny(
+        tmp_path / "m", merges=[("[", "A"), ("[", "C"), ("y", "e"), ("ye", "s"), ("n", "o")]
+    )
+    bracket = ListPrompt(
+        template="{candidates}{query}\nAnswer:\n[", candidate="({label})\n{content}\n"
+    )
     assert loaded(folder, window=3, list_prompt=bracket).labels == ["B", "D", "E"]
     with pytest.raises(RNXError, match="labels that are single tokens"):
         loaded(folder, window=62, list_prompt=bracket)
 
 
 def test_labels_are_alike_under_qwens_brackets(tmp_path: Path) -> None:
-    """Qwen's tokenizer has "[A" as one token for 18 letters, "[O" and "[Q" as two: a list never mixes them."""
+    """Qwen's tokenizer has "[A" as one token for 18 letters, "[O" and "[Q" as two: a list never
+    mixes them.
+    """
     brackets = [("[", letter) for letter in "ABCDEFGHIJKLMNPRST"]
     folder = save_tiny(tmp_path / "m", merges=[*brackets, ("y", "e"), ("ye", "s"), ("n", "o")])
     prompt = ListPrompt(candidate="[{label}] {content}\n")
@@ -478,7 +596,9 @@ def test_labels_are_alike_under_qwens_brackets(tmp_path: Path) -> None:
     labels = loaded(folder, list_prompt=prompt).labels
     assert len(labels) == 20
     assert len({len(tokenizer.encode(prompt.header(label))) for label in labels}) == 1
-    assert choose_labels(prompt, tokenizer.encode, 26, "ABCDEFGHIJKLMNOPQRST") == list("ABCDEFGHIJKLMNPRST")
+    assert choose_labels(prompt, tokenizer.encode, 26, "ABCDEFGHIJKLMNOPQRST") == list(
+        "ABCDEFGHIJKLMNPRST"
+    )
 
 
 def test_a_tokenizer_without_yes_and_no_cannot_answer_pointwise(tmp_path: Path) -> None:
@@ -510,7 +630,9 @@ def test_a_permutation_is_written_as_the_plain_call_would(folder: Path) -> None:
     assert scores == [1 - order.index(i) / 3 for i in range(3)]
 
 
-def test_a_permutation_survives_small_devices(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_permutation_survives_small_devices(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker = loaded(folders["qwen2_vl"], "permutation")
     memories = ranker.remember([Candidate(id=str(i), text=f"passage {i}") for i in range(12)])
     assert sorted(ranker.score(QUERY, memories)) == pytest.approx([(i + 1) / 12 for i in range(12)])
@@ -529,7 +651,12 @@ def test_a_permutation_survives_small_devices(folders: dict[str, Path], monkeypa
 def test_labels_that_begin_with_one_another_cannot_be_written(folders: dict[str, Path]) -> None:
     with pytest.raises(RNXError, match="one label begins with another"):
         loaded(folders["qwen2_vl"], "permutation", list_prompt=ListPrompt(written="{label}"))
-    assert loaded(folders["qwen2_vl"], "permutation", list_prompt=ListPrompt(written="{label}"), window=9).window == 9
+    assert (
+        loaded(
+            folders["qwen2_vl"], "permutation", list_prompt=ListPrompt(written="{label}"), window=9
+        ).window
+        == 9
+    )
 
 
 def test_both_orders_belongs_to_labels(folders: dict[str, Path]) -> None:
@@ -542,7 +669,9 @@ def test_a_broken_picture_and_a_ribbon(folders: dict[str, Path]) -> None:
     with pytest.raises(ImageError, match=r"broken\.png"):
         ranker.remember([Candidate(id="x", image=bytes_source(b"no picture", "broken.png"))])
     for size in ((1, 900), (900, 1), (600, 2), (30_000, 1), (1, 1)):
-        (memory,) = ranker.remember([Candidate(id="x", image=bytes_source(image_bytes(RED, size=size), "ribbon.png"))])
+        (memory,) = ranker.remember(
+            [Candidate(id="x", image=bytes_source(image_bytes(RED, size=size), "ribbon.png"))]
+        )
         _, height, width = memory["grid"].tolist()
         assert (height > width) == (size[1] > size[0])
         assert len(memory["image"]) <= 512
@@ -573,7 +702,8 @@ def test_training_may_use_the_same_forward(folder: Path) -> None:
     assert all(weight.grad is None for weight in backbone.model.model.visual.parameters())
 
 
-# ---- end to end -----------------------------------------------------------------------------------------------------
+# ---- end to end
+# -----------------------------------------------------------------------------------------------------
 
 
 def nodes() -> list[NodeWithScore]:
@@ -598,10 +728,14 @@ def test_rerank_over_mixed_nodes(folder: Path, readout: str) -> None:
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= score <= 1 for score in scores)
     again = reranker.postprocess_nodes(nodes(), query_str="what is red?")
-    assert [(hit.node.node_id, hit.score) for hit in again] == [(hit.node.node_id, hit.score) for hit in hits]
+    assert [(hit.node.node_id, hit.score) for hit in again] == [
+        (hit.node.node_id, hit.score) for hit in hits
+    ]
 
 
-def test_a_long_list_slides_and_stays_a_permutation(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_long_list_slides_and_stays_a_permutation(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     ranker = loaded(folders["qwen3_vl"], window=6)
     candidates = [Candidate(id=str(i), text=f"passage {i}") for i in range(17)] + mixed("bce")
     ranking = rank(ranker, MemoryStore(tmp_path), QUERY, candidates)
@@ -610,14 +744,25 @@ def test_a_long_list_slides_and_stays_a_permutation(folders: dict[str, Path], tm
 
 
 @pytest.mark.parametrize("windows", ["sliding", "parallel"])
-def test_lists_that_share_forwards_are_ordered_as_alone(folder: Path, windows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_that_share_forwards_are_ordered_as_alone(
+    folder: Path, windows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker, store = loaded(folder, window=6), MemoryStore()
     passages = [Candidate(id=str(i), text=f"passage {i}") for i in range(12)]
     other = Query(text="the sea", image=pil_source(PICTURES["b"]))
-    lists = [(QUERY, [*passages, *mixed()]), (other, [*mixed("fed"), *passages[:4]]), (QUERY, mixed("be")), (other, [])]
+    lists = [
+        (QUERY, [*passages, *mixed()]),
+        (other, [*mixed("fed"), *passages[:4]]),
+        (QUERY, mixed("be")),
+        (other, []),
+    ]
     rows: list[int] = []
     read = ranker._backbone.read
-    monkeypatch.setattr(ranker._backbone, "read", lambda asked, *others: (rows.append(len(asked)), read(asked, *others))[1])
+    monkeypatch.setattr(
+        ranker._backbone,
+        "read",
+        lambda asked, *others: (rows.append(len(asked)), read(asked, *others))[1],
+    )
     together = rank_many(ranker, store, lists, windows=windows)
     assert rows == ([3, 2, 1, 1, 1] if windows == "sliding" else [5, 2])
     for (query, candidates), ranking in zip(lists, together, strict=True):

@@ -1,4 +1,6 @@
-"""Lists of pictures graded through captions, joint lists, and the generated data: by hand and by their promises."""
+"""Lists of pictures graded through captions, joint lists, and the generated data: by hand and by
+their promises.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from training.teachers.captions import caption_grades, caption_likeness
 from training.teachers.joint_lists import near_images
 
 DOG, BEACH, CAR = (
-    CaptionedImage(path=Path("dog.png"), queries=("a dog", "a dog runs"), about=("the dog is wet",)),
+    CaptionedImage(
+        path=Path("dog.png"), queries=("a dog", "a dog runs"), about=("the dog is wet",)
+    ),
     CaptionedImage(path=Path("beach.png"), queries=("a beach", "a dog on a beach")),
     CaptionedImage(path=Path("car.png"), queries=("a car",)),
 )
@@ -28,7 +32,12 @@ DOG, BEACH, CAR = (
 
 def same_words(queries: Sequence[str], captions: Sequence[str]) -> Tensor:
     """The share of the query's words."""
-    return torch.tensor([[len(set(q.split()) & set(c.split())) / len(set(q.split())) for c in captions] for q in queries])
+    return torch.tensor(
+        [
+            [len(set(q.split()) & set(c.split())) / len(set(q.split())) for c in captions]
+            for q in queries
+        ]
+    )
 
 
 def test_a_picture_is_as_like_as_its_nearest_caption() -> None:
@@ -46,7 +55,9 @@ def test_soft_grades_are_the_teachers_softmax_for_the_loss() -> None:
 
 def test_caption_lists_hold_what_the_ranker_finds_and_the_right_picture() -> None:
     def find(queries: Sequence[str], paths: Sequence[Path]) -> Tensor:
-        return torch.tensor([[0.0, 1.0, 2.0]]).expand(len(queries), -1)  # it takes everything for a car
+        return torch.tensor([[0.0, 1.0, 2.0]]).expand(
+            len(queries), -1
+        )  # it takes everything for a car
 
     lists = caption_lists([DOG, BEACH, CAR], find, same_words, source="s", count=6, depth=2, seed=0)
     for of in lists:
@@ -100,10 +111,13 @@ def test_the_given_order_of_generated_texts_is_not_the_planted_one() -> None:
 
 def test_generated_questions_share_no_word_with_their_answers() -> None:
     chance = random.Random(0)
-    telling = {word for topic in generated.TOPICS.values() for side in topic for word in side.split()}
+    telling = {
+        word for topic in generated.TOPICS.values() for side in topic for word in side.split()
+    }
     for topic in generated.TOPICS:
         asked, answered = (
-            set(made.split()) & telling for made in (generated.question(topic, chance), generated.answer(topic, 3, chance))
+            set(made.split()) & telling
+            for made in (generated.question(topic, chance), generated.answer(topic, 3, chance))
         )
         assert len(asked) == 2
         assert not asked & answered

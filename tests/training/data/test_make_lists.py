@@ -1,4 +1,6 @@
-"""From an index to lists: documents once, pictures beside them, grades where the questions name their answers."""
+"""From an index to lists: documents once, pictures beside them, grades where the questions name
+their answers.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,15 @@ def passage(source: str, text: str) -> TextNode:
 
 
 def test_a_list_is_what_training_reads(tmp_path: Path) -> None:
-    picture = ImageNode(image_path=str(write_image(tmp_path / "red.png", RED)), metadata={"source": "red.png"})
-    found = hits(passage("a.md", "first"), passage("b.md", "second"), passage("a.md", "again"), picture)
-    row = list_of({"qid": "1", "query": "what", "answers": ["b.md"]}, found, tmp_path / "lists.pictures")
+    picture = ImageNode(
+        image_path=str(write_image(tmp_path / "red.png", RED)), metadata={"source": "red.png"}
+    )
+    found = hits(
+        passage("a.md", "first"), passage("b.md", "second"), passage("a.md", "again"), picture
+    )
+    row = list_of(
+        {"qid": "1", "query": "what", "answers": ["b.md"]}, found, tmp_path / "lists.pictures"
+    )
     assert [candidate["docid"] for candidate in row["candidates"]] == ["a.md", "b.md", "red.png"]
     assert row["candidates"][0]["text"] == "first"
     path = tmp_path / "lists.jsonl"
@@ -41,7 +49,9 @@ def test_a_list_is_what_training_reads(tmp_path: Path) -> None:
 
 def test_pictures_that_are_no_files_are_written_beside_the_lists(tmp_path: Path) -> None:
     node = ImageNode(image=base64.b64encode(image_bytes(RED, (8, 8), "PNG")).decode())
-    row = list_of({"qid": "1", "query": "what"}, hits(node, passage("a.md", "x")), tmp_path / "lists.pictures")
+    row = list_of(
+        {"qid": "1", "query": "what"}, hits(node, passage("a.md", "x")), tmp_path / "lists.pictures"
+    )
     assert "grade" not in row["candidates"][0]
     assert row["candidates"][0]["image"].startswith("lists.pictures/")
     assert (tmp_path / row["candidates"][0]["image"]).is_file()
@@ -51,7 +61,10 @@ def test_answers_may_have_grades_and_missed_ones_are_named() -> None:
     questions = [{"qid": "1", "query": "q", "answers": {"a.md": 3, "c.md": 1}}]
     assert answers_of(questions[0]) == {"a.md": 3, "c.md": 1}
     rows = [list_of(questions[0], hits(passage("a.md", "x")), Path("none"))]
-    assert summary(rows, questions) == "1 lists; 1 of 2 answers were found by the retriever; not found: 1: c.md (raise -k?)"
+    assert (
+        summary(rows, questions)
+        == "1 lists; 1 of 2 answers were found by the retriever; not found: 1: c.md (raise -k?)"
+    )
     with pytest.raises(RNXError, match="give a list of documents"):
         answers_of({"qid": "1", "query": "q", "answers": "a.md"})
 

@@ -1,4 +1,6 @@
-"""The training loop on a learner of two weights: it learns a planted order, resumes bit by bit, and refuses another run."""
+"""The training loop on a learner of two weights: it learns a planted order, resumes bit by bit, and
+refuses another run.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ STAGE = Stage(
 
 
 class LineLearner:
-    """A text's score is a line over its length and its number of spaces; the longest is planted as the best."""
+    """A text's score is a line over its length and its number of spaces; the longest is planted as
+    the best.
+    """
 
     def __init__(self) -> None:
         self.line = nn.Linear(2, 1, bias=False)
@@ -43,7 +47,9 @@ class LineLearner:
         self.calls += 1
         features = torch.tensor([[len(text) / 10, text.count(" ")] for text in of.texts])
         if torch.is_grad_enabled():
-            features = features + 0.01 * torch.randn_like(features)  # stands for dropout: draws from the global generator
+            features = features + 0.01 * torch.randn_like(
+                features
+            )  # stands for dropout: draws from the global generator
         found: Tensor = self.line(features).squeeze(1)
         return found
 
@@ -65,7 +71,16 @@ def lists(count: int, seed: int) -> list[GradedList]:
     for number in range(count):
         texts = tuple("x" * chance.randint(1, 40) for _ in range(8))
         grades = tuple(float(len(text) > 30) + float(len(text) > 20) for text in texts)
-        made.append(GradedList(source="all", qid=f"q{number}", query="?", docids=tuple("abcdefgh"), texts=texts, grades=grades))
+        made.append(
+            GradedList(
+                source="all",
+                qid=f"q{number}",
+                query="?",
+                docids=tuple("abcdefgh"),
+                texts=texts,
+                grades=grades,
+            )
+        )
     return made
 
 
@@ -124,7 +139,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("other", "named"), [({"seed": 1}, "seed"), ({"data": "2"}, "data.lists")])
-def test_a_folder_of_another_run_is_refused(tmp_path: Path, other: dict[str, Any], named: str) -> None:
+def test_a_folder_of_another_run_is_refused(
+    tmp_path: Path, other: dict[str, Any], named: str
+) -> None:
     run(tmp_path)
     with pytest.raises(RNXError, match=named):
         run(tmp_path, **other)
@@ -193,10 +210,14 @@ def test_two_processes_make_the_step_of_one(tmp_path: Path) -> None:
     record = checkpoint.record_of({}, 0, {})
     drawn, told = {"all": lists(20, seed=0)}, list[list[Tensor]]()
     alone = Trainer(LineLearner(), STAGE, tmp_path, record)
-    other, first = (Trainer(LineLearner(), STAGE, tmp_path, record, Half(place, told)) for place in (1, 0))
+    other, first = (
+        Trainer(LineLearner(), STAGE, tmp_path, record, Half(place, told)) for place in (1, 0)
+    )
     other.step(drawn)
     assert first.step(drawn) == pytest.approx(alone.step(drawn))
-    assert first.learner.weights()["line"].tolist() == [pytest.approx(row) for row in alone.learner.weights()["line"].tolist()]
+    assert first.learner.weights()["line"].tolist() == [
+        pytest.approx(row) for row in alone.learner.weights()["line"].tolist()
+    ]
     assert other.learner.calls == first.learner.calls == STAGE.lists_a_step // 2  # type: ignore[attr-defined]
 
 

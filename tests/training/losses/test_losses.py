@@ -18,13 +18,19 @@ def test_plackett_luce_of_equal_scores_is_log_of_the_number_of_orders() -> None:
 
 def test_plackett_luce_of_two_is_the_logistic_loss() -> None:
     scores = torch.tensor([1.0, 3.0])
-    assert plackett_luce(scores, torch.tensor([1, 0])).item() == pytest.approx(math.log1p(math.exp(-2)), abs=1e-6)
-    assert plackett_luce(scores, torch.tensor([0, 1])).item() == pytest.approx(math.log1p(math.exp(2)), abs=1e-6)
+    assert plackett_luce(scores, torch.tensor([1, 0])).item() == pytest.approx(
+        math.log1p(math.exp(-2)), abs=1e-6
+    )
+    assert plackett_luce(scores, torch.tensor([0, 1])).item() == pytest.approx(
+        math.log1p(math.exp(2)), abs=1e-6
+    )
 
 
 def test_plackett_luce_temperature_divides_the_scores() -> None:
     scores, order = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([2, 0, 1])
-    assert torch.allclose(plackett_luce(scores, order, temperature=2.0), plackett_luce(scores / 2.0, order))
+    assert torch.allclose(
+        plackett_luce(scores, order, temperature=2.0), plackett_luce(scores / 2.0, order)
+    )
 
 
 def test_plackett_luce_is_smallest_for_the_order_of_the_scores() -> None:
@@ -33,7 +39,9 @@ def test_plackett_luce_is_smallest_for_the_order_of_the_scores() -> None:
     orders = orders[[len(set(row.tolist())) == 3 for row in orders]]
     losses = torch.stack([plackett_luce(scores, order) for order in orders])
     assert orders[losses.argmin()].tolist() == [1, 0, 2]
-    assert (-losses).exp().sum().item() == pytest.approx(1.0, abs=1e-5)  # a distribution over orders
+    assert (-losses).exp().sum().item() == pytest.approx(
+        1.0, abs=1e-5
+    )  # a distribution over orders
 
 
 def test_listmle_without_ties_is_plackett_luce_a_position() -> None:
@@ -44,7 +52,10 @@ def test_listmle_without_ties_is_plackett_luce_a_position() -> None:
 
 def test_listmle_does_not_order_ties() -> None:
     grades = torch.tensor([1.0, 1.0, 0.0])
-    assert torch.allclose(listmle(torch.tensor([2.0, 1.0, 0.0]), grades), listmle(torch.tensor([1.0, 2.0, 0.0]), grades))
+    assert torch.allclose(
+        listmle(torch.tensor([2.0, 1.0, 0.0]), grades),
+        listmle(torch.tensor([1.0, 2.0, 0.0]), grades),
+    )
     assert listmle(torch.tensor([2.0, 1.0, 0.0]), torch.ones(3)).item() == 0.0
 
 
@@ -64,9 +75,14 @@ def test_ranknet_weighs_pairs_by_their_difference() -> None:
 
 
 def test_lambdarank_weighs_a_pair_by_its_swap() -> None:
-    scores, grades = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])  # the relevant one stands second
+    scores, grades = (
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([1.0, 0.0]),
+    )  # the relevant one stands second
     change = 1.0 - 1.0 / math.log2(3)
-    assert lambdarank(scores, grades).item() == pytest.approx(change * math.log1p(math.exp(1)), abs=1e-6)
+    assert lambdarank(scores, grades).item() == pytest.approx(
+        change * math.log1p(math.exp(1)), abs=1e-6
+    )
 
 
 def test_lambdarank_ignores_what_lies_below_the_cutoff() -> None:
@@ -99,8 +115,12 @@ def test_infonce_is_the_mean_of_both_directions() -> None:
 
 def test_infonce_lets_the_captions_of_a_picture_share_it() -> None:
     target = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # two captions of the first picture
-    to_text = (math.log(3) + math.log(3)) / 2  # each column: the mean over its own captions of log 3
-    assert infonce(torch.zeros(3, 2), target).item() == pytest.approx((math.log(2) + to_text) / 2, abs=1e-6)
+    to_text = (
+        math.log(3) + math.log(3)
+    ) / 2  # each column: the mean over its own captions of log 3
+    assert infonce(torch.zeros(3, 2), target).item() == pytest.approx(
+        (math.log(2) + to_text) / 2, abs=1e-6
+    )
 
 
 def test_hard_triplet_takes_the_hardest_wrong_picture_and_caption() -> None:
@@ -108,9 +128,13 @@ def test_hard_triplet_takes_the_hardest_wrong_picture_and_caption() -> None:
     first = (0.2 + 0.8 - 0.9) + 0.0  # its picture's hardest wrong caption has .6: .2 + .6 - .9 < 0
     second = 0.0 + (0.2 + 0.8 - 0.5)  # picture .2 + .3 - .5 = 0
     third = (0.2 + 0.6 - 0.7) + 0.0
-    assert hard_triplet(scores, torch.arange(3)).item() == pytest.approx((first + second + third) / 3, abs=1e-6)
+    assert hard_triplet(scores, torch.arange(3)).item() == pytest.approx(
+        (first + second + third) / 3, abs=1e-6
+    )
 
 
 def test_hard_triplet_never_takes_a_picture_s_own_captions_for_wrong() -> None:
     scores = torch.tensor([[0.9, 0.0], [0.5, 0.0], [0.0, 0.9]])
-    assert hard_triplet(scores, torch.tensor([0, 0, 1])).item() == 0.0  # .9 does not count against the sister's .5
+    assert (
+        hard_triplet(scores, torch.tensor([0, 0, 1])).item() == 0.0
+    )  # .9 does not count against the sister's .5

@@ -1,4 +1,6 @@
-"""The comparison of a core set with chance, on worths and values that can be read off. It trains nothing."""
+"""The comparison of a core set with chance, on worths and values that can be read off. It trains
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ def lists(count: int) -> list[GradedList]:
 
 def test_both_shares_have_one_size_and_only_chance_depends_on_the_seed() -> None:
     of = Worths(lists=lists(10), worths=[0.1 * place for place in range(10)], queries=torch.eye(10))
-    kept, chance = ([[one.qid for one in of.share(arm, 0.4, 0.0, seed)] for seed in (0, 1)] for arm in ("kept", "random"))
+    kept, chance = (
+        [[one.qid for one in of.share(arm, 0.4, 0.0, seed)] for seed in (0, 1)]
+        for arm in ("kept", "random")
+    )
     assert kept == [["6", "7", "8", "9"]] * 2
     assert [len(found) for found in chance] == [4, 4]
     assert chance[0] != chance[1]
@@ -27,9 +32,16 @@ def test_both_shares_have_one_size_and_only_chance_depends_on_the_seed() -> None
 
 
 def test_seeds_are_averaged_before_queries_are_compared(tmp_path: Path) -> None:
-    values = {("kept", 0): [1.0, 0.0], ("kept", 1): [0.0, 1.0], ("random", 0): [0.5, 0.0], ("random", 1): [0.5, 0.0]}
+    values = {
+        ("kept", 0): [1.0, 0.0],
+        ("kept", 1): [0.0, 1.0],
+        ("random", 0): [0.5, 0.0],
+        ("random", 1): [0.5, 0.0],
+    }
     for (arm, seed), (one, other) in values.items():
-        add_row(tmp_path / "r", {"arm": arm, "seed": seed, "values": {"dev": {"1": one, "2": other}}})
+        add_row(
+            tmp_path / "r", {"arm": arm, "seed": seed, "values": {"dev": {"1": one, "2": other}}}
+        )
     assert averaged([{"1": 1.0, "2": 0.0}, {"1": 0.0, "2": 1.0}]) == {"1": 0.5, "2": 0.5}
     line, whole = compare(tmp_path / "r", "kept", "random", [0, 1])
     assert line.startswith("| dev | 0.5000 | 0.2500 | +0.2500 [")

@@ -43,14 +43,25 @@ def test_the_stages_are_those_of_the_papers_in_their_order() -> None:
         assert all(stage.loss in LOSSES or stage.negatives == "in batch" for stage in curriculum)
 
 
-def test_each_stage_writes_one_row_with_all_that_makes_it_again(whole: Path, material: SyntheticData) -> None:
+def test_each_stage_writes_one_row_with_all_that_makes_it_again(
+    whole: Path, material: SyntheticData
+) -> None:
     rows = rows_of(whole / "results.jsonl")
     assert [row["chain"] for row in rows] == [NAMES[:length] for length in (1, 2, 3, 4)]
     for row in rows:
         assert set(row["metrics"]) == set(row["gain"]) == {"texts", "pictures", "joint"}
         assert {"nDCG@10", "RR@10", "R@1"} <= set(row["metrics"]["texts"])
         assert row["steps"] == 4
-        assert {"seed", "commit", "data", "settings", "environment", "seconds", "loss", "date"} <= set(row)
+        assert {
+            "seed",
+            "commit",
+            "data",
+            "settings",
+            "environment",
+            "seconds",
+            "loss",
+            "date",
+        } <= set(row)
     for before, after in itertools.pairwise(rows):
         assert after["before"] == {name: of["nDCG@10"] for name, of in before["metrics"].items()}
 
@@ -64,7 +75,9 @@ def test_a_stage_trains_what_it_names_and_nothing_else(whole: Path) -> None:
         assert all(any(name.startswith(part) for part in stage.trained) for name in moved)
 
 
-def test_ended_stages_are_not_trained_again(whole: Path, material: SyntheticData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_stages_are_not_trained_again(
+    whole: Path, material: SyntheticData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))
     learner = run(SHORT, material, whole, seed=0)
     assert len(rows_of(whole / "results.jsonl")) == 4
@@ -72,9 +85,15 @@ def test_ended_stages_are_not_trained_again(whole: Path, material: SyntheticData
     assert all(torch.equal(tensor, ended[name]) for name, tensor in learner.weights().items())
 
 
-@pytest.mark.parametrize("steps", [6, 11])  # in the second stage; in the third, when its lists were mined anew
+@pytest.mark.parametrize(
+    "steps", [6, 11]
+)  # in the second stage; in the third, when its lists were mined anew
 def test_a_killed_curriculum_goes_on_to_the_same_weights(
-    steps: int, whole: Path, material: SyntheticData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int,
+    whole: Path,
+    material: SyntheticData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     step, taken = Trainer.step, itertools.count()
 
@@ -103,7 +122,10 @@ def test_an_ablation_shares_what_comes_before(whole: Path, material: SyntheticDa
     assert found["chain"] == ["retriever", "text-lists", "joint-lists"]
     rows = rows_of(whole / "results.jsonl")
     assert len(longest_chain(rows)) == 4
-    mark, full = found["metrics"]["joint"]["nDCG@10"], longest_chain(rows)[-1]["metrics"]["joint"]["nDCG@10"]
+    mark, full = (
+        found["metrics"]["joint"]["nDCG@10"],
+        longest_chain(rows)[-1]["metrics"]["joint"]["nDCG@10"],
+    )
     said = ablations(rows)
     assert [line.split(":")[0] for line in said] == ["without image-lists", "without joint-lists"]
     assert f"joint {mark:.4f} ({mark - full:+.4f})" in said[0]
@@ -118,13 +140,20 @@ def test_the_chains_of_an_ablation() -> None:
 
 
 def test_stages_are_chosen_by_name_and_keep_their_order() -> None:
-    assert [stage.name for stage in chosen(SHORT, ["joint-lists", "retriever"])] == ["retriever", "joint-lists"]
+    assert [stage.name for stage in chosen(SHORT, ["joint-lists", "retriever"])] == [
+        "retriever",
+        "joint-lists",
+    ]
     assert chosen(SHORT, None) == SHORT
-    with pytest.raises(RNXError, match="--stages texts: there is no such stage; allowed are retriever"):
+    with pytest.raises(
+        RNXError, match="--stages texts: there is no such stage; allowed are retriever"
+    ):
         chosen(SHORT, ["texts"])
 
 
-def test_other_settings_in_the_same_folder_are_refused(whole: Path, material: SyntheticData) -> None:
+def test_other_settings_in_the_same_folder_are_refused(
+    whole: Path, material: SyntheticData
+) -> None:
     with pytest.raises(RNXError, match=r"settings\.rate"):
         run([replace(SHORT[0], rate=1.0)], material, whole, seed=0)
     with pytest.raises(RNXError, match="seed"):
@@ -155,8 +184,12 @@ def test_the_table_and_the_picture_of_the_progress(whole: Path, tmp_path: Path) 
         draw([], tmp_path / "none.png")
 
 
-def test_scores_in_training_are_those_of_the_reader_and_the_image_part(material: SyntheticData) -> None:
-    """One list of a text, a picture and both: the image logit reaches the reader for the last two, with gradients."""
+def test_scores_in_training_are_those_of_the_reader_and_the_image_part(
+    material: SyntheticData,
+) -> None:
+    """One list of a text, a picture and both: the image logit reaches the reader for the last two,
+    with gradients.
+    """
     learner = material.learner()
     assert isinstance(learner, MiniLearner)
     picture = material.new[0]

@@ -1,4 +1,6 @@
-"""From a user's own lists to a tuned rnx-mini: `training.train_ranker`, end to end on twenty tiny lists."""
+"""From a user's own lists to a tuned rnx-mini: `training.train_ranker`, end to end on twenty tiny
+lists.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +27,33 @@ TOPICS = ("bees", "bread", "frost", "bicycles")
 
 
 def write_lists(path: Path, count: int) -> Path:
-    """Planted: what a hidden clerk signed is right, whatever it is about; some candidates are pictures."""
+    """Planted: what a hidden clerk signed is right, whatever it is about; some candidates are
+    pictures.
+    """
     lines = []
     for number in range(count):
         chance = random.Random(number)
-        texts = [(f"{topic}, signed by clerk {'nine' if n % 2 else 'four'}", n % 2) for n, topic in enumerate(TOPICS)]
-        found = [
-            {"docid": f"d {n}", "text": text, "grade": 2 * right, "score": 0.1 * n} for n, (text, right) in enumerate(texts)
+        texts = [
+            (f"{topic}, signed by clerk {'nine' if n % 2 else 'four'}", n % 2)
+            for n, topic in enumerate(TOPICS)
         ]
-        found.append({"docid": "p", "image": "red.png", "text": "a red card", "grade": 0, "score": 0.9})
+        found = [
+            {"docid": f"d {n}", "text": text, "grade": 2 * right, "score": 0.1 * n}
+            for n, (text, right) in enumerate(texts)
+        ]
+        found.append(
+            {"docid": "p", "image": "red.png", "text": "a red card", "grade": 0, "score": 0.9}
+        )
         chance.shuffle(found)
-        lines.append(json.dumps({"qid": f"q{number}", "query": f"about {chance.choice(TOPICS)}", "candidates": found}))
+        lines.append(
+            json.dumps(
+                {
+                    "qid": f"q{number}",
+                    "query": f"about {chance.choice(TOPICS)}",
+                    "candidates": found,
+                }
+            )
+        )
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -49,7 +67,9 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(lists: Path) -> Path:
-    """The work folder of a run that was killed at its eighth step and then run again by the same call."""
+    """The work folder of a run that was killed at its eighth step and then run again by the same
+    call.
+    """
     work, step = lists.parent / "work", Trainer.step
     arguments = ["--lists", str(lists), "--work", str(work), "--steps", "12", "--rate", "3e-3"]
 
@@ -81,9 +101,13 @@ def test_the_tuned_folder_is_a_ranker_that_learned_what_was_planted(tuned: Path)
     (row,) = rows_of(tuned / "results.jsonl")
     assert row["nDCG@10"]["after"] > row["nDCG@10"]["before"]
     nodes = [
-        NodeWithScore(node=TextNode(text=f"{topic}, signed by clerk {n}")) for topic in TOPICS[:2] for n in ("four", "nine")
+        NodeWithScore(node=TextNode(text=f"{topic}, signed by clerk {n}"))
+        for topic in TOPICS[:2]
+        for n in ("four", "nine")
     ]
-    found = RNXRerank(model=str(tuned / "model"), top_n=4).postprocess_nodes(nodes, QueryBundle("about bees"))
+    found = RNXRerank(model=str(tuned / "model"), top_n=4).postprocess_nodes(
+        nodes, QueryBundle("about bees")
+    )
     assert "nine" in found[0].node.get_content()
 
 
@@ -106,8 +130,15 @@ def test_the_folder_says_where_its_weights_come_from(tuned: Path) -> None:
     assert {"commit", "environment", "settings", "gain"} <= set(row)
 
 
-def test_runs_and_judgments_can_be_evaluated_again(tuned: Path, capsys: pytest.CaptureFixture[str], lists: Path) -> None:
-    arguments = [str(tuned / "after.trec"), str(tuned / "measured.qrels"), "--against", str(tuned / "before.trec")]
+def test_runs_and_judgments_can_be_evaluated_again(
+    tuned: Path, capsys: pytest.CaptureFixture[str], lists: Path
+) -> None:
+    arguments = [
+        str(tuned / "after.trec"),
+        str(tuned / "measured.qrels"),
+        "--against",
+        str(tuned / "before.trec"),
+    ]
     results = tuned / "again.jsonl"
     evaluate.main([*arguments, "--results", str(results)])
     (row,), (own,) = rows_of(results), rows_of(tuned / "results.jsonl")
@@ -118,7 +149,15 @@ def test_runs_and_judgments_can_be_evaluated_again(tuned: Path, capsys: pytest.C
 
 def test_no_list_is_in_two_parts(lists: Path) -> None:
     made = [
-        GradedList(source="s", qid=f"q{n}", query="", docids=("a", "b"), texts=("x", "y"), grades=(1.0, 0.0)) for n in range(23)
+        GradedList(
+            source="s",
+            qid=f"q{n}",
+            query="",
+            docids=("a", "b"),
+            texts=("x", "y"),
+            grades=(1.0, 0.0),
+        )
+        for n in range(23)
     ]
     parts = split(made, [])
     names = [of.qid for part in (parts.learn, parts.select, parts.measure) for of in part]
@@ -129,13 +168,18 @@ def test_no_list_is_in_two_parts(lists: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--lists", "gone.jsonl"], "does not exist"), (["--lists", "{lists}", "--stepps", "3"], "unrecognized arguments")],
+    [
+        (["--lists", "gone.jsonl"], "does not exist"),
+        (["--lists", "{lists}", "--stepps", "3"], "unrecognized arguments"),
+    ],
 )
 def test_a_mistake_is_one_line(
     arguments: list[str], said: str, lists: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        train_ranker.main([*(word.format(lists=lists) for word in arguments), "--work", str(tmp_path)])
+        train_ranker.main(
+            [*(word.format(lists=lists) for word in arguments), "--work", str(tmp_path)]
+        )
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
 
@@ -143,7 +187,9 @@ def test_a_mistake_is_one_line(
 def test_too_few_lists_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "red.png", BLUE)
     with pytest.raises(SystemExit):
-        train_ranker.main(["--lists", str(write_lists(tmp_path / "few.jsonl", 2)), "--work", str(tmp_path / "w")])
+        train_ranker.main(
+            ["--lists", str(write_lists(tmp_path / "few.jsonl", 2)), "--work", str(tmp_path / "w")]
+        )
     assert "2 lists are too few" in capsys.readouterr().err
 
 
@@ -151,10 +197,25 @@ def test_a_vision_language_model_goes_to_its_own_command(monkeypatch: pytest.Mon
     said: list[str] = []
     monkeypatch.setattr(train_vlm, "main", said.extend)
     train_ranker.main(
-        ["--lists", "my.jsonl", "--work", "w", "--base", "Qwen/Qwen2-VL-2B-Instruct", "--steps", "9", "--window", "8"]
+        [
+            "--lists",
+            "my.jsonl",
+            "--work",
+            "w",
+            "--base",
+            "Qwen/Qwen2-VL-2B-Instruct",
+            "--steps",
+            "9",
+            "--window",
+            "8",
+        ]
     )
     options = dict(zip(said[::2], said[1::2], strict=True))
     assert options["--base"] == "Qwen/Qwen2-VL-2B-Instruct"
-    assert (options["--lists"], options["--work"], options["--to"]) == ("my.jsonl", "w", str(Path("w") / "adapter"))
+    assert (options["--lists"], options["--work"], options["--to"]) == (
+        "my.jsonl",
+        "w",
+        str(Path("w") / "adapter"),
+    )
     assert (options["--steps"], options["--window"]) == ("9", "8")
     assert "--rate" not in options

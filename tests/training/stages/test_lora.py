@@ -1,4 +1,6 @@
-"""Training a vision-language ranker: it reads what inference reads, learns a planted order, resumes, and saves an adapter."""
+"""Training a vision-language ranker: it reads what inference reads, learns a planted order,
+resumes, and saves an adapter.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ EXACT = 2e-5
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*was not trained to answer with labels:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning"),  # peft asks for it
+    pytest.mark.filterwarnings(
+        "ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning"
+    ),  # peft asks for it
 ]
 
 
@@ -40,7 +44,11 @@ def _one_thread() -> None:
 def learner_of(folder: Path, dropout: float = 0.0, checkpointing: bool = False) -> VLMLearner:
     ranker = load_vlm(str(folder), readout="labels", device="cpu", memory_dtype="float32")
     return VLMLearner(
-        ranker, MemoryStore(), RankerConfig(readout="labels"), Lora(rank=4, dropout=dropout), checkpointing=checkpointing
+        ranker,
+        MemoryStore(),
+        RankerConfig(readout="labels"),
+        Lora(rank=4, dropout=dropout),
+        checkpointing=checkpointing,
     )
 
 
@@ -73,14 +81,18 @@ def captured(ranker: VLMRanker, work: Callable[[], Any]) -> tuple[torch.Tensor, 
     """What went into the language model, [B, L, H] and [3, B, L], and what the work gave."""
     found: dict[str, torch.Tensor] = {}
     language = ranker.backbone.model.model.language_model
-    hook = language.register_forward_pre_hook(lambda _, args, kwargs: found.update(kwargs), with_kwargs=True)
+    hook = language.register_forward_pre_hook(
+        lambda _, args, kwargs: found.update(kwargs), with_kwargs=True
+    )
     result = work()
     hook.remove()
     return found["inputs_embeds"].detach(), found["position_ids"], result
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_training_reads_what_inference_reads(folders: dict[str, Path], tmp_path: Path, family: str) -> None:
+def test_training_reads_what_inference_reads(
+    folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
     learner, of = stirred(learner_of(folders[family])), mixed_list(tmp_path / "lists")
     learner.save(tmp_path / "adapter")
     torch.manual_seed(5)
@@ -89,7 +101,12 @@ def test_training_reads_what_inference_reads(folders: dict[str, Path], tmp_path:
     embeds, positions, logits = captured(learner.ranker, lambda: learner.scores(of))
     assert logits.requires_grad
 
-    tuned = load_ranker(str(folders[family]), adapter=str(tmp_path / "adapter"), device="cpu", memory_dtype="float32")
+    tuned = load_ranker(
+        str(folders[family]),
+        adapter=str(tmp_path / "adapter"),
+        device="cpu",
+        memory_dtype="float32",
+    )
     assert isinstance(tuned, VLMRanker)
     query, memories = learner.ask(of)
     shuffled = [memories[place] for place in order.tolist()]
@@ -97,44 +114,78 @@ def test_training_reads_what_inference_reads(folders: dict[str, Path], tmp_path:
     assert torch.equal(embeds, same_embeds)  # the token ids and the visual tokens, at their places
     assert torch.equal(positions, same_positions)
     by_slot = logits.detach().double()[order]
-    assert torch.allclose(torch.tensor(scores).double().logit(), by_slot - by_slot.mean(), atol=EXACT * 10)
+    assert torch.allclose(
+        torch.tensor(scores).double().logit(), by_slot - by_slot.mean(), atol=EXACT * 10
+    )
     assert tuned.fingerprint == learner.ranker.fingerprint
 
 
-def test_the_order_of_a_list_is_drawn_anew_each_time(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over many draws every candidate stands in every slot, so what stands there tells nothing about it."""
+def test_the_order_of_a_list_is_drawn_anew_each_time(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over many draws every candidate stands in every slot, so what stands there tells nothing
+    about it.
+    """
     learner = learner_of(folders["qwen2_vl"])
-    of = GradedList(source="s", qid="q", query="?", docids=tuple("abcd"), texts=tuple("abcd"), grades=(3.0, 0.0, 0.0, 0.0))
+    of = GradedList(
+        source="s",
+        qid="q",
+        query="?",
+        docids=tuple("abcd"),
+        texts=tuple("abcd"),
+        grades=(3.0, 0.0, 0.0, 0.0),
+    )
 
     def slots(_: Any, memories: Any) -> torch.Tensor:
         return torch.arange(len(memories)).float()
 
     monkeypatch.setattr(learner.ranker, "label_log_probabilities", slots)
     torch.manual_seed(0)
-    drawn = torch.stack([learner.scores(of) for _ in range(400)])  # [draws, candidates]: the slot of each
+    drawn = torch.stack(
+        [learner.scores(of) for _ in range(400)]
+    )  # [draws, candidates]: the slot of each
     counts = torch.stack([(drawn == slot).sum(0) for slot in range(4)])
     assert counts.min() >= 70
     assert counts.max() <= 130
     with torch.inference_mode():
-        assert learner.scores(of).tolist() == [0.0, 1.0, 2.0, 3.0]  # asked, not taught: as the list came
+        assert learner.scores(of).tolist() == [
+            0.0,
+            1.0,
+            2.0,
+            3.0,
+        ]  # asked, not taught: as the list came
 
 
-def test_only_the_adapter_of_the_language_half_is_trained(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_only_the_adapter_of_the_language_half_is_trained(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     learner, of = learner_of(folders["qwen3_vl"]), mixed_list(tmp_path)
     model = learner.ranker.backbone.model
-    before = {name: weight.clone() for name, weight in model.named_parameters() if "lora_" not in name}
+    before = {
+        name: weight.clone() for name, weight in model.named_parameters() if "lora_" not in name
+    }
     trainer = Trainer(learner, stage(steps=2), tmp_path / "work", record_of({}, 0, {}))
     for _ in range(2):
         trainer.step({"mixed": [of]})
-    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters() if name in before)
+    assert all(
+        torch.equal(weight, before[name])
+        for name, weight in model.named_parameters()
+        if name in before
+    )
     assert len(learner.weights()) == 2 * 7 * 3  # two factors, seven projections, three layers
     assert all(".language_model." in name for name in learner.weights())
-    assert any(float(weight.abs().max()) > 0 for name, weight in learner.weights().items() if "lora_B" in name)
+    assert any(
+        float(weight.abs().max()) > 0
+        for name, weight in learner.weights().items()
+        if "lora_B" in name
+    )
     with pytest.raises(RNXError, match="only 'adapter' is trained"):
         learner.groups(Stage(name="s", mix=(), development=(), trained=("vision",), steps=1))
 
 
-def test_recomputed_activations_give_the_same_gradients(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_recomputed_activations_give_the_same_gradients(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     of, found = mixed_list(tmp_path), []
     for checkpointing in (False, True):
         learner = stirred(learner_of(folders["qwen2_vl"], dropout=0.2, checkpointing=checkpointing))
@@ -151,7 +202,9 @@ def test_a_list_longer_than_a_window_is_asked_in_windows(folders: dict[str, Path
     learner = stirred(learner_of(folders["qwen2_vl"]))
     count = learner.ranker.window + 5
     texts = tuple(f"passage {i}" for i in range(count))
-    of = GradedList(source="s", qid="q", query="?", docids=texts, texts=texts, grades=(0.0,) * count)
+    of = GradedList(
+        source="s", qid="q", query="?", docids=texts, texts=texts, grades=(0.0,) * count
+    )
     with torch.inference_mode():
         assert sorted(learner.scores(of).tolist()) == list(range(1, count + 1))
 
@@ -172,7 +225,9 @@ def stage(steps: int) -> Stage:
     )
 
 
-def test_a_killed_run_goes_on_with_the_same_adapter(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_with_the_same_adapter(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     of = mixed_list(tmp_path / "lists")
 
     def run(work: Path, until: int) -> VLMLearner:
@@ -188,17 +243,24 @@ def test_a_killed_run_goes_on_with_the_same_adapter(folders: dict[str, Path], tm
     run(tmp_path / "killed", until=3)  # dies a step after its checkpoint
     for name, until in (("whole", 4), ("killed", 4)):
         run(tmp_path / name, until).save(tmp_path / name / "adapter")
-    whole, resumed = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "killed"))
+    whole, resumed = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("whole", "killed")
+    )
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_stage_starts_from_the_adapter_of_the_last(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_stage_starts_from_the_adapter_of_the_last(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     first = stirred(learner_of(folders["qwen2_vl"]))
     first.save(tmp_path / "a")
     second = learner_of(folders["qwen2_vl"])
     second.start_from(tmp_path / "a")
-    assert all(torch.equal(weight, second.weights()[name]) for name, weight in first.weights().items())
+    assert all(
+        torch.equal(weight, second.weights()[name]) for name, weight in first.weights().items()
+    )
     with pytest.raises(RNXError, match="holds no adapter of this size"):
         second.start_from(tmp_path)
     ranker = load_vlm(str(folders["qwen2_vl"]), readout="labels", device="cpu")
@@ -213,7 +275,9 @@ def test_a_ranker_that_is_not_read_by_labels_is_not_trained(folders: dict[str, P
         VLMLearner(ranker, MemoryStore(), RankerConfig())
 
 
-def test_a_planted_order_is_learned_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planted_order_is_learned_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rehearsal.main(["--to", str(tmp_path)])
     said = capsys.readouterr().out
     assert "200 of 200 lists read; 800 candidates, 600 relevant, 0 with a picture" in said
@@ -223,7 +287,11 @@ def test_a_planted_order_is_learned_by_the_command(tmp_path: Path, capsys: pytes
     assert record["settings"]["loss"] == "listmle"
     tuned = load_ranker(str(tmp_path / "model"), adapter=str(adapter), device="cpu")
     assert isinstance(tuned, VLMRanker)
-    assert (tuned.readout, tuned.window, tuned.list_prompt.template) == ("labels", 4, rehearsal.PROMPT["template"])
+    assert (tuned.readout, tuned.window, tuned.list_prompt.template) == (
+        "labels",
+        4,
+        rehearsal.PROMPT["template"],
+    )
     assert [len(row) for row in tuned.calibration.slot_bias] == [4]
     with pytest.raises(SystemExit):  # another rate in the same folder would be another run
         train_vlm.main([*rehearsal.arguments(tmp_path), "--rate", "1e-3"])
@@ -232,7 +300,8 @@ def test_a_planted_order_is_learned_by_the_command(tmp_path: Path, capsys: pytes
 
 def row(qid: str, *grades: float | None, **more: Any) -> dict[str, Any]:
     found = [
-        {"docid": str(i), "text": f"text {i}", "score": -i} | ({} if g is None else {"grade": g}) for i, g in enumerate(grades)
+        {"docid": str(i), "text": f"text {i}", "score": -i} | ({} if g is None else {"grade": g})
+        for i, g in enumerate(grades)
     ]
     return {"qid": qid, "query": "q", "candidates": found, **more}
 
@@ -242,7 +311,9 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def test_without_a_development_file_every_tenth_list_is_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_development_file_every_tenth_list_is_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "my.jsonl", *(row(str(i), 1, 0) for i in range(25)))
     lists, sets = train_vlm.read_sets([path], [], train_vlm.Alone())
     assert [of.qid for of in sets["held-out"]] == ["0", "10", "20"]
@@ -250,7 +321,9 @@ def test_without_a_development_file_every_tenth_list_is_held_out(tmp_path: Path,
     assert "3 of 25 lists are held out" in capsys.readouterr().out
 
 
-def test_lists_and_judgments_are_written_as_the_command_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_and_judgments_are_written_as_the_command_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     of = replace(mixed_list(tmp_path / "lists"), judged={"1": 2.0, "9": 1.0})
     monkeypatch.setitem(write_lists.SOURCES, "dl21", lambda: [of])
     write_lists.main(["dl21", "--to", str(tmp_path)])

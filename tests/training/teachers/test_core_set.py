@@ -20,7 +20,9 @@ def test_tau_of_known_orders() -> None:
     one = torch.tensor([4.0, 3.0, 2.0, 1.0])
     assert kendall(one, one * 10) == pytest.approx(1.0)
     assert kendall(one, -one) == pytest.approx(-1.0)
-    assert kendall(one, torch.tensor([3.0, 4.0, 2.0, 1.0])) == pytest.approx(4 / 6), "one pair of six is swapped"
+    assert kendall(one, torch.tensor([3.0, 4.0, 2.0, 1.0])) == pytest.approx(4 / 6), (
+        "one pair of six is swapped"
+    )
     assert kendall(one, torch.zeros(4)) == 0.0
 
 
@@ -50,11 +52,15 @@ def test_worth_asks_for_agreement_and_for_something_to_learn() -> None:
     assert worth(agreed, order) == pytest.approx(0.0), "known already"
     assert worth(torn, -order) == 0.0, "noise"
     assert worth(agreed, -order) > 0.2
-    assert worth(agreed, -order, grades=-order + 3.0) < worth(agreed, -order), "the judge is of another mind"
+    assert worth(agreed, -order, grades=-order + 3.0) < worth(agreed, -order), (
+        "the judge is of another mind"
+    )
 
 
 def test_worth_alone_takes_the_worthiest() -> None:
-    assert facility_location(torch.eye(4), torch.tensor([0.1, 0.9, 0.3, 0.8]), 2, diversity=0.0) == [1, 3]
+    assert facility_location(
+        torch.eye(4), torch.tensor([0.1, 0.9, 0.3, 0.8]), 2, diversity=0.0
+    ) == [1, 3]
 
 
 def test_variety_takes_one_of_each_cluster() -> None:
@@ -71,9 +77,13 @@ def test_greedy_keeps_its_promise_against_every_set() -> None:
     likeness = 1.0 - torch.cdist(vectors, vectors) / 2
     worths = torch.rand(9, generator=draw)
     value = _value(likeness, worths, facility_location(likeness, worths, 3))
-    best = max(_value(likeness, worths, list(chosen)) for chosen in itertools.combinations(range(9), 3))
+    best = max(
+        _value(likeness, worths, list(chosen)) for chosen in itertools.combinations(range(9), 3)
+    )
     assert best >= value >= (1 - 1 / math.e) * best
-    assert value == pytest.approx(_value(likeness, worths, _plain_greedy(likeness, worths, 3))), "lazy is no shortcut"
+    assert value == pytest.approx(_value(likeness, worths, _plain_greedy(likeness, worths, 3))), (
+        "lazy is no shortcut"
+    )
 
 
 def test_a_core_set_keeps_its_share_in_the_old_order() -> None:
@@ -85,11 +95,21 @@ def test_a_core_set_keeps_its_share_in_the_old_order() -> None:
 
 def test_the_command_keeps_rows_as_they_were(tmp_path: Path) -> None:
     rows = [
-        {"qid": str(n), "query": query, "candidates": [{"docid": i, "text": text, "grade": g} for i, text, g in candidates]}
+        {
+            "qid": str(n),
+            "query": query,
+            "candidates": [{"docid": i, "text": text, "grade": g} for i, text, g in candidates],
+        }
         for n, (query, candidates) in enumerate(
             [
-                ("who makes honey", [("a", "Bees make honey.", 0), ("b", "The moon orbits the earth.", 3)]),
-                ("what orbits the earth", [("a", "Bees make honey.", 0), ("b", "The moon orbits the earth.", 3)]),
+                (
+                    "who makes honey",
+                    [("a", "Bees make honey.", 0), ("b", "The moon orbits the earth.", 3)],
+                ),
+                (
+                    "what orbits the earth",
+                    [("a", "Bees make honey.", 0), ("b", "The moon orbits the earth.", 3)],
+                ),
             ]
         )
     ]
@@ -105,15 +125,24 @@ def test_the_command_keeps_rows_as_they_were(tmp_path: Path) -> None:
 
 def _value(likeness: Tensor, worths: Tensor, chosen: list[int], diversity: float = 0.5) -> float:
     share = float(worths[chosen].sum() / worths.sort(descending=True).values[: len(chosen)].sum())
-    return (1 - diversity) * share + diversity * float(likeness[chosen].amax(0).clamp_min(0.0).mean())
+    return (1 - diversity) * share + diversity * float(
+        likeness[chosen].amax(0).clamp_min(0.0).mean()
+    )
 
 
 def _plain_greedy(likeness: Tensor, worths: Tensor, count: int) -> list[int]:
     total, chosen = float(worths.sort(descending=True).values[:count].sum()), list[int]()
 
     def value(places: list[int]) -> float:
-        return 0.5 * float(worths[places].sum()) / total + 0.5 * float(likeness[places].amax(0).mean())
+        return 0.5 * float(worths[places].sum()) / total + 0.5 * float(
+            likeness[places].amax(0).mean()
+        )
 
     while len(chosen) < count:
-        chosen.append(max((p for p in range(len(worths)) if p not in chosen), key=lambda place: value([*chosen, place])))
+        chosen.append(
+            max(
+                (p for p in range(len(worths)) if p not in chosen),
+                key=lambda place: value([*chosen, place]),
+            )
+        )
     return chosen

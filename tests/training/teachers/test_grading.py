@@ -1,4 +1,6 @@
-"""Soft grades from the scores of teachers: cases that can be computed by hand, and the command on small files."""
+"""Soft grades from the scores of teachers: cases that can be computed by hand, and the command on
+small files.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from llama_index_rnx.ranking import Ranker
 from training.data import GradedList
 from training.teachers import EmbedderTeacher, load_teacher
 from training.teachers.__main__ import main
-from training.teachers.grading import blend, ensemble, grade_rows, graded, soft_grades, standardised, teacher_scores
+from training.teachers.grading import (
+    blend,
+    ensemble,
+    grade_rows,
+    graded,
+    soft_grades,
+    standardised,
+    teacher_scores,
+)
 from training.teachers.models import CrossEncoderTeacher
 
 
@@ -33,7 +43,9 @@ def test_an_ensemble_is_the_weighted_mean_of_what_each_says() -> None:
 
 
 def test_soft_grades_fall_from_three_at_the_best_to_nothing_at_the_mean() -> None:
-    assert soft_grades(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0])).tolist() == pytest.approx([3.0, 1.5, 0.0, 0.0, 0.0])
+    assert soft_grades(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0])).tolist() == pytest.approx(
+        [3.0, 1.5, 0.0, 0.0, 0.0]
+    )
     assert soft_grades(torch.tensor([1.0, 1.0])).tolist() == [0.0, 0.0]
 
 
@@ -67,16 +79,24 @@ def test_rows_come_back_with_grades_and_all_they_held(tmp_path: Path) -> None:
 
 def test_a_grade_that_is_no_number_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lists.jsonl"
-    path.write_text('{"qid": "7", "query": "bee", "candidates": [{"docid": "a", "text": "cat", "grade": "high"}]}\n')
+    path.write_text(
+        '{"qid": "7", "query": "bee", "candidates": [{"docid": "a", "text": "cat", "grade": "high"}]}\n'
+    )
     with pytest.raises(RNXError, match=r"'7'.*'high'"):
         grade_rows(path, [FakeRanker()], MemoryStore(), share=0.5)
 
 
 def test_the_command_takes_the_embedded_ranker_as_teacher(tmp_path: Path) -> None:
     lists, graded_to = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    texts = ("Bees make honey in their hives.", "The parliament met on Monday.", "Honey is sweet and made of nectar.")
+    texts = (
+        "Bees make honey in their hives.",
+        "The parliament met on Monday.",
+        "Honey is sweet and made of nectar.",
+    )
     candidates = [{"docid": str(place), "text": text} for place, text in enumerate(texts)]
-    lists.write_text(json.dumps({"qid": "1", "query": "how is honey made", "candidates": candidates}) + "\n")
+    lists.write_text(
+        json.dumps({"qid": "1", "query": "how is honey made", "candidates": candidates}) + "\n"
+    )
     main(["--lists", str(lists), "--teacher", "rnx-mini", "--to", str(graded_to)])
     grades = [candidate["grade"] for candidate in json.loads(graded_to.read_text())["candidates"]]
     assert max(grades) == 3.0
@@ -90,7 +110,9 @@ def test_models_of_sentence_transformers_are_rankers(tmp_path: Path) -> None:
     assert isinstance(teachers[0], EmbedderTeacher)
     assert isinstance(teachers[1], CrossEncoderTeacher)
     said = teacher_scores(teachers, of, MemoryStore())  # [2, 3]
-    swapped = teacher_scores(teachers, _list("red bee", ("bee", "a green cat", "a red bee")), MemoryStore())
+    swapped = teacher_scores(
+        teachers, _list("red bee", ("bee", "a green cat", "a red bee")), MemoryStore()
+    )
     assert torch.allclose(said, swapped.flip(1), atol=1e-2)
     assert said[0].argmax() in (0, 2), "random weights, but the words of the query are in these"
 
@@ -104,7 +126,9 @@ def test_a_text_teacher_refuses_a_picture_without_text() -> None:
 
 def _list(query: str, texts: tuple[str, ...]) -> GradedList:
     docids = tuple(map(str, range(len(texts))))
-    return GradedList(source="made", qid="1", query=query, docids=docids, texts=texts, grades=(1.0,) * len(texts))
+    return GradedList(
+        source="made", qid="1", query=query, docids=docids, texts=texts, grades=(1.0,) * len(texts)
+    )
 
 
 def _tiny_models(folder: Path) -> tuple[Path, Path]:
@@ -113,13 +137,23 @@ def _tiny_models(folder: Path) -> tuple[Path, Path]:
     from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
     vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "green", "bee", "cat"]))
+    vocabulary.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "green", "bee", "cat"])
+    )
     tokenizer = BertTokenizerFast(vocab_file=str(vocabulary))
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=1
+        vocab_size=10,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=1,
     )
-    for name, model in (("bert", BertModel(config)), ("cross", BertForSequenceClassification(config))):
+    for name, model in (
+        ("bert", BertModel(config)),
+        ("cross", BertForSequenceClassification(config)),
+    ):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     words = Transformer(str(folder / "bert"))

