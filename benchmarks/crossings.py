@@ -1,6 +1,6 @@
 """How often control goes from one room of the package into another: calls and returns, counted.
 
-    python -m benchmarks.crossings                  # `rnx index` of one page, `rnx search` of ten nodes
+    python -m benchmarks.crossings                  # `rnx index` and `rnx search`
     python -m benchmarks.crossings --pairs search   # which rooms they were
 
 A room is a folder with a face, or a file at the package's root. A call that enters another room
