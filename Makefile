@@ -7,7 +7,7 @@ QDRANT := .cache/qdrant/qdrant
 SCHEMATHESIS := .cache/schemathesis/bin/schemathesis
 S3 := .cache/s3/s3fs
 
-.PHONY: demo test docs stress lint types smoke qdrant qdrant-if-possible bench notebooks clean help
+.PHONY: demo test coverage minimum docs stress lint types smoke qdrant qdrant-if-possible bench notebooks dist clean help
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## the main job on a small corpus, from nothing
@@ -15,6 +15,19 @@ demo: $(VENV)/installed  ## the main job on a small corpus, from nothing
 
 test: lint types qdrant-if-possible  ## lint, types, tests; the first lines say which tests are left out, and why
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+coverage: $(VENV)/installed-dev qdrant-if-possible  ## the tests once more, with a table of what they reach; fails below the floor in pyproject.toml
+	$(PIP) "coverage[toml]>=7.10"
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered
+
+minimum:  ## the tests with the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv .cache/minimum
+	$(PYTHON) .ci/minimum.py >.cache/minimum/constraints.txt
+	.cache/minimum/bin/pip install --quiet --disable-pip-version-check --constraint .cache/minimum/constraints.txt --editable ".[chat,demo,serve,train,ui,vlm,notebooks,docs,dev]"
+	.cache/minimum/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 docs: $(VENV)/installed-dev  ## out/docs/index.html; needs no network, and any warning is an error
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet -d out/doctrees docs out/docs
@@ -50,6 +63,10 @@ notebooks: $(VENV)/installed-dev  ## executes all of them; fails where a cell fa
 bench: $(VENV)/installed-dev  ## rnx-mini against its rivals
 	$(PIP) --editable ".[train]"
 	$(BIN)/python -m benchmarks.mini
+
+dist: $(VENV)/installed-dev  ## dist/: the sdist and the wheel
+	$(PIP) build
+	$(BIN)/python -m build --outdir dist .
 
 clean:  ## removes all that was made
 	rm -rf $(VENV) .cache demo notebooks/work
