@@ -32,7 +32,7 @@ from llama_index_rnx.results import compare
 #
 # `build_corpus` writes a small household archive: notes, three PDF booklets with charts,
 # photographs from scikit-image, paintings from the Metropolitan Museum, drawings. `index_paths`
-# does what `rnx index` does on the command line: a text file becomes passages, a picture one node,
+# does what `rnx index` does on the command line: a text file becomes passages, an image one node,
 # a PDF one node **per page**, which holds both the page's text and its image.
 #
 # With nodes of your own, it is `collection.add(nodes)`; with files, this.
@@ -44,7 +44,7 @@ collection = NodeCollection(
     work / "index"
 )  # a folder; ":memory:" and the URL of a Qdrant server work as well
 index_paths(collection, [work / "corpus"])
-print(len(collection), "nodes: texts, pictures, and pages that are both")
+print(len(collection), "nodes: texts, images, and pages that are both")
 
 # %% [markdown]
 # ## Before
@@ -104,7 +104,7 @@ compare(retriever, reranker, question)
 compare(retriever, reranker, "Why does our heat pump use so much electricity on damp winter days?")
 
 # %% [markdown]
-# The query may be a picture, too: here a part of a painting as somebody's telephone might have it,
+# The query may be an image, too: here a part of a painting as somebody's telephone might have it,
 # askew and too bright. `QueryBundle` is LlamaIndex's own.
 
 # %%
@@ -115,7 +115,7 @@ compare(retriever, reranker, QueryBundle("", image_path=str(work / PICTURE_QUERY
 #
 # A reranker is a model, and a small one. The corpus has a drawing of the metro lines,
 # `drawings/metro-map.png`, with the names of lines and stations on it. `rnx-mini` cannot read
-# letters in a picture and has hardly seen drawings: a brick wall comes first.
+# letters in an image and has hardly seen drawings: a brick wall comes first.
 
 # %%
 compare(retriever, reranker, "map of the metro lines", n=4)
@@ -155,7 +155,7 @@ for name, found in (("retrieved", RNXRetriever(collection, top_k=5)), ("reranked
 
 # %% [markdown]
 # Put your own model where `MockLLM()` stands, or hand it over as `llm=`. With `multimodal=True` the
-# *pictures* of the best nodes reach its prompt as well, so a vision-language model sees the chart
+# *images* of the best nodes reach its prompt as well, so a vision-language model sees the chart
 # and not only its page's text:
 #
 # ```python
@@ -173,7 +173,7 @@ start = time.perf_counter()
 for _ in range(5):
     reranker.postprocess_nodes(hits, query_str=question)
 print(
-    f"{len(hits)} nodes, pictures among them: {(time.perf_counter() - start) / 5 * 1000:.0f} ms on the machine that ran this"
+    f"{len(hits)} nodes, images among them: {(time.perf_counter() - start) / 5 * 1000:.0f} ms on the machine that ran this"
 )
 
 # %%

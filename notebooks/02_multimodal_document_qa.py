@@ -2,7 +2,7 @@
 # # Questions to a folder of PDFs, answered by a page
 #
 # Manuals and reports say half of what they know in charts. Here three PDF booklets are indexed
-# **page by page**, each page as its text *and* its picture; a question finds the page, and you see
+# **page by page**, each page as its text *and* its image; a question finds the page, and you see
 # it. Then we take the text layer away, as in a scan, and look at what is left: the most important
 # thing to know before you trust any such system with your documents.
 #
@@ -71,7 +71,7 @@ ImageOps.expand(page.convert("RGB"), 1, "silver").quantize(48)
 # %% [markdown]
 # ## Why this page?
 #
-# `why` leaves pieces out, one by one: a sentence of the text, a field of the page's picture. What
+# `why` leaves pieces out, one by one: a sentence of the text, a field of the page's image. What
 # costs the page its lead over another one spoke for it (green); what the page would be better
 # without speaks against it (orange). It asks the ranker some dozens of times, which the small model
 # does in seconds.
@@ -138,7 +138,7 @@ for (query, _), before, after in zip(asked, *found["pages with a text layer"], s
 #
 # ## Now without the text layer
 #
-# A scan is a PDF whose pages are pictures. Let us make scans of the same booklets and index those.
+# A scan is a PDF whose pages are images. Let us make scans of the same booklets and index those.
 
 # %%
 scans = work / "scans"
@@ -157,20 +157,20 @@ for name, (before, after) in found.items():
     )
 
 # %% [markdown]
-# One in thirteen would be right by throwing dice. `rnx-mini` looks at pictures through networks
+# One in thirteen would be right by throwing dice. `rnx-mini` looks at images through networks
 # that learned from photographs, at 256 by 256 pixels: it knows a cup from a cat, and has never
 # learned to read. So with this model
 #
 # * documents with a text layer: good;
 # * scans: **run OCR first**, or use a vision-language model that reads (the one line at the top);
-# * the page's picture adds nothing to its text layer yet. On mmdocir the retriever finds pages
+# * the page's image adds nothing to its text layer yet. On mmdocir the retriever finds pages
 #   *better* by their text alone
 #   (47.8 % against 43.9 %, the same command and date).
 #
-# Why keep the pictures, then? Because the language model that answers wants to see the chart, and
+# Why keep the images, then? Because the language model that answers wants to see the chart, and
 # you want to see the page.
 #
-# What the picture half does see is shape. Ask the scans for one:
+# What the image half does see is shape. Ask the scans for one:
 
 # %%
 compare(blind, reranker, "a line chart that rises and then falls", n=3)

@@ -36,7 +36,7 @@ plt.rcParams |= {"axes.grid": True, "grid.alpha": 0.25, "font.size": 9}
 # ## A collection and questions
 #
 # The demo's corpus: notes, PDF pages, photographs, paintings, charts. Its questions were written by
-# people who knew the corpus, and one number of `rnx-mini` was chosen on them (how pictures compare
+# people who knew the corpus, and one number of `rnx-mini` was chosen on them (how images compare
 # with texts), so they flatter it; every second one is asked, for time. With 114 nodes this shows
 # *how things behave*; how good the model is stands in the benchmarks, on collections that others
 # made.
@@ -150,7 +150,7 @@ pictorial = [
 textual = [not one for one in pictorial]
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", sharey=True)
-parts = (textual, "answered by a text or a page"), (pictorial, "answered by a picture")
+parts = (textual, "answered by a text or a page"), (pictorial, "answered by an image")
 for axis, (only, name) in zip(axes, parts, strict=True):
     axis.plot(
         depths, [share(retrieved, k, only) for k in depths], "--", color="#888", label="ceiling"
@@ -174,15 +174,15 @@ for axis, (only, name) in zip(axes, parts, strict=True):
 axes[0].set_ylabel("share of questions")
 axes[1].legend(frameon=False)
 plt.show()
-for name, only in (("texts and pages", textual), ("pictures", pictorial)):
+for name, only in (("texts and pages", textual), ("images", pictorial)):
     print(
         f"{name}: retriever {share(retrieved, 1, only):.2f}, first 40 reranked {share(ranks[40], 1, only):.2f}"
     )
 
 # %% [markdown]
-# **Pictures** are where the second stage earns its keep. A picture's cosine and a text's cannot be
-# compared, so a retriever merges the kinds by rank and puts pictures below any text that shares a
-# word. Only a model that reads texts and pictures *in one list* can say that this time the
+# **Images** are where the second stage earns its keep. An image's cosine and a text's cannot be
+# compared, so a retriever merges the kinds by rank and puts images below any text that shares a
+# word. Only a model that reads texts and images *in one list* can say that this time the
 # photograph is the answer.
 #
 # **Texts** tell another story, and you should hear it: here the retriever was right almost nine

@@ -109,7 +109,7 @@ for axis, plan in zip(axes, (sliding_windows, parallel_windows), strict=True):
 plt.show()
 
 # %% [markdown]
-# The left picture is a staircase: each reading waits for the one before. On the right the first
+# The left image is a staircase: each reading waits for the one before. On the right the first
 # five wait for nothing. Note what each guarantees: sliding with half-window steps certainly finds
 # the best *ten* if the scores are consistent; `parallel_windows` sends four of every window on, so
 # it may drop a fifth good one that was dealt to a strong group. That is the price of two steps
@@ -274,7 +274,7 @@ for least in (0.01, 0.1, 0.5):
 
 # %% [markdown]
 # The two hills overlap. A high threshold gives a clean context and loses answers, above all
-# pictures, whose scores are low for all that they are first in their list; a low one still throws
+# images, whose scores are low for all that they are first in their list; a low one still throws
 # out most of the noise. **Order is what a listwise ranker is good at; take `top_n` from the order,
 # and use `min_score` only to keep the hopeless away.**
 #

@@ -37,9 +37,9 @@ work = Path("work")
 # %% [markdown]
 # ## The idea of a curriculum
 #
-# Texts have graded data, pictures have captions, and mixed lists have hardly anything. So a ranker
+# Texts have graded data, images have captions, and mixed lists have hardly anything. So a ranker
 # learns in that order (Rank-Nexus, [arXiv 2601.20623](https://arxiv.org/abs/2601.20623)): what
-# relevance *is* from texts, then what pictures show, graded through their captions by the model
+# relevance *is* from texts, then what images show, graded through their captions by the model
 # that has just learned it from texts, and at last how both compare in one list.
 #
 # A stage is data, not code. These four are run in a minute by `make smoke`; we take them at half
@@ -57,7 +57,7 @@ for stage in stages:
 # ## Run it
 #
 # `SyntheticData` makes up questions and answers that share *no* words (which belong together is
-# written in the grades alone), traps that repeat the question's words, and pictures of coloured
+# written in the grades alone), traps that repeat the question's words, and images of coloured
 # shapes. Its ranker has random towers and is so small that a CPU trains it while you read this.
 # Kill it and call it again: it goes on where it was, to the same weights.
 
@@ -75,7 +75,7 @@ SVG(filename=work / "curriculum" / "progress.svg")
 #
 # * the **retriever** lifts everything, as it should;
 # * **text lists** make texts much better, and mixed lists *worse*: scores of texts have moved,
-#   those of pictures have not, and
+#   those of images have not, and
 #   the two no longer compare;
 # * **image lists** are too short here to show a gain;
 # * **joint lists** repair the comparison, and pay for it with some of the texts' gain.
@@ -104,7 +104,7 @@ for line in table(rows):
 # 3. **training**, which holds a fifth of the lists out to measure and a fifth of the rest to choose
 #    the weights by.
 #
-# Here: the demo's corpus and its questions, half of which are answered by a picture.
+# Here: the demo's corpus and its questions, half of which are answered by an image.
 
 # %%
 build_corpus(work)
@@ -136,7 +136,7 @@ print(
     "\n".join(
         line
         for line in log.getvalue().splitlines()
-        if "texts," not in line and "pictures," not in line
+        if "texts," not in line and "images," not in line
     )
 )
 

@@ -41,8 +41,8 @@ build_corpus(work)
 # collection = NodeCollection("./clip-index", embedding=ClipEmbedding())
 # ```
 #
-# The toy here has two methods that matter. A picture is its colours; a text is the colours that it
-# names. It is as poor as it sounds, and it shows the contract: **texts and pictures in one space,
+# The toy here has two methods that matter. An image is its colours; a text is the colours that it
+# names. It is as poor as it sounds, and it shows the contract: **texts and images in one space,
 # one vector each**.
 
 # %%
@@ -93,7 +93,7 @@ compare(RNXRetriever(colours, top_k=40), mini, question, n=3)
 # Ask for black and white, and you get black and white; that it should be stars, the first stage
 # cannot know. The second stage needs nothing of the first one's model: `rnx-mini` makes its own
 # memories of whatever comes, at first sight. (So the first answer is slow: the model is opened, and
-# forty pictures are looked at.)
+# forty images are looked at.)
 #
 # It cannot save what is not there, nor see what it never learned to see. The irises are blue
 # flowers, and are not found:
@@ -150,7 +150,7 @@ for name, template in vlm.get_prompts().items():
 # ## A ranker of your own
 #
 # Anything with a name, a fingerprint, a window and the two verbs is a `Ranker`. Here is one that
-# prefers wide pictures. Its memories are kept and shared under the fingerprint, so change that
+# prefers wide images. Its memories are kept and shared under the fingerprint, so change that
 # whenever a memory would look different.
 
 # %%
@@ -158,7 +158,7 @@ import torch
 
 
 class Landscape:
-    """Wide pictures first."""
+    """Wide images first."""
 
     name, fingerprint, window = "landscape", "landscape/1", 1_000
 
@@ -182,7 +182,7 @@ for hit in RNXRerank(ranker=Landscape(), top_n=3).postprocess_nodes(
 # ## A service
 #
 # The model may live on another machine. `rnx serve` answers in the shape that Cohere, Jina and vLLM
-# share, and `RNXRerank(model="http://...")` asks any of them; texts and pictures travel along. Here
+# share, and `RNXRerank(model="http://...")` asks any of them; texts and images travel along. Here
 # both sides are in one process; `serving` is for that, and for tests.
 
 # %%
@@ -203,7 +203,7 @@ for ours, theirs in zip(near, far, strict=True):
 # RNXRerank(model="https://api.jina.ai/v1/rerank#jina-reranker-m0")  # the key in RNX_API_KEY
 # ```
 #
-# Pictures are sent as JPEGs of limited size, so scores may differ in the third digit. And services
+# Images are sent as JPEGs of limited size, so scores may differ in the third digit. And services
 # die. You choose what happens then: an error that says so, or the retriever's order:
 
 # %%
