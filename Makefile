@@ -17,11 +17,8 @@ test: lint types qdrant-if-possible  ## lint, types, tests; the first lines say 
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 coverage: $(VENV)/installed-dev qdrant-if-possible  ## the tests once more, with a table of what they reach; fails below the floor in pyproject.toml
-	$(PIP) "coverage[toml]>=7.10"
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -q
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report --skip-covered
+	$(PIP) "pytest-cov>=7"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
 
 minimum:  ## the tests with the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv .cache/minimum
