@@ -133,7 +133,7 @@ def _list(query: str, texts: tuple[str, ...]) -> GradedList:
 
 def _tiny_models(folder: Path) -> tuple[Path, Path]:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
     vocabulary = folder / "vocab.txt"
