@@ -221,7 +221,7 @@ def test_a_block_of_a_conversation_may_be_one(spelling: str) -> None:
 
 
 def test_a_language_model_is_shown_them_and_nothing_that_is_gone() -> None:
-    from test_chat import StillRetriever, ToldLLM
+    from fakes.chat import StillRetriever, ToldLLM
 
     from llama_index_rnx.chat.engine import chat_engine
 

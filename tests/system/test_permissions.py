@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from fakes import RED, FakeEmbedding, image_bytes
+from fakes.ui import put, settled
 from llama_index.core.schema import TextNode
-from test_library import put, settled
 
 from llama_index_rnx import NodeCollection
 from llama_index_rnx.memory.open_backend import open_backend
