@@ -146,9 +146,9 @@ def test_what_is_no_language(name: str) -> None:
 @pytest.mark.parametrize("name", [*UNSPACED, *NO_WORDS])
 def test_the_parts_of_a_text_are_the_text(name: str) -> None:
     text = (UNSPACED | NO_WORDS)[name]
-    parts = list(module._steps(text))
+    parts = list(module._units(text))
     assert "".join(parts) == text
-    assert max(map(len, parts)) <= module.LONGEST_STEP
+    assert max(map(len, parts)) <= module.MAX_UNIT
 
 
 def test_nothing_is_lost_and_neighbours_overlap() -> None:
