@@ -1,5 +1,5 @@
-"""Finds the sentences of a text, also if its lines, headings and tables have no full stops. It knows
-no nodes.
+"""Finds the sentences of a text, even if lines, headings and tables have no full stops. It knows no
+nodes.
 """
 
 from __future__ import annotations

@@ -371,7 +371,9 @@ def test_bands_and_averages_change_nothing_to_see(
 
 
 @pytest.mark.parametrize("size", [(1, 5_000), (5_000, 1), (3, 4_000), (997, 13)])
-def test_large_images_that_are_long_and_thin(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_that_are_long_and_thin(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pixels, "BAND_PIXELS", 100)
     monkeypatch.setattr(pixels, "LARGE_PIXELS", 1_000)
     monkeypatch.setattr(decoding, "LARGE_PIXELS", 1_000)
