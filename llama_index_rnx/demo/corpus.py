@@ -195,8 +195,8 @@ def _remove(folder: Path, names: list[str]) -> None:
 
 def _write_whole(path: Path, write: Write) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as part:
-        write(part)
+    with atomic_write(path) as temporary:
+        write(temporary)
 
 
 def _slug(title: str) -> str:

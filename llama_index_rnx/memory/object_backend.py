@@ -198,5 +198,5 @@ def _put_files(root: Path, objects: Mapping[str, bytes]) -> None:
     for name, data in objects.items():
         path = Path(name)
         path.parent.mkdir(mode=mode & 0o777, exist_ok=True)
-        with atomic_write(path, mode=mode & 0o666, concurrent=True) as part:
-            part.write_bytes(data)
+        with atomic_write(path, mode=mode & 0o666, concurrent=True) as temporary:
+            temporary.write_bytes(data)

@@ -70,12 +70,17 @@ def recorded(path: str, task: str, page: int, limits: Limits) -> str | None:
 
 def record(path: str, task: str, page: int, how: str, limits: Limits) -> None:
     """Remember that a page outran its limits."""
-    fields = {"how": how, "seconds": limits.seconds, "memory": limits.memory}
+    fields = {
+        "how": how,
+        "seconds": limits.seconds,
+        "memory": limits.memory,
+        "reader": reader_version(),
+    }
     try:
         target = _folder() / f"{_content(path)}-{task}-{page}.json"
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with atomic_write(target, concurrent=True) as part:
-            part.write_text(json.dumps(fields | {"reader": reader_version()}), encoding="utf-8")
+        with atomic_write(target, concurrent=True) as temporary:
+            temporary.write_text(json.dumps(fields), encoding="utf-8")
     except OSError as error:
         log.debug("what outran its limits cannot be remembered (%s)", error)
 

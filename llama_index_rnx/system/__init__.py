@@ -4,10 +4,10 @@ models.
 
 from llama_index_rnx.system.atomic import atomic_write
 from llama_index_rnx.system.permissions import (
-    made_private,
+    keep_private,
     make_file,
     make_folder,
-    opener,
+    private_opener,
     write_text,
 )
 from llama_index_rnx.system.shutdown import (
@@ -22,10 +22,10 @@ __all__ = [
     "INTERRUPT_SECONDS",
     "atomic_write",
     "end_within",
-    "made_private",
+    "keep_private",
     "make_file",
     "make_folder",
-    "opener",
+    "private_opener",
     "run_until_stopped",
     "write_text",
 ]

@@ -18,39 +18,39 @@ def atomic_write(
     """Yield a path beside `path` to write to; it replaces `path` when the block ends without an
     error.
 
-    After an error the part file is removed and `path` is as it was. A kill leaves the part file
-    behind: it is hidden, so an indexer passes it by, and the next writer replaces it. The folder
-    must exist.
+    After an error the temporary file is removed and `path` is as it was. A kill leaves the
+    temporary file behind: it is hidden, so an indexer passes it by, and the next writer replaces
+    it. The folder must exist.
 
     Args:
         path: the file to write.
         mode: permissions of the new file, less those that the umask takes away; by default those
             that `open` gives to any new file.
         concurrent: whether other threads or processes may write the same file at the same time. If
-            so, each writes a part file of its own, and the last one to finish wins.
+            so, each writes a temporary file of its own, and the last one to finish wins.
 
     Raises:
-        OSError: the part file cannot be made, or `path` cannot be replaced.
+        OSError: the temporary file cannot be made, or `path` cannot be replaced.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> with atomic_write(folder / "settings.json") as part:
-        ...     _ = part.write_text("{}")
+        >>> with atomic_write(folder / "settings.json") as temporary:
+        ...     _ = temporary.write_text("{}")
         >>> [path.name for path in folder.iterdir()]
         ['settings.json']
     """
     writer = f".{os.getpid()}.{threading.get_ident()}" if concurrent else ""
-    part = path.with_name(f".{path.name}{writer}.part")
+    temporary = path.with_name(f".{path.name}{writer}.part")
     try:
         if mode is not None:
-            _create(part, mode)
-        yield part
-        part.replace(path)
+            _create(temporary, mode)
+        yield temporary
+        temporary.replace(path)
     finally:
         # There is nothing to remove after a success; after an error it must not hide that error.
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def _create(path: Path, mode: int) -> None:

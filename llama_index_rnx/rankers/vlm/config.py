@@ -50,8 +50,8 @@ class RankerConfig:
         known = {name: value for name, value in asdict(self).items() if value is not None}
         text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
 
-        with atomic_write(path) as part:
-            part.write_text(text, encoding="utf-8")
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def read_config(path: Path | None) -> RankerConfig:
