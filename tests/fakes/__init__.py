@@ -1,6 +1,7 @@
 """Tiny stand-ins: a ranker and an embedding that can be computed by hand, and files made by code.
 
-`fakes.chat`, `fakes.places`, `fakes.results` and `fakes.ui` need more of the package, and are imported by name.
+`fakes.chat`, `fakes.places`, `fakes.results` and `fakes.ui` need more of the package, and are
+imported by name.
 """
 
 from fakes.colours import BLUE, COLOURS, GREEN, RED, colour_of, words

@@ -14,9 +14,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def colour_of(picture: Image.Image) -> str:
-    """The name of the colour that a picture is nearest to at its centre."""
-    rgb = picture.convert("RGB")
+def colour_of(image: Image.Image) -> str:
+    """The name of the colour that an image is nearest to at its centre."""
+    rgb = image.convert("RGB")
     seen = rgb.getpixel((rgb.width // 2, rgb.height // 2))
     return min(
         COLOURS,

@@ -16,7 +16,7 @@ DIMENSIONS = 1_024
 
 
 class FakeEmbedding(MultiModalEmbedding):
-    """Buckets of words; a picture is the word of its colour. Counts what it embeds."""
+    """Buckets of words; an image is the word of its colour. Counts what it embeds."""
 
     model_name: str = "fake-embedding"
     _texts: list[str] = PrivateAttr(default_factory=list)
@@ -35,8 +35,8 @@ class FakeEmbedding(MultiModalEmbedding):
 
     def _get_image_embedding(self, img_file_path: Any) -> list[float]:
         self._images.append(img_file_path)
-        with Image.open(img_file_path) as picture:
-            return _buckets([colour_of(picture)])
+        with Image.open(img_file_path) as image:
+            return _buckets([colour_of(image)])
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return self._get_query_embedding(query)

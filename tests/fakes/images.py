@@ -20,7 +20,7 @@ def image_bytes(
     format: str = "PNG",
     mode: str = "RGB",
 ) -> bytes:
-    """A plain picture as the bytes of a file."""
+    """A plain image as the bytes of a file."""
     buffer = io.BytesIO()
     Image.new(mode, size, colour).save(buffer, format)
     return buffer.getvalue()
@@ -50,7 +50,7 @@ def png_bomb(side: int = 30_000) -> bytes:
 def write_image(
     path: Path, colour: tuple[int, ...] = RED, size: tuple[int, int] = (24, 16)
 ) -> Path:
-    """A picture in the format of its name."""
+    """An image in the format of its name."""
     kinds = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     path.write_bytes(image_bytes(colour, size, kinds[path.suffix.lower()]))
     return path

@@ -19,7 +19,7 @@ def pdf_bytes(
 
     `drawings`: PDF operators, of each page in turn.
     """
-    ground = " ".join(f"{part / 255:.3f}" for part in colour)
+    ground = " ".join(f"{shade / 255:.3f}" for shade in colour)
     kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(texts)))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
@@ -27,7 +27,11 @@ def pdf_bytes(
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
     for i, text in enumerate(texts):
-        drawing = f"{ground} rg 0 0 300 400 re f 0 g BT /F1 14 Tf 20 350 Td ({text}) Tj ET {drawings[i] if i < len(drawings) else ''}"
+        extra_drawing = drawings[i] if i < len(drawings) else ""
+        drawing = (
+            f"{ground} rg 0 0 300 400 re f 0 g BT /F1 14 Tf 20 350 Td ({text}) Tj ET "
+            f"{extra_drawing}"
+        )
         page = (
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 400] "
             f"/Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * i} 0 R >>"
@@ -44,7 +48,10 @@ def pdf_bytes(
         out += f"{number} 0 obj\n{body}\nendobj\n".encode("latin-1")
     table = "".join(f"{offset:010d} 00000 n \n" for offset in offsets)
     size = len(objects) + 1
-    trailer = f"xref\n0 {size}\n0000000000 65535 f \n{table}trailer\n<< /Size {size} /Root 1 0 R{extra} >>\nstartxref\n{len(out)}\n"
+    trailer = (
+        f"xref\n0 {size}\n0000000000 65535 f \n{table}"
+        f"trailer\n<< /Size {size} /Root 1 0 R{extra} >>\nstartxref\n{len(out)}\n"
+    )
     return out + trailer.encode() + b"%%EOF\n"
 
 
@@ -67,7 +74,10 @@ def write_endless_pdf(path: Path, depth: int = 12, repeats: int = 10, pages: int
     """Forms that draw one another: the last one `repeats` ** `depth` times."""
     kids = " ".join(f"{3 + number} 0 R" for number in range(pages))
     first = 4 + pages
-    page = f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Resources<</XObject<</X {first} 0 R>>>>/Contents {3 + pages} 0 R>>"
+    page = (
+        "<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]"
+        f"/Resources<</XObject<</X {first} 0 R>>>>/Contents {3 + pages} 0 R>>"
+    )
     objects = [
         "<</Type/Catalog/Pages 2 0 R>>",
         f"<</Type/Pages/Kids[{kids}]/Count {pages}>>",

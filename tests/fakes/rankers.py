@@ -16,7 +16,7 @@ _numbers = itertools.count()
 
 
 class FakeRanker:
-    """Scores a candidate by the share of the query's words in its text; a picture knows its
+    """Scores a candidate by the share of the query's words in its text; an image knows its
     colour's name. Counts its calls.
     """
 

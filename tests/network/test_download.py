@@ -159,7 +159,7 @@ def test_too_much_and_too_slow(
         fetch("http://out.example/", transport=transport)
     monkeypatch.setattr(module, "SECONDS", -1.0)
     with pytest.raises(FetchError, match="not there within"):
-        module._body(
+        module._read_body(
             httpx.Response(200, content=b"x", request=httpx.Request("GET", "http://out.example/"))
         )
 
