@@ -22,7 +22,7 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker, load_mini
 from llama_index_rnx.ranking import BatchingRanker, get_or_compute_memories, run_in_executor
 from llama_index_rnx.text import clean_text
-from llama_index_rnx.validation import checked_callbacks, checked_pictures, checked_texts, one_line
+from llama_index_rnx.validation import checked_callbacks, checked_images, checked_texts, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +136,14 @@ class RNXEmbedding(MultiModalEmbedding):
         self, img_file_paths: list[ImageType], show_progress: bool = False
     ) -> list[list[float]]:
         """One vector a picture; a single one in place of a list is refused."""
-        return super().get_image_embedding_batch(checked_pictures(img_file_paths), show_progress)
+        return super().get_image_embedding_batch(checked_images(img_file_paths), show_progress)
 
     async def aget_image_embedding_batch(
         self, img_file_paths: list[ImageType], show_progress: bool = False
     ) -> list[list[float]]:
         """As `get_image_embedding_batch`, while others go on."""
         return await super().aget_image_embedding_batch(
-            checked_pictures(img_file_paths), show_progress
+            checked_images(img_file_paths), show_progress
         )
 
     def _shared_ranker(self) -> BatchingRanker:

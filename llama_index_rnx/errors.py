@@ -3,19 +3,22 @@ nothing.
 
 RNXError                     anything that a caller can mend
 ├── SettingsError            an argument, an option or an input file that does not fit
-├── StorageError             an index or a store of memories: not there, in use, full, damaged, made otherwise
+├── StorageError             an index or a memory store: missing, in use, full, damaged, made
+│                            with other settings
 ├── ConnectionFailedError    a server or a service that does not answer, or refuses
 └── ImageError               an image that cannot be read
 """
 
+# The longest message, value in a message, and label in a message, in letters.
 MAX_LINE = 2_000
 MAX_VALUE = 100
+MAX_LABEL = 300
 
 
 class RNXError(ValueError):
     """A mistake that its user can mend. The command line prints it as one line and exits with 2.
 
-    Whatever foreign text stands in its message, it is one line, and no longer than 2,000 letters.
+    The message is one line of at most 2,000 letters, whatever foreign text stands in it.
 
     Example:
         >>> str(RNXError("array([[1],\\n       [2]]) was given."))
@@ -27,14 +30,14 @@ class RNXError(ValueError):
 
 
 class SettingsError(RNXError):
-    """An argument, an option or an input file that does not fit: nothing was tried yet, and nothing
+    """An argument, an option or an input file that does not fit. Nothing was tried yet, and nothing
     has changed.
     """
 
 
 class StorageError(RNXError):
-    """An index or a store of memories that cannot be used: missing, in use, full, damaged, or made
-    with other settings.
+    """An index or a memory store that cannot be used: missing, in use, full, damaged, or made with
+    other settings.
     """
 
 
@@ -49,7 +52,7 @@ class ImageError(RNXError):
 
 
 def shown(value: object) -> str:
-    """A value as a message names it: its `repr`, cut to 100 letters; its type where it has none.
+    """Return a value as a message names it: its `repr`, cut to 100 letters; its type if that fails.
 
     Example:
         >>> shown("text"), len(shown("x" * 1_000))
@@ -57,9 +60,8 @@ def shown(value: object) -> str:
     """
     try:
         text = repr(value)
-    except (
-        Exception
-    ):  # Whoever wrote the class chose what it raises; Python itself refuses huge numbers.
+    # The class may be anybody's, and raise anything; Python itself refuses huge numbers.
+    except Exception:
         return f"<{type(value).__name__}>"
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
 
@@ -77,16 +79,18 @@ def one_line(error: object, limit: int = 300) -> str:
 
 
 def _one_line(message: str) -> str:
-    """Line ends, and the indentation after them, as one blank: other blanks are part of names."""
-    lines = message.splitlines()
-    line = " ".join([*lines[:1], *(part.strip() for part in lines[1:])])
+    """Replace each line end, and the indentation after it, by one blank; other blanks may belong
+    to names. Cut a long line in its middle.
+    """
+    first, *rest = message.splitlines() or [""]
+    line = " ".join([first, *map(str.strip, rest)])
     half = MAX_LINE // 2 - 3
     return line if len(line) <= MAX_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def short(label: str) -> str:
-    """For messages: in one line, whatever a document says its picture is called, and no longer than
-    300 letters.
+    """Return a label as one line of at most 300 letters, whatever a document says its image is
+    called. A long one is cut in its middle.
     """
     label = " ".join(label.split())
-    return label if len(label) <= 300 else f"{label[:140]} ... {label[-140:]}"
+    return label if len(label) <= MAX_LABEL else f"{label[:140]} ... {label[-140:]}"

@@ -1,5 +1,5 @@
-"""Old names of modules: `llama_index_rnx.files` and the like go on working until 1.0. It imports
-nothing until one is used.
+"""Keeps old names of modules, as `llama_index_rnx.files`, working until 1.0. It imports nothing
+until one of them is used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MOVED = {
 
 
 class MovedModule(ModuleType):
-    """Stands where a module was, and hands on each name from where it is now."""
+    """A stand-in for a module that has moved: each of its names comes from where it is now."""
 
     def __init__(self, name: str, target: str) -> None:
         super().__init__(name)
@@ -63,8 +63,8 @@ class MovedModule(ModuleType):
 
 
 class MovedFinder(MetaPathFinder, Loader):
-    """Finds the modules of `MOVED` by their old names, with a DeprecationWarning that says the new
-    one.
+    """Finds the modules of `MOVED` by their old names, and names the new ones in a
+    DeprecationWarning.
     """
 
     def find_spec(
@@ -95,6 +95,6 @@ class MovedFinder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let the import system know the old names; a second call changes nothing."""
+    """Tell the import system the old names; a second call changes nothing."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(MovedFinder())

@@ -11,7 +11,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.collection import NodeCollection
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.ranking import run_in_executor
 from llama_index_rnx.validation import checked_callbacks, checked_count
 
@@ -33,22 +33,32 @@ class RNXRetriever(BaseRetriever):
         top_k: how many nodes come out at most. A reranker reads 100 at once; more cost time, fewer
             cost recall.
         filters: LlamaIndex metadata filters, applied before the search.
+        callback_manager: of LlamaIndex; by default an empty one.
 
     Raises:
-        RNXError: `top_k` is below 1, the query is empty, its `embedding` does not fit the
-            collection's vectors, or Qdrant does not answer. ImageError: a query image is none.
+        SettingsError: `top_k` is below 1, the query is empty, or its `embedding` does not fit the
+            collection's vectors.
+        ConnectionFailedError: Qdrant does not answer.
+        ImageError: the image of a query is none.
 
     Example:
         >>> from llama_index.core.schema import TextNode
         >>> from llama_index.core.vector_stores import ExactMatchFilter
         >>> collection = NodeCollection(":memory:")
         >>> texts = {"bees": "Bees make honey.", "rust": "Rust is iron oxide."}
-        >>> collection.add([TextNode(id_=name, text=text, metadata={"kind": name}) for name, text in texts.items()])
+        >>> collection.add(
+        ...     [
+        ...         TextNode(id_=name, text=text, metadata={"kind": name})
+        ...         for name, text in texts.items()
+        ...     ]
+        ... )
         2
-        >>> [hit.node_id for hit in RNXRetriever(collection, top_k=2).retrieve("what do bees make?")]
+        >>> retriever = RNXRetriever(collection, top_k=2)
+        >>> [hit.node_id for hit in retriever.retrieve("what do bees make?")]
         ['bees', 'rust']
-        >>> only = MetadataFilters(filters=[ExactMatchFilter(key="kind", value="rust")])
-        >>> [hit.node_id for hit in RNXRetriever(collection, filters=only).retrieve("what do bees make?")]
+        >>> filters = MetadataFilters(filters=[ExactMatchFilter(key="kind", value="rust")])
+        >>> retriever = RNXRetriever(collection, filters=filters)
+        >>> [hit.node_id for hit in retriever.retrieve("what do bees make?")]
         ['rust']
     """
 
@@ -61,25 +71,31 @@ class RNXRetriever(BaseRetriever):
     ) -> None:
         top_k = checked_count(top_k, "top_k")
         if not isinstance(collection, NodeCollection):
-            raise RNXError(
+            raise SettingsError(
                 f"collection= got a {type(collection).__name__}; a NodeCollection is needed."
             )
         if filters is not None and not isinstance(filters, MetadataFilters):
-            raise RNXError(
-                f"filters= got a {type(filters).__name__}; MetadataFilters(filters=[...]) is needed."
+            raise SettingsError(
+                f"filters= got a {type(filters).__name__}; "
+                "MetadataFilters(filters=[...]) is needed."
             )
         super().__init__(callback_manager=checked_callbacks(callback_manager))
-        self.collection, self.top_k, self.filters = collection, top_k, filters
+        self.collection = collection
+        self.top_k = top_k
+        self.filters = filters
 
     def retrieve(self, str_or_query_bundle: QueryType) -> list[NodeWithScore]:
-        """The nearest nodes, see the class; a query that is none is refused before LlamaIndex's
+        """Return the nearest nodes, best first. A query that is none is refused before LlamaIndex's
         observers see it.
+
+        Raises:
+            as the class says.
         """
         query_of(str_or_query_bundle, dense=True)
         return super().retrieve(str_or_query_bundle)
 
     async def aretrieve(self, str_or_query_bundle: QueryType) -> list[NodeWithScore]:
-        """As `retrieve`, while others go on."""
+        """Return the same as `retrieve`, without blocking the event loop."""
         query_of(str_or_query_bundle, dense=True)
         return await super().aretrieve(str_or_query_bundle)
 

@@ -1,4 +1,4 @@
-"""A node as a ranker sees it: text, image, digest. It knows neither models nor Qdrant."""
+"""Nodes and queries as rankers see them: text, image, digest. It knows no models, no Qdrant."""
 
 from llama_index_rnx.candidates.candidate import (
     Candidate,
@@ -6,7 +6,7 @@ from llama_index_rnx.candidates.candidate import (
     unreadable_images,
     without_unreadable_images,
 )
-from llama_index_rnx.candidates.decoding import DEFAULT_MAX_PIXELS, image_pixels, on_sheet
+from llama_index_rnx.candidates.decoding import count_pixels
 from llama_index_rnx.candidates.images import (
     ImageSource,
     base64_source,
@@ -24,15 +24,14 @@ from llama_index_rnx.candidates.nodes import (
     SOURCE,
     PageNode,
     candidate_of,
-    dense_texts_of,
-    dense_vector_of,
     image_of,
     inline_image,
-    query_of,
     restore_inline_image,
     usable_candidate,
     with_inline_image,
 )
+from llama_index_rnx.candidates.pixels import DEFAULT_MAX_PIXELS, pad_to_aspect
+from llama_index_rnx.candidates.queries import dense_texts_of, dense_vector_of, query_of
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -46,15 +45,15 @@ __all__ = [
     "base64_source",
     "bytes_source",
     "candidate_of",
+    "count_pixels",
     "dense_texts_of",
     "dense_vector_of",
     "file_source",
     "image_of",
-    "image_pixels",
     "inline_image",
     "is_data_uri",
     "note_file",
-    "on_sheet",
+    "pad_to_aspect",
     "pil_source",
     "query_of",
     "restore_inline_image",

@@ -1,5 +1,5 @@
-"""Node -> candidate: the only file that opens images or trims text. It knows neither models nor
-Qdrant.
+"""The candidates and queries that rankers see, and which of their images can be opened. It knows no
+nodes, no models and no Qdrant.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from functools import cached_property
 from llama_index_rnx.candidates.images import ImageSource
 from llama_index_rnx.errors import ImageError
 
-PROBE_PIXELS = 256 * 256  # of a picture that is opened only to see whether it opens
+# The size at which an image is opened only to see whether it opens.
+PROBE_PIXELS = 256 * 256
 PROBES_AT_ONCE = 8
 
 
@@ -28,7 +29,10 @@ class Candidate:
     @property
     def kind(self) -> str:
         """`text`, `image` or `both`."""
-        return "both" if self.text and self.image else "image" if self.image else "text"
+        if self.text and self.image:
+            return "both"
+
+        return "image" if self.image else "text"
 
     @property
     def is_empty(self) -> bool:
@@ -37,14 +41,14 @@ class Candidate:
 
     @cached_property
     def digest(self) -> str:
-        """Names the content (not the id): equal contents share one memory."""
+        """A name of the content, not of the id: equal contents share one memory."""
         image = self.image.digest if self.image else ""
         return hashlib.sha256(f"{image}\n{self.text}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What is asked: a text, an image, or both.
+    """A query: a text, an image, or both.
 
     The dense search alone looks at `dense_texts`, which are embedded in place of the text, and at
     `dense_vector`, which takes the place of all that would be embedded. BM25 and rankers go on with
@@ -63,32 +67,32 @@ class Query:
 
 
 def unreadable_images(candidates: Sequence[Candidate]) -> dict[str, ImageError]:
-    """Opens every picture once, several side by side; of those that cannot be opened the reason, by
-    the candidate's digest.
+    """Open every image once, `PROBES_AT_ONCE` at a time. Return the error of each that cannot be
+    opened, by the candidate's digest.
     """
-    pictured = {
+    images = {
         candidate.digest: candidate.image for candidate in candidates if candidate.image is not None
     }
-    if not pictured:
+    if not images:
         return {}
-    with ThreadPoolExecutor(
-        min(PROBES_AT_ONCE, len(pictured)), thread_name_prefix="rnx-probe"
-    ) as workers:
-        errors = workers.map(_fault_of, pictured.values())
-        return {
-            digest: error
-            for digest, error in zip(pictured, errors, strict=True)
-            if error is not None
-        }
+
+    count = min(PROBES_AT_ONCE, len(images))
+    with ThreadPoolExecutor(count, thread_name_prefix="rnx-probe") as threads:
+        results = zip(images, threads.map(_probe, images.values()), strict=True)
+        return {digest: error for digest, error in results if error is not None}
 
 
 def without_unreadable_images(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates, each without its picture where that cannot be opened."""
-    broken = unreadable_images(candidates)
-    return [replace(one, image=None) if one.digest in broken else one for one in candidates]
+    """Return the candidates, each without its image if that cannot be opened."""
+    unreadable = unreadable_images(candidates)
+    return [
+        replace(candidate, image=None) if candidate.digest in unreadable else candidate
+        for candidate in candidates
+    ]
 
 
-def _fault_of(image: ImageSource) -> ImageError | None:
+def _probe(image: ImageSource) -> ImageError | None:
+    """Open an image; return the error if that fails."""
     try:
         image.load(PROBE_PIXELS)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""Where an image is, without opening it: a file, bytes, base64, a URL. It knows no nodes."""
+"""Sources of images, which are not opened yet: a file, bytes, base64, a URL. It knows no nodes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,22 @@ from urllib.parse import unquote, unquote_to_bytes, urlparse
 from PIL import Image
 
 from llama_index_rnx.candidates.decoding import (
-    DEFAULT_MAX_PIXELS,
     PILLOW_ERRORS,
     decode,
-    image_error_reason,
-    to_rgb,
+    unreadable_image,
 )
+from llama_index_rnx.candidates.pixels import DEFAULT_MAX_PIXELS, to_rgb
 from llama_index_rnx.errors import ImageError, short
 from llama_index_rnx.network import FetchError, fetch
 
-MAX_FILE_BYTES = (
-    512 * 2**20
-)  # 89 megapixels without compression take 267 MB, twice that with 16 bits a colour
+# 89 megapixels without compression take 267 MB, twice that with 16 bits a colour.
+MAX_FILE_BYTES = 512 * 2**20
 
+# The format's limit.
+MAX_JPEG_SIDE = 65_500
 
-JPEG_SIDE = 65_500  # the format's limit
-
-
-_FROM_URL_LETTERS = bytes.maketrans(
-    b"-_", b"+/"
-)  # base64 as it is written in URLs and by some APIs
-
+# Base64 is written with other letters in URLs and by some APIs.
+_FROM_URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
@@ -50,12 +45,12 @@ _noted: dict[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """Where an image is, without opening it. `digest` names its content, `read` brings its bytes or
-    its pixels.
+    """An image that is not opened yet. `digest` names its content; `read` returns its bytes, its
+    file, or its pixels.
 
-    The digest of a file is made from its path, size and time of change: a remembered list of a
-    hundred files is recognised in a millisecond, without reading one of them. A file that was
-    touched is merely remembered again.
+    The digest of a file is made from its path, size and time of change: a list of a hundred files
+    that are remembered is recognised in a millisecond, and no file is read. A file that was touched
+    is merely remembered again.
     """
 
     label: str
@@ -63,80 +58,85 @@ class ImageSource:
     read: Callable[[], bytes | Path | Image.Image] = field(repr=False, compare=False)
 
     def load(self, max_pixels: int | None = None) -> Image.Image:
-        """The picture as RGB, upright, shrunk to `max_pixels` at most.
+        """Return the image as RGB, upright, shrunk to `max_pixels` at most.
 
         Raises:
             ImageError: it cannot be opened, is truncated, or has more than 89 megapixels.
         """
         try:
-            found = self.read()
-            if isinstance(found, Image.Image):
-                return to_rgb(found, max_pixels or DEFAULT_MAX_PIXELS)
-            return decode(found, max_pixels)
+            data = self.read()
+            if isinstance(data, Image.Image):
+                return to_rgb(data, max_pixels or DEFAULT_MAX_PIXELS)
+            return decode(data, max_pixels)
         except ImageError:
             raise
         except PILLOW_ERRORS as error:
-            raise ImageError(
-                f"{short(self.label)}: cannot be read as an image ({image_error_reason(error)}); replace or remove it."
-            ) from error
+            raise unreadable_image(self.label, error) from error
 
     def jpeg(self, max_pixels: int | None = None) -> bytes:
-        """The same as the bytes of a JPEG, to be sent or shown elsewhere; colours at full
-        resolution, for small print.
+        """Return the image as the bytes of a JPEG, to be sent or shown elsewhere. Colours keep
+        their full resolution, for small print.
+
+        Raises:
+            ImageError: as `load`.
         """
-        buffer, picture = io.BytesIO(), self.load(max_pixels)
-        picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
-        picture.save(buffer, "JPEG", quality=90, subsampling=0)
+        image = self.load(max_pixels)
+        image.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
+
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=90, subsampling=0)
         return buffer.getvalue()
 
 
 def source_at(location: str | Path, label: str) -> ImageSource:
-    """What a string names where a path is expected: a file, or the picture itself as a `data:` URI."""
+    """Return the image that a string names where a path is expected: a file, or a `data:` URI."""
     return base64_source(str(location), label) if is_data_uri(location) else file_source(location)
 
 
 def is_data_uri(location: object) -> bool:
-    """Whether this is a picture itself, not the place of one.
+    """Return whether this is an image itself, not the address of one.
 
     Example:
-        >>> is_data_uri("DATA:image/png;base64,iVBORw0K"), is_data_uri("data/red.png"), is_data_uri("http://host/data:,")
-        (True, False, False)
+        >>> locations = ("DATA:image/png;base64,iVBORw0K", "data/red.png", "http://host/data:,")
+        >>> [is_data_uri(location) for location in locations]
+        [True, False, False]
     """
     head = str(location)[:1_000].encode("utf-8", "replace")
     return _DATA_URI.match(head) is not None
 
 
 def file_source(path: str | Path) -> ImageSource:
-    """An image file. It may be missing: that shows when it is loaded."""
+    """Return an image file. It may be missing: that shows when it is loaded."""
     path = Path(_local_path(str(path)))
     return ImageSource(label=str(path), digest=file_digest(path), read=lambda: _checked_file(path))
 
 
 def bytes_source(data: bytes, label: str) -> ImageSource:
-    """The bytes of an image file, as they are."""
+    """Return an image from the bytes of its file."""
     return ImageSource(label=label, digest=hashlib.sha256(data).hexdigest(), read=lambda: data)
 
 
-def pil_source(picture: Image.Image, label: str = "picture") -> ImageSource:
-    """An open PIL image."""
-    digest = hashlib.sha256(
-        repr((picture.mode, picture.size)).encode() + picture.tobytes()
-    ).hexdigest()
-    return ImageSource(label=label, digest=digest, read=lambda: picture)
+def pil_source(image: Image.Image, label: str = "image") -> ImageSource:
+    """Return an image that is open already. It is not changed."""
+    content = repr((image.mode, image.size)).encode() + image.tobytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return ImageSource(label=label, digest=digest, read=lambda: image)
 
 
 def base64_source(data: str | bytes, label: str) -> ImageSource:
-    """An image as base64, or as a `data:` URI of any spelling (base64 or percent-encoded)."""
+    """Return an image from base64, or from a `data:` URI (base64 or percent-encoded)."""
     raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
-    body, encoded = _data_of(raw)
+    body, is_base64 = _split_data_uri(raw)
     return ImageSource(
         label=label,
         digest=hashlib.sha256(body).hexdigest(),
-        read=lambda: _inline_bytes(body, encoded, label),
+        read=lambda: _decode_inline(body, is_base64, label),
     )
 
 
 def url_source(url: str) -> ImageSource:
+    """Return an image at an address of the open internet; it is fetched when it is loaded."""
+
     def read() -> bytes:
         try:
             return fetch(url)
@@ -149,6 +149,7 @@ def url_source(url: str) -> ImageSource:
 
 
 def _local_path(path: str) -> str:
+    """Return the path of a `file://` URL; any other string as it is."""
     if not path.startswith("file://"):
         return path
     try:
@@ -169,59 +170,67 @@ def note_file(path: str, size: int, mtime_ns: int) -> None:
 
 
 def _checked_file(path: Path) -> Path:
-    """A file only: a device or a pipe (/dev/zero) would never end. Its bytes are read while it is
-    decoded.
+    """Return the path of a regular file of allowed size: a device or a pipe (/dev/zero) would never
+    end. Its bytes are read while it is decoded.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no file")
-    if found.st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{found.st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
-    if not found.st_size:
+    if status.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{status.st_size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+    if not status.st_size:
         raise ValueError("0 bytes")
     return path
 
 
 def file_digest(path: Path) -> str:
     try:
-        found = os.stat(path)
-    except (
-        OSError,
-        ValueError,
-    ):  # the latter: a path with a zero byte, or one that the file system cannot write
+        status = os.stat(path)
+    # A ValueError: the path has a zero byte, or the file system cannot write it.
+    except (OSError, ValueError):
         return _noted.get(str(path), f"{path}|missing")
-    return f"{path}|{found.st_size}|{found.st_mtime_ns}"
+    return f"{path}|{status.st_size}|{status.st_mtime_ns}"
 
 
-def _data_of(raw: bytes) -> tuple[bytes, bool]:
-    """The data of a `data:` URI, or of anything else all of it; and whether that is base64."""
+def _split_data_uri(raw: bytes) -> tuple[bytes, bool]:
+    """Return the data of a `data:` URI and whether it is base64; anything else is base64 whole."""
     head = _DATA_URI.match(raw)
     if head is None:
         return raw, True
-    parameters = [part.strip().lower() for part in head[1].split(b";")]
+
+    parameters = [parameter.strip().lower() for parameter in head[1].split(b";")]
     return unquote_to_bytes(raw[head.end() :]), b"base64" in parameters
 
 
-def _inline_bytes(body: bytes, encoded: bool, label: str) -> bytes:
-    size = len(body) * 3 // 4 if encoded else len(body)
+def _decode_inline(body: bytes, is_base64: bool, label: str) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        ImageError: they are too many, or no base64.
+    """
+    size = len(body) * 3 // 4 if is_base64 else len(body)
     if size > MAX_FILE_BYTES:
         raise ImageError(
             f"{short(label)}: has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read."
         )
-    if not encoded:
+    if not is_base64:
         return body
+
     decoded = _from_base64(body, label)
     if _DATA_URI.match(decoded) is None:
         return decoded
-    inner, inner_encoded = _data_of(
-        decoded
-    )  # LlamaIndex's MediaResource puts a data: URI into base64 once more
-    return _from_base64(inner, label) if inner_encoded else inner
+
+    # LlamaIndex's MediaResource puts a data: URI into base64 once more.
+    inner, inner_is_base64 = _split_data_uri(decoded)
+    return _from_base64(inner, label) if inner_is_base64 else inner
 
 
 def _from_base64(data: bytes, label: str) -> bytes:
-    letters = b"".join(data.split()).translate(_FROM_URL_LETTERS)  # MIME breaks its lines
-    letters += b"=" * (-len(letters) % 4)  # URIs are often written without them
+    # MIME breaks its lines.
+    letters = b"".join(data.split()).translate(_FROM_URL_ALPHABET)
+
+    # URIs are often written without padding.
+    letters += b"=" * (-len(letters) % 4)
     try:
         return base64.b64decode(letters, validate=True)
     except binascii.Error as error:

@@ -1,11 +1,10 @@
-"""LlamaIndex's nodes and queries as candidates and queries of ours, and back. It opens no images."""
+"""LlamaIndex's nodes as candidates, and candidates' images as nodes. It opens no images."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,11 +16,10 @@ from llama_index.core.schema import (
     MediaResource,
     MetadataMode,
     Node,
-    QueryBundle,
     TextNode,
 )
 
-from llama_index_rnx.candidates.candidate import Candidate, Query, without_unreadable_images
+from llama_index_rnx.candidates.candidate import Candidate, without_unreadable_images
 from llama_index_rnx.candidates.images import (
     ImageSource,
     base64_source,
@@ -31,21 +29,24 @@ from llama_index_rnx.candidates.images import (
     source_at,
     url_source,
 )
-from llama_index_rnx.errors import ImageError, RNXError, short, shown
+from llama_index_rnx.errors import ImageError, RNXError, SettingsError, short
 from llama_index_rnx.pdf import draw_page
 from llama_index_rnx.text import clean_text
 
 EMPTY = "holds neither text nor image; give it one of them or leave it out."
 
+# In the metadata of nodes that came from files: the file's name, and the page from 1.
+SOURCE = "source"
+PAGE = "page"
 
 T = TypeVar("T")
 
 
 class PageNode(ImageNode):
-    """One page of a PDF: its text layer as text, its image rendered when somebody looks at it.
+    """One page of a PDF: its text layer as text, its image drawn when somebody looks at it.
 
-    Nothing is stored beside the PDF: the page stays where it is. `page` counts from 1.
-    `has_fields`: there are fields of a form on it, whose values are part of text and picture.
+    Nothing is stored beside the PDF: the page stays where it is. `page` counts from 1. A page that
+    `has_fields` holds fields of a form, whose values are in its text and in its image.
     """
 
     pdf_path: str
@@ -57,27 +58,26 @@ class PageNode(ImageNode):
         return "PageNode"
 
     def resolve_image(self) -> io.BytesIO:
-        """The rendered page as a JPEG in memory."""
+        """Return the drawn page as a JPEG in memory."""
         return io.BytesIO(_page_source(self).jpeg())
 
     def get_content_blocks(
         self, metadata_mode: MetadataMode = MetadataMode.NONE
     ) -> list[BaseContentBlock]:
-        """Text and picture, for a multimodal prompt (`ImageNode` gives the picture only); of a page
-        that is gone the text.
+        """Return text and image, for a multimodal prompt (`ImageNode` returns the image only). A
+        page that is gone has its text only.
         """
         blocks: list[BaseContentBlock] = list(self.get_metadata_content_blocks(metadata_mode))
         if self.text:
             blocks.append(TextBlock(text=self.text))
         with suppress(ImageError):
-            blocks.append(
-                ImageBlock(image=self.resolve_image().read(), image_mimetype="image/jpeg")
-            )
+            image = self.resolve_image().read()
+            blocks.append(ImageBlock(image=image, image_mimetype="image/jpeg"))
         return blocks
 
 
 def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
-    """A node of any shape as a candidate; nothing is opened yet.
+    """Return a node of any shape as a candidate; nothing is opened yet.
 
     The text is what LlamaIndex would embed: with the metadata, less `excluded_embed_metadata_keys`.
     The image may be base64, bytes, a path, or a page of a PDF; a URL only with `allow_urls`, and
@@ -88,8 +88,9 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
 
     Example:
         >>> from llama_index.core.schema import TextNode
-        >>> found = candidate_of(TextNode(id_="a", text="Bees make honey.", metadata={"title": "Bees"}))
-        >>> found.kind, found.text
+        >>> node = TextNode(id_="a", text="Bees make honey.", metadata={"title": "Bees"})
+        >>> candidate = candidate_of(node)
+        >>> candidate.kind, candidate.text
         ('text', 'title: Bees\\n\\nBees make honey.')
     """
     candidate, fault = usable_candidate(node, allow_urls)
@@ -99,18 +100,20 @@ def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
 
 
 def usable_candidate(node: Any, allow_urls: bool = False) -> tuple[Candidate, str]:
-    """What a node of any shape can be ranked by, and in one line why the rest cannot be used (""
-    where all can).
+    """Return what a node of any shape can be ranked by, and in one line why the rest cannot be used
+    ("" where all can).
 
-    It never raises: a node that holds nothing, or is no node, gives an empty candidate. A picture
+    It never raises: for a node that holds nothing, or is no node, the candidate is empty. An image
     is not opened here.
 
     Example:
         >>> from llama_index.core.schema import ImageNode
         >>> node = ImageNode(id_="a", text="Rust is red.", image_url="http://10.0.0.1/rust.png")
         >>> candidate, fault = usable_candidate(node)
-        >>> candidate.kind, fault
-        ('text', "node 'a' has its image at http://10.0.0.1/rust.png: no URL is fetched unless allowed; load it first.")
+        >>> candidate.kind
+        'text'
+        >>> fault.split(": ")[1]
+        'no URL is fetched unless allowed; load it first.'
     """
     if not isinstance(node, BaseNode):
         return Candidate(id=""), f"{type(node).__name__} was got where a node is needed."
@@ -125,90 +128,12 @@ def usable_candidate(node: Any, allow_urls: bool = False) -> tuple[Candidate, st
     return candidate, fault
 
 
-def query_of(bundle: QueryBundle | str | None, dense: bool = False) -> Query:
-    """A LlamaIndex query as ours.
-
-    Args:
-        dense: take over `custom_embedding_strs` and `embedding`, too, as a retriever does; one of
-            them is enough for a query.
-
-    Raises:
-        RNXError: there is neither text nor image in it, or an embedding is no list of numbers.
-    """
-    if bundle is None:
-        raise RNXError("no query was given; pass query_bundle=QueryBundle(...) or query_str='...'.")
-    if isinstance(bundle, str):
-        bundle = QueryBundle(bundle)
-    if not isinstance(bundle, QueryBundle) or not isinstance(bundle.query_str, str | None):
-        raise RNXError(
-            f"the query is {shown(bundle)}; a string or a QueryBundle(query_str) is needed."
-        )
-
-    query = Query(
-        text=clean_text(bundle.query_str or ""),
-        image=_picture_of_query(bundle.image_path),
-        dense_texts=dense_texts_of(bundle.custom_embedding_strs) if dense else (),
-        dense_vector=dense_vector_of(bundle.embedding) if dense else None,
-    )
-    if query.is_empty:
-        raise RNXError("the query is empty; give it a text, an image, or both.")
-    return query
-
-
-def _picture_of_query(location: Any) -> ImageSource | None:
-    if location is None or (isinstance(location, str) and not location):
-        return None
-    if not isinstance(location, str | Path):
-        raise RNXError(
-            f"the query's image_path is {shown(location)}; a path or a data: URI is needed."
-        )
-    return source_at(location, label="the query's picture")
-
-
-def dense_texts_of(texts: Any) -> tuple[str, ...]:
-    """Those of `custom_embedding_strs` that say something.
-
-    Raises:
-        RNXError: one of them is no string, or they are no list.
-    """
-    if texts is None:
-        return ()
-    if not isinstance(texts, Iterable):
-        raise RNXError(
-            f"custom_embedding_strs={shown(texts)} was given; a list of texts is needed."
-        )
-
-    strings = [texts] if isinstance(texts, str) else list(texts)
-    for text in strings:
-        if not isinstance(text, str):
-            raise RNXError(f"custom_embedding_strs holds {shown(text)}; texts are allowed.")
-    return tuple(cleaned for text in strings if (cleaned := clean_text(text)))
-
-
-def dense_vector_of(embedding: Any) -> tuple[float, ...] | None:
-    """The numbers of a query's `embedding`.
-
-    Raises:
-        RNXError: it is no list of numbers, or none that a search can use.
-    """
-    if embedding is None:
-        return None
-    try:
-        vector = tuple(float(number) for number in embedding)
-    except (TypeError, ValueError) as error:
-        raise RNXError(
-            f"the query's embedding is no list of numbers ({short(str(error))}); leave it out."
-        ) from error
-    if not all(map(math.isfinite, vector)) or not any(vector):
-        raise RNXError(
-            "the query's embedding has a number that is none, or is all zeros; leave it out, or embed again."
-        )
-    return vector
-
-
 def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
-    """The image of a node, if it has one: base64, bytes, a path, a page of a PDF, or (when allowed)
-    a URL.
+    """Return the image of a node, if it has one: base64, bytes, a path, a page of a PDF, or (when
+    allowed) a URL.
+
+    Raises:
+        SettingsError: the image is at a URL, and that is not allowed.
     """
     if isinstance(node, PageNode):
         return _page_source(node)
@@ -221,28 +146,34 @@ def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
 
 
 def with_inline_image(node: BaseNode) -> BaseNode:
-    """The node as a prompt can show it: with its picture in it, as a JPEG, or as a text where the
-    picture cannot be read.
+    """Return the node as a prompt can show it: with its image inside, as a JPEG, or as a text if
+    the image cannot be read.
 
     LlamaIndex itself would fail over a file that is gone, and ask the network for a URL.
     """
     if isinstance(node, PageNode):
         return node
+
     candidate, fault = usable_candidate(node)
-    (shown,) = without_unreadable_images([candidate])
-    if shown.image is None and not (candidate.image or fault):
+    (readable,) = without_unreadable_images([candidate])
+    if readable.image is None and not (candidate.image or fault):
         return node
 
-    fields = {"id_": node.node_id, "text": _own_text(node), "metadata": node.metadata}
-    fields["excluded_llm_metadata_keys"] = node.excluded_llm_metadata_keys
-    if shown.image is None:
+    fields = {
+        "id_": node.node_id,
+        "text": _content_of(node),
+        "metadata": node.metadata,
+        "excluded_llm_metadata_keys": node.excluded_llm_metadata_keys,
+    }
+    if readable.image is None:
         return TextNode(**fields)
-    picture = base64.b64encode(shown.image.jpeg()).decode()
-    return ImageNode(**fields, image=picture, image_mimetype="image/jpeg")
+
+    data = base64.b64encode(readable.image.jpeg()).decode()
+    return ImageNode(**fields, image=data, image_mimetype="image/jpeg")
 
 
 def inline_image(node: BaseNode) -> bytes | None:
-    """The base64 that a node carries itself, which no file could bring back; otherwise None."""
+    """Return the base64 that a node carries itself, which no file could bring back; or None."""
     data: Any = node.image if isinstance(node, ImageNode) else None
     if isinstance(node, Node) and node.image_resource is not None:
         data = node.image_resource.data
@@ -250,20 +181,20 @@ def inline_image(node: BaseNode) -> bytes | None:
 
 
 def restore_inline_image(node: BaseNode, data: bytes) -> None:
-    """Puts base64 back where `inline_image` found it."""
+    """Put base64 back where `inline_image` took it from."""
     if isinstance(node, ImageNode):
         node.image = data.decode()
     elif isinstance(node, Node):
-        node.image_resource = (node.image_resource or MediaResource()).model_copy(
-            update={"data": data}
-        )
+        resource = node.image_resource or MediaResource()
+        node.image_resource = resource.model_copy(update={"data": data})
 
 
 def _page_source(node: PageNode) -> ImageSource:
-    path, number = Path(node.pdf_path), node.page
-    drawn = (
-        "+fields" if node.has_fields else ""
-    )  # they were not drawn when older memories were made
+    path = Path(node.pdf_path)
+    number = node.page
+
+    # Fields were not drawn when older memories were made.
+    drawn = "+fields" if node.has_fields else ""
     return ImageSource(
         label=f"{path}#{number}",
         digest=f"{file_digest(path)}#{number}{drawn}",
@@ -274,6 +205,7 @@ def _page_source(node: PageNode) -> ImageSource:
 def _first_source(
     data: Any, path: Any, url: Any, label: str, allow_urls: bool
 ) -> ImageSource | None:
+    """Return the image that the first of these holds: data, a path, or a URL."""
     name = f"image of node {label!r}"
     if data:
         return base64_source(data, name)
@@ -286,41 +218,34 @@ def _first_source(
     if str(url).lower().startswith("file:"):
         return file_source(str(url))
     if not allow_urls:
-        raise RNXError(
-            f"node {label!r} has its image at {short(str(url))}: no URL is fetched unless allowed; load it first."
+        raise SettingsError(
+            f"node {label!r} has its image at {short(str(url))}: "
+            "no URL is fetched unless allowed; load it first."
         )
     return url_source(str(url))
 
 
-def _own_text(node: BaseNode) -> str:
+def _content_of(node: BaseNode) -> str:
+    """Return the text of a node without its metadata."""
     return node.get_content(metadata_mode=MetadataMode.NONE) or ""
 
 
 def _text_of(node: BaseNode) -> str:
-    """What LlamaIndex would embed; metadata alone is no text."""
-    return (
-        clean_text(node.get_content(metadata_mode=MetadataMode.EMBED))
-        if clean_text(_own_text(node))
-        else ""
-    )
+    """Return what LlamaIndex would embed; metadata alone is no text."""
+    if not clean_text(_content_of(node)):
+        return ""
+
+    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED))
 
 
-def _attempt(work: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:
-    """What the work gives, or why it gives nothing. Whoever wrote the node's class chose what it
-    raises.
+def _attempt(action: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:
+    """Return what the action returns, or in one line why it failed. The class of the node may be
+    anybody's, and raise anything.
     """
     try:
-        return work(), ""
+        return action(), ""
     except RNXError as error:
         return None, str(error)
     except Exception as error:
-        return (
-            None,
-            f"node {node.node_id!r} cannot be read ({type(error).__name__}: {short(str(error))}).",
-        )
-
-
-SOURCE = "source"  # in the metadata of nodes that came from files: their file's name
-
-
-PAGE = "page"  # in the metadata of nodes that came from files, beside SOURCE
+        reason = f"{type(error).__name__}: {short(str(error))}"
+        return None, f"node {node.node_id!r} cannot be read ({reason})."

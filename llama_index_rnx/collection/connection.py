@@ -35,7 +35,7 @@ from llama_index_rnx.collection.settings import Storage, format_settings
 from llama_index_rnx.collection.unpickling import restricted_unpickling
 from llama_index_rnx.errors import RNXError, shown
 from llama_index_rnx.network import http_options, is_loopback_url, usable_proxies
-from llama_index_rnx.system import made_private, make_file, make_folder
+from llama_index_rnx.system import keep_private, make_file, make_folder
 
 Location = str | Path | QdrantClient | Sequence[str]
 MEMORY = ":memory:"
@@ -198,7 +198,7 @@ class Connection:
         if not self.embedded or self.where == ":memory:":
             self.ask(action)
             return
-        with made_private(Path(self.where), OWN_FILES):
+        with keep_private(Path(self.where), OWN_FILES):
             self.ask(action)
 
     def join(self, user: object) -> None:
@@ -436,7 +436,7 @@ def _embedded(folder: Path, storage: Storage) -> Connection:
 def _opened(folder: Path) -> QdrantClient:
     make_folder(folder)
     make_file(folder / ".lock")
-    with restricted_unpickling(), made_private(folder, OWN_FILES):
+    with restricted_unpickling(), keep_private(folder, OWN_FILES):
         return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
 
 

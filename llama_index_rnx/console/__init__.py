@@ -1,4 +1,4 @@
-"""What goes to a terminal: clean text, a console, progress bars. It knows nothing of the package."""
+"""Output to a terminal: clean text, a console, progress bars. It knows no nodes and no models."""
 
 from typing import TYPE_CHECKING
 

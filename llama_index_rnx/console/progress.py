@@ -1,5 +1,5 @@
-"""One progress bar for all long work: how far, how fast, how much longer. Or lines of JSON, for a
-program that watches.
+"""Shows the progress of long work: a bar on a terminal, or lines of JSON for another program. It
+knows no nodes.
 """
 
 from __future__ import annotations
@@ -26,47 +26,65 @@ from llama_index_rnx.console.streams import print_json_line
 
 
 class Bar(Protocol):
-    """`bar(n)`: so many are done. `bar.expect(n)`: so many more than were known are to come."""
+    """The progress of one piece of work, in units of it."""
 
-    def __call__(self, count: int) -> None: ...
+    def __call__(self, count: int) -> None:
+        """Mark `count` units as done."""
+        ...
 
-    def expect(self, count: int) -> None: ...
+    def add_total(self, count: int) -> None:
+        """Raise the expected total by `count` units."""
+        ...
 
 
 class _Rate(ProgressColumn):
+    """Units a second."""
+
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "-/s", style="dim")
 
 
-class _Drawn:
+class _TerminalBar:
+    """A bar that rich draws."""
+
     def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
-        self._progress, self._task, self._total = progress, task, total
+        self._progress = progress
+        self._task = task
+        self._total = total
 
     def __call__(self, count: int) -> None:
         self._progress.update(self._task, advance=count)
 
-    def expect(self, count: int) -> None:
+    def add_total(self, count: int) -> None:
         self._total += count
         self._progress.update(self._task, total=self._total)
 
 
 class JsonLines:
-    """Tells a program on stdout: {"expect": n}, {"done": n}."""
+    """A bar for a program that reads stdout: lines as {"expect": n} and {"done": n}."""
 
     def __call__(self, count: int) -> None:
-        self.tell(done=count)
+        self.send(done=count)
 
-    def expect(self, count: int) -> None:
-        self.tell(expect=count)
+    def add_total(self, count: int) -> None:
+        self.send(expect=count)
 
-    def tell(self, **fact: object) -> None:
-        print_json_line(fact)
+    def send(self, **fields: object) -> None:
+        """Print one line of JSON with these fields."""
+        print_json_line(fields)
 
 
 @contextmanager
 def progress_bar(title: str, total: int, unit: str, show: bool | None = None) -> Iterator[Bar]:
-    """Yields `advance(n)`. Drawn on stderr, and by default only where somebody can see it."""
-    visible = sys.stderr.isatty() if show is None else show
+    """Yield a bar, drawn on stderr.
+
+    Args:
+        title: stands before the bar.
+        total: how many units are expected.
+        unit: what is counted, in the plural.
+        show: whether to draw it; by default only on a terminal.
+    """
+    is_visible = sys.stderr.isatty() if show is None else show
     columns = (
         TextColumn(title),
         BarColumn(),
@@ -75,5 +93,5 @@ def progress_bar(title: str, total: int, unit: str, show: bool | None = None) ->
         _Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=SafeConsole(stderr=True), disable=not visible) as progress:
-        yield _Drawn(progress, progress.add_task(title, total=total), total)
+    with Progress(*columns, console=SafeConsole(stderr=True), disable=not is_visible) as progress:
+        yield _TerminalBar(progress, progress.add_task(title, total=total), total)

@@ -1,5 +1,5 @@
-"""The exits of the command line: all that goes to a terminal leaves through here, clean and in the
-terminal's encoding.
+"""Prints on a terminal, clean and in its encoding: all output of the command line leaves here. It
+knows no nodes.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ def print_text(text: object) -> None:
 
 
 def print_html(page: str) -> None:
-    """Print a page on stdout; its texts were cleaned when it was made."""
+    """Print an HTML page on stdout; its texts are clean already."""
     _write(sys.stdout, page, errors="xmlcharrefreplace")
 
 
 def print_json(value: Any) -> None:
-    """Print JSON on stdout, readable; where the encoding is not Unicode, in ASCII."""
+    """Print JSON on stdout, readable; in ASCII if the encoding is not Unicode."""
     ascii_only = not is_unicode(_encoding_of(sys.stdout))
     _write(sys.stdout, json_text(value, ensure_ascii=ascii_only))
 
 
 def print_json_line(value: Any) -> None:
-    """Print JSON on one line of stdout, at once and in ASCII, for a program that reads along."""
+    """Print JSON on one line of stdout, at once and in ASCII, for a program that watches."""
     print(json.dumps(value), flush=True)
 
 
 def is_unicode(encoding: str) -> bool:
-    """Whether an encoding can show any character.
+    """Return whether an encoding can show any character.
 
     Example:
         >>> is_unicode("UTF-8"), is_unicode("latin-1")
@@ -52,7 +52,7 @@ def is_unicode(encoding: str) -> bool:
 
 
 def clean_what_python_prints() -> None:
-    """Let warnings, log records and tracebacks leave clean, too, whoever they come from."""
+    """Clean warnings, log records and tracebacks, too, of whatever library they are."""
     warnings.showwarning = lambda message, *_: print_note(f"warning: {message}")
     logging.setLogRecordFactory(CleanRecord)
     sys.excepthook = _print_traceback
@@ -66,7 +66,8 @@ class CleanRecord(logging.LogRecord):
         if self.exc_info:
             self.exc_text = lines(logging.Formatter().formatException(self.exc_info))
 
-    def getMessage(self) -> str:  # noqa: N802 (the name is that of `logging`)
+    # The name is that of `logging`.
+    def getMessage(self) -> str:  # noqa: N802
         return lines(super().getMessage())
 
 
@@ -81,5 +82,5 @@ def _write(stream: IO[str], text: str, errors: str = "replace") -> None:
 
 
 def _encoding_of(stream: IO[str]) -> str:
-    """The encoding of a stream; one in memory has none, and takes anything."""
+    """Return the encoding of a stream; one in memory has none, and accepts anything."""
     return getattr(stream, "encoding", None) or "utf-8"

@@ -161,7 +161,7 @@ def _index_part(
     )
     work = list(_changed(_named_as_known(collection, part, known), known, report))
     nodes = sum(stamp.nodes for _, stamp in work)
-    bar.expect(nodes)
+    bar.add_total(nodes)
     if prepare is not None:
         prepare([source for source, _ in work], nodes)
     report.written += collection.write(_stream(work, report), bar)

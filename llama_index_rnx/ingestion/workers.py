@@ -126,7 +126,7 @@ def index_sharded(command: Sequence[str], workers: int, share: Shard, bar: Bar) 
     reports: list[IndexReport] = []
 
     def tell(fact: dict[str, Any]) -> None:
-        bar.expect(fact.get("expect", 0))
+        bar.add_total(fact.get("expect", 0))
         bar(fact.get("done", 0))
         if "report" in fact:
             reports.append(report_of(fact["report"]))
@@ -174,7 +174,7 @@ class MemoryWorkerPool:
 
     def prepare(self, sources: Sequence[SourceFile], nodes: int) -> None:
         """Returns when each of the files was looked at by a worker, or that worker is gone."""
-        self._bar.expect(nodes)
+        self._bar.add_total(nodes)
         for number, worker in enumerate(self.crew):
             worker.ask(
                 {"files": [[str(one.path), one.docid] for one in sources[number :: len(self.crew)]]}
@@ -200,7 +200,7 @@ def report_of(fields: dict[str, Any]) -> IndexReport:
 
 
 def send_report(report: IndexReport, lines: JsonLines) -> None:
-    lines.tell(report=asdict(report))
+    lines.send(report=asdict(report))
 
 
 def remember_files(
@@ -271,7 +271,7 @@ def main() -> None:
             SourceFile(path=Path(path), docid=docid) for path, docid in json.loads(line)["files"]
         ]
         remember_files(ranker, store, sources, lines)
-        lines.tell(ended=True)
+        lines.send(ended=True)
 
 
 if __name__ == "__main__":

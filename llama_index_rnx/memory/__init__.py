@@ -1,9 +1,10 @@
-"""The store of memories: what a ranker prepared ahead, by content and model. It knows no ranker and
+"""The store of memories, which rankers compute ahead, by content and model. It knows no ranker and
 no query.
 """
 
+from llama_index_rnx.memory.ram_cache import RAM, Memory, RamCache
 from llama_index_rnx.memory.sqlite_backend import FILE_NAME
-from llama_index_rnx.memory.store import RAM, Memory, MemoryStore, RamCache
+from llama_index_rnx.memory.store import MemoryStore
 
 __all__ = [
     "FILE_NAME",

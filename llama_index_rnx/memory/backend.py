@@ -1,9 +1,8 @@
-"""Bytes by key, kept for good: in a sqlite file of a local folder, or one object each at an address
-of fsspec.
+"""The protocol of memory backends: bytes by key, kept for good. It knows no memories, no tensors.
 
-It knows no memories and no tensors. Both kinds may be used by several processes at once, check what
-they read, and never stop the work: what cannot be read counts as unknown, what cannot be written is
-left out, and a warning says so.
+A backend may be used by several threads and several processes at once, checks what it reads, and
+never stops the work: what it cannot read counts as missing, and what it cannot write is left out,
+with a warning.
 """
 
 from __future__ import annotations
@@ -13,18 +12,20 @@ from typing import Protocol
 
 
 class MemoryBackend(Protocol):
-    """Bytes by key; a key's bytes never change."""
+    """Bytes by key. The bytes of a key never change."""
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """What is there and whole."""
+        """Return the values of those keys that are stored and undamaged; nothing after `close`."""
         ...
 
-    def absent(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Those that could be written now and are not known to be there."""
+    def missing_keys(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return the keys that are not known to be stored; none while nothing can be written."""
         ...
 
-    def write(self, blobs: Mapping[bytes, bytes]) -> None: ...
+    def write(self, values: Mapping[bytes, bytes]) -> None:
+        """Store these values. If that fails, warn and go on."""
+        ...
 
     def close(self) -> None:
-        """From here on nothing is read or written."""
+        """Release files and connections. Nothing is read or written from then on."""
         ...

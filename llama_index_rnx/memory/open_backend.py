@@ -1,4 +1,4 @@
-"""The backend that a place asks for: a folder, or an address."""
+"""Opens the backend that a path asks for: a folder, or an address. It reads and writes nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from llama_index_rnx.memory.object_backend import ObjectBackend
 from llama_index_rnx.memory.sqlite_backend import SqliteBackend
 
 
-def backend_at(path: str | Path, read_only: bool = False) -> MemoryBackend:
-    """A sqlite file in a folder, or objects at an address with a scheme: `s3://bucket/memories`,
-    `file:///mnt/shared/memories`.
+def open_backend(path: str | Path, read_only: bool = False) -> MemoryBackend:
+    """Open a sqlite file in a folder, or objects at an address with a scheme:
+    `s3://bucket/memories`, `file:///mnt/shared/memories`.
 
     Raises:
-        RNXError: no such scheme, or its package is not installed; a file stands where the folder
-            should.
+        SettingsError: the scheme is unknown, its package is not installed, or the path is none.
+        StorageError: a file stands where the folder should be.
     """
-    return (
-        ObjectBackend(path)
-        if isinstance(path, str) and "://" in path
-        else SqliteBackend(Path(path), read_only)
-    )
+    if isinstance(path, str) and "://" in path:
+        return ObjectBackend(path)
+
+    return SqliteBackend(Path(path), read_only)

@@ -1,6 +1,4 @@
-"""What is known of the network: which hosts are ours, proxies, safe downloads. It knows no nodes
-and no servers.
-"""
+"""The network: hosts of this machine, proxies, safe downloads. It knows no nodes and no servers."""
 
 from typing import TYPE_CHECKING
 

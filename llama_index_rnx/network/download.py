@@ -1,11 +1,10 @@
-"""Fetches a picture from a URL without being led into somebody's own network. It knows no nodes and
-opens no pictures.
+"""Downloads a file from a URL, but never from a private network. It knows no nodes and opens no
+images.
 
-Whoever writes a URL into a document chooses what this machine connects to. So every address that
-the host's name stands for must be a public one, the connection goes to that very address (a name
-may resolve differently a moment later), every redirect is looked at in the same way, and no more
-than `MAX_BYTES` are read. Proxies of the environment are not used: they would resolve the name once
-more.
+Whoever writes a URL into a document chooses what this machine connects to. So every address of the
+host must be public, the connection goes to that very address (a name may resolve differently a
+moment later), every redirect is checked in the same way, and at most `MAX_BYTES` are read. Proxies
+of the environment are not used: they would resolve the name once more.
 """
 
 from __future__ import annotations
@@ -18,12 +17,15 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from llama_index_rnx.errors import one_line
+
 MAX_BYTES = 32 * 2**20
 MAX_REDIRECTS = 3
 SECONDS = 30.0
 
-# Who may not be fetched from, and why. IANA's registries of special addresses, and what clouds
-# answer on to their own machines. The three widest rows leave of IPv6 what is given out, 2000::/3.
+# Networks from which nothing is fetched, and why: IANA's registries of special addresses, and the
+# addresses on which clouds answer their own machines. The three widest rows leave of IPv6 what is
+# assigned, 2000::/3.
 _SPECIAL = {
     "0.0.0.0/8": "this machine",
     "10.0.0.0/8": "a private network",
@@ -60,11 +62,11 @@ _NETWORKS = [(ipaddress.ip_network(network), reason) for network, reason in _SPE
 
 
 class FetchError(ValueError):
-    """Why a URL was not fetched, in one line."""
+    """A URL was not fetched; the message says why, in one line."""
 
 
 def fetch(url: str, *, transport: httpx.BaseTransport | None = None) -> bytes:
-    """The bytes behind a URL of a public host.
+    """Return the bytes behind a URL of a public host.
 
     Raises:
         FetchError: no http(s), a private address, more than 3 redirects, 32 MiB or 30 seconds, or
@@ -73,84 +75,94 @@ def fetch(url: str, *, transport: httpx.BaseTransport | None = None) -> bytes:
     with httpx.Client(timeout=SECONDS, trust_env=False, transport=transport) as client:
         for _ in range(MAX_REDIRECTS + 1):
             try:
-                with closing(client.send(_request(client, url), stream=True)) as answer:
-                    if not answer.has_redirect_location:
-                        return _body(answer)
-                    url = urljoin(url, answer.headers["location"])
+                with closing(client.send(_build_request(client, url), stream=True)) as response:
+                    if not response.has_redirect_location:
+                        return _read_body(response)
+                    url = urljoin(url, response.headers["location"])
             except httpx.HTTPError as error:
-                raise FetchError(" ".join(str(error).split()) or type(error).__name__) from error
+                raise FetchError(one_line(error)) from error
     raise FetchError(f"more than {MAX_REDIRECTS} redirects")
 
 
 def public_address(host: str, port: int) -> str:
-    """The address to connect to. All that the name stands for must be public, not only the first.
+    """Return the address to connect to. All addresses of the host must be public, not the first
+    alone.
 
     Raises:
         FetchError: the name is unknown, or one of its addresses is not public.
     """
     try:
-        found = [
-            str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        ]
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise FetchError(f"the host {host!r} is not known") from error
-    for address in found:
+
+    addresses = [str(entry[4][0]) for entry in entries]
+    for address in addresses:
         reason = special(address)
         if reason is not None:
             raise FetchError(f"{host!r} is at {address}, which is no public address ({reason})")
-    return found[0]
+    return addresses[0]
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet.
+    """Return whether an IP address belongs to the open internet.
 
     Example:
-        >>> is_public("8.8.8.8"), is_public("10.0.0.1"), is_public("::ffff:127.0.0.1"), is_public("169.254.169.254")
-        (True, False, False, False)
+        >>> addresses = ("8.8.8.8", "10.0.0.1", "::ffff:127.0.0.1", "169.254.169.254")
+        >>> [is_public(address) for address in addresses]
+        [True, False, False, False]
     """
     return special(address) is None
 
 
 def special(address: str) -> str | None:
-    """What an IP address is for, if it is none of the open internet.
+    """Return what an IP address is for, or None for one of the open internet.
 
     Example:
         >>> special("fec0::1")
         'private (fc00::/7, fec0::/10), the same wire (fe80::/10), multicast (ff00::/8)'
     """
     parsed = ipaddress.ip_address(address.split("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)  # ::ffff:a.b.c.d is how a socket shows IPv4
-    judged = parsed if mapped is None else mapped
-    return next((reason for network, reason in _NETWORKS if judged in network), None)
+
+    # A socket shows IPv4 as ::ffff:a.b.c.d.
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    effective = parsed if mapped is None else mapped
+    return next((reason for network, reason in _NETWORKS if effective in network), None)
 
 
-def _request(client: httpx.Client, url: str) -> httpx.Request:
-    """The request by address: the name stands in the Host header and in the TLS handshake alone."""
+def _build_request(client: httpx.Client, url: str) -> httpx.Request:
+    """Build a request by address: the name stands in the Host header and in the TLS handshake
+    alone.
+    """
     try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        target = urlsplit(url)
+        port = target.port or (443 if target.scheme == "https" else 80)
     except ValueError as error:
         raise FetchError("it is no valid URL") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if target.scheme not in ("http", "https") or not target.hostname:
         raise FetchError("only http and https with a host are fetched")
-    address = public_address(parts.hostname, port)
+
+    address = public_address(target.hostname, port)
     netloc = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    host = parts.netloc.rpartition("@")[2]  # a name and password in the URL are not sent
-    direct = parts._replace(netloc=netloc, fragment="").geturl()
+    direct = target._replace(netloc=netloc, fragment="").geturl()
+
+    # A name and password in the URL are not sent.
+    host = target.netloc.rpartition("@")[2]
     return client.build_request(
-        "GET", direct, headers={"Host": host}, extensions={"sni_hostname": parts.hostname}
+        "GET", direct, headers={"Host": host}, extensions={"sni_hostname": target.hostname}
     )
 
 
-def _body(answer: httpx.Response) -> bytes:
-    answer.raise_for_status()
-    found, end = bytearray(), time.monotonic() + SECONDS
-    for part in answer.iter_bytes():
-        found += part
-        if (
-            time.monotonic() > end
-        ):  # the client's own limit is between two bytes, not for all of them
+def _read_body(response: httpx.Response) -> bytes:
+    response.raise_for_status()
+    body = bytearray()
+
+    # The client's own limit is between two bytes, not for all of them.
+    deadline = time.monotonic() + SECONDS
+    for chunk in response.iter_bytes():
+        body += chunk
+        if time.monotonic() > deadline:
             raise FetchError(f"not there within {SECONDS:.0f} seconds")
-        if len(found) > MAX_BYTES:
+        if len(body) > MAX_BYTES:
             raise FetchError(f"more than {MAX_BYTES >> 20} MiB")
-    return bytes(found)
+    return bytes(body)

@@ -1,8 +1,7 @@
-"""Which names mean this very machine: a page that a browser was led to by DNS rebinding has another
-one.
+"""Tells the names of this machine from others, against DNS rebinding. It opens no connection.
 
-A web site can let its own name resolve to 127.0.0.1 and then speak to what listens there. Its
-requests still carry that name as their Host, so a server without a key answers to names of this
+A web site can let its own name resolve to 127.0.0.1 and then speak to a server that listens there.
+Its requests still carry that name as their Host, so a server without a key answers to names of this
 machine alone.
 """
 
@@ -13,10 +12,11 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host's name or address is this machine's own.
+    """Return whether a host's name or address is this machine's own.
 
     Example:
-        >>> [is_loopback(name) for name in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "evil.example")]
+        >>> names = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "evil.example")
+        >>> [is_loopback(name) for name in names]
         [True, True, True, False, False]
     """
     name = name.lower().removesuffix(".")
@@ -29,10 +29,11 @@ def is_loopback(name: str) -> bool:
 
 
 def names_this_machine(host_header: str) -> bool:
-    """Whether a Host header, with or without a port, names this machine.
+    """Return whether a Host header, with or without a port, names this machine.
 
     Example:
-        >>> [names_this_machine(host) for host in ("localhost:8787", "[::1]:8787", "evil.example", "")]
+        >>> headers = ("localhost:8787", "[::1]:8787", "evil.example", "")
+        >>> [names_this_machine(header) for header in headers]
         [True, True, False, False]
     """
     try:
@@ -44,7 +45,7 @@ def names_this_machine(host_header: str) -> bool:
 
 
 def is_same_origin(origin: str, host_header: str) -> bool:
-    """Whether a page of this origin was loaded from the host that it now speaks to."""
+    """Return whether a page of this origin was loaded from the host that it now speaks to."""
     try:
         return urlsplit(origin).netloc.lower() == host_header.lower()
     except ValueError:

@@ -1,9 +1,9 @@
-"""Which hosts are reached through the proxies of the environment. It knows httpx's rules and opens
-no connection.
+"""Decides which hosts are reached through the proxies of the environment. It knows httpx's rules
+and opens no connection.
 
-A proxy stands somewhere else: to a service on this machine it can only lead back at best. So
-services on loopback are reached directly, whatever HTTP_PROXY, ALL_PROXY and NO_PROXY say; all
-others as the environment says.
+A proxy runs on another machine: at best it leads back to a service on this one. So services on
+loopback are reached directly, whatever HTTP_PROXY, ALL_PROXY and NO_PROXY say, and all others as
+the environment says.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from urllib.request import getproxies
 
 import httpx
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import SettingsError, one_line
 
 
 def is_loopback_url(url: str) -> bool:
-    """Whether a URL names this machine.
+    """Return whether a URL names this machine.
 
     Example:
-        >>> urls = ("http://localhost:6333", "http://127.0.0.2", "http://[::1]:80/rerank", "https://qdrant.example")
+        >>> urls = ("http://localhost:6333", "http://[::1]:80/rerank", "https://qdrant.example")
         >>> [is_loopback_url(url) for url in urls]
-        [True, True, True, False]
+        [True, True, False]
     """
     host = (urlsplit(url).hostname or "").rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
@@ -37,31 +37,34 @@ def is_loopback_url(url: str) -> bool:
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """The arguments of an httpx client for a URL: to this machine without the environment, but with
-    its certificates.
+    """Return the arguments of an httpx client for a URL: for this machine without the environment,
+    but with its certificates.
     """
     if not is_loopback_url(url):
         return {}
+
     certificates = {"verify": httpx.create_ssl_context()} if url.startswith("https") else {}
     return {"trust_env": False, **certificates}
 
 
 @contextmanager
 def usable_proxies(url: str) -> Iterator[None]:
-    """Around the making of a client for a URL: httpx reads the proxies of the environment then.
+    """Explain errors of the environment's proxies, which httpx reads when the block creates a
+    client for a URL.
 
     Raises:
-        RNXError: one of them cannot be used.
+        SettingsError: the URL is none, or a proxy cannot be used.
     """
     try:
         yield
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         if is_loopback_url(url) or not getproxies():
-            raise RNXError(f"{url} is no address of a service ({_reason(error)}).") from error
+            raise SettingsError(f"{url} is no address of a service ({_reason(error)}).") from error
+
         missing = "install httpx[socks], or " if isinstance(error, ImportError) else ""
-        raise RNXError(
-            f"{url} cannot be reached through the proxies of the environment ({_reason(error)}); {missing}mend HTTP_PROXY, "
-            "HTTPS_PROXY, ALL_PROXY or NO_PROXY."
+        raise SettingsError(
+            f"{url} cannot be reached through the proxies of the environment ({_reason(error)}); "
+            f"{missing}mend HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY."
         ) from error
 
 
@@ -75,7 +78,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _short_address(host: str) -> ipaddress.IPv4Address | None:
-    """The older spellings of IPv4, as 127.1."""
+    """Return the address of an older spelling of IPv4, as 127.1."""
     try:
         return ipaddress.IPv4Address(socket.inet_aton(host))
     except (OSError, UnicodeError):
@@ -83,4 +86,5 @@ def _short_address(host: str) -> ipaddress.IPv4Address | None:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
+    """Return the first sentence of an error, without its full stop."""
+    return one_line(error).split(". ")[0].rstrip(".")

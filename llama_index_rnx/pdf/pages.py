@@ -1,7 +1,7 @@
-"""PDFs: how many pages, what they say, how they look. Foreign files are read in a process apart.
+"""Counts, reads and draws the pages of PDFs, in other processes. It knows no nodes.
 
-The face of this folder. A file that is broken, locked or never ends is an error of one line here;
-which page outran its limits is remembered, so that nobody waits for it twice.
+A file that is broken, locked or never ends is an error of one line. Pages that outran their limits
+are remembered, so that nobody waits for them twice.
 """
 
 from __future__ import annotations
@@ -15,26 +15,38 @@ from typing import Any
 
 from PIL import Image
 
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import ImageError, RNXError, SettingsError
 from llama_index_rnx.pdf.overruns import GIVEN_UP_AFTER, Limits, record, recorded
 from llama_index_rnx.pdf.text_layer import clean_pages
 from llama_index_rnx.pdf.worker_pool import EndedError, shared_pool
 
 __all__ = ["PAGE_PIXELS", "READER", "Limits", "PageText", "count_pages", "draw_page", "read_pages"]
 
-PAGE_PIXELS = 1_280 * 28 * 28  # of a drawn page
-READER = 1  # the version of what pages say and show; raise it with them, and indexes are renewed
-MAX_PAGES = 20_000  # a file of 600 bytes may say that it has a million
-MAX_CHARACTERS = 2**26  # of a document
-WHOLE = -1  # the page of a request for the whole document
-OUTRUN = ("time", "memory", "crash")  # what would happen again; a kill from outside would not
+# The size of a drawn page.
+PAGE_PIXELS = 1_280 * 28 * 28
+
+# The version of the text and the drawing of pages. Raise it when they change, and indexes are
+# renewed.
+READER = 1
+
+# A file of 600 bytes may say that it has a million pages.
+MAX_PAGES = 20_000
+
+# Characters of a document.
+MAX_CHARACTERS = 2**26
+
+# The page of a request for the whole document.
+WHOLE = -1
+
+# What would happen again; a kill from outside would not.
+OUTRUN = ("time", "memory", "crash")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageText:
-    """What a page says; `has_fields` where parts of it were typed into a form."""
+    """The text of a page; `has_fields` if some of it was typed into a form."""
 
     text: str
     has_fields: bool
@@ -48,10 +60,10 @@ class UnreadableError(RNXError):
 
 
 def limits_from(environment: Mapping[str, str] = os.environ) -> Limits:
-    """The limits of a page: `RNX_PDF_SECONDS` and `RNX_PDF_MIB`, or else the defaults.
+    """Return the limits of a page: `RNX_PDF_SECONDS` and `RNX_PDF_MIB`, or else the defaults.
 
     Raises:
-        RNXError: one of them is no number above 0.
+        SettingsError: one of them is no number above 0.
 
     Example:
         >>> limits_from({"RNX_PDF_SECONDS": "90"}).seconds
@@ -63,7 +75,7 @@ def limits_from(environment: Mapping[str, str] = os.environ) -> Limits:
 
 
 def count_pages(path: str | Path, limits: Limits | None = None) -> int:
-    """How many pages a PDF has.
+    """Return how many pages a PDF has.
 
     Raises:
         RNXError: it is missing, broken, encrypted, has more than `MAX_PAGES`, or opening it takes
@@ -83,7 +95,7 @@ def count_pages(path: str | Path, limits: Limits | None = None) -> int:
 
 
 def read_pages(path: str | Path, limits: Limits | None = None) -> list[PageText]:
-    """What the pages of a PDF say: text layer, filled fields, words joined that lines had broken.
+    """Return the texts of a PDF's pages: text layer, filled fields, broken words joined.
 
     A page without a text layer, as of a scan, and one that cannot be read have an empty text.
 
@@ -109,7 +121,7 @@ def read_pages(path: str | Path, limits: Limits | None = None) -> list[PageText]
 def draw_page(
     path: str | Path, index: int, pixels: int = PAGE_PIXELS, limits: Limits | None = None
 ) -> Image.Image:
-    """A page (index from 0) as an RGB picture of about `pixels`, whatever its size on paper.
+    """Draw a page (index from 0) as an RGB image of about `pixels`, whatever its size on paper.
 
     Raises:
         ImageError: it is not there or broken, or drawing it takes too much time or memory.
@@ -123,17 +135,19 @@ def draw_page(
 
 
 def _page_text(path: str | Path, index: int, limits: Limits | None) -> PageText:
-    """The text layer of a page as PDFium gives it."""
+    """Return the text layer of a page as PDFium reads it."""
     header, _ = _ask("text", path, index, limits)
     return PageText(text=str(header["text"]), has_fields=bool(header["fields"]))
 
 
 def _warn(path: str | Path, faults: Mapping[int, str], has_more: bool) -> None:
-    """One line for all pages without text: a file of 300 bytes may have 20,000 of them."""
+    """Warn of all pages without text in one line: a file of 300 bytes may have 20,000 of them."""
     if faults:
         number, fault = next(iter(faults.items()))
-        others = f", {len(faults) - 1:,} other pages likewise" if len(faults) > 1 else ""
-        log.warning("%s#%d: the page is taken to have no text (%s)%s.", path, number, fault, others)
+        likewise = f", {len(faults) - 1:,} other pages likewise" if len(faults) > 1 else ""
+        log.warning(
+            "%s#%d: the page is taken to have no text (%s)%s.", path, number, fault, likewise
+        )
     if has_more:
         log.warning("%s: text beyond %d characters is not read.", path, MAX_CHARACTERS)
 
@@ -141,7 +155,7 @@ def _warn(path: str | Path, faults: Mapping[int, str], has_more: bool) -> None:
 def _ask(
     task: str, path: str | Path, page: int, limits: Limits | None, **more: int
 ) -> tuple[dict[str, Any], bytes]:
-    """The answer of a process; of a second one where somebody else killed the first.
+    """Return the answer of a process; of a second one if something else killed the first.
 
     Raises:
         UnreadableError: with the reason in a few words.
@@ -159,14 +173,15 @@ def _ask(
 
 
 def _ask_once(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], bytes]:
-    """Wait for a process and ask it, unless the same was too much for one before."""
+    """Wait for a process and ask it, unless the same request outran its limits before."""
     task, path, page = request["do"], request["path"], request["page"]
     with shared_pool().child(path) as child:
-        before = recorded(path, task, page, limits)
-        if before is not None:
-            raise UnreadableError(_line(task, before, limits))
+        overrun = recorded(path, task, page, limits)
+        if overrun is not None:
+            raise UnreadableError(_line(task, overrun, limits))
+
         try:
-            header, data = child.ask(request, limits.patience)
+            header, data = child.ask(request, limits.timeout)
         except EndedError as error:
             if error.how in OUTRUN:
                 record(path, task, page, error.how, limits)
@@ -178,10 +193,11 @@ def _ask_once(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], 
 
 
 def _line(task: str, how: str, limits: Limits) -> str:
+    """Return in a few words how a request outran its limits."""
     verb = {"count": "open", "text": "read", "draw": "draw"}[task]
     lines = {
         "time": f"it takes more than {limits.seconds:g} s to {verb}",
-        "late": f"it takes more than {limits.patience:g} s to {verb}",
+        "late": f"it takes more than {limits.timeout:g} s to {verb}",
         "memory": f"it takes more than {limits.memory >> 20:,} MiB to {verb}",
         "pages": f"{GIVEN_UP_AFTER} of its pages took too much to {verb}, no other is tried",
         "crash": "it breaks PDFium",
@@ -196,5 +212,5 @@ def _number(environment: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < 1e9:
-        raise RNXError(f"{name} is {value!r}; a number above 0 is allowed.")
+        raise SettingsError(f"{name} is {value!r}; a number above 0 is allowed.")
     return number

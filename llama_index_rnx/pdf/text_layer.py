@@ -1,8 +1,8 @@
-"""Pure: the text layer of a PDF as people read it; words that a line broke are whole again.
+"""Cleans the text layer of a PDF, and joins the words that its lines broke. It opens no PDF.
 
-PDFium marks a hyphen at the end of a line by U+0002. Whether the hyphen is part of the word
-("long-term") or of the line only ("cali-brated") is not in the file: first the rest of the
-document is asked, then the words of the shipped tokenizer, then what hyphens are used for.
+PDFium marks a hyphen at the end of a line by U+0002. The file does not say whether the hyphen is
+part of the word ("long-term") or of the line only ("cali-brated"). The rest of the document
+decides, then the words of the shipped tokenizer, then what hyphens are used for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,15 @@ from typing import NamedTuple
 import Stemmer
 
 VOCABULARY = Path(__file__).parents[1] / "models" / "rnx-mini" / "tokenizer.json"
-INFLECTED = 5  # letters of a word from which its stem is looked up
-EVIDENCE = 2**22  # characters of a document that are looked at for how it writes its words
-TOKEN = 80  # characters before a break that are looked at, for the address that it may stand in
+
+# The stem of a word is looked up from this length on.
+MIN_INFLECTED = 5
+
+# Characters of a document that show how it writes its words.
+EVIDENCE = 2**22
+
+# Characters before a break that are looked at: the break may be within an address.
+CONTEXT = 80
 
 # Where a line broke a word: PDFium's marks, or a hyphen that it took for a dash. A soft hyphen
 # within a line is drawn like any other.
@@ -67,14 +73,14 @@ _DROPPED = re.compile(
     "\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"  # no characters at all
 )
 _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-# Joiners shape Arabic, Indic scripts and emoji; elsewhere they only part equal words.
+# Joiners shape Arabic, Indic scripts and emoji; elsewhere they only make equal words differ.
 _JOINERS = re.compile(
     r"[\u200c\u200d](?![\u0600-\U0010ffff])|(?<![\u0600-\U0010ffff])[\u200c\u200d]"
 )
 
 
 def clean_pages(texts: Sequence[str]) -> list[str]:
-    """The text layers of one document, whole words and no invisible characters.
+    """Return the text layers of one document, with whole words and no invisible characters.
 
     Example:
         >>> clean_pages(["It must be cali\\x02brated.\\r\\nSee the long\\x02term plan."])
@@ -84,56 +90,66 @@ def clean_pages(texts: Sequence[str]) -> list[str]:
     """
     lined = [_LINE_END.sub("\n", text) for text in texts]
     if not any(_BREAK.search(text) for text in lined):
-        return [_without_rubbish(text) for text in lined]
+        return [_without_invisible(text) for text in lined]
 
     words = DocumentWords(lined)
-    return [_without_rubbish(join_breaks(text, words)) for text in lined]
+    return [_without_invisible(join_breaks(text, words)) for text in lined]
 
 
 def join_breaks(text: str, words: DocumentWords) -> str:
-    """The text with its broken words joined, as the document writes them elsewhere."""
-    parts: list[str] = []
-    place, before = 0, ""
+    """Return the text with its broken words joined, as the document writes them elsewhere."""
+    pieces: list[str] = []
+    position = 0
+    before = ""
     for mark in _BREAK.finditer(text):
-        parts.append(text[place : mark.start()])
-        before = (before + parts[-1])[-TOKEN:]
-        parts.append(_joint(before, mark[0], text[mark.end() : mark.end() + TOKEN], words))
-        before += parts[-1]
-        place = mark.end()
-    return "".join([*parts, text[place:]])
+        pieces.append(text[position : mark.start()])
+        before = (before + pieces[-1])[-CONTEXT:]
+
+        after = text[mark.end() : mark.end() + CONTEXT]
+        pieces.append(_joint(before, mark[0], after, words))
+        before += pieces[-1]
+        position = mark.end()
+
+    return "".join([*pieces, text[position:]])
 
 
 def _joint(before: str, mark: str, after: str, words: DocumentWords) -> str:
-    """What stands where the mark is: nothing, a hyphen, or a hyphen and a blank."""
-    left, right = _LAST_WORD.search(before), _FIRST_WORD.match(after)
-    if left is None:
+    """Return what replaces a mark: nothing, a hyphen, or a hyphen and a blank."""
+    first = _LAST_WORD.search(before)
+    second = _FIRST_WORD.match(after)
+    if first is None:
         return ""
-    if right is None:  # the end of a page, or "mixed- and multi-family"
+
+    # The end of a page, or "mixed- and multi-family".
+    if second is None:
         return "-"
     if mark[0] == "\u2013":
         return "\u2013"
     if _ADDRESS.search(before.split()[-1]):
         return "-"
 
-    behind_hyphen = before[: left.start()].endswith(("-", "\u2010"))
-    halves = Halves(left[0], right[0], is_compound=behind_hyphen or mark == "\xad")
-    is_linked = right[0].casefold() in _LINKS and bool(_HYPHENATED.match(after, right.end()))
-    if not is_linked and words.are_one(halves):  # "state-of-the-art"
+    follows_hyphen = before[: first.start()].endswith(("-", "\u2010"))
+    halves = Halves(first[0], second[0], is_compound=follows_hyphen or mark == "\xad")
+
+    # As in "state-of-the-art".
+    is_linked = second[0].casefold() in _LINKS and bool(_HYPHENATED.match(after, second.end()))
+    if not is_linked and words.are_one(halves):
         return ""
-    is_suspended = right[0] in _CONJUNCTIONS and after[right.end() : right.end() + 1].isspace()
+
+    is_suspended = second[0] in _CONJUNCTIONS and after[second.end() : second.end() + 1].isspace()
     return "- " if is_suspended else "-"
 
 
 class Halves(NamedTuple):
-    """The two parts of a broken word; `is_compound` where a hyphen is there to be seen."""
+    """The two halves of a broken word; `is_compound` if a hyphen is visible."""
 
-    left: str
-    right: str
+    first: str
+    second: str
     is_compound: bool
 
 
 class DocumentWords:
-    """How a document writes its words where no line breaks them."""
+    """The words of a document, as it writes them where no line breaks them."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._words: Counter[str] = Counter()
@@ -148,10 +164,12 @@ class DocumentWords:
         return stems_of(self._words)
 
     def are_one(self, halves: Halves) -> bool:
-        """Whether the halves are one word without a hyphen."""
-        left, right = halves.left, halves.right
-        first, second = left.casefold(), right.casefold()
-        if left[-1].isdigit() or right[0].isdigit() or len(first) == 1:  # \ufb01 is two letters
+        """Return whether the halves are one word without a hyphen."""
+        first = halves.first.casefold()
+        second = halves.second.casefold()
+
+        # The casefold of a ligature, as \ufb01, is two letters.
+        if halves.first[-1].isdigit() or halves.second[0].isdigit() or len(first) == 1:
             return False
         if halves.is_compound and first in _LINKS:
             return False
@@ -161,7 +179,7 @@ class DocumentWords:
             return joined > apart
         if self._is_known(first + second):
             return True
-        if right[0].isupper() and not left.isupper():
+        if halves.second[0].isupper() and not halves.first.isupper():
             return False
         return not self._are_words(first, second, halves.is_compound)
 
@@ -170,27 +188,28 @@ class DocumentWords:
         stem = _stemmer().stemWord(word)
         return word in words or stem in stems or stem in self._stems
 
-    def _are_words(self, left: str, right: str, is_compound: bool) -> bool:
-        """Whether both halves stand for themselves, in this document or in English."""
-        if left in _TIED_BEFORE or right in _TIED_AFTER or right in _CONJUNCTIONS:
+    def _are_words(self, first: str, second: str, is_compound: bool) -> bool:
+        """Return whether both halves are words of their own, in this document or in English."""
+        if first in _TIED_BEFORE or second in _TIED_AFTER or second in _CONJUNCTIONS:
             return True
-        if not is_compound and (left in _PREFIXES or right in _SUFFIXES):
+        if not is_compound and (first in _PREFIXES or second in _SUFFIXES):
             return False
-        if len(right) < 3 and right not in _PARTICLES:
+        if len(second) < 3 and second not in _PARTICLES:
             return False
-        return self._stands_alone(left) and self._stands_alone(right)
+        return self._stands_alone(first) and self._stands_alone(second)
 
     def _stands_alone(self, half: str) -> bool:
         words, stems = english()
-        is_inflected = len(half) >= INFLECTED and _stemmer().stemWord(half) in stems
+        is_inflected = len(half) >= MIN_INFLECTED and _stemmer().stemWord(half) in stems
         return half in words or is_inflected or self._words[half] > 1
 
     def _count(self, text: str) -> None:
         for word in _WORD.finditer(text):
-            around = (
-                text[max(0, word.start() - 1) : word.start()] + text[word.end() : word.end() + 1]
-            )
-            if "\x02" in around:  # half a word
+            before = text[max(0, word.start() - 1) : word.start()]
+            after = text[word.end() : word.end() + 1]
+
+            # Half a word.
+            if "\x02" in before + after:
                 continue
             halves = [half.casefold() for half in _HYPHEN.split(word[0])]
             self._words.update(halves)
@@ -199,13 +218,14 @@ class DocumentWords:
 
 @lru_cache(maxsize=1)
 def english() -> tuple[frozenset[str], frozenset[str]]:
-    """The words that the shipped tokenizer knows whole, and their stems."""
+    """Return the words that the shipped tokenizer knows whole, and their stems."""
     pieces = json.loads(VOCABULARY.read_text(encoding="utf-8"))["model"]["vocab"]
     words = frozenset(piece for piece in pieces if piece.isalpha() and len(piece) > 1)
     return words, stems_of(words)
 
 
 def stems_of(words: Collection[str]) -> frozenset[str]:
+    """Return the stems of English words."""
     return frozenset(_stemmer().stemWords(list(words)))
 
 
@@ -214,5 +234,5 @@ def _stemmer() -> Stemmer.Stemmer:
     return Stemmer.Stemmer("english")
 
 
-def _without_rubbish(text: str) -> str:
+def _without_invisible(text: str) -> str:
     return _JOINERS.sub("", _DROPPED.sub("", text)).strip()

@@ -1,9 +1,9 @@
 """The process that reads PDFs for its parent. It knows PDFium alone, nothing of this package.
 
-PDFium cannot be interrupted, and what a foreign file makes it allocate has no bound. So it runs in
-here: a request is a line of JSON on stdin, the answer a line of JSON on stdout, after a drawing
-its pixels. The process ends itself when a request takes too long or too much memory, and when its
-parent is gone.
+PDFium cannot be interrupted, and a foreign file can make it allocate any amount of memory. So it
+runs in this process: a request is a line of JSON on stdin, the answer a line of JSON on stdout,
+followed by the pixels of a drawing. The process ends itself when a request takes too long or too
+much memory, and when its parent is gone.
 """
 
 from __future__ import annotations
@@ -25,14 +25,28 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-OUT_OF_TIME, OUT_OF_MEMORY = 40, 41  # exit codes
-MAX_SIDE = 8_192  # pixels of a drawing, in either direction
-MAX_CHARACTERS = 2**20  # of the text of a page
+# Exit codes.
+OUT_OF_TIME = 40
+OUT_OF_MEMORY = 41
+
+# Pixels of a drawing, in either direction.
+MAX_SIDE = 8_192
+
+# Characters of a page.
+MAX_CHARACTERS = 2**20
+
+# How often a busy process looks at its limits, and an idle one for its parent.
 POLL_SECONDS = 0.02
-RESERVE = 2**29  # bytes of address space that an allocator takes ahead
-PARENT_SECONDS = 5.0  # how often an idle process looks for its parent
-IDLE_SECONDS = 2.0  # a document stays open so long; some systems cannot move an open file
-KEPT_SHARE = 4  # a process that holds more than this part of the limit after its work is not reused
+PARENT_SECONDS = 5.0
+
+# Bytes of address space that an allocator takes ahead.
+RESERVE = 2**29
+
+# How long an idle document stays open; some systems cannot move an open file.
+IDLE_SECONDS = 2.0
+
+# A process that holds more than a quarter of its limit after a request is not used again.
+REUSE_DIVISOR = 4
 
 Answer = tuple[dict[str, Any], Any]
 
@@ -50,7 +64,7 @@ class Guard:
 
     @contextmanager
     def limits(self, seconds: float, memory: int) -> Iterator[None]:
-        """Lets the block have so many seconds of processor time and bytes of memory."""
+        """Limit the block to so many seconds of processor time and bytes of memory."""
         self._deadline = time.process_time() + seconds
         self._ceiling = self._base + memory
         limit_address_space(self._address_space + 2 * memory + RESERVE)
@@ -63,11 +77,11 @@ class Guard:
             self._busy.clear()
 
     def is_swollen(self, memory: int) -> bool:
-        """Whether so much memory stayed in use that the next request would have too little."""
-        return memory_in_use() - self._base > memory // KEPT_SHARE
+        """Return whether too much memory stayed in use for the next request."""
+        return memory_in_use() - self._base > memory // REUSE_DIVISOR
 
     def watch(self) -> None:
-        """Look at the process for ever; run in a thread of its own."""
+        """Watch the process for ever, in a thread of its own."""
         while True:
             if os.getppid() != self._parent:
                 os._exit(0)
@@ -95,19 +109,18 @@ class PdfReader:
         self._flat: Any = None
 
     def answer(self, request: dict[str, Any]) -> Answer:
-        """Do what a request asks for; a file that cannot be read is an answer, too."""
+        """Carry out a request; a file that cannot be read is an answer, too."""
         try:
             self._open(request["path"])
             if request["do"] == "count":
                 return {"pages": len(self._document)}, b""
             if request["do"] == "text":
                 return self._text(request["page"]), b""
-            return self._drawing(request["page"], request["pixels"])
+            return self._draw(request["page"], request["pixels"])
         except MemoryError:
             raise
-        except (
-            Exception
-        ) as error:  # whatever a foreign file brings about; the next one may be sound
+        # A foreign file may cause any error; the next file may be sound.
+        except Exception as error:
             return {"error": reason(error)}, b""
 
     def close(self) -> None:
@@ -118,37 +131,42 @@ class PdfReader:
         self._state, self._document, self._flat = (), None, None
 
     def _open(self, path: str) -> None:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
+        # A pipe or a device may never end.
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is no file")
-        state = (path, found.st_ino, found.st_size, found.st_mtime_ns)
+
+        state = (path, status.st_ino, status.st_size, status.st_mtime_ns)
         if state == self._state:
             return
 
         self.close()
-        self._document = self._opened(path)
+        self._document = self._load(path)
         self._state = state
 
-    def _opened(self, path: str) -> Any:
+    def _load(self, path: str) -> Any:
         document = self._pdfium.PdfDocument(path)
-        with suppress(self._pdfium.PdfiumError):  # a broken form costs its values only
-            document.init_forms()  # before the first page, or its fields are not drawn
+
+        # This comes before the first page, or its fields are not drawn. A broken form costs its
+        # values only.
+        with suppress(self._pdfium.PdfiumError):
+            document.init_forms()
         return document
 
     def _text(self, index: int) -> dict[str, Any]:
-        """The text layer of a page, with what was typed into its fields and written upon it."""
+        """Return the text layer of a page, with the text of its fields and its annotations."""
         with closing(self._document[index]) as page:
             kinds = self._annotations(page)
             fields = self._document.formenv is not None and self._raw.FPDF_ANNOT_WIDGET in kinds
-            if not kinds & self._written():
+            if not kinds & self._kinds_with_words():
                 return {"text": page_text(page), "fields": fields}
 
         return {"text": self._flattened_text(index), "fields": fields}
 
     def _flattened_text(self, index: int) -> str:
-        """Make annotations part of the page, in a copy: what is drawn must not change with it."""
+        """Make annotations part of the page, in a copy, so that its drawing does not change."""
         if self._flat is None:
-            self._flat = self._opened(self._state[0])
+            self._flat = self._load(self._state[0])
             self._ensure_form_environment(self._flat)
         with closing(self._flat[index]) as page:
             self._raw.FPDFPage_Flatten(page, self._raw.FLAT_NORMALDISPLAY)
@@ -156,13 +174,14 @@ class PdfReader:
             return page_text(page)
 
     def _ensure_form_environment(self, document: Any) -> None:
-        """Without one, an annotation that brings no drawing of itself would stay without words."""
+        """Give a document a form environment, or annotations without a drawing lose their words."""
         if document.formenv is None:
             config = self._raw.FPDF_FORMFILLINFO(version=2)
             handle = self._raw.FPDFDOC_InitFormFillEnvironment(document, config)
             document.formenv = self._pdfium.PdfFormEnv(handle, config) if handle else None
 
     def _annotations(self, page: Any) -> set[int]:
+        """Return the kinds of annotations on a page."""
         kinds = set()
         for number in range(self._raw.FPDFPage_GetAnnotCount(page)):
             annotation = self._raw.FPDFPage_GetAnnot(page, number)
@@ -171,8 +190,8 @@ class PdfReader:
                 self._raw.FPDFPage_CloseAnnot(annotation)
         return kinds
 
-    def _written(self) -> set[int]:
-        """The annotations that carry words of their own, unlike links and notes."""
+    def _kinds_with_words(self) -> set[int]:
+        """Return the kinds of annotations that have words of their own, unlike links and notes."""
         raw = self._raw
         return {raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT, raw.FPDF_ANNOT_STAMP}
 
@@ -180,7 +199,7 @@ class PdfReader:
     def _raw(self) -> Any:
         return self._pdfium.raw
 
-    def _drawing(self, index: int, pixels: int) -> Answer:
+    def _draw(self, index: int, pixels: int) -> Answer:
         with closing(self._document[index]) as page:
             width, height = page.get_size()
             bitmap = page.render(scale=scale_for(width, height, pixels))
@@ -189,12 +208,13 @@ class PdfReader:
 
 
 def page_text(page: Any) -> str:
+    """Return the text layer of a page, at most `MAX_CHARACTERS` of it."""
     with closing(page.get_textpage()) as text_page:
         return str(text_page.get_text_bounded())[:MAX_CHARACTERS]
 
 
 def scale_for(width: float, height: float, pixels: int) -> float:
-    """How many pixels a point becomes: about `pixels` in all, whatever the size on paper.
+    """Return how many pixels a point becomes: about `pixels` in all, whatever the size on paper.
 
     A page may be a kilometre wide and thinner than a hair; no side becomes longer than `MAX_SIDE`.
 
@@ -209,29 +229,31 @@ def scale_for(width: float, height: float, pixels: int) -> float:
 
 
 def reason(error: Exception) -> str:
-    """Say in a few words why a file cannot be read."""
+    """Return in a few words why a file cannot be read."""
     if isinstance(error, FileNotFoundError):
         return "the file is not there"
-    if isinstance(error, OSError) and error.strerror:  # its own text repeats the path
+
+    # The text of an OSError repeats the path.
+    if isinstance(error, OSError) and error.strerror:
         return error.strerror
     line = " ".join(str(error).split()) or type(error).__name__
     return "it needs a password" if "password" in line.lower() else line
 
 
 def memory_in_use() -> int:
-    """Bytes of RAM; where the system tells the peak only, the peak; 0 where it tells nothing."""
+    """Return the bytes of RAM in use: on a Mac their peak, 0 where the system does not say."""
     if sys.platform.startswith("linux"):
         return _statm(1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0  # of a Mac
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0
 
 
 def address_space() -> int:
-    """Bytes of address space in use; 0 where the system does not tell."""
+    """Return the bytes of address space in use; 0 where the system does not say."""
     return _statm(0) if sys.platform.startswith("linux") else 0
 
 
 def limit_address_space(size: int) -> None:
-    """Refuse a single huge allocation, which would not wait for the watch."""
+    """Refuse a single huge allocation, which is faster than the watch."""
     if resource and sys.platform.startswith("linux"):
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         soft = size if hard == resource.RLIM_INFINITY else min(size, hard)
@@ -243,36 +265,40 @@ def _statm(field: int) -> int:
         return int(stream.read().split()[field]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def requests(stream: BinaryIO) -> queue.SimpleQueue[dict[str, Any]]:
-    """Hear the parent in a thread of its own: where it ends, this process ends, also at work."""
-    heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+def read_requests(stream: BinaryIO) -> queue.SimpleQueue[dict[str, Any]]:
+    """Read requests in a thread of its own. When the stream ends, so does this process, even in the
+    middle of a request.
+    """
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def hear() -> None:
+    def read() -> None:
         for line in stream:
-            heard.put(json.loads(line))
+            requests.put(json.loads(line))
         os._exit(0)
 
-    threading.Thread(target=hear, daemon=True).start()
-    return heard
+    threading.Thread(target=read, daemon=True).start()
+    return requests
 
 
 def send(stream: BinaryIO, header: dict[str, Any], data: Any) -> None:
+    """Write an answer: its header as a line of JSON, then its data."""
     stream.write(json.dumps(header).encode() + b"\n")
     stream.write(data)
     stream.flush()
 
 
-def serve(heard: queue.SimpleQueue[dict[str, Any]], out: BinaryIO) -> None:
+def serve(requests: queue.SimpleQueue[dict[str, Any]], out: BinaryIO) -> None:
     """Answer one request after the other."""
-    reader, guard = PdfReader(), Guard()
+    reader = PdfReader()
+    guard = Guard()
     threading.Thread(target=guard.watch, daemon=True).start()
     send(out, {"ready": True}, b"")
     while True:
         try:
-            request = heard.get(timeout=IDLE_SECONDS)
+            request = requests.get(timeout=IDLE_SECONDS)
         except queue.Empty:
             reader.close()
-            request = heard.get()
+            request = requests.get()
 
         with guard.limits(request["seconds"], request["memory"]):
             header, data = reader.answer(request)
@@ -283,7 +309,9 @@ def serve(heard: queue.SimpleQueue[dict[str, Any]], out: BinaryIO) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    """Answer the parent's requests until it ends."""
+    # Ctrl-C is for the parent.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if resource:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -291,11 +319,12 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
-    heard = requests(sys.stdin.buffer)
-    sys.path.extend(path for path in heard.get()["paths"] if path not in sys.path)
+    requests = read_requests(sys.stdin.buffer)
+    sys.path.extend(path for path in requests.get()["paths"] if path not in sys.path)
     try:
-        serve(heard, out)
-    except OSError:  # the parent is gone
+        serve(requests, out)
+    # The parent is gone.
+    except OSError:
         os._exit(0)
 
 

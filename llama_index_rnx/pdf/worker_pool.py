@@ -1,4 +1,4 @@
-"""The processes that read PDFs: started when one is needed, reused, and killed when they hang."""
+"""Starts the processes that read PDFs, reuses them, and kills those that hang. It knows no pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import Any, Literal
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.pdf.worker import OUT_OF_MEMORY, OUT_OF_TIME
 
-PROCESSES = 4  # at once: one bad document keeps one of them busy, the others go on
+# Processes at once: one bad document keeps one of them busy, the others go on.
+PROCESSES = 4
 START_SECONDS = 60.0
 _ABANDONED_BY_FORK: list[Child] = []
 
@@ -24,7 +25,7 @@ Ending = Literal["time", "memory", "late", "crash", "stopped"]
 
 
 class EndedError(Exception):
-    """The process ended before it had answered; `how` says what ended it."""
+    """The process ended before it answered; `how` says what ended it."""
 
     def __init__(self, how: Ending) -> None:
         super().__init__(how)
@@ -32,34 +33,36 @@ class EndedError(Exception):
 
 
 class _PipeBrokenError(Exception):
-    """Nobody reads or writes at the other end."""
+    """The other end of a pipe is closed."""
 
 
 class Child:
     """One process and the pipes to it. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self.document = ""  # the path that it was asked for last, and probably holds open
-        self.sound = True  # false from a question to its answer: the pipe may hold half of one
+        # The path of the last request; the process probably holds it open.
+        self.document = ""
+
+        # False from a request to its answer: the pipe may hold half of one.
+        self.is_reusable = True
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(Path(__file__).with_name("worker.py"))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches the parent alone
+                # Ctrl-C reaches the parent alone.
+                start_new_session=True,
             )
         except OSError as error:
             raise RNXError(f"no process to read PDFs can be started ({error}).") from error
-        self._hello()
+        self._send_paths()
 
-    def _hello(self) -> None:
-        """Tell where the libraries are; `-I -S` saves the time to look for them."""
+    def _send_paths(self) -> None:
+        """Send where the libraries are; `-I -S` saves the time to look for them."""
+        paths = [path for path in sys.path if isinstance(path, str) and path]
         try:
-            self.ask(
-                {"paths": [path for path in sys.path if isinstance(path, str) and path]},
-                START_SECONDS,
-            )
+            self.ask({"paths": paths}, START_SECONDS)
         except EndedError as error:
             self.kill()
             raise RNXError(
@@ -68,41 +71,46 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """The id of the process."""
         return self._process.pid
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether the process still runs."""
         return self._process.poll() is None
 
-    def ask(self, request: dict[str, Any], patience: float) -> tuple[dict[str, Any], bytes]:
-        """The answer to a request, which is waited for `patience` seconds at most.
+    def ask(self, request: dict[str, Any], timeout: float) -> tuple[dict[str, Any], bytes]:
+        """Return the header and the data of the answer to a request.
+
+        Args:
+            timeout: seconds after which the process is killed.
 
         Raises:
             EndedError: the process ended instead.
         """
-        late = threading.Event()
+        is_late = threading.Event()
 
-        def end() -> None:
-            late.set()
+        def kill() -> None:
+            is_late.set()
             self._process.kill()
 
-        timer = threading.Timer(patience, end)
+        timer = threading.Timer(timeout, kill)
         timer.daemon = True
         timer.start()
-        self.sound = False
+        self.is_reusable = False
         try:
             self._write(request)
             header, data = self._read()
         except _PipeBrokenError as error:
             code = self._process.wait()
-            raise EndedError("late" if late.is_set() else _ending(code)) from error
+            raise EndedError("late" if is_late.is_set() else _ending(code)) from error
         finally:
             timer.cancel()
-        self.sound = not header.get("last", False)
+        self.is_reusable = not header.get("last", False)
         return header, data
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """End the process, whatever it does, and close the pipes to it."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -111,7 +119,7 @@ class Child:
                     stream.close()
 
     def disown(self) -> None:
-        """After a fork it is the child of another process, which alone waits for it."""
+        """Wait for it no more: after a fork it is the child of another process, which does."""
         self._process.returncode = 0
 
     def _write(self, request: dict[str, Any]) -> None:
@@ -136,16 +144,18 @@ class Child:
 
 
 def _ending(code: int) -> Ending:
+    """Return what ended a process with this exit code."""
     if code == OUT_OF_TIME:
         return "time"
     if code == OUT_OF_MEMORY:
         return "memory"
-    # Killed from outside, or it saw the pipe closed.
+
+    # Something outside killed it, or it saw the pipe closed.
     return "stopped" if code in (0, 1, -9, -15) else "crash"
 
 
 class Pool:
-    """Children, one for each document that is read at the moment, `size` at most."""
+    """Processes, one for each document that is read at the moment, `size` at most."""
 
     def __init__(self, size: int = PROCESSES) -> None:
         self.size = size
@@ -157,7 +167,7 @@ class Pool:
 
     @contextmanager
     def child(self, document: str) -> Iterator[Child]:
-        """A process for a document; who wants the same document, or one too many, waits.
+        """Reserve a process for a document, once no other thread reads it and a process is free.
 
         Raises:
             RNXError: the pool is closed, or no process can be started.
@@ -174,15 +184,15 @@ class Pool:
             self._at_work.append(child)
             yield child
         finally:
-            self._leave(document, child)
+            self._release(document, child)
 
     def children(self) -> list[Child]:
-        """All processes, idle or at work."""
+        """Return all processes, idle or at work."""
         with self._changed:
             return [*self._idle, *self._at_work]
 
     def close(self) -> None:
-        """Kill all processes and start none any more."""
+        """Kill all processes and start no more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -190,21 +200,22 @@ class Pool:
             child.kill()
 
     def _has_room_for(self, document: str) -> bool:
-        free = document not in self._reading and len(self._reading) < self.size
-        return free or self._closed
+        is_free = document not in self._reading and len(self._reading) < self.size
+        return is_free or self._closed
 
     def _idle_for(self, document: str) -> Child | None:
-        """The idle process that has this document open, or another one."""
-        for child in [child for child in self._idle if not child.lives]:
+        """Take the idle process that has this document open, or another one; None if none is idle."""
+        for child in [child for child in self._idle if not child.is_alive]:
             self._idle.remove(child)
-            child.kill()  # it is dead already: this closes the pipes to it
+            # It is dead already: this closes the pipes to it.
+            child.kill()
         if not self._idle:
             return None
         best = max(self._idle, key=lambda child: child.document == document)
         self._idle.remove(best)
         return best
 
-    def _leave(self, document: str, child: Child | None) -> None:
+    def _release(self, document: str, child: Child | None) -> None:
         with self._changed:
             self._reading.discard(document)
             self._changed.notify_all()
@@ -212,7 +223,7 @@ class Pool:
                 return
             if child in self._at_work:
                 self._at_work.remove(child)
-            if child.sound and not self._closed:
+            if child.is_reusable and not self._closed:
                 self._idle.append(child)
                 return
         child.kill()
@@ -222,12 +233,14 @@ _pool = Pool()
 
 
 def shared_pool() -> Pool:
-    """The processes of this process."""
+    """Return the pool of this process."""
     return _pool
 
 
 def _after_fork() -> None:
-    """The processes belong to the parent, and threads that are not here may hold its locks."""
+    """Begin a new pool: the processes belong to the parent, and threads that a fork does not copy
+    may hold the locks.
+    """
     global _pool
     abandoned = [*_pool._idle, *_pool._at_work]
     for child in abandoned:

@@ -13,7 +13,7 @@ from llama_index_rnx.candidates import (
     Query,
     base64_source,
     bytes_source,
-    image_pixels,
+    count_pixels,
     url_source,
 )
 from llama_index_rnx.errors import RNXError
@@ -106,7 +106,7 @@ class _Reader:
 
         name = f"image of {label}"
         data: Any = base64_source(sent, label=name).read()
-        self.pixels += image_pixels(data, name)
+        self.pixels += count_pixels(data, name)
         if self.pixels > self.limits.pixels:
             message = f"more than {self.limits.pixels:,} pixels up to {label}"
             raise RequestError(413, f"{message}; send fewer or smaller images.")

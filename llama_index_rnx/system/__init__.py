@@ -1,12 +1,13 @@
-"""What is asked of the operating system: private files, an end in time. It knows no nodes and no
+"""Calls to the operating system: whole and private files, an end in time. It knows no nodes and no
 models.
 """
 
+from llama_index_rnx.system.atomic import atomic_write
 from llama_index_rnx.system.permissions import (
-    made_private,
+    keep_private,
     make_file,
     make_folder,
-    opener,
+    private_opener,
     write_text,
 )
 from llama_index_rnx.system.shutdown import (
@@ -19,11 +20,12 @@ from llama_index_rnx.system.shutdown import (
 __all__ = [
     "INTERRUPTED",
     "INTERRUPT_SECONDS",
+    "atomic_write",
     "end_within",
-    "made_private",
+    "keep_private",
     "make_file",
     "make_folder",
-    "opener",
+    "private_opener",
     "run_until_stopped",
     "write_text",
 ]

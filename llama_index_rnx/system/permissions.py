@@ -1,8 +1,9 @@
-"""Folders and files that belong to their owner alone: 0700 and 0600, whatever the umask is.
+"""Creates folders and files that belong to their owner alone, 0700 and 0600, whatever the umask is.
+It knows no formats.
 
-Only what is made here is made so. What is there already stays as its owner has it, so that an index
-can be shared: its permissions are changed once, and kept. On Windows a new file has the permissions
-of its folder.
+Only new ones are private. Existing ones stay as their owner has them, so that an index can be
+shared: its permissions are changed once, and stay. On Windows a new file has the permissions of its
+folder.
 """
 
 from __future__ import annotations
@@ -13,51 +14,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-FOLDER, FILE = 0o700, 0o600
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and what it lies in, unless it is there.
+    """Create a private folder and its parents, unless they exist.
 
     Raises:
-        FileExistsError: a file is there.
+        FileExistsError: the path is a file.
     """
     if not path.parent.exists():
         make_folder(path.parent)
-    path.mkdir(mode=FOLDER, exist_ok=True)
+    path.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
 def make_file(path: Path) -> None:
-    """Makes an empty file, unless it is there; sqlite gives the files beside it the same
+    """Create an empty private file, unless it exists; sqlite gives the files beside it the same
     permissions.
     """
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
 
 
-def opener(path: str, flags: int) -> int:
-    """For `open`: a file that is made by it belongs to its owner alone."""
-    return os.open(path, flags, FILE)
+def private_opener(path: str, flags: int) -> int:
+    """Open a file; a new one belongs to its owner alone. For `open(..., opener=private_opener)`."""
+    return os.open(path, flags, FILE_MODE)
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `Path.write_text`, in UTF-8."""
-    with open(path, "w", encoding="utf-8", opener=opener) as stream:
+    """Write a text in UTF-8; a new file belongs to its owner alone."""
+    with open(path, "w", encoding="utf-8", opener=private_opener) as stream:
         stream.write(text)
 
 
 @contextmanager
-def made_private(folder: Path, patterns: tuple[str, ...]) -> Iterator[None]:
-    """What others make inside a folder meanwhile becomes private; what they replace stays as it
-    was.
+def keep_private(folder: Path, patterns: tuple[str, ...]) -> Iterator[None]:
+    """Make private what the block creates inside a folder; what it replaces keeps its permissions.
+
+    Args:
+        patterns: of `Path.glob`, for the files and folders to look at.
     """
     before = {path: _mode(path) for path in _matching(folder, patterns)}
     yield
     for path in _matching(folder, patterns):
-        wanted = before.get(path, FOLDER if path.is_dir() else FILE)
-        if _mode(path) != wanted:
-            with suppress(OSError):  # a file system without permissions refuses
-                path.chmod(wanted)
+        mode = before.get(path, FOLDER_MODE if path.is_dir() else FILE_MODE)
+        if _mode(path) != mode:
+            # A file system without permissions refuses.
+            with suppress(OSError):
+                path.chmod(mode)
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

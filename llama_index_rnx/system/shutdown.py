@@ -1,9 +1,8 @@
-"""Ends a process in time: what runs in a C library cannot be interrupted, so a watchdog ends what
-outlasts its time.
+"""Ends a process in time, even within a C library, which only a watchdog can interrupt. It knows no
+server and no model.
 
-It knows no server and no model. Everything written to disk by this package is whole at any moment
-(transactions, files that are renamed when they are complete), so an end by the watchdog costs
-nothing that an ordinary one would have kept.
+Whatever this package writes to disk is whole at any moment (transactions, files that are renamed
+when they are complete), so the watchdog loses nothing that an ordinary end would have kept.
 """
 
 from __future__ import annotations
@@ -19,17 +18,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import uvicorn
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+# Exit codes after Ctrl-C and SIGTERM, as shells have them.
+INTERRUPTED = 130
 TERMINATED = 143
-INTERRUPT_SECONDS = (
-    3.0  # from Ctrl-C to the end of the process; where all cores are busy it is a second more
-)
-TERMINATE_SECONDS = 30.0  # from SIGTERM to the end, for what is at work
-_CANCEL_SECONDS = 1  # uvicorn's part of INTERRUPT_SECONDS: then requests at work are cancelled
+
+# From Ctrl-C to the end of the process; where all cores are busy it is a second more.
+INTERRUPT_SECONDS = 3.0
+
+# From SIGTERM to the end of the process, in which requests may finish.
+TERMINATE_SECONDS = 30.0
+
+# The share of INTERRUPT_SECONDS after which uvicorn cancels requests.
+_CANCEL_SECONDS = 1
+
+# How long before the watchdog uvicorn cancels what SIGTERM let go on.
+_TERMINATE_MARGIN_SECONDS = 2
 
 
 def end_within(seconds: float, code: int) -> None:
-    """End this process with an exit code if it is still there after so many seconds."""
+    """End this process with an exit code if it still runs after so many seconds."""
     watchdog = threading.Timer(seconds, _end, [code])
     watchdog.daemon = True
     watchdog.start()
@@ -41,9 +48,9 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def run_until_stopped(config: uvicorn.Config, door: socket.socket) -> None:
-    """Serve until a signal comes: Ctrl-C cancels what is at work, SIGTERM finishes it; both in
-    bounded time.
+def run_until_stopped(config: uvicorn.Config, listener: socket.socket) -> None:
+    """Serve on a listening socket until a signal comes: Ctrl-C cancels requests, SIGTERM lets them
+    finish; both in bounded time.
     """
     import uvicorn
 
@@ -53,8 +60,10 @@ def run_until_stopped(config: uvicorn.Config, door: socket.socket) -> None:
                 self.config.timeout_graceful_shutdown = _CANCEL_SECONDS
                 end_within(INTERRUPT_SECONDS, INTERRUPTED)
             else:
-                self.config.timeout_graceful_shutdown = int(TERMINATE_SECONDS) - 2
+                self.config.timeout_graceful_shutdown = (
+                    int(TERMINATE_SECONDS) - _TERMINATE_MARGIN_SECONDS
+                )
                 end_within(TERMINATE_SECONDS, TERMINATED)
             super().handle_exit(sig, frame)
 
-    Server(config).run(sockets=[door])
+    Server(config).run(sockets=[listener])

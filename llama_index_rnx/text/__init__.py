@@ -1,4 +1,4 @@
-"""Pure functions on strings: cutting, weighing, cleaning. They know no nodes and no models."""
+"""Pure functions on strings: splitting, weighing, cleaning. They know no nodes and no models."""
 
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,6 @@ else:
             ],
             "sentence_splitter": [
                 "Span",
-                "bm25",
                 "grouped",
                 "sentences",
             ],

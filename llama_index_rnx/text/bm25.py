@@ -1,4 +1,6 @@
-"""Texts as sparse BM25 vectors. The inverse document frequency is Qdrant's part (its IDF modifier)."""
+"""Texts as sparse BM25 vectors; Qdrant's IDF modifier adds the inverse document frequency. It knows
+no index.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +11,30 @@ from functools import lru_cache
 
 import Stemmer
 
-K1, B = 1.2, 0.75  # Lucene's and Qdrant's defaults
-AVERAGE_WORDS = 128  # of a node; a collection grows, so its true mean is never known
+# Lucene's and Qdrant's defaults.
+K1 = 1.2
+B = 0.75
+
+# Words of an average node. A collection grows, so its true mean is never known.
+AVERAGE_WORDS = 128
+
 # Lucene's English stop words.
 STOP_WORDS = frozenset(
-    """a an and are as at be but by for if in into is it no not of on or such that the their then there these they this
-    to was will with""".split()  # noqa: SIM905
+    """a an and are as at be but by for if in into is it no not of on or such that the their then
+    there these they this to was will with""".split()  # noqa: SIM905
 )
+
 _WORD = re.compile(r"\w+")
 
 
 def document_vector(text: str) -> tuple[list[int], list[float]]:
-    """Indices and weights of a text: the saturated count of each stem (Robertson & Zaragoza 2009,
-    eq. 3.15).
+    """Return indices and weights of a text: the saturated count of each stem (Robertson & Zaragoza
+    2009, eq. 3.15).
 
     Example:
         >>> indices, weights = document_vector("Bees and a bee")
-        >>> len(indices), round(weights[0], 2)  # one stem, met twice in two words
+        >>> # One stem, which occurs twice in two words.
+        >>> len(indices), round(weights[0], 2)
         (1, 1.9)
         >>> indices == query_vector("bees")[0]
         True
@@ -37,7 +46,7 @@ def document_vector(text: str) -> tuple[list[int], list[float]]:
 
 
 def query_vector(text: str) -> tuple[list[int], list[float]]:
-    """Indices and weights of a query: one for each of its stems."""
+    """Return indices and weights of a query: 1.0 for each of its stems."""
     indices = sorted({_index(stem) for stem in _stems(text)})
     return indices, [1.0] * len(indices)
 
@@ -48,7 +57,8 @@ def _stems(text: str) -> list[str]:
 
 
 def _index(stem: str) -> int:
-    return zlib.crc32(stem.encode())  # 32 bits, as Qdrant's sparse indices; equal on every machine
+    # 32 bits, as Qdrant's sparse indices; equal on every machine.
+    return zlib.crc32(stem.encode())
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,5 @@
-"""Pure: foreign text made safe to show: no escapes, no control characters, no turned text. It knows
-no terminal.
+"""Makes foreign text safe to show: no escapes, no control characters, no turned text. It knows no
+terminal.
 """
 
 from __future__ import annotations
@@ -19,19 +19,26 @@ _CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029"
 # What has no width of its own: it turns the reading direction (Arabic letter mark, embeddings,
 # overrides, isolates), or hides (soft hyphen, zero-width space, word joiner, byte order mark,
 # tags). The joiners U+200C and U+200D stay: Persian, Indic scripts and emoji are spelled with them.
-_MARKS = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+_MARKS = (
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f"
+)
 _SURROGATES = "\ud800-\udfff"
 
-UNSAFE = _CONTROLS + _MARKS + _SURROGATES  # for a character class of a regular expression
+# For a character class of a regular expression.
+UNSAFE = _CONTROLS + _MARKS + _SURROGATES
 
 _CONTROL_RUN = re.compile(f"[{_CONTROLS}]+")
 _MARK = re.compile(f"[{_MARKS}]+")
 _HALF_PAIR = re.compile(f"[{_SURROGATES}]")
 _UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f\u2028\u2029{_MARKS}{_SURROGATES}]")
 
+# Controls and format marks, by Unicode's categories.
+_INVISIBLE = ("Cc", "Cf")
+
 
 def lines(text: str) -> str:
-    """Plain text with its lines and blanks, without anything that a terminal acts on.
+    """Return plain text with its lines and blanks, without anything that a terminal acts on.
 
     Example:
         >>> lines("one \\x1b[31mred\\x1b[0m line\\r\\nand \\u202eanother")
@@ -43,7 +50,7 @@ def lines(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """One line of plain text: as `lines`, with white space of any kind as single blanks.
+    """Return one line of plain text: as `lines`, with white space of any kind as single blanks.
 
     Example:
         >>> clean("one\\n\\ttwo \\x07 three")
@@ -53,12 +60,15 @@ def clean(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """As `lines`, on one line; unlike `clean`, it keeps blanks, so that file names can be copied."""
+    """Return the text as `lines` does, on one line; unlike `clean`, it keeps blanks, so that file
+    names can be copied.
+    """
     return " ".join(lines(text).splitlines())
 
 
 def encodable(text: str, encoding: str, errors: str = "replace") -> str:
-    """The text as far as an encoding can show it, with a `?` for the rest, or as `errors` says.
+    """Return the text as far as an encoding can show it, with a `?` for the rest, or as `errors`
+    says.
 
     Example:
         >>> encodable("Käse \\u2192", "latin-1")
@@ -68,7 +78,7 @@ def encodable(text: str, encoding: str, errors: str = "replace") -> str:
 
 
 def json_text(value: Any, *, ensure_ascii: bool = False) -> str:
-    """JSON over several lines; what a terminal would act on stands in it as `\\uXXXX`.
+    """Return JSON over several lines, with what a terminal would act on as `\\uXXXX`.
 
     Example:
         >>> print(json_text({"text": "a\\u2028b\\x9bc"}))
@@ -80,15 +90,12 @@ def json_text(value: Any, *, ensure_ascii: bool = False) -> str:
     return _UNSAFE_IN_JSON.sub(lambda unsafe: json.dumps(unsafe[0])[1:-1], text)
 
 
-_INVISIBLE = ("Cc", "Cf")  # controls and format marks, by Unicode's categories
-
-
 def clean_text(text: str) -> str:
-    """Without white space around it and without halves of surrogate pairs, which no tokenizer
-    takes.
+    """Return the text without white space around it and without halves of surrogate pairs, which no
+    tokenizer takes.
 
-    A text in which nothing can be seen (a byte order mark, zero-width spaces, NUL bytes) is as good
-    as none.
+    A text in which nothing can be seen (a byte order mark, zero-width spaces, NUL bytes) becomes
+    the empty text.
 
     Example:
         >>> clean_text(" half a pair: \\ud800 ")

@@ -1,5 +1,5 @@
-"""Pure: where the sentences of a text are, also of a page whose lines, headings and tables know no
-full stops.
+"""Finds the sentences of a text, even if lines, headings and tables have no full stops. It knows no
+nodes.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-Span = tuple[int, int]  # from, to: characters of a text
+# Start and end of a stretch of a text, in characters.
+Span = tuple[int, int]
 
-MOST_WORDS = 60  # of a sentence; a table or a list without full stops is cut into pieces
-# A line of less than this share of the longest one, without a sign at its end, is a heading of its
-# own.
-SHORT_LINE = 0.6
+# A longer sentence is cut into pieces: a table or a list may have no full stops.
+MAX_WORDS = 60
+
+# A line that is shorter than this share of the longest one, without a sign at its end, may be a
+# heading.
+HEADING_SHARE = 0.6
 
 _END = re.compile(
     r"[.!?][\"'\u201d\u2019)\]]*(?=\s)(?!\s+[a-z(])|\n\s*\n|\n(?=\s*(?:[-*\u2022\u2013]|\d+[.)])\s)"
@@ -22,50 +25,55 @@ _WORD = re.compile(r"\S+")
 
 
 def sentences(text: str) -> list[Span]:
-    """The sentences of a text, in order and without the white space around them.
+    """Return the sentences of a text, in order and without the white space around them.
 
     Example:
         >>> text = "Starting up\\nIt starts at 3.5 bar, as\\nevery pump. Is that much?\\n\\n- No"
         >>> [text[slice(*span)] for span in sentences(text)]
         ['Starting up', 'It starts at 3.5 bar, as\\nevery pump.', 'Is that much?', '- No']
     """
-    ends = sorted(
-        {match.end() for match in _END.finditer(text)} | set(_headings(text)) | {len(text)}
-    )
-    starts = [0, *ends[:-1]]
-    trimmed = (_trimmed(text, start, end) for start, end in zip(starts, ends, strict=True))
-    return [piece for span in trimmed if span[0] < span[1] for piece in _short(text, span)]
+    ends = {match.end() for match in _END.finditer(text)}
+    ends |= {*_heading_ends(text), len(text)}
+
+    spans: list[Span] = []
+    for start, end in pairwise([0, *sorted(ends)]):
+        spans += _split_long(text, start, end)
+    return spans
 
 
 def grouped(spans: Sequence[Span], limit: int) -> list[Span]:
-    """Neighbours joined, until there are `limit` at most, alike many in each."""
+    """Join neighbouring spans until there are `limit` at most, about as many in each."""
+    if not spans:
+        return []
+
     size = -(-len(spans) // limit)
-    parts = [spans[start : start + size] for start in range(0, len(spans), size)] if spans else []
-    return [(part[0][0], part[-1][1]) for part in parts]
+    groups = [spans[start : start + size] for start in range(0, len(spans), size)]
+    return [(group[0][0], group[-1][1]) for group in groups]
 
 
-def _headings(text: str) -> Iterator[int]:
-    """Where a heading ends that is one by its length only: a short line before one that begins
-    anew.
+def _heading_ends(text: str) -> Iterator[int]:
+    """Yield the end of each line that is a heading by its length only: it is short, and the next
+    line begins anew.
     """
     lines = text.split("\n")
-    longest, place = max(map(len, lines)), 0
-    for line, following in pairwise(lines):
-        place += len(line) + 1
-        own, follower = line.strip(), following.lstrip()[:1]
-        anew = follower.isupper() or follower.isdigit()
-        if own and anew and len(own) < SHORT_LINE * longest and own[-1] not in ".,;:!?-\u2013(&":
-            yield place
+    max_length = HEADING_SHARE * max(map(len, lines))
+    end = 0
+    for line, next_line in pairwise(lines):
+        end += len(line) + 1
+        if _is_heading(line.strip(), next_line.lstrip()[:1], max_length):
+            yield end
 
 
-def _trimmed(text: str, start: int, end: int) -> Span:
-    own = text[start:end]
-    return start + len(own) - len(own.lstrip()), start + len(own.rstrip())
+def _is_heading(line: str, next_letter: str, max_length: float) -> bool:
+    if not line or len(line) >= max_length or line[-1] in ".,;:!?-\u2013(&":
+        return False
+
+    return next_letter.isupper() or next_letter.isdigit()
 
 
-def _short(text: str, span: Span) -> Iterator[Span]:
-    words = [
-        (span[0] + word.start(), span[0] + word.end())
-        for word in _WORD.finditer(text[slice(*span)])
-    ]
-    yield from grouped(words, -(-len(words) // MOST_WORDS))
+def _split_long(text: str, start: int, end: int) -> list[Span]:
+    """Split a stretch of a text into spans of about `MAX_WORDS` words at most; white space around
+    the stretch belongs to none.
+    """
+    words = [word.span() for word in _WORD.finditer(text, start, end)]
+    return grouped(words, -(-len(words) // MAX_WORDS))

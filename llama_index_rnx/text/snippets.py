@@ -1,5 +1,5 @@
-"""Pure: the stretch of a text that says most about a query, and the query's words in it. It knows
-no nodes.
+"""Cuts out the stretch of a text that says most about a query, and marks the query's words in it.
+It knows no nodes.
 """
 
 from __future__ import annotations
@@ -11,51 +11,72 @@ from functools import lru_cache
 
 from llama_index_rnx.text import bm25
 
-MAX_TEXT = 8_000  # characters searched for the best excerpt
+# Characters in which the best excerpt is looked for.
+MAX_TEXT = 8_000
 
+# Characters that are looked at before white space is shrunk.
+MAX_RAW = 8 * MAX_TEXT
 
-MAX_RAW = 8 * MAX_TEXT  # characters looked at before white space is shrunk
+# An excerpt may begin where this share of the largest number of terms follows.
+GOOD_SHARE = 0.7
 
-
-# Asking words, which say nothing about an answer; bm25 drops the articles and the like itself.
+# Question words say nothing about an answer. BM25 drops articles and the like itself.
 QUESTION_WORDS = frozenset(
-    """can could did do does each from has have how i many me much my our should so what when where which who why you
-    your""".split()  # noqa: SIM905
+    """can could did do does each from has have how i many me much my our should so what when where
+    which who why you your""".split()  # noqa: SIM905
 )
-
 
 _WORD = re.compile(r"\w+")
 
+# The position of a word in a text, and the term of the query that it is.
+TermPosition = tuple[int, int]
+
 
 def excerpt(text: str, terms: frozenset[int], length: int) -> str:
-    """An early stretch of a text that holds many of the query's words; its beginning where none
-    does.
+    """Return an early stretch of a text, about `length` characters, that holds many of the query's
+    terms; the beginning of the text if it holds none.
     """
     if len(text) <= length:
         return text
+
     text = text[:MAX_TEXT]
     hits = [
         (word.start(), term) for word in _WORD.finditer(text) for term in _terms_of(word[0]) & terms
     ]
-    richness = _richness(hits, length * 3 // 4)
+    best = _first_rich_position(hits, length * 3 // 4)
 
-    # Take the earliest of the good stretches.
-    most = max(richness, default=0)
-    best = next(
-        (hits[i][0] for i, terms_there in enumerate(richness) if terms_there >= 0.7 * most), 0
-    )
-    start = 0 if best < length // 3 else text.rfind(" ", 0, max(1, best - length // 8)) + 1
-    end = text.rfind(" ", start, start + length) if start + length < len(text) else len(text)
-    end = end if end > start else start + length  # one word without end
-    return f"{'… ' if start else ''}{text[start:end].strip()}{' …' if end < len(text) else ''}"
+    # Begin and end between two words.
+    start = 0
+    if best >= length // 3:
+        start = text.rfind(" ", 0, max(1, best - length // 8)) + 1
+    end = len(text)
+    if start + length < end:
+        end = text.rfind(" ", start, start + length)
+
+    # A single word may be longer than the excerpt.
+    if end <= start:
+        end = start + length
+
+    before = "… " if start else ""
+    after = " …" if end < len(text) else ""
+    return f"{before}{text[start:end].strip()}{after}"
 
 
-def _richness(hits: Sequence[tuple[int, int]], width: int) -> list[int]:
-    """For each hit (its position and its term), how many terms stand in the `width` characters from
-    there on.
-    """
+def _first_rich_position(hits: Sequence[TermPosition], width: int) -> int:
+    """Return the position of the first hit after which about as many terms follow as anywhere."""
+    richness = _richness(hits, width)
+    threshold = GOOD_SHARE * max(richness, default=0)
+    for (position, _), terms in zip(hits, richness, strict=True):
+        if terms >= threshold:
+            return position
+    return 0
+
+
+def _richness(hits: Sequence[TermPosition], width: int) -> list[int]:
+    """Return for each hit how many terms occur in the `width` characters from its position on."""
     counts: Counter[int] = Counter()
-    richness, end = list[int](), 0
+    richness: list[int] = []
+    end = 0
     for position, term in hits:
         while end < len(hits) and hits[end][0] < position + width:
             counts[hits[end][1]] += 1
@@ -69,15 +90,15 @@ def _richness(hits: Sequence[tuple[int, int]], width: int) -> list[int]:
 
 
 def prose(text: str) -> str:
-    """Headings of Markdown as sentences, so that they do not run into the text when it becomes one
-    line.
+    """Turn headings of Markdown into sentences, so that they do not run into the text when it
+    becomes one line.
     """
     return "\n".join(map(_sentence, text[:MAX_RAW].split("\n")))
 
 
 def _sentence(line: str) -> str:
-    """A line as it is; a heading without its marks, and with a full stop where it has no sign at
-    its end.
+    """Return a heading without its marks, and with a full stop if it has no sign at its end; any
+    other line as it is.
     """
     words = line.lstrip("#")
     level = len(line) - len(words)
@@ -91,23 +112,23 @@ def _sentence(line: str) -> str:
 
 
 def query_terms(query: str) -> frozenset[int]:
-    """The query's words as BM25 compares them, without those that only ask."""
+    """Return the query's words as BM25 compares them, without question words."""
     words = (word for word in _WORD.findall(query.lower()) if word not in QUESTION_WORDS)
     return frozenset(bm25.query_vector(" ".join(words))[0])
 
 
 @lru_cache(maxsize=2_000)
 def _terms_of(word: str) -> frozenset[int]:
-    """A word as BM25 compares it: one term, or none for one that is too frequent to count."""
+    """Return a word as BM25 compares it: one term, or none for a stop word."""
     return frozenset(bm25.query_vector(word)[0])
 
 
 def split_at_terms(text: str, terms: frozenset[int]) -> Iterator[tuple[str, bool]]:
-    """The text in pieces, each with whether it is one of the query's words."""
-    done = 0
+    """Yield the text in pieces, each with whether it is one of the query's terms."""
+    end = 0
     for word in _WORD.finditer(text):
         if terms & _terms_of(word[0]):
-            yield text[done : word.start()], False
+            yield text[end : word.start()], False
             yield word[0], True
-            done = word.end()
-    yield text[done:], False
+            end = word.end()
+    yield text[end:], False

@@ -26,7 +26,7 @@ from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.ingestion import SourceFile, index_file, is_complete
 from llama_index_rnx.pdf import count_pages
-from llama_index_rnx.system import make_folder, opener, write_text
+from llama_index_rnx.system import make_folder, private_opener, write_text
 from llama_index_rnx.text import clean
 
 MAX_BYTES = 64 * 2**20
@@ -243,7 +243,7 @@ class Upload:
         self._path = library.folder / f"{uuid.uuid4().hex}.part"
 
     def __enter__(self) -> Self:
-        self._stream = open(self._path, "xb", opener=opener)
+        self._stream = open(self._path, "xb", opener=private_opener)
         return self
 
     def __exit__(

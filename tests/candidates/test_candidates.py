@@ -1,4 +1,4 @@
-"""The resolver: every picture comes out upright, RGB and small enough, and of rubbish only our own
+"""The resolver: every image comes out upright, RGB and small enough, and of rubbish only our own
 errors come out.
 """
 
@@ -49,11 +49,12 @@ from llama_index_rnx.candidates import (
     base64_source,
     bytes_source,
     candidate_of,
+    decoding,
     file_source,
     pil_source,
+    pixels,
     query_of,
 )
-from llama_index_rnx.candidates import candidate as candidates
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.pdf import count_pages
 
@@ -65,9 +66,9 @@ def load(data: bytes, max_pixels: int | None = None) -> Image.Image:
     return bytes_source(data, label="sample").load(max_pixels)
 
 
-def encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -116,11 +117,11 @@ def test_damaged_images_load_or_give_an_image_error(name: str, data: st.DataObje
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow grumbles about metadata
         try:
-            picture = load(bytes(raw), max_pixels=10_000)
+            image = load(bytes(raw), max_pixels=10_000)
         except ImageError:
             return
-    assert picture.mode == "RGB"
-    assert picture.width * picture.height <= 10_000
+    assert image.mode == "RGB"
+    assert image.width * image.height <= 10_000
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
@@ -154,24 +155,24 @@ def test_a_missing_file_shows_when_it_is_loaded(tmp_path: Path) -> None:
         file_source(tmp_path).load()  # a folder
 
 
-# --- every kind of picture
+# --- every kind of image
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats(name: str) -> None:
-    picture = load(SAMPLES[name])
-    assert (picture.mode, picture.size) == ("RGB", (37, 23))
-    assert colour_of(picture) == "green"
+    image = load(SAMPLES[name])
+    assert (image.mode, image.size) == ("RGB", (37, 23))
+    assert colour_of(image) == "green"
 
 
 def test_it_is_turned_upright_as_its_exif_says() -> None:
-    picture = Image.new("RGB", (40, 20), RED)
-    picture.paste(BLUE, (0, 0, 10, 20))  # the left edge is blue
+    image = Image.new("RGB", (40, 20), RED)
+    image.paste(BLUE, (0, 0, 10, 20))  # the left edge is blue
     exif = Image.Exif()
     exif[0x0112] = (
         6  # turn by 90 degrees clockwise to see it upright: the left edge comes to the top
     )
-    upright = load(encoded(picture, "JPEG", quality=95, exif=exif))
+    upright = load(encoded(image, "JPEG", quality=95, exif=exif))
     assert upright.size == (20, 40)
     assert near(upright.getpixel((10, 3)), BLUE, by=60)
     assert near(upright.getpixel((10, 30)), RED, by=60)
@@ -179,14 +180,14 @@ def test_it_is_turned_upright_as_its_exif_says() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
 def test_what_is_transparent_is_white(mode: str) -> None:
-    picture = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
-    picture.paste((*RED, 255), (0, 0, 10, 20))
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    image.paste((*RED, 255), (0, 0, 10, 20))
     if mode == "P":
-        data = encoded(picture.quantize(8))
+        data = encoded(image.quantize(8))
     elif mode == "LA":
-        data = encoded(picture.convert("LA"))
+        data = encoded(image.convert("LA"))
     else:
-        data = encoded(picture)
+        data = encoded(image)
     seen = load(data)
     assert seen.mode == "RGB"
     assert near(seen.getpixel((15, 10)), (255, 255, 255), by=5)
@@ -201,19 +202,19 @@ def test_cmyk() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
 def test_grey_bilevel_and_palette(mode: str) -> None:
-    picture = Image.new("RGB", (20, 20), "black")
-    picture.paste((255, 255, 255), (0, 0, 10, 20))
-    seen = load(encoded(picture.convert(mode)))
+    image = Image.new("RGB", (20, 20), "black")
+    image.paste((255, 255, 255), (0, 0, 10, 20))
+    seen = load(encoded(image.convert(mode)))
     assert seen.getpixel((5, 10)) == (255, 255, 255)
     assert seen.getpixel((15, 10)) == (0, 0, 0)
 
 
 def test_sixteen_bit_grey_keeps_its_shades() -> None:
-    picture = Image.new("I;16", (30, 10))
+    image = Image.new("I;16", (30, 10))
     for x in range(30):
         for y in range(10):
-            picture.putpixel((x, y), x * 2_000)
-    seen = load(encoded(picture))
+            image.putpixel((x, y), x * 2_000)
+    seen = load(encoded(image))
     left, middle, right = (seen.getpixel((x, 5))[0] for x in (1, 15, 28))
     assert left < 30
     assert abs(middle - 30_000 / 257) < 12
@@ -255,7 +256,7 @@ IN_MEMORY = {
 
 
 def deep_png(values: np.ndarray, transparent: bytes = b"") -> bytes:
-    """A PNG of 16 bits a channel, [H, W] or [H, W, channels], which Pillow itself does not write."""
+    """A PNG of 16 bits a channel, [H, W] or [H, W, channels], which Pillow does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -270,14 +271,14 @@ def deep_png(values: np.ndarray, transparent: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def is_the_ramp(picture: Image.Image) -> bool:
-    return picture.mode == "RGB" and bool(
-        np.abs(np.asarray(picture).astype(int) - RAMP[..., None]).max() <= 1
+def is_the_ramp(image: Image.Image) -> bool:
+    return image.mode == "RGB" and bool(
+        np.abs(np.asarray(image).astype(int) - RAMP[..., None]).max() <= 1
     )
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_pictures_of_more_than_8_bits_look_as_they_are(name: str) -> None:
+def test_images_of_more_than_8_bits_look_as_they_are(name: str) -> None:
     assert is_the_ramp(load(DEEP[name]()))
     shown = Image.open(
         io.BytesIO(bytes_source(DEEP[name](), label=name).jpeg())
@@ -286,14 +287,14 @@ def test_pictures_of_more_than_8_bits_look_as_they_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IN_MEMORY)
-def test_open_pictures_of_every_mode_look_as_they_are(name: str) -> None:
-    picture = IN_MEMORY[name]()
-    assert picture.mode == name
-    assert is_the_ramp(pil_source(picture).load())
+def test_open_images_of_every_mode_look_as_they_are(name: str) -> None:
+    image = IN_MEMORY[name]()
+    assert image.mode == name
+    assert is_the_ramp(pil_source(image).load())
 
 
 @pytest.mark.parametrize("shade", [0, 255, 3_000])
-def test_dark_16_bit_pictures_are_not_brightened(shade: int) -> None:
+def test_dark_16_bit_images_are_not_brightened(shade: int) -> None:
     assert load(deep_png(np.full((5, 5), shade))).getpixel((2, 2)) == (round(shade / 257),) * 3
     assert (
         load(b"P5 5 5 65535\n" + struct.pack(">H", shade) * 25).getpixel((2, 2))
@@ -327,18 +328,18 @@ def test_a_transparent_shade_of_16_bits_is_paper() -> None:
 
 def test_colours_by_lightness() -> None:
     lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    picture = ImageCms.profileToProfile(Image.new("RGB", (8, 8), RED), rgb, lab, outputMode="LAB")
-    assert near(load(encoded(picture, "TIFF")).getpixel((4, 4)), RED, by=6)
+    image = ImageCms.profileToProfile(Image.new("RGB", (8, 8), RED), rgb, lab, outputMode="LAB")
+    assert near(load(encoded(image, "TIFF")).getpixel((4, 4)), RED, by=6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_every_way_to_hold_a_camera(name: str, orientation: int) -> None:
-    picture = Image.new("RGB", (40, 20), RED)
-    picture.paste(BLUE, (0, 0, 10, 20))
+    image = Image.new("RGB", (40, 20), RED)
+    image.paste(BLUE, (0, 0, 10, 20))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(picture, name, exif=exif)
+    data = encoded(image, name, exif=exif)
     with Image.open(io.BytesIO(data)) as raw:
         wanted = ImageOps.exif_transpose(raw).convert("RGB")
     seen = load(data)
@@ -347,7 +348,7 @@ def test_every_way_to_hold_a_camera(name: str, orientation: int) -> None:
         assert near(seen.getpixel((x, y)), wanted.getpixel((x, y)), by=5)
 
 
-# --- large pictures
+# --- large images
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F"])
@@ -355,24 +356,27 @@ def test_bands_and_averages_change_nothing_to_see(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grey = Image.fromarray(RAMP.astype("u1")).resize((403, 301))
-    picture = (
+    image = (
         Image.fromarray(np.asarray(grey).astype("u2") * 257)
         if mode == "I;16"
         else grey.convert(mode)
     )
-    whole = np.asarray(pil_source(picture).load(2_000)).astype(int)
-    monkeypatch.setattr(candidates, "BAND_PIXELS", 3_000)
-    assert (np.asarray(pil_source(picture).load(2_000)).astype(int) == whole).all()
-    monkeypatch.setattr(candidates, "LARGE_PIXELS", 10_000)
-    averaged = np.asarray(pil_source(picture).load(2_000)).astype(int)
+    whole = np.asarray(pil_source(image).load(2_000)).astype(int)
+    monkeypatch.setattr(pixels, "BAND_PIXELS", 3_000)
+    assert (np.asarray(pil_source(image).load(2_000)).astype(int) == whole).all()
+    monkeypatch.setattr(pixels, "LARGE_PIXELS", 10_000)
+    averaged = np.asarray(pil_source(image).load(2_000)).astype(int)
     assert averaged.shape == whole.shape
     assert np.abs(averaged - whole).mean() < 4
 
 
 @pytest.mark.parametrize("size", [(1, 5_000), (5_000, 1), (3, 4_000), (997, 13)])
-def test_large_threads_of_pictures(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "BAND_PIXELS", 100)
-    monkeypatch.setattr(candidates, "LARGE_PIXELS", 1_000)
+def test_large_images_that_are_long_and_thin(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "BAND_PIXELS", 100)
+    monkeypatch.setattr(pixels, "LARGE_PIXELS", 1_000)
+    monkeypatch.setattr(decoding, "LARGE_PIXELS", 1_000)
     for max_pixels in (1, 10, 500):
         seen = load(image_bytes(RED, size), max_pixels)
         assert seen.width * seen.height <= max_pixels
@@ -382,55 +386,53 @@ def test_large_threads_of_pictures(size: tuple[int, int], monkeypatch: pytest.Mo
 def test_so_many_pixels_are_decoded_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four of 88 megapixels took 4.6 GB. Here the budget is of 1,000 pixels, and pictures have 400
+    """Four of 88 megapixels took 4.6 GB. Here the budget is of 1,000 pixels, and images have 400
     or 900.
     """
     most = at_work = 0
-    lock, real = threading.Lock(), candidates._load
+    lock, real = threading.Lock(), decoding._load
 
-    def load_slowly(picture: Image.Image) -> None:
+    def load_slowly(image: Image.Image) -> None:
         nonlocal most, at_work
         with lock:
-            at_work += picture.width * picture.height
+            at_work += image.width * image.height
             most = max(most, at_work)
         time.sleep(0.01)
-        real(picture)
+        real(image)
         with lock:
-            at_work -= picture.width * picture.height
+            at_work -= image.width * image.height
 
-    monkeypatch.setattr(candidates, "_PIXELS", candidates._Budget(1_000))
-    monkeypatch.setattr(candidates, "LARGE_PIXELS", 500)
-    monkeypatch.setattr(candidates, "_load", load_slowly)
+    monkeypatch.setattr(decoding, "_budget", decoding.PixelBudget(1_000))
+    monkeypatch.setattr(decoding, "LARGE_PIXELS", 500)
+    monkeypatch.setattr(decoding, "_load", load_slowly)
     paths = [
         write_image(tmp_path / f"{i}.png", size=(20, 45 if i % 3 == 0 else 20)) for i in range(12)
     ]
     with ThreadPoolExecutor(8) as pool:
         seen = list(pool.map(lambda path: file_source(path).load(), paths))
-    assert {picture.size for picture in seen} == {(20, 45), (20, 20)}
+    assert {image.size for image in seen} == {(20, 45), (20, 20)}
     assert 400 < most <= 1_000
 
 
-def test_a_broken_picture_gives_its_share_of_the_budget_back(
+def test_a_broken_image_gives_its_share_of_the_budget_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(candidates, "_PIXELS", candidates._Budget(100))
-    monkeypatch.setattr(candidates, "LARGE_PIXELS", 50)
+    monkeypatch.setattr(decoding, "_budget", decoding.PixelBudget(100))
+    monkeypatch.setattr(decoding, "LARGE_PIXELS", 50)
     torn = encoded(Image.effect_noise((80, 80), 90).convert("RGB"))
     for _ in range(3):
         with pytest.raises(ImageError, match="cannot be read"):
             load(torn[: len(torn) // 2])
-    assert load(image_bytes(RED)).size == (
-        24,
-        16,
-    )  # more than the whole budget: it waits for all of it, not for ever
+
+    # More than the whole budget: it waits for all of it, not for ever.
+    assert load(image_bytes(RED)).size == (24, 16)
 
 
 MEASURE = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor
-import llama_index_rnx.candidates.candidate as candidates
-from llama_index_rnx.candidates import file_source
-candidates._PIXELS = candidates._Budget(21_000_000)
+from llama_index_rnx.candidates import decoding, file_source
+decoding._budget = decoding.PixelBudget(21_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with ThreadPoolExecutor(4) as pool:
     list(pool.map(lambda path: file_source(path).load(512 * 512), sys.argv[1:]))
@@ -439,7 +441,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in kB on Linux")
-def test_four_large_pictures_take_the_room_of_two(tmp_path: Path) -> None:
+def test_four_large_images_take_the_room_of_two(tmp_path: Path) -> None:
     """By 20 megapixels, 80 MB as RGBA: four at once with their copies took 1 GB."""
     path = tmp_path / "large.png"
     Image.new("RGBA", (5_000, 4_000), 0).save(path, compress_level=1)
@@ -474,8 +476,8 @@ def test_an_icon_may_not_hide_a_bomb(kind: str) -> None:
 def test_what_is_too_large_is_refused_before_it_is_decoded(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "MAX_SOURCE_PIXELS", 1_000)
-    monkeypatch.setattr(candidates, "_load", lambda _: pytest.fail("it was decoded"))
+    monkeypatch.setattr(decoding, "MAX_SOURCE_PIXELS", 1_000)
+    monkeypatch.setattr(decoding, "_load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(ImageError, match="64 x 32 pixels"):
         load(image_bytes(RED, (64, 32), name))
 
@@ -490,27 +492,27 @@ def test_animated_webp_shows_its_first_frame() -> None:
 @pytest.mark.parametrize("max_pixels", [1, 100, 50_000, None])
 def test_max_pixels_is_obeyed(size: tuple[int, int], max_pixels: int | None) -> None:
     for name in ("PNG", "JPEG"):
-        picture = load(image_bytes(RED, size, name), max_pixels)
-        assert picture.width * picture.height <= (max_pixels or DEFAULT_MAX_PIXELS)
-        assert min(picture.size) >= 1
-        assert colour_of(picture) == "red"
+        image = load(image_bytes(RED, size, name), max_pixels)
+        assert image.width * image.height <= (max_pixels or DEFAULT_MAX_PIXELS)
+        assert min(image.size) >= 1
+        assert colour_of(image) == "red"
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 5_000))
-def test_a_shrunk_picture_keeps_its_shape(width: int, height: int, max_pixels: int) -> None:
-    picture = pil_source(Image.new("RGB", (width, height))).load(max_pixels)
-    assert picture.width * picture.height <= max_pixels
+def test_a_shrunk_image_keeps_its_shape(width: int, height: int, max_pixels: int) -> None:
+    image = pil_source(Image.new("RGB", (width, height))).load(max_pixels)
+    assert image.width * image.height <= max_pixels
     if width * height <= max_pixels:
-        assert picture.size == (width, height)
-    elif min(picture.size) >= 10:
-        assert picture.width / picture.height == pytest.approx(width / height, rel=0.15)
+        assert image.size == (width, height)
+    elif min(image.size) >= 10:
+        assert image.width / image.height == pytest.approx(width / height, rel=0.15)
 
 
-def test_an_open_picture_is_not_changed() -> None:
-    picture = Image.new("RGBA", (30, 20), (1, 2, 3, 4))
-    pil_source(picture).load(10)
-    assert (picture.mode, picture.size, picture.getpixel((0, 0))) == (
+def test_an_open_image_is_not_changed() -> None:
+    image = Image.new("RGBA", (30, 20), (1, 2, 3, 4))
+    pil_source(image).load(10)
+    assert (image.mode, image.size, image.getpixel((0, 0))) == (
         "RGBA",
         (30, 20),
         (1, 2, 3, 4),

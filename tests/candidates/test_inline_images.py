@@ -1,4 +1,4 @@
-"""A `data:` URI is a picture itself, wherever a path or a URL may stand: it is kept with its node
+"""A `data:` URI is an image itself, wherever a path or a URL may stand: it is kept with its node
 and never looked for.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote, quote_from_bytes
 
 import pytest
 from conftest import Rnx
@@ -48,14 +48,15 @@ from llama_index_rnx.chat.llms import _turn
 from llama_index_rnx.errors import ImageError
 
 GREEN_BASE64, GREEN_BYTES = image_base64(GREEN), image_bytes(GREEN)
-LARGE = image_base64(GREEN, size=(3_000, 40), format="BMP")  # longer than any path may be
+# Longer than any path may be.
+LARGE = image_base64(GREEN, size=(3_000, 40), format="BMP")
 SPELLINGS = {
     "usual": f"data:image/png;base64,{GREEN_BASE64}",
     "upper case": f"DATA:IMAGE/PNG;BASE64,{GREEN_BASE64}",
     "no media type": f"data:;base64,{GREEN_BASE64}",
     "parameters": f"data:image/png;name=a.png;charset=utf-8;base64,{GREEN_BASE64}",
     "blanks": f"  data:image/png; base64 ,\n {GREEN_BASE64[:40]}\r\n {GREEN_BASE64[40:]} \n",
-    "percent in base64": f"data:image/png;base64,{GREEN_BASE64.replace('+', '%2B').replace('/', '%2F').replace('=', '%3D')}",
+    "percent in base64": f"data:image/png;base64,{quote(GREEN_BASE64, safe='')}",
     "without padding": f"data:image/png;base64,{GREEN_BASE64.rstrip('=')}",
     "percent-encoded": f"data:image/png,{quote_from_bytes(GREEN_BYTES)}",
     "wrong media type": f"data:text/plain;base64,{GREEN_BASE64}",
@@ -80,7 +81,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket, "getaddrinfo", refused)
-    monkeypatch.setattr("llama_index_rnx.candidates.candidate.fetch", refused)
+    monkeypatch.setattr("llama_index_rnx.candidates.images.fetch", refused)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -89,24 +90,24 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_spelling_in_every_place(spelling: str, place: str, allow_urls: bool) -> None:
     uri = SPELLINGS[spelling]
     if place == "resource path" and "//" in uri:
-        pytest.skip("a Path makes one slash of two: such a picture is lost before we see it")
+        pytest.skip("a Path makes one slash of two: such an image is lost before we see it")
     image = candidate_of(PLACES[place](uri), allow_urls).image
     assert image is not None
     assert colour_of(image.load()) == "green"
 
 
 def test_base64_in_the_letters_of_urls() -> None:
-    picture = Image.new(
+    image = Image.new(
         "RGB", (4, 4), (0xBE, 0xEF, 0xFB)
     )  # four times "+" a pixel, as base64 of a BMP
-    picture.paste("white", (0, 0, 2, 4))  # four times "/"
+    image.paste("white", (0, 0, 2, 4))  # four times "/"
     buffer = BytesIO()
-    picture.save(buffer, "BMP")
+    image.save(buffer, "BMP")
     usual = base64.b64encode(buffer.getvalue()).decode()
     in_urls = base64.urlsafe_b64encode(buffer.getvalue()).decode()
     assert {"+", "/"} <= set(usual)
     for data in (in_urls, f"data:image/bmp;base64,{in_urls.rstrip('=')}"):
-        assert base64_source(data, "a").load().tobytes() == picture.tobytes()
+        assert base64_source(data, "a").load().tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -155,7 +156,7 @@ def test_what_is_a_path_stays_one(tmp_path: Path) -> None:
         assert source_at(path, "x").label == str(Path(path))
 
 
-def test_equal_pictures_share_a_memory() -> None:
+def test_equal_images_share_a_memory() -> None:
     digests = {
         base64_source(SPELLINGS[name], "x").digest
         for name in ("usual", "upper case", "parameters", "percent in base64")
@@ -221,7 +222,7 @@ def test_a_block_of_a_conversation_may_be_one(spelling: str) -> None:
 
 
 def test_a_language_model_is_shown_them_and_nothing_that_is_gone() -> None:
-    from test_chat import StillRetriever, ToldLLM
+    from fakes.chat import StillRetriever, ToldLLM
 
     from llama_index_rnx.chat.engine import chat_engine
 
@@ -234,10 +235,9 @@ def test_a_language_model_is_shown_them_and_nothing_that_is_gone() -> None:
     engine = chat_engine(StillRetriever(hits), None, llm, multimodal=True, condense=False)  # type: ignore[arg-type]
     assert str(engine.chat("what do bees make?")) == "an answer"
     blocks = [block for message in llm._sent[0] for block in message.blocks]
-    (picture,) = [block for block in blocks if isinstance(block, ImageBlock)]
+    (image,) = [block for block in blocks if isinstance(block, ImageBlock)]
     assert (
-        colour_of(base64_source(picture.resolve_image(as_base64=True).read(), "x").load())
-        == "green"
+        colour_of(base64_source(image.resolve_image(as_base64=True).read(), "x").load()) == "green"
     )
     assert "bees" in llm.sent(0)
     assert "Bees make honey." in llm.sent(0)

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 from fakes import RED, FakeEmbedding, FakeRanker, image_base64
+from fakes.chat import ToldLLM
 from llama_index.core.base.llms.types import ImageBlock
-from llama_index.core.bridge.pydantic import PrivateAttr
-from llama_index.core.llms import ChatMessage, CompletionResponse, LLMMetadata
-from llama_index.core.retrievers import BaseRetriever
-from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.llms import CompletionResponse
+from llama_index.core.schema import ImageNode, TextNode
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
 from llama_index_rnx.chat import (
@@ -27,47 +26,10 @@ from llama_index_rnx.chat import (
 )
 from llama_index_rnx.chat.engine import NOTHING, chat_engine
 from llama_index_rnx.chat.followups import standalone
-from llama_index_rnx.chat.streaming import StreamedLLM
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning"
 )  # LlamaIndex leaves event loops open
-
-
-class StillRetriever(BaseRetriever):
-    """Always finds the same."""
-
-    def __init__(self, hits: Sequence[NodeWithScore]) -> None:
-        super().__init__()
-        self.hits = list(hits)
-
-    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self.hits
-
-
-class ToldLLM(StreamedLLM):
-    """Says what it was told to, in pieces; keeps what it was sent. `dies` says in which call it
-    breaks.
-    """
-
-    answers: list[str] = ["an answer"]  # noqa: RUF012
-    dies: int = 0
-
-    _sent: list[list[ChatMessage]] = PrivateAttr(default_factory=list)
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        return LLMMetadata(is_chat_model=True, model_name="told", context_window=4_000)
-
-    def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
-        self._sent.append(list(messages))
-        if len(self._sent) == self.dies:
-            raise ConnectionError("nobody\nis there")
-        answer = self.answers[min(len(self._sent), len(self.answers)) - 1]
-        yield from (f"{word} " for word in answer.split())
-
-    def sent(self, call: int) -> str:
-        return "\n".join(str(message.content) for message in self._sent[call])
 
 
 @pytest.fixture

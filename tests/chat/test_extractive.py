@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from fakes import RED, FakeRanker, image_base64
+from fakes.chat import StillRetriever
 from llama_index.core.base.response.schema import AsyncStreamingResponse
 from llama_index.core.chat_engine import CondenseQuestionChatEngine
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
-from test_chat import StillRetriever
 
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.chat import ANSWER_WORDS, quotes

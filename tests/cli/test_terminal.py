@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from fakes import FakeEmbedding, FakeRanker, write_pdf
+from fakes.chat import ToldLLM
 from llama_index.core.schema import TextNode
-from test_chat import ToldLLM
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.chat.engine import chat_engine

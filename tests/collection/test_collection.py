@@ -5,19 +5,18 @@ server.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import QdrantServer, free_port
 from fakes import BLUE, GREEN, RED, FakeEmbedding, FakeRanker, image_base64, text_hits, write_image
+from fakes.places import PLACES, Place, ids, new_name, place_of
 from llama_index.core.schema import BaseNode, ImageNode, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import (
     FilterCondition,
@@ -30,37 +29,6 @@ from qdrant_client import QdrantClient, models
 from llama_index_rnx import NodeCollection, RNXError, RNXRetriever
 from llama_index_rnx.candidates import Query, file_source
 from llama_index_rnx.rankers.mini import MiniRanker
-
-_names = itertools.count()
-PLACES = ("memory", "folder", pytest.param("server", marks=pytest.mark.server))
-
-
-@dataclass
-class Place:
-    """Where a test's collections are; `open()` twice opens the same one twice."""
-
-    kind: str
-    location: Any
-    name: str
-    opened: list[NodeCollection]
-
-    def open(self, **options: Any) -> NodeCollection:
-        settings = {"name": self.name, "embedding": FakeEmbedding(), **options}
-        collection = NodeCollection(self.location, **settings)
-        self.opened.append(collection)
-        return collection
-
-    def close_all(self) -> None:
-        while self.opened:
-            self.opened.pop().close()
-
-
-def place_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if kind == "server":
-        location: Any = request.getfixturevalue("qdrant_server").url
-    else:
-        location = tmp_path / "index" if kind == "folder" else ":memory:"
-    return Place(kind, location, f"test-{next(_names)}", [])
 
 
 @pytest.fixture(params=PLACES)
@@ -79,10 +47,6 @@ def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 def texts(*words: str) -> list[BaseNode]:
     return [hit.node for hit in text_hits(*words)]
-
-
-def ids(hits: Any) -> list[str]:
-    return [hit.node_id for hit in hits]
 
 
 def find(collection: NodeCollection, query: str, **options: Any) -> list[str]:
@@ -703,7 +667,7 @@ def test_a_server_that_is_not_there_is_said_at_once() -> None:
 @pytest.mark.server
 def test_a_server_that_dies_between_two_calls(qdrant_server: QdrantServer) -> None:
     collection = NodeCollection(
-        qdrant_server.url, name=f"test-{next(_names)}", embedding=FakeEmbedding()
+        qdrant_server.url, name=new_name(), embedding=FakeEmbedding()
     )
     collection.add(texts("one", "two"))
     qdrant_server.stop()
@@ -726,7 +690,7 @@ def test_a_server_that_dies_between_two_calls(qdrant_server: QdrantServer) -> No
 
 @pytest.mark.server
 def test_a_collection_that_vanished_from_the_server(qdrant_server: QdrantServer) -> None:
-    name = f"test-{next(_names)}"
+    name = new_name()
     collection = NodeCollection(qdrant_server.url, name=name, embedding=FakeEmbedding())
     collection.add(texts("one"))
     QdrantClient(url=qdrant_server.url, check_compatibility=False).delete_collection(name)

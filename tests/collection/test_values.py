@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import QdrantServer
 from fakes import RED, FakeEmbedding, image_base64, write_image
+from fakes.places import PLACES, Place, ids, place_of
 from httpx import Headers
 from llama_index.core.schema import (
     BaseNode,
@@ -29,7 +30,6 @@ from llama_index.core.vector_stores.types import (
 )
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import UnexpectedResponse
-from test_collection import PLACES, Place, ids, place_of
 
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import Query

@@ -369,11 +369,11 @@ async def test_a_text_in_place_of_a_list_is_no_list_of_letters() -> None:
     embedding = RNXEmbedding()
     refused(lambda: embedding.get_text_embedding_batch("iron"), "list of texts")  # type: ignore[arg-type]
     refused(lambda: embedding.get_agg_embedding_from_queries("iron"), "list of texts")  # type: ignore[arg-type]
-    refused(lambda: embedding.get_image_embedding_batch("a.png"), "list of pictures")  # type: ignore[arg-type]
-    refused(lambda: embedding.get_image_embedding_batch(BytesIO(b"x")), "list of pictures")  # type: ignore[arg-type]
+    refused(lambda: embedding.get_image_embedding_batch("a.png"), "list of images")  # type: ignore[arg-type]
+    refused(lambda: embedding.get_image_embedding_batch(BytesIO(b"x")), "list of images")  # type: ignore[arg-type]
     with pytest.raises(RNXError, match="list of texts"):
         await embedding.aget_text_embedding_batch("iron")  # type: ignore[arg-type]
-    with pytest.raises(RNXError, match="list of pictures"):
+    with pytest.raises(RNXError, match="list of images"):
         await embedding.aget_image_embedding_batch("a.png")  # type: ignore[arg-type]
 
 

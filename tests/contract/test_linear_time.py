@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 
 import pytest
+from fakes.results import hit, section
 from llama_index.core.schema import TextNode
-from test_report import hit, section
 
 from llama_index_rnx.batch.trec import field_of
 from llama_index_rnx.chat.extractive import passages

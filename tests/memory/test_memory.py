@@ -20,11 +20,8 @@ from fakes import FakeRanker
 
 from llama_index_rnx import RNXError
 from llama_index_rnx.candidates import Candidate
-from llama_index_rnx.memory import RAM, MemoryStore
-from llama_index_rnx.memory import backend as blobs
-from llama_index_rnx.memory.object_backend import checksum
-from llama_index_rnx.memory.sqlite_backend import FILE_NAME
-from llama_index_rnx.memory.store import RamCache
+from llama_index_rnx.memory import FILE_NAME, RAM, MemoryStore, RamCache, object_backend
+from llama_index_rnx.memory.checksums import checksum
 from llama_index_rnx.ranking import get_or_compute_memories
 from llama_index_rnx.ranking.ranker import REMEMBER_AT_ONCE
 
@@ -244,7 +241,7 @@ class FullDisk:
 
 def test_a_full_disk_is_said_once_and_ram_goes_on(tmp_path: Path) -> None:
     store = MemoryStore(tmp_path)
-    store._blobs._connection = FullDisk(store._blobs._connection)  # type: ignore[arg-type]
+    store._backend._connection = FullDisk(store._backend._connection)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match=r"disk is full.*RAM only") as said:
         store.keep("f", {"d": memory(1.0)})
     assert len(said) == 1
@@ -255,7 +252,7 @@ def test_a_full_disk_can_still_be_read(tmp_path: Path) -> None:
     store = MemoryStore(tmp_path)
     store.keep("f", {"old": memory(7.0)})
     RAM.clear()
-    store._blobs._connection = FullDisk(store._blobs._connection)  # type: ignore[arg-type]
+    store._backend._connection = FullDisk(store._backend._connection)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match="disk is full"):
         store.keep("f", {"new": memory(8.0)})
     assert store.find("f", ["old"])["old"]["vector"].item() == 7.0
@@ -267,7 +264,7 @@ def test_a_disk_that_cannot_be_read_is_said_once(tmp_path: Path) -> None:
             raise sqlite3.DatabaseError("disk image is malformed")
 
     store = MemoryStore(tmp_path)
-    store._blobs._connection = Unreadable(store._blobs._connection)  # type: ignore[arg-type]
+    store._backend._connection = Unreadable(store._backend._connection)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match="malformed"):
         assert store.find("f", ["d"]) == {}
     _works_in_ram(store)
@@ -352,13 +349,15 @@ def test_many_threads_on_one_store(tmp_path: Path) -> None:
 
 
 WRITER = """
-import sys, types, torch  # the two files, not the package: that loads in seconds, these in one
+# The room alone, without the package around it: that takes seconds to load, this one.
+import sys, types, torch
 package = sys.modules["llama_index_rnx"] = types.ModuleType("llama_index_rnx")
 package.__path__ = [sys.argv[3]]
 from llama_index_rnx.memory import MemoryStore
 store = MemoryStore(sys.argv[1])
 for i in range(30):
-    store.keep("f", {f"{sys.argv[2]}-{i}-{j}": {"x": torch.full((200,), float(i))} for j in range(5)})
+    names = [f"{sys.argv[2]}-{i}-{j}" for j in range(5)]
+    store.keep("f", {name: {"x": torch.full((200,), float(i))} for name in names})
     store.keep("f", {"shared": {"x": torch.ones(3)}})
 """
 
@@ -367,7 +366,7 @@ for i in range(30):
 def test_four_processes_write_at_once(tmp_path: Path, shared: bool) -> None:
     place = f"file://{tmp_path}/memories" if shared else str(tmp_path / "memories")
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", WRITER, place]
-    package = str(Path(blobs.__file__).parent)
+    package = str(Path(object_backend.__file__).parents[1])
     crew = [subprocess.Popen([*command, name, package], stderr=subprocess.PIPE) for name in "abcd"]
     ends = [(process.communicate(timeout=120)[1].decode(), process.returncode) for process in crew]
     assert [code for _, code in ends] == [0] * 4, ends
@@ -456,8 +455,8 @@ class Remote:
 @pytest.fixture
 def remote(address: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Remote, MemoryStore]:
     found, store = Remote(), MemoryStore(address)
-    store._blobs._system = found  # type: ignore[union-attr]
-    monkeypatch.setattr(blobs, "PATIENCE", 0.2)
+    store._backend._file_system = found  # type: ignore[union-attr]
+    monkeypatch.setattr(object_backend, "TIMEOUT_SECONDS", 0.2)
     return found, store
 
 
@@ -485,7 +484,7 @@ def test_it_is_asked_again_after_a_while_and_then_gets_what_it_lacks(
     remote: tuple[Remote, MemoryStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, store = remote
-    monkeypatch.setattr(blobs, "REST", 0.0)
+    monkeypatch.setattr(object_backend, "COOLDOWN_SECONDS", 0.0)
     place.full = True
     ranker = FakeRanker()
     with pytest.warns(RuntimeWarning, match="cannot be written .quota exceeded"):

@@ -1,4 +1,4 @@
-"""Fetching pictures: what is refused, and that the connection goes where the check looked."""
+"""Fetching images: what is refused, and that the connection goes where the check looked."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from llama_index_rnx.network import download as module
 from llama_index_rnx.network.download import is_public, special
 
 PRIVATE = [
-    "127.0.0.1", "127.255.255.254", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "0.0.0.0", "0.1.2.3",
-    "100.64.0.1", "100.127.255.255", "169.254.1.1", "192.0.2.1", "198.51.100.1", "203.0.113.1", "192.88.99.1",
-    "192.31.196.1", "192.52.193.1", "192.175.48.1", "198.18.0.1", "198.19.255.255", "224.0.0.1", "239.1.1.1", "240.0.0.1",
+    "127.0.0.1", "127.255.255.254", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1",
+    "0.0.0.0", "0.1.2.3", "100.64.0.1", "100.127.255.255", "169.254.1.1", "192.0.2.1",
+    "198.51.100.1", "203.0.113.1", "192.88.99.1", "192.31.196.1", "192.52.193.1",
+    "192.175.48.1", "198.18.0.1", "198.19.255.255", "224.0.0.1", "239.1.1.1", "240.0.0.1",
     "255.255.255.255",
 ]  # fmt: skip
 METADATA = [
@@ -29,16 +30,19 @@ METADATA = [
     "fd00:ec2::254",
 ]
 PRIVATE_6 = [
-    "::", "::1", "fe80::1", "fe80::1%eth0", "febf::1", "fec0::1", "feff::1", "fc00::1", "fd00::1", "ff02::1", "ff0e::1",
-    "::10.0.0.1", "::8.8.8.8", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "::ffff:0:10.0.0.1", "::ffff:0:8.8.8.8",
-    "64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1", "64:ff9b:1:ffff::a00:1", "100::1", "100:0:0:1::1", "5f00::1",
-    "4000::1", "8000::1", "1fff::1", "2001::1", "2001:0:7f00:1::", "2001:2::1", "2001:10::1", "2001:20::1", "2001:30::1",
-    "2001:db8::1", "2002:7f00:1::", "2002:808:808::1", "2620:4f:8000::1", "3ffe::1", "3fff::1", "3fff:fff::1",
+    "::", "::1", "fe80::1", "fe80::1%eth0", "febf::1", "fec0::1", "feff::1", "fc00::1",
+    "fd00::1", "ff02::1", "ff0e::1", "::10.0.0.1", "::8.8.8.8", "::ffff:10.0.0.1",
+    "::ffff:a9fe:a9fe", "::ffff:0:10.0.0.1", "::ffff:0:8.8.8.8", "64:ff9b::7f00:1",
+    "64:ff9b::808:808", "64:ff9b:1::1", "64:ff9b:1:ffff::a00:1", "100::1", "100:0:0:1::1",
+    "5f00::1", "4000::1", "8000::1", "1fff::1", "2001::1", "2001:0:7f00:1::", "2001:2::1",
+    "2001:10::1", "2001:20::1", "2001:30::1", "2001:db8::1", "2002:7f00:1::", "2002:808:808::1",
+    "2620:4f:8000::1", "3ffe::1", "3fff::1", "3fff:fff::1",
 ]  # fmt: skip
 PUBLIC = [
-    "1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.1", "93.184.216.34", "100.63.255.255", "100.128.0.1", "168.63.129.15",
-    "168.63.129.17", "172.15.255.255", "172.32.0.1", "192.0.1.1", "192.167.0.1", "198.17.255.255", "198.20.0.1",
-    "223.255.255.255", "::ffff:8.8.8.8", "2000::1", "2001:200::1", "2001:4860:4860::8888", "2003::1",
+    "1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.1", "93.184.216.34", "100.63.255.255",
+    "100.128.0.1", "168.63.129.15", "168.63.129.17", "172.15.255.255", "172.32.0.1",
+    "192.0.1.1", "192.167.0.1", "198.17.255.255", "198.20.0.1", "223.255.255.255",
+    "::ffff:8.8.8.8", "2000::1", "2001:200::1", "2001:4860:4860::8888", "2003::1",
     "2606:2800:220:1:248:1893:25c8:1946", "2a00:1450::1", "3fff:1000::1",
 ]  # fmt: skip
 
@@ -87,17 +91,17 @@ def answering(
 
 
 def test_it_connects_to_the_address_that_was_checked(names: dict[str, list[str]]) -> None:
-    names["pictures.example"] = ["93.184.216.34"]
+    names["images.example"] = ["93.184.216.34"]
     transport, seen = answering(lambda _: httpx.Response(200, content=b"pixels"))
     assert (
-        fetch("https://user:secret@pictures.example/a.png?x=1#part", transport=transport)
+        fetch("https://user:secret@images.example/a.png?x=1#part", transport=transport)
         == b"pixels"
     )
     (request,) = seen
     assert str(request.url) == "https://93.184.216.34/a.png?x=1"
-    assert request.headers["host"] == "pictures.example"
+    assert request.headers["host"] == "images.example"
     assert "authorization" not in request.headers
-    assert request.extensions["sni_hostname"] == "pictures.example"
+    assert request.extensions["sni_hostname"] == "images.example"
     assert request.extensions["timeout"]["read"] == module.SECONDS
 
 
@@ -155,7 +159,7 @@ def test_too_much_and_too_slow(
         fetch("http://out.example/", transport=transport)
     monkeypatch.setattr(module, "SECONDS", -1.0)
     with pytest.raises(FetchError, match="not there within"):
-        module._body(
+        module._read_body(
             httpx.Response(200, content=b"x", request=httpx.Request("GET", "http://out.example/"))
         )
 

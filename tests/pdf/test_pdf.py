@@ -25,7 +25,7 @@ from llama_index_rnx import NodeCollection
 from llama_index_rnx.candidates import PageNode, image_of
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.ingestion import SourceFile, index_paths, nodes_of
-from llama_index_rnx.ingestion import indexing as files
+from llama_index_rnx.ingestion import readers as files
 from llama_index_rnx.pdf import count_pages, draw_page, read_pages
 from llama_index_rnx.pdf import overruns as outran
 from llama_index_rnx.pdf import pages as pdf
@@ -37,7 +37,10 @@ from llama_index_rnx.pdf.worker_pool import Child, EndedError, Pool, shared_pool
 from llama_index_rnx.text import bm25
 
 SHORT = Limits(seconds=0.3)
-FONT = "<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>/ZaDb<</Type/Font/Subtype/Type1/BaseFont/ZapfDingbats>>>>"
+FONT = (
+    "<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"
+    "/ZaDb<</Type/Font/Subtype/Type1/BaseFont/ZapfDingbats>>>>"
+)
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
@@ -54,7 +57,8 @@ def one_page(
         [
             f"<</Type/Catalog/Pages 2 0 R{catalog}>>",
             "<</Type/Pages/Kids[3 0 R]/Count 1>>",
-            f"<</Type/Page/Parent 2 0 R/MediaBox{box}/Contents 4 0 R/Resources<</Font {FONT}>>{page}>>",
+            f"<</Type/Page/Parent 2 0 R/MediaBox{box}/Contents 4 0 R"
+            f"/Resources<</Font {FONT}>>{page}>>",
             pdf_stream(content),
             *more,
         ],
@@ -106,10 +110,8 @@ def test_a_word_broken_at_the_end_of_a_line_is_whole(tmp_path: Path) -> None:
         "term plan.",
     ]
     text = page_of(one_page(tmp_path / "a.pdf", lines_of(*lines))).text
-    assert (
-        text
-        == "The regulator must be calibrated before the hydraulic pump starts. See the long-term plan."
-    )
+    expected = "The regulator must be calibrated before the hydraulic pump starts."
+    assert text == f"{expected} See the long-term plan."
     known = set(bm25.document_vector(text)[0])
     assert all(
         set(bm25.query_vector(word)[0]) <= known
@@ -210,9 +212,9 @@ def filled_form(path: Path, *widgets: str, more: Sequence[str] = (), acroform: s
     )
 
 
-def dark_in_row(picture: Image.Image, row: int) -> int:
+def dark_in_row(image: Image.Image, row: int) -> int:
     """Dark pixels where the widget of this row stands."""
-    shades = np.asarray(picture.convert("L"))
+    shades = np.asarray(image.convert("L"))
     top, bottom = (
         int(shades.shape[0] * (842 - height) / 842) for height in (674 - 40 * row, 650 - 40 * row)
     )
@@ -220,7 +222,7 @@ def dark_in_row(picture: Image.Image, row: int) -> int:
 
 
 @pytest.mark.parametrize("acroform", ["", "/NeedAppearances true"])
-def test_values_typed_into_a_form_are_in_text_and_picture(tmp_path: Path, acroform: str) -> None:
+def test_values_typed_into_a_form_are_in_text_and_image(tmp_path: Path, acroform: str) -> None:
     path = filled_form(
         tmp_path / "a.pdf",
         widget("FT/Tx/T(name)/V(Zebulon Quagmire)"),
@@ -247,7 +249,7 @@ def test_values_typed_into_a_form_are_in_text_and_picture(tmp_path: Path, acrofo
     ]
 
 
-def test_a_tick_is_in_the_picture(tmp_path: Path) -> None:
+def test_a_tick_is_in_the_image(tmp_path: Path) -> None:
     tick = "/Type/XObject/Subtype/Form/BBox[0 0 24 24]/Resources<</Font " + FONT + ">>"
     for state in ("Yes", "Off"):
         box = widget(
@@ -262,14 +264,17 @@ def test_a_tick_is_in_the_picture(tmp_path: Path) -> None:
 
 
 def test_what_was_written_upon_a_page_is_in_its_text(tmp_path: Path) -> None:
-    note = "<</Type/Annot/Subtype/FreeText/Contents(Hand it in by Friday)/DA(/F 12 Tf 0 g)/Rect[72 650 372 674]/F 4>>"
+    note = (
+        "<</Type/Annot/Subtype/FreeText/Contents(Hand it in by Friday)"
+        "/DA(/F 12 Tf 0 g)/Rect[72 650 372 674]/F 4>>"
+    )
     path = one_page(tmp_path / "a.pdf", lines_of("Order form."), page="/Annots[5 0 R]", more=[note])
     page = page_of(path)
     assert "Hand it in by Friday" in page.text
     assert not page.has_fields
 
 
-def test_reading_the_text_does_not_change_the_picture(tmp_path: Path) -> None:
+def test_reading_the_text_does_not_change_the_image(tmp_path: Path) -> None:
     path = filled_form(tmp_path / "a.pdf", widget("FT/Tx/T(name)/V(Zebulon Quagmire)"))
     before = draw_page(path, 0)
     read_pages(path)
@@ -277,7 +282,7 @@ def test_reading_the_text_does_not_change_the_picture(tmp_path: Path) -> None:
 
 
 def test_a_page_with_fields_has_a_digest_of_its_own(tmp_path: Path) -> None:
-    """Its picture was remembered without them before they were drawn; that of any other page is as
+    """Its image was remembered without them before they were drawn; that of any other page is as
     good as it was.
     """
     path = write_pdf(tmp_path / "a.pdf", ["one"])
@@ -314,10 +319,10 @@ def test_a_page_with_fields_has_a_digest_of_its_own(tmp_path: Path) -> None:
 )
 def test_a_page_of_any_size_is_drawn_within_the_limit(tmp_path: Path, box: str) -> None:
     path = one_page(tmp_path / "a.pdf", "0 0 m 600 700 l S", box=box)
-    picture = draw_page(path, 0)
-    assert min(picture.size) >= 1
-    assert max(picture.size) <= MAX_SIDE + 1
-    assert picture.width * picture.height <= pdf.PAGE_PIXELS + sum(picture.size)
+    image = draw_page(path, 0)
+    assert min(image.size) >= 1
+    assert max(image.size) <= MAX_SIDE + 1
+    assert image.width * image.height <= pdf.PAGE_PIXELS + sum(image.size)
     image = image_of(page_of(path))
     assert image is not None
     assert image.load().width * image.load().height <= pdf.PAGE_PIXELS
@@ -544,7 +549,7 @@ def test_a_process_that_does_not_answer_is_killed() -> None:
     os.kill(child.pid, signal.SIGSTOP)
     with pytest.raises(EndedError) as caught:
         child.ask(
-            {"do": "count", "path": "/", "page": -1, "seconds": 1, "memory": 2**30}, patience=0.2
+            {"do": "count", "path": "/", "page": -1, "seconds": 1, "memory": 2**30}, timeout=0.2
         )
     assert caught.value.how == "late"
     child.kill()
@@ -623,7 +628,10 @@ def test_no_process_outlives_its_parent(tmp_path: Path, state: str, ending: sign
 
 def test_the_process_knows_nothing_of_the_package(tmp_path: Path) -> None:
     source = Path(pdf.__file__).with_name("worker.py")
-    code = f"import runpy, sys; runpy.run_path({str(source)!r}); import pypdfium2; print(sorted(sys.modules))"
+    code = (
+        f"import runpy, sys; runpy.run_path({str(source)!r}); "
+        "import pypdfium2; print(sorted(sys.modules))"
+    )
     names = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from fakes import BLUE, RED, FakeEmbedding, FakeRanker, image_base64
+from fakes.results import Page
 from llama_index.core.schema import ImageNode, QueryBundle, TextNode
-from test_report import Page
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.results import compare, style_sheet

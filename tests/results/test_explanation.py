@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from fakes import BLUE, RED, FakeRanker, image_base64
+from fakes.results import Page
 from llama_index.core.schema import ImageNode, MediaResource, Node, NodeWithScore, TextNode
 from PIL import Image
-from test_report import Page
 
 from llama_index_rnx import RNXError
 from llama_index_rnx.candidates import Candidate, Query, bytes_source

@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
 
 import pytest
 from fakes import image_base64
+from fakes.results import Page, hit, section
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_index.core.schema import BaseNode, ImageNode, TextNode
+from llama_index.core.schema import ImageNode, TextNode
 from PIL import Image
 from rich.console import Console
 
 from llama_index_rnx.candidates import base64_source, bytes_source
 from llama_index_rnx.results import (
-    Comparison,
     Hit,
     excerpt_of,
     html_page,
@@ -32,72 +31,12 @@ from llama_index_rnx.text.snippets import _richness
 NASTY = '<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "quoted" \u202eback \x00 \ud800'
 
 
-def hit(
-    rank: int,
-    retrieval_rank: int | None = None,
-    text: str = "",
-    node: BaseNode | None = None,
-    **fields: object,
-) -> Hit:
-    node = node or TextNode(id_=f"n{rank}", text=text)
-    values = {
-        "rank": rank,
-        "id": node.node_id,
-        "score": 1 / rank,
-        "retrieval_rank": retrieval_rank or rank,
-        "retrieval_score": 0.03,
-        "kind": "image" if isinstance(node, ImageNode) else "text",
-        "source": f"notes/{node.node_id}.md",
-        "page": None,
-        "text": text,
-        "node": node,
-    }
-    return Hit(**{**values, **fields})  # type: ignore[arg-type]
-
-
 def printed(
     hits: list[Hit], title: str = "found", query: str | None = None, **options: object
 ) -> str:
     stream = io.StringIO()
     print_table(hits, Console(file=stream, width=80, **options), title=title, query=query)  # type: ignore[arg-type]
     return stream.getvalue()
-
-
-def section(
-    before: list[Hit], after: list[Hit], query: str = "why", **fields: object
-) -> Comparison:
-    return Comparison(query=query, before=before, after=after, seconds=0.123, **fields)  # type: ignore[arg-type]
-
-
-class Page(HTMLParser):
-    """The tags and the words of a page; fails on tags that are not closed in order."""
-
-    VOID = ("meta", "img", "br", "path")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self._open: list[str] = []
-        self.feed(page)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
 
 
 def test_a_table_shows_texts_as_they_are() -> None:

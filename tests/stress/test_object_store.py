@@ -137,7 +137,7 @@ def test_damage_is_seen_and_mended(bucket: Bucket) -> None:
     bucket.says("keep('a', 1, 2)")
     whole = bucket.objects()
     bucket.says(
-        "files = store._blobs._system; path = files.find('rnx')[0]; data = files.cat(path)\n"
+        "files = store._backend._file_system; path = files.find('rnx')[0]; data = files.cat(path)\n"
         "files.pipe({path: data[:-1] + bytes([data[-1] ^ 0xFF])})"
     )
     assert bucket.objects() != whole

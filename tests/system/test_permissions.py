@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from fakes import RED, FakeEmbedding, image_bytes
+from fakes.ui import put, settled
 from llama_index.core.schema import TextNode
-from test_library import put, settled
 
 from llama_index_rnx import NodeCollection
-from llama_index_rnx.memory.open_backend import backend_at
+from llama_index_rnx.memory.open_backend import open_backend
 from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.system import make_folder
 from llama_index_rnx.ui import open_library
@@ -74,7 +74,7 @@ def test_an_index_with_its_memories_and_uploads(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("umask")
 def test_what_sqlite_puts_beside_its_file(tmp_path: Path) -> None:
-    store = backend_at(tmp_path / "memories")
+    store = open_backend(tmp_path / "memories")
     store.write({b"key": b"data"})
     assert {path.name for path in (tmp_path / "memories").iterdir()} == {
         FILE_NAME,
@@ -87,7 +87,7 @@ def test_what_sqlite_puts_beside_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("umask")
 def test_memories_at_an_address(tmp_path: Path) -> None:
-    store = backend_at(f"file://{tmp_path}/memories")
+    store = open_backend(f"file://{tmp_path}/memories")
     store.write({b"key": b"data"})
     assert store.read([b"key"]) == {b"key": b"data"}
     assert open_to_others(tmp_path / "memories") == []
@@ -98,7 +98,7 @@ def test_a_shared_place_of_memories_stays_shared(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o750)
-    backend_at(f"file://{shared}").write({b"key": b"data"})
+    open_backend(f"file://{shared}").write({b"key": b"data"})
     own = os.umask(0)
     os.umask(own)
     (made,) = shared.rglob(b"key".hex())

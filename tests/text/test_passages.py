@@ -18,7 +18,6 @@ from llama_index.core.schema import TextNode
 import llama_index_rnx
 from llama_index_rnx import NodeCollection
 from llama_index_rnx.ingestion import SourceFile, index_paths
-from llama_index_rnx.ingestion import indexing as files
 from llama_index_rnx.ingestion.readers import stamp_of
 from llama_index_rnx.rankers.mini import CHUNK_PIECES as CHUNK
 from llama_index_rnx.rankers.mini import MiniRanker
@@ -146,9 +145,9 @@ def test_what_is_no_language(name: str) -> None:
 @pytest.mark.parametrize("name", [*UNSPACED, *NO_WORDS])
 def test_the_parts_of_a_text_are_the_text(name: str) -> None:
     text = (UNSPACED | NO_WORDS)[name]
-    parts = list(module._steps(text))
+    parts = list(module._units(text))
     assert "".join(parts) == text
-    assert max(map(len, parts)) <= module.LONGEST_STEP
+    assert max(map(len, parts)) <= module.MAX_UNIT
 
 
 def test_nothing_is_lost_and_neighbours_overlap() -> None:
@@ -227,7 +226,7 @@ def test_the_work_grows_with_the_text(text: str, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "_pieces", counted)
     whole = text * (400_000 // len(text))
-    module._by_pieces().split_text(whole)
+    module._piece_splitter().split_text(whole)
     assert looked_at <= 4 * len(whole)
 
 
@@ -250,8 +249,8 @@ def index_as_before(
 ) -> None:
     """As the package did when it knew words alone, and counted no versions of how it cuts."""
     with monkeypatch.context() as patched:
-        patched.setattr(files, "passages", as_ever)
-        patched.setattr(files, "reader_of", lambda source: 0)
+        patched.setattr("llama_index_rnx.ingestion.readers.passages", as_ever)
+        patched.setattr("llama_index_rnx.ingestion.readers.reader_of", lambda source: 0)
         index_paths(collection, [docs])
 
 

@@ -30,14 +30,12 @@ MARKS = [
     *"\u00ad\u061c\u180e\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069",
     *"\ufeff\u2028\u2029\ufff9\U000e0041",
 ]  # fmt: skip
-HALVES = [
-    "\ud800",
-    "\udcff",
-]  # of surrogate pairs; the second is how Python reads an undecodable byte
+# Halves of surrogate pairs; the second is how Python reads a byte that it cannot decode.
+HALVES = ["\ud800", "\udcff"]
 BLANKS = [chr(code) for code in range(0x10000) if chr(code).isspace()]
 SEQUENCES = [
-    "\x1b[31m", "\x1b[2J", "\x1b]0;OWNED\x07", "\x1b]8;;http://x\x1b\\", "\x9b31m", "\x9d0;OWNED\x9c",
-    "\x1bc", "\x1b[?1049h", "\x1bP1$r\x1b\\", "\x1b", "\r", "\b\b\b",
+    "\x1b[31m", "\x1b[2J", "\x1b]0;OWNED\x07", "\x1b]8;;http://x\x1b\\", "\x9b31m",
+    "\x9d0;OWNED\x9c", "\x1bc", "\x1b[?1049h", "\x1bP1$r\x1b\\", "\x1b", "\r", "\b\b\b",
 ]  # fmt: skip
 HOSTILE = [*CONTROLS, *MARKS, *HALVES, *SEQUENCES]
 NAMES = st.text(
@@ -305,7 +303,7 @@ def test_any_docid_comes_back(docid: str) -> None:
 
 
 def test_the_training_reads_what_both_write(tmp_path: Path) -> None:
-    evaluate: Any = pytest.importorskip("training.evaluate")
+    evaluate: Any = pytest.importorskip("training.evaluation")
     run = {
         "1": {
             f"a{sign}b{index}": float(-index)

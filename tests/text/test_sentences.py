@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_index_rnx.text import grouped, sentences
-from llama_index_rnx.text.sentence_splitter import MOST_WORDS
+from llama_index_rnx.text.sentence_splitter import MAX_WORDS
 
 
 def pieces(text: str) -> list[str]:
@@ -36,9 +36,9 @@ def test_where_a_sentence_ends(text: str, expected: list[str]) -> None:
 
 
 def test_a_table_is_cut_into_pieces() -> None:
-    found = pieces(" ".join(map(str, range(2 * MOST_WORDS + 1))))
+    found = pieces(" ".join(map(str, range(2 * MAX_WORDS + 1))))
     assert len(found) == 3
-    assert max(len(piece.split()) for piece in found) <= MOST_WORDS
+    assert max(len(piece.split()) for piece in found) <= MAX_WORDS
 
 
 @given(st.text(alphabet="ab .!?\n-A1(", max_size=80))

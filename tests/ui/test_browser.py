@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from conftest import chromium
 from fakes import RED, image_bytes, pdf_bytes
-from test_chat import ToldLLM
-from test_ui import page
+from fakes.chat import ToldLLM
+from fakes.ui import page
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.chat import RNXChatEngine, conversations

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import BLUE, RED, FakeEmbedding, image_bytes, pdf_bytes, png_bomb, write_endless_pdf
+from fakes.ui import put, settled
 
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import Query
@@ -23,7 +24,7 @@ from llama_index_rnx.pdf.pages import PageText
 from llama_index_rnx.pdf.worker_pool import Pool
 from llama_index_rnx.ui import library as uploads
 from llama_index_rnx.ui import open_library
-from llama_index_rnx.ui.library import Entry, Library
+from llama_index_rnx.ui.library import Library
 from llama_index_rnx.ui.run import uploads_of
 
 
@@ -36,24 +37,6 @@ def opened(folder: Path, **options: Any) -> Iterator[tuple[NodeCollection, Libra
     finally:
         library.close()
         collection.close()
-
-
-def put(library: Library, name: str, data: bytes) -> tuple[Entry, bool]:
-    with library.receive(name) as upload:
-        for start in range(0, len(data), 1_000):
-            upload.write(data[start : start + 1_000])
-        return upload.finish()
-
-
-def settled(library: Library, done: Callable[[list[Entry]], bool] | None = None) -> list[Entry]:
-    """The entries once nothing waits any more."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        entries = library.entries()
-        if done(entries) if done else all(entry.state in ("ready", "failed") for entry in entries):
-            return entries
-        time.sleep(0.01)
-    raise AssertionError(library.entries())
 
 
 def on_disk(folder: Path) -> set[str]:

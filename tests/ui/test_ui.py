@@ -8,8 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +16,26 @@ import httpx
 import pytest
 import uvicorn
 from fakes import RED, FakeEmbedding, FakeRanker, image_bytes, pdf_bytes
+from fakes.chat import ToldLLM
+from fakes.ui import engine_of, page
 from llama_index.core.llms import ChatMessage
 from llama_index.core.schema import TextNode
 from PIL import Image
-from test_chat import ToldLLM
 from typer.testing import CliRunner
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
 from llama_index_rnx.candidates import candidate as candidates
-from llama_index_rnx.chat import RNXChatEngine
 from llama_index_rnx.chat.engine import chat_engine
 from llama_index_rnx.cli import entry_point as cli
 from llama_index_rnx.ui import conversations as talks
 from llama_index_rnx.ui import run as ui
-from llama_index_rnx.ui.app import PageLimits, create_page
+from llama_index_rnx.ui.app import PageLimits
 from llama_index_rnx.ui.library import Library
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning"
 )  # LlamaIndex leaves event loops open
 ME, YOU = "visitor-number-one", "visitor-number-two"
-
-
-@contextmanager
-def page(
-    collection: NodeCollection,
-    library: Library,
-    begin: Callable[[], RNXChatEngine] | None = None,
-    limits: PageLimits = PageLimits(),
-) -> Iterator[str]:
-    """The page on a free port, served by a thread: yields its address."""
-    begin = begin or (lambda: engine_of(collection))
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        config = uvicorn.Config(
-            create_page(collection, library, begin, limits), log_level="error", ws="none"
-        )
-        config.timeout_graceful_shutdown = 1
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(timeout=10)
-
-
-def engine_of(collection: NodeCollection, llm: Any = None) -> RNXChatEngine:
-    reranker = RNXRerank(ranker=FakeRanker(), top_n=3)
-    return chat_engine(RNXRetriever(collection), reranker, llm, extractor=FakeRanker(window=1_000))
 
 
 @pytest.fixture

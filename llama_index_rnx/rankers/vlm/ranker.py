@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llama_index_rnx.candidates import Candidate, ImageSource, Query, on_sheet
+from llama_index_rnx.candidates import Candidate, ImageSource, Query, pad_to_aspect
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers.vlm.backbone import Backbone, ImageFeatures, Prefix, PromptTokens
@@ -592,7 +592,7 @@ class VLMRanker:
         try:
             picture = source.load(self._backbone.max_pixels)
             return self._backbone.pixels(
-                on_sheet(picture, self._backbone.max_pixels, self._backbone.max_aspect)
+                pad_to_aspect(picture, self._backbone.max_pixels, self._backbone.max_aspect)
             )
         except ImageError as error:
             raise ImageError(
