@@ -12,20 +12,21 @@ from llama_index_rnx.ranking.batching import (
 )
 from llama_index_rnx.ranking.calibration import Calibration
 from llama_index_rnx.ranking.executor import check_caller, run_in_executor
+from llama_index_rnx.ranking.memories import (
+    UsableMemories,
+    get_or_compute_memories,
+    get_usable_memories,
+)
 from llama_index_rnx.ranking.pipeline import LISTS_AT_ONCE, Windows, rank, rank_many
 from llama_index_rnx.ranking.ranker import (
     BatchRanker,
     Ranker,
     ScorePlan,
     ScoringRequest,
-    UsableMemories,
-    get_or_compute_memories,
-    get_usable_memories,
     prompted,
     prompts_of,
-    score_batch,
 )
-from llama_index_rnx.ranking.scheduler import BatchingRanker, with_dynamic_batching
+from llama_index_rnx.ranking.scheduler import BatchingRanker, score_batch, with_dynamic_batching
 from llama_index_rnx.ranking.windows import (
     Ranking,
     Window,

@@ -26,7 +26,7 @@ from llama_index_rnx.memory.object_backend import checksum
 from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.memory.store import RamCache
 from llama_index_rnx.ranking import get_or_compute_memories
-from llama_index_rnx.ranking.ranker import REMEMBER_AT_ONCE
+from llama_index_rnx.ranking.memories import REMEMBER_AT_ONCE
 
 
 @pytest.fixture(autouse=True)

@@ -94,7 +94,7 @@ def test_it_is_a_ranker() -> None:
 
 def test_rerankers_of_a_process_share_the_one_model_and_it_goes_with_the_last() -> None:
     first, second = RNXRerank(top_n=1), RNXRerank(top_n=2)
-    assert first._open() is second._open()
+    assert first._load() is second._load()
     inner, other = GatedRanker(), GatedRanker()
     one = with_dynamic_batching(inner)
     assert with_dynamic_batching(inner) is one
@@ -211,7 +211,7 @@ def test_a_caller_that_left_is_told_so() -> None:
     with ThreadPoolExecutor(1) as pool:
         with_dynamic_batching, first = busy(inner, pool)
         caller = Caller()
-        caller.leave()
+        caller.cancel()
         with pytest.raises(RequestCancelledError):
             caller.result(
                 with_dynamic_batching._executor.submit(lambda: inner.reads.append("never"))
@@ -225,7 +225,7 @@ def test_a_caller_that_left_is_told_so() -> None:
 class SideBySide:
     """Reads a window at a time, in as many threads as it says."""
 
-    name, fingerprint, window, readers = "beside", "beside", 20, 2
+    name, fingerprint, window, max_concurrency = "beside", "beside", 20, 2
 
     def __init__(self, inner: GatedRanker) -> None:
         self.inner = inner
@@ -264,7 +264,7 @@ def test_the_windows_of_one_caller_are_read_side_by_side_too() -> None:
 class Threads:
     """Notes on which thread it works."""
 
-    name, fingerprint, window, readers = "threads", "threads", 20, 2
+    name, fingerprint, window, max_concurrency = "threads", "threads", 20, 2
 
     def __init__(self) -> None:
         self.remembered: set[int] = set()
@@ -292,8 +292,8 @@ def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None
                 range(64),
             )
         )
-    assert 1 <= len(inner.remembered) <= Threads.readers
-    assert 1 <= len(inner.scored) <= Threads.readers
+    assert 1 <= len(inner.remembered) <= Threads.max_concurrency
+    assert 1 <= len(inner.scored) <= Threads.max_concurrency
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is a matter of Unix")
@@ -365,8 +365,8 @@ class Slow:
 
     name, fingerprint, window = "slow", "slow", 20
 
-    def __init__(self, readers: int) -> None:
-        self.readers = readers
+    def __init__(self, max_concurrency: int) -> None:
+        self.max_concurrency = max_concurrency
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Any]:
         time.sleep(0.002)
@@ -464,7 +464,7 @@ async def until_loaded(reranker: RNXRerank) -> BatchingRanker:
     """The model, which is loaded by a last caller where nobody else did."""
     for number in range(3):
         await come(reranker, Visit(after=0, texts=1, patience=None, fault=""), 100 + number)
-    loaded = reranker._open()
+    loaded = reranker._load()
     assert isinstance(loaded, BatchingRanker)
     return loaded
 
@@ -472,9 +472,9 @@ async def until_loaded(reranker: RNXRerank) -> BatchingRanker:
 class GatedMemory(GatedRanker):
     """Each part that is remembered waits at the gate, too."""
 
-    def __init__(self, readers: int = 1) -> None:
+    def __init__(self, max_concurrency: int = 1) -> None:
         super().__init__()
-        self.readers = readers
+        self.max_concurrency = max_concurrency
         self.parts: list[str] = []
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Any]:
@@ -517,7 +517,7 @@ def test_a_fault_while_remembering_takes_the_other_parts_out_of_the_queue() -> N
             super().remember(candidates)
             raise RNXError("no")
 
-    inner = Failing(readers=2)
+    inner = Failing(max_concurrency=2)
     with_dynamic_batching = BatchingRanker(inner)
     inner.gate.release(99)
     with pytest.raises(RNXError, match="no"):
@@ -549,7 +549,7 @@ def test_parts_keep_their_places_whatever_their_length() -> None:
             self.parts.append(str(len(candidates)))
             return [candidate.id for candidate in candidates]
 
-    inner = Lengths(readers=2)
+    inner = Lengths(max_concurrency=2)
     texts = ["x" * length for length in (1, 9_000, 5, 7_999, 3, *range(2, 40))]
     asked = [Candidate(id=str(i), text=text) for i, text in enumerate(texts)]
     assert BatchingRanker(inner).remember(asked) == [candidate.id for candidate in asked]
@@ -676,9 +676,9 @@ async def test_what_is_no_answer_is_told_in_one_line(
 class Inward(Threads):
     """Asks the shared ranker that it is in, once for each thing it is asked."""
 
-    def __init__(self, readers: int, is_async: bool) -> None:
+    def __init__(self, max_concurrency: int, is_async: bool) -> None:
         super().__init__()
-        self.readers, self._is_async = readers, is_async
+        self.max_concurrency, self._is_async = max_concurrency, is_async
 
     def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
         if query.text != "outer":
@@ -691,10 +691,10 @@ class Inward(Threads):
         return with_dynamic_batching(self).score(inner, memories)
 
 
-@pytest.mark.parametrize("readers", [1, 2])
+@pytest.mark.parametrize("max_concurrency", [1, 2])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_ranker_may_ask_itself(readers: int, is_async: bool) -> None:
-    ranker = with_dynamic_batching(Inward(readers, is_async))
+def test_a_ranker_may_ask_itself(max_concurrency: int, is_async: bool) -> None:
+    ranker = with_dynamic_batching(Inward(max_concurrency, is_async))
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(ranker.score, Query(text="outer"), [{}]) for _ in range(8)]
         assert [call.result(timeout=10) for call in calls] == [[0.5]] * 8

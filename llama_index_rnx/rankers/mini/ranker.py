@@ -107,7 +107,7 @@ class MiniRanker:
         return _load, self._loaded_from
 
     @property
-    def readers(self) -> int:
+    def max_concurrency(self) -> int:
         """How many may score at once: reading keeps no state, and torch lets other threads in while
         it computes.
         """
@@ -147,14 +147,14 @@ class MiniRanker:
         by_text = self._text_query(query.text) if query.text else None
         by_image = self._image_query(_Keyed(query.image)) if query.image is not None else None
         if by_text is None:
-            return ScorePlan(parts=[], finish=lambda _: self._finish([], by_image, memories))
+            return ScorePlan(steps=[], finish=lambda _: self._finish([], by_image, memories))
 
         number = -(-len(memories) // READ_AT_ONCE)
         size = -(-len(memories) // number)
         starts = range(0, len(memories), size)
         parts = [partial(self._read, by_text, memories[start : start + size]) for start in starts]
         return ScorePlan(
-            parts=parts, finish=lambda readings: self._finish(readings, by_image, memories)
+            steps=parts, finish=lambda readings: self._finish(readings, by_image, memories)
         )
 
     @torch.inference_mode()
