@@ -356,15 +356,19 @@ def _last_result(state: RetryCallState) -> Any:
 
 def _pause(state: RetryCallState) -> float:
     """Return the seconds until the next try: what the service asks for, otherwise .5, 1, 2."""
-    seconds = 0.5 * 2 ** (state.attempt_number - 1)
+    seconds: float = 0.5 * 2 ** (state.attempt_number - 1)
     outcome = state.outcome
     if outcome is not None and not outcome.failed:
-        try:
-            seconds = float(outcome.result().headers.get("retry-after") or seconds)
-        except ValueError:
-            # It is a date; no service that we know sends one.
-            return min(seconds, LONGEST_WAIT)
+        seconds = _retry_after(outcome.result(), seconds)
     return min(max(seconds, 0.0), LONGEST_WAIT)
+
+
+def _retry_after(response: httpx.Response, default: float) -> float:
+    try:
+        return float(response.headers.get("retry-after") or default)
+    except ValueError:
+        # It is a date; no service that we know sends one.
+        return default
 
 
 def _reason(error: Exception) -> str:
