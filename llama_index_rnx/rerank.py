@@ -286,7 +286,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
             dispatcher.event(ReRankEndEvent(nodes=hits))
 
     def _rank_or_keep_order(self, lists: Sequence[_NodeList]) -> list[Ranking | None]:
-        """Return the order of each list; None where the model failed and the given order is kept."""
+        """Return the order of each list; None where the model failed and the given order stays."""
         try:
             return list(self._rank(lists))
         except ImageError:

@@ -147,7 +147,7 @@ class PlanningRanker(Ranker, Protocol):
 
 
 def prompts_of(ranker: Ranker) -> dict[str, str]:
-    """Return the templates of a ranker's prompt, by name; an empty mapping where it has no prompt."""
+    """Return the templates of a ranker's prompt, by name; none where it has no prompt."""
     return ranker.prompts if isinstance(ranker, PromptedRanker) else {}
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from llama_index_rnx.candidates import ImageSource
 from llama_index_rnx.memory import Memory
+from llama_index_rnx.rankers.mini.candidate_batch import TextMemory
 from llama_index_rnx.rankers.mini.image_encoder import preprocess
-from llama_index_rnx.rankers.mini.listwise_scorer import TextMemory
 from llama_index_rnx.rankers.mini.model import MiniModel
 from llama_index_rnx.rankers.mini.quantization import dequantize_rows, quantize_rows
 from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, EncodedText

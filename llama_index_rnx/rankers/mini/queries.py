@@ -11,8 +11,8 @@ import torch
 
 from llama_index_rnx.candidates import ImageSource, Query
 from llama_index_rnx.memory import Memory
+from llama_index_rnx.rankers.mini.candidate_batch import QueryStates
 from llama_index_rnx.rankers.mini.image_heads import CaptionVectors
-from llama_index_rnx.rankers.mini.listwise_scorer import QueryStates
 from llama_index_rnx.rankers.mini.memories import MemoryEncoder
 from llama_index_rnx.rankers.mini.model import MiniModel
 
@@ -87,8 +87,8 @@ class _ImageKey:
     def __init__(self, source: ImageSource) -> None:
         self.source = source
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ImageKey) and other.source.digest == self.source.digest
+    def __eq__(self, key: object) -> bool:
+        return isinstance(key, _ImageKey) and key.source.digest == self.source.digest
 
     def __hash__(self) -> int:
         return hash(self.source.digest)

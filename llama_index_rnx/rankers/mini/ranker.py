@@ -16,9 +16,10 @@ from torch import Tensor
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import Memory
+from llama_index_rnx.rankers.mini.candidate_batch import collate
 from llama_index_rnx.rankers.mini.dense_vectors import DenseVectors
 from llama_index_rnx.rankers.mini.image_heads import CaptionVectors
-from llama_index_rnx.rankers.mini.listwise_scorer import ScorerOutput, collate
+from llama_index_rnx.rankers.mini.listwise_scorer import ScorerOutput
 from llama_index_rnx.rankers.mini.memories import LAYOUT, MemoryEncoder, text_memories
 from llama_index_rnx.rankers.mini.model import NAME, MiniModel, model_folder, read_mini
 from llama_index_rnx.rankers.mini.quantization import dequantize_rows
@@ -194,7 +195,7 @@ class MiniRanker:
 
         scorer = self._model.reader
         batch = collate(text_memories(memories), scorer.config, has_image, image_logit)
-        output: ScorerOutput = scorer.read(query.states, batch.to(self._device))
+        output: ScorerOutput = scorer.score_each(query.states, batch.to(self._device))
         return output
 
     @torch.inference_mode()
@@ -206,7 +207,7 @@ class MiniRanker:
         """
         logits: list[Tensor] = []
         if outputs:
-            logits.append(self._model.reader.rank(ScorerOutput.join(outputs)).cpu())
+            logits.append(self._model.reader.compare(ScorerOutput.join(outputs)).cpu())
         if image is not None:
             logits.append(self._logits_by_image(image, memories))
         scores: list[float] = torch.stack(logits).mean(0).double().sigmoid().tolist()  # [N]

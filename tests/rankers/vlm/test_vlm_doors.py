@@ -282,7 +282,7 @@ def test_what_is_not_read_by_labels_needs_no_doctor(
     (folder / "rnx.json").write_text(json.dumps({"readout": readout}))
     for model, words in (
         (folder, said),
-        ("rnx-mini", "no slots"),
+        ("rnx-mini", "no positions"),
         ("http://127.0.0.1:1", "a service"),
     ):
         result = rnx("doctor", "--model", model)
