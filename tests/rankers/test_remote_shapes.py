@@ -22,7 +22,10 @@ from llama_index_rnx.rankers.remote import RemoteRanker
 from llama_index_rnx.rankers.service_formats import scores_of
 
 Answer = Callable[[dict[str, Any]], httpx.Response]
-AXUM = "Failed to deserialize the JSON body into the target type: missing field `texts` at line 1 column 99"
+AXUM = (
+    "Failed to deserialize the JSON body into the target type: missing field `texts` at line 1 "
+    "column 99"
+)
 
 
 def ranker_of(answer: Answer, model: str = "") -> tuple[RemoteRanker, list[dict[str, Any]]]:

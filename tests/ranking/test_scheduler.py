@@ -69,21 +69,19 @@ def busy(
     inner: GatedRanker, pool: ThreadPoolExecutor, **options: Any
 ) -> tuple[BatchingRanker, Any]:
     """A shared ranker that reads "a" and is held there."""
-    with_dynamic_batching = BatchingRanker(inner, **options)
-    first = pool.submit(with_dynamic_batching.score, TEXTS["a"], [{}])
+    batching = BatchingRanker(inner, **options)
+    first = pool.submit(batching.score, TEXTS["a"], [{}])
     wait_for(lambda: inner.reads == ["a"])
-    return with_dynamic_batching, first
+    return batching, first
 
 
-def queue(
-    with_dynamic_batching: BatchingRanker, pool: ThreadPoolExecutor, *names: str
-) -> list[Any]:
+def queue(batching: BatchingRanker, pool: ThreadPoolExecutor, *names: str) -> list[Any]:
     """Callers that come one after the other."""
     futures = []
     for name in names:
-        before = with_dynamic_batching.unfinished
-        futures.append(pool.submit(with_dynamic_batching.score, TEXTS[name], [{}, {}]))
-        wait_for(lambda before=before: with_dynamic_batching.unfinished > before)
+        before = batching.unfinished
+        futures.append(pool.submit(batching.score, TEXTS[name], [{}, {}]))
+        wait_for(lambda before=before: batching.unfinished > before)
     return futures
 
 
@@ -114,8 +112,8 @@ def test_a_lone_caller_waits_for_nobody() -> None:
 def test_who_waits_is_read_together_in_the_order_of_coming() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, first = busy(inner, pool)
-        others = queue(with_dynamic_batching, pool, "c", "b", "d")
+        batching, first = busy(inner, pool)
+        others = queue(batching, pool, "c", "b", "d")
         inner.gate.release(9)
         assert first.result() == [97.0]
         assert [one.result() for one in others] == [[99.0] * 2, [98.0] * 2, [100.0] * 2]
@@ -125,8 +123,8 @@ def test_who_waits_is_read_together_in_the_order_of_coming() -> None:
 def test_a_read_is_bounded_and_nobody_starves() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, _ = busy(inner, pool, windows_at_once=2)
-        queue(with_dynamic_batching, pool, "b", "c", "d", "e")
+        batching, _ = busy(inner, pool, windows_at_once=2)
+        queue(batching, pool, "b", "c", "d", "e")
         inner.gate.release(9)
     assert inner.reads == ["a", "bc", "de"]
 
@@ -144,8 +142,8 @@ def test_a_call_of_more_windows_than_a_read_is_not_torn() -> None:
 def test_ones_fault_is_not_anothers() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, _ = busy(inner, pool)
-        good, bad, other = queue(with_dynamic_batching, pool, "b", "bad", "c")
+        batching, _ = busy(inner, pool)
+        good, bad, other = queue(batching, pool, "b", "bad", "c")
         inner.gate.release(9)
         assert good.result() == [98.0] * 2
         assert other.result() == [99.0] * 2
@@ -158,8 +156,8 @@ def test_ones_fault_is_not_anothers() -> None:
 def test_whatever_ends_a_forward_the_next_caller_is_answered(error: type[BaseException]) -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, _ = busy(inner, pool)
-        (other,) = queue(with_dynamic_batching, pool, "b")
+        batching, _ = busy(inner, pool)
+        (other,) = queue(batching, pool, "b")
         original = inner.score_many
 
         def fails_once(asks: Any) -> Any:
@@ -170,25 +168,19 @@ def test_whatever_ends_a_forward_the_next_caller_is_answered(error: type[BaseExc
         inner.gate.release(9)
         with pytest.raises(error):
             other.result()
-        assert with_dynamic_batching.score(TEXTS["c"], [{}]) == [99.0]
-    assert with_dynamic_batching.unfinished == 0
+        assert batching.score(TEXTS["c"], [{}]) == [99.0]
+    assert batching.unfinished == 0
 
 
 async def test_a_cancelled_caller_frees_its_place() -> None:
     inner = GatedRanker()
-    with_dynamic_batching = BatchingRanker(inner)
-    first = asyncio.create_task(
-        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["a"], [{}]))
-    )
+    batching = BatchingRanker(inner)
+    first = asyncio.create_task(run_in_executor(lambda: batching.score(TEXTS["a"], [{}])))
     await _until(lambda: inner.reads == ["a"])
-    second = asyncio.create_task(
-        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["b"], [{}]))
-    )
-    await _until(lambda: with_dynamic_batching.unfinished == 2)
-    third = asyncio.create_task(
-        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["c"], [{}]))
-    )
-    await _until(lambda: with_dynamic_batching.unfinished == 3)
+    second = asyncio.create_task(run_in_executor(lambda: batching.score(TEXTS["b"], [{}])))
+    await _until(lambda: batching.unfinished == 2)
+    third = asyncio.create_task(run_in_executor(lambda: batching.score(TEXTS["c"], [{}])))
+    await _until(lambda: batching.unfinished == 3)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -209,17 +201,15 @@ async def _until(true: Callable[[], bool]) -> None:
 def test_a_caller_that_left_is_told_so() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(1) as pool:
-        with_dynamic_batching, first = busy(inner, pool)
+        batching, first = busy(inner, pool)
         caller = Caller()
         caller.cancel()
         with pytest.raises(RequestCancelledError):
-            caller.result(
-                with_dynamic_batching._executor.submit(lambda: inner.reads.append("never"))
-            )
+            caller.result(batching._executor.submit(lambda: inner.reads.append("never")))
         inner.gate.release(1)
         assert first.result() == [97.0]
     assert inner.reads == ["a"]
-    assert with_dynamic_batching.unfinished == 0
+    assert batching.unfinished == 0
 
 
 class SideBySide:
@@ -238,8 +228,8 @@ class SideBySide:
 def test_a_ranker_may_be_read_side_by_side() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching = BatchingRanker(SideBySide(inner))
-        found = [pool.submit(with_dynamic_batching.score, TEXTS[name], [{}]) for name in "abcd"]
+        batching = BatchingRanker(SideBySide(inner))
+        found = [pool.submit(batching.score, TEXTS[name], [{}]) for name in "abcd"]
         wait_for(lambda: len(inner.reads) == 2)
         time.sleep(0.05)
         assert len(inner.reads) == 2, "no more than it says"
@@ -250,11 +240,9 @@ def test_a_ranker_may_be_read_side_by_side() -> None:
 
 def test_the_windows_of_one_caller_are_read_side_by_side_too() -> None:
     inner = GatedRanker()
-    with_dynamic_batching = BatchingRanker(SideBySide(inner))
+    batching = BatchingRanker(SideBySide(inner))
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(
-            with_dynamic_batching.score_many, [(TEXTS[name], [{}]) for name in "abc"]
-        )
+        found = pool.submit(batching.score_many, [(TEXTS[name], [{}]) for name in "abc"])
         wait_for(lambda: len(inner.reads) == 2)
         inner.gate.release(9)
         assert found.result() == [[97.0], [98.0], [99.0]]
@@ -282,13 +270,11 @@ class Threads:
 
 def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None:
     inner = Threads()
-    with_dynamic_batching = BatchingRanker(inner)
+    batching = BatchingRanker(inner)
     with ThreadPoolExecutor(32) as pool:
         list(
             pool.map(
-                lambda _: with_dynamic_batching.score(
-                    TEXTS["a"], with_dynamic_batching.remember([TEXT])
-                ),
+                lambda _: batching.score(TEXTS["a"], batching.remember([TEXT])),
                 range(64),
             )
         )
@@ -299,18 +285,14 @@ def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is a matter of Unix")
 def test_a_fork_of_a_process_that_has_ranked_ranks_too() -> None:
     """As servers do that load first and fork then: none of the parent's threads are there."""
-    with_dynamic_batching = BatchingRanker(Threads())
-    assert with_dynamic_batching.score(TEXTS["a"], with_dynamic_batching.remember([TEXT])) == [0.0]
+    batching = BatchingRanker(Threads())
+    assert batching.score(TEXTS["a"], batching.remember([TEXT])) == [0.0]
     asyncio.run(run_in_executor(lambda: None))
     child = os.fork()
     if child == 0:
         _exit_after(
             lambda: asyncio.run(
-                run_in_executor(
-                    lambda: with_dynamic_batching.score(
-                        TEXTS["b"], with_dynamic_batching.remember([TEXT])
-                    )
-                )
+                run_in_executor(lambda: batching.score(TEXTS["b"], batching.remember([TEXT])))
             )
         )
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -331,8 +313,8 @@ def test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_ch
             return [float(torch.get_num_threads())]
 
     def asked(callers: ThreadPoolExecutor) -> list[list[float]]:
-        with_dynamic_batching = BatchingRanker(Counting())
-        return list(callers.map(lambda _: with_dynamic_batching.score(TEXTS["a"], [{}]), range(8)))
+        batching = BatchingRanker(Counting())
+        return list(callers.map(lambda _: batching.score(TEXTS["a"], [{}]), range(8)))
 
     before = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -428,11 +410,9 @@ def test_after_any_schedule_of_callers_the_next_is_answered(
                 outcome in ("timed out", "loading", visit.fault or visit.texts)
                 or outcome == visit.texts == 0
             )
-        with_dynamic_batching = await until_loaded(reranker)
-        await _until(lambda: with_dynamic_batching.unfinished == 0)
-        assert not any(with_dynamic_batching._executor._process.queues), (
-            "nothing is left in the queues"
-        )
+        batching = await until_loaded(reranker)
+        await _until(lambda: batching.unfinished == 0)
+        assert not any(batching._executor._process.queues), "nothing is left in the queues"
         assert (
             await asyncio.wait_for(
                 come(reranker, Visit(after=0, texts=3, patience=None, fault=""), 99), 10
@@ -498,16 +478,14 @@ def candidates(letter: str, count: int) -> list[Candidate]:
 
 async def test_who_leaves_while_it_remembers_costs_one_part_and_no_more() -> None:
     inner = GatedMemory()
-    with_dynamic_batching = BatchingRanker(inner)
-    call = asyncio.create_task(
-        run_in_executor(lambda: with_dynamic_batching.remember(candidates("a", 80)))
-    )
+    batching = BatchingRanker(inner)
+    call = asyncio.create_task(run_in_executor(lambda: batching.remember(candidates("a", 80))))
     await _until(lambda: inner.parts == ["a"])
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     inner.gate.release(99)
-    await _until(lambda: with_dynamic_batching.unfinished == 0)
+    await _until(lambda: batching.unfinished == 0)
     assert inner.parts == ["a"]
 
 
@@ -518,23 +496,23 @@ def test_a_fault_while_remembering_takes_the_other_parts_out_of_the_queue() -> N
             raise RNXError("no")
 
     inner = Failing(max_concurrency=2)
-    with_dynamic_batching = BatchingRanker(inner)
+    batching = BatchingRanker(inner)
     inner.gate.release(99)
     with pytest.raises(RNXError, match="no"):
-        with_dynamic_batching.remember(candidates("a", 80))
-    wait_for(lambda: with_dynamic_batching.unfinished == 0)
+        batching.remember(candidates("a", 80))
+    wait_for(lambda: batching.unfinished == 0)
     assert len(inner.parts) <= 2
 
 
 def test_callers_remember_in_turn_and_a_scoring_comes_between() -> None:
     inner = GatedMemory()
-    with_dynamic_batching = BatchingRanker(inner)
+    batching = BatchingRanker(inner)
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(with_dynamic_batching.remember, candidates("a", 32))
+        first = pool.submit(batching.remember, candidates("a", 32))
         wait_for(lambda: inner.parts == ["a"])
-        second = pool.submit(with_dynamic_batching.remember, candidates("b", 16))
-        wait_for(lambda: with_dynamic_batching.unfinished == 2)
-        (scored,) = queue(with_dynamic_batching, pool, "c")
+        second = pool.submit(batching.remember, candidates("b", 16))
+        wait_for(lambda: batching.unfinished == 2)
+        (scored,) = queue(batching, pool, "c")
         inner.gate.release(2)
         assert scored.result() == [99.0] * 2, "after the part at work"
         inner.gate.release(99)
@@ -631,8 +609,8 @@ def test_one_callers_system_exit_is_not_another_s() -> None:
 
     inner = Exiting()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, _ = busy(inner, pool)
-        good, bad = queue(with_dynamic_batching, pool, "b", "bad")
+        batching, _ = busy(inner, pool)
+        good, bad = queue(batching, pool, "b", "bad")
         inner.gate.release(9)
         assert good.result() == [98.0] * 2
         with pytest.raises(SystemExit):

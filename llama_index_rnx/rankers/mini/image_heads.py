@@ -223,8 +223,8 @@ class CaptionHead(nn.Module):
 
 
 def late_interaction(words: Tensor, weights: Tensor, regions: Tensor) -> Tensor:
-    """Compare every word with its best region (ColBERT, arXiv 2004.12832): [T, W], [T], [N, R, W] ->
-    [N].
+    """Compare every word with its best region (ColBERT, arXiv 2004.12832): [T, W], [T], [N, R, W]
+    -> [N].
     """
     return torch.einsum("tw,nrw->ntr", words, regions).amax(-1) @ weights
 

@@ -43,7 +43,7 @@ class MiniModel(nn.Module):
 
     @classmethod
     def untrained(cls, folder: Path, image: ImageConfig, reader: ScorerConfig) -> MiniModel:
-        """Return a model of these shapes with weights of any value; `folder` holds the tokenizer."""
+        """Return a model of these shapes; `folder` holds the tokenizer."""
         return cls(
             TextEncoder(TextEncoder.tokenizer_from(folder)),
             ImageEncoder(image.others),
