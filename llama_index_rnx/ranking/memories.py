@@ -37,6 +37,9 @@ def get_or_compute_memories(
     Raises:
         ImageError: an image cannot be read; `get_usable_memories` goes on without it.
     """
+    if not candidates:
+        return []
+
     memories = store.find(ranker.fingerprint, [candidate.digest for candidate in candidates])
     missing_by_digest = {
         candidate.digest: candidate for candidate in candidates if candidate.digest not in memories

@@ -46,9 +46,13 @@ class MiniRanker:
     about 10 kB for a passage of MS MARCO, 3 kB for an image.
 
     Attributes:
+        dimensions: of a dense vector, 768.
         image_calibration: scale and bias that turn the cosine of the dense vectors of a text query
             and an image into the logit of its relevance.
     """
+
+    name = NAME
+    window = WINDOW
 
     def __init__(
         self,
@@ -71,21 +75,17 @@ class MiniRanker:
         self._fingerprint = f"{NAME}/{config['digest']}/{max_chunks}/{LAYOUT}"
         self.image_calibration: tuple[float, float] = tuple(config["retrieval"])
 
+        # The image half has two more coordinates, for the hub correction.
+        image_config = model.image.config
+        self.dimensions = image_config.text_width + image_config.dim + 2
+
         self._memory_encoder = MemoryEncoder(self._model, device, dtype, max_chunks)
         self._query_encoder = QueryEncoder(self._model, self._memory_encoder, device)
         self._dense_vectors = DenseVectors(self._model, device)
 
     @property
-    def name(self) -> str:
-        return NAME
-
-    @property
     def fingerprint(self) -> str:
         return self._fingerprint
-
-    @property
-    def window(self) -> int:
-        return WINDOW
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Give copies and pickles no weights: they are loaded where the copy arrives, once for the
@@ -183,6 +183,12 @@ class MiniRanker:
         """
         vector = self._dense_vectors.image_vector(memory)
         return None if vector is None else vector.tolist()
+
+    def dense_vectors(
+        self, memories: Sequence[Memory]
+    ) -> list[tuple[list[float] | None, list[float] | None]]:
+        """Return the `text_vector` and the `image_vector` of each memory."""
+        return [(self.text_vector(memory), self.image_vector(memory)) for memory in memories]
 
     @torch.inference_mode()
     def _score_each(self, query: TextQuery, memories: Sequence[Memory]) -> ScorerOutput:
