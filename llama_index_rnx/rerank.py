@@ -1,13 +1,15 @@
-"""Door 1, RNXRerank: the whole rerank flow on one screen. nodes -> candidates -> memories ->
-windows -> scores -> order.
+"""Door 1, RNXRerank: nodes -> candidates -> the ranking flow -> nodes, as a LlamaIndex
+postprocessor. The flow itself is in `ranking/pipeline.py`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +25,7 @@ from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from pydantic import ValidationError
 
 from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidate
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import ImageError, SettingsError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.ranking import (
@@ -40,51 +42,75 @@ from llama_index_rnx.ranking import (
 )
 from llama_index_rnx.validation import checked_asks, checked_callbacks, checked_hits, one_line
 
-RETRIEVAL_SCORE = "retrieval_score"
+logger = logging.getLogger(__name__)
 dispatcher = instrument.get_dispatcher(__name__)  # type: ignore[attr-defined]
+
+# The metadata key of the retriever's score, see `keep_retrieval_score`.
+RETRIEVAL_SCORE = "retrieval_score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NodeList:
+    """One query with its nodes, resolved once.
+
+    Attributes:
+        bundle: the query as LlamaIndex gave it.
+        candidates: one for each node.
+        faults: by index, what of a node cannot be used, and why.
+    """
+
+    bundle: QueryBundle | None
+    nodes: list[NodeWithScore]
+    query: Query
+    candidates: list[Candidate]
+    faults: dict[int, str]
 
 
 class RNXRerank(BaseNodePostprocessor, PromptMixin):
     """Reads a mixed list of retrieved text and image nodes together and returns them best first.
 
-    What comes out is a permutation of what went in, cut to `top_n`, in new `NodeWithScore` objects;
+    The result is a permutation of the given nodes, cut to `top_n`, in new `NodeWithScore` objects;
     the nodes and the caller's list stay as they were. The same call gives the same answer.
 
-    Scores are numbers in [0, 1] that never rise with rank. A list that fits into the model's window
-    (128 nodes for `rnx-mini`, 20 for a model that is read by labels, all for one that is read
-    pointwise) is read at once, and its scores are as the model gave them. In a longer list a node
-    has the score of the last window that read it, or that of the node before it where this is
-    lower. Between calls, and so for `min_score`, scores mean what the model's do: of a pointwise
-    model the probability that the node answers the query; of `rnx-mini` roughly the same; by labels
-    the node's odds against the others of its window (`rnx calibrate` turns them into probabilities
-    on lists like yours); of a written order its place, which compares with nothing.
+    Scores are numbers in [0, 1] that never rise with rank (those of a service are passed on as they
+    come). A list that fits into the model's window (128 nodes for `rnx-mini`, 20 for a model that
+    is read by labels, all for one that is read pointwise) is scored at once, and its scores are as
+    the model gave them. In a longer list a node has the score of the last window that held it, or
+    that of the node before it where this is lower. Between calls, and so for `min_score`, scores
+    mean what the model's do: of a pointwise model the probability that the node answers the query;
+    of `rnx-mini` roughly the same; by labels the node's odds against the others of its window
+    (`rnx calibrate` turns them into probabilities on lists like yours); of a written order its
+    rank, which compares with nothing.
 
-    `windows` says how a longer list is read: `sliding` from tail to head, each half a window after
-    the other, or `parallel`, side by side with a final among the best of each: fewer reads in two
-    steps, faster on a GPU.
+    `windows` says how a longer list is scored: `sliding` from tail to head, each half a window
+    after the other, or `parallel`, side by side with a final among the best of each: fewer windows
+    in two steps, faster on a GPU.
 
     It is called as every LlamaIndex postprocessor: by an engine (`node_postprocessors=[...]`), or
     `postprocess_nodes(nodes, query_bundle=...)`, `postprocess_nodes(nodes, query_str=...)` and
     their `apostprocess_nodes`. The model is loaded at the first call, once, under a lock. One
-    object serves any number of threads and async callers; those that wait are read together
+    object serves any number of threads and async callers; those that wait are scored together
     (`llama_index_rnx.ranking.scheduler`).
 
-    A node is ranked by what can be read of it: by its text where its picture is gone. One with
-    nothing left (a blank text, a broken picture) comes last with score 0, and one `RuntimeWarning`
+    A node is ranked by what can be read of it: by its text where its image is gone. One with
+    nothing left (a blank text, a broken image) comes last with score 0, and one `RuntimeWarning`
     a call says how many there were, and why.
 
     Raises:
-        RNXError: the query is empty or its picture cannot be read, a model is unknown. What a model
+        RNXError: the query is empty or its image cannot be read, a model is unknown. What a model
             or a service raises comes out, too, unless `on_error="keep_order"` gives the retriever's
-            order instead.
+            order instead and logs a warning.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
-        >>> nodes = [NodeWithScore(node=TextNode(text=t), score=0.5) for t in ("Bees make honey.", "Rust is iron oxide.")]
-        >>> best = RNXRerank(top_n=1, keep_retrieval_score=True).postprocess_nodes(nodes, query_str="What is rust?")
+        >>> texts = ("Bees make honey.", "Rust is iron oxide.")
+        >>> nodes = [NodeWithScore(node=TextNode(text=text), score=0.5) for text in texts]
+        >>> reranker = RNXRerank(top_n=1, keep_retrieval_score=True)
+        >>> best = reranker.postprocess_nodes(nodes, query_str="What is rust?")
         >>> best[0].text, best[0].node.metadata["retrieval_score"]
         ('Rust is iron oxide.', 0.5)
-        >>> RNXRerank(min_score=1.0).postprocess_nodes(nodes, query_str="What is rust?")  # nothing is that good
+        >>> strict = RNXRerank(min_score=1.0)
+        >>> strict.postprocess_nodes(nodes, query_str="What is rust?")  # nothing is that good
         []
     """
 
@@ -140,17 +166,18 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     )
 
     _lock: Any = PrivateAttr()
-    _ranker: Ranker | None = PrivateAttr(default=None)
-    _shared: Ranker | None = PrivateAttr(default=None)
+    _loaded: Ranker | None = PrivateAttr(default=None)
     _memories: MemoryStore | None = PrivateAttr(default=None)
     _failures: int = PrivateAttr(default=0)
 
     def __init__(self, model: str = "rnx-mini", top_n: int = 5, **options: Any) -> None:
         ranker = options.get("ranker")
         if ranker is not None and not isinstance(ranker, Ranker):
-            raise RNXError(
-                f"ranker= got {type(ranker).__name__}; it needs name, fingerprint, window, remember and score."
+            raise SettingsError(
+                f"ranker= got {type(ranker).__name__}; it needs name, fingerprint, window, "
+                "remember and score."
             )
+
         options["callback_manager"] = checked_callbacks(options.get("callback_manager"))
         if isinstance(options.get("memory_path"), Path):
             options["memory_path"] = str(options["memory_path"])
@@ -162,7 +189,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise RNXError(one_line(error, "RNXRerank")) from error
+            raise SettingsError(one_line(error, "RNXRerank")) from error
         self._lock = threading.RLock()
 
     @classmethod
@@ -175,16 +202,16 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         return self._failures
 
     def unload(self) -> None:
-        """Lets go of the model and its memory; the next call loads it again."""
+        """Release the model and its memory; the next call loads it again."""
         with self._lock:
-            self._ranker = self._shared = None
+            self._loaded = None
         release_memory()
 
     def postprocess_many(
         self, asks: Sequence[tuple[QueryBundle | None, list[NodeWithScore]]]
     ) -> list[list[NodeWithScore]]:
-        """What `postprocess_nodes` gives for each query and its nodes; windows of all lists share
-        forwards where they can.
+        """Return what `postprocess_nodes` returns for each query and its nodes; windows of all
+        lists share forwards where they can.
 
         The memories of all lists are held at once: `LISTS_AT_ONCE` lists a call are plenty.
 
@@ -192,29 +219,34 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
             asks: (query, its nodes), one for each list. With `on_error="keep_order"` one bad list
                 costs the others nothing.
         """
-        asks = checked_asks(asks)
-        queries = [query_of(bundle) for bundle, _ in asks]
-        parts = [
-            [usable_candidate(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks
-        ]
+        lists = [self._resolve(bundle, nodes) for bundle, nodes in checked_asks(asks)]
 
         with ExitStack() as events:
-            tell = [events.enter_context(self._event(*ask)) for ask in asks]
-            rankings = self._rankings(
-                [
-                    (query, [one for one, _ in row])
-                    for query, row in zip(queries, parts, strict=True)
-                ]
-            )
-            found = [
-                self._cut(nodes, ranking)
-                for (_, nodes), ranking in zip(asks, rankings, strict=True)
+            report_end = [events.enter_context(self._events(each)) for each in lists]
+            rankings = self._rank_or_keep_order(lists)
+            results = [
+                self._select(each.nodes, ranking)
+                for each, ranking in zip(lists, rankings, strict=True)
             ]
-            for told, best in zip(tell, found, strict=True):
-                told(best)
+            for report, hits in zip(report_end, results, strict=True):
+                report(hits)
 
-        _warn_of_faults([_faults(*pair) for pair in zip(rankings, parts, strict=True)], parts)
-        return found
+        _warn_of_faults(lists, rankings)
+        return results
+
+    def _resolve(self, bundle: QueryBundle | None, nodes: list[NodeWithScore]) -> _NodeList:
+        """Resolve a query and its nodes to what a ranker reads; nothing is opened yet."""
+        query = query_of(bundle)
+        candidates: list[Candidate] = []
+        faults: dict[int, str] = {}
+        for index, hit in enumerate(nodes):
+            candidate, fault = usable_candidate(hit.node, self.allow_urls)
+            candidates.append(candidate)
+            if fault:
+                faults[index] = fault
+        return _NodeList(
+            bundle=bundle, nodes=nodes, query=query, candidates=candidates, faults=faults
+        )
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -224,97 +256,107 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        """Concurrent calls share forwards where the model can; a cancelled one is read no further."""
+        """Concurrent calls share forwards where the model can; of a cancelled call nothing further
+        is scored.
+        """
         return await run_in_executor(partial(self._postprocess_nodes, nodes, query_bundle))
 
     @contextmanager
-    def _event(
-        self, bundle: QueryBundle | None, nodes: list[NodeWithScore]
-    ) -> Iterator[Callable[[list[NodeWithScore]], None]]:
-        """What LlamaIndex's observers see: a Start, and an End with the nodes it is told, whatever
-        happened between.
+    def _events(self, nodes: _NodeList) -> Iterator[Callable[[list[NodeWithScore]], None]]:
+        """Send LlamaIndex's observers a start, and an end whatever happens between. The function
+        that this yields takes the nodes that the end reports.
         """
         dispatcher.event(
-            ReRankStartEvent(query=bundle, nodes=nodes, top_n=self.top_n, model_name=self.model)
+            ReRankStartEvent(
+                query=nodes.bundle, nodes=nodes.nodes, top_n=self.top_n, model_name=self.model
+            )
         )
         payload: dict[str, Any] = {
-            EventPayload.NODES: nodes,
+            EventPayload.NODES: nodes.nodes,
             EventPayload.MODEL_NAME: self.model,
-            EventPayload.QUERY_STR: query_of(bundle).text,
+            EventPayload.QUERY_STR: nodes.query.text,
             EventPayload.TOP_K: self.top_n,
         }
-        told: list[NodeWithScore] = []
+        hits: list[NodeWithScore] = []
         try:
             with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-                yield told.extend
-                event.on_end(payload={EventPayload.NODES: told})
+                yield hits.extend
+                event.on_end(payload={EventPayload.NODES: hits})
         finally:
-            dispatcher.event(ReRankEndEvent(nodes=told))
+            dispatcher.event(ReRankEndEvent(nodes=hits))
 
-    def _rankings(self, lists: Sequence[tuple[Query, Sequence[Candidate]]]) -> list[Ranking | None]:
-        """The order of each list; None where the model failed and the given order is kept."""
+    def _rank_or_keep_order(self, lists: Sequence[_NodeList]) -> list[Ranking | None]:
+        """Return the order of each list; None where the model failed and the given order stays."""
         try:
             return list(self._rank(lists))
-        except ImageError:  # of a query: those of candidates cost nobody anything
+        except ImageError:
+            # It is the image of a query: those of candidates cost nobody anything.
             raise
         except Exception:
             if self.on_error == "raise":
                 raise
-        if len(lists) > 1:  # one bad list costs the others nothing
-            return [ranking for one in lists for ranking in self._rankings([one])]
+            if len(lists) == 1:
+                logger.warning(
+                    "%s failed; the order of the retriever is kept", self.model, exc_info=True
+                )
+
+        # One bad list costs the others nothing.
+        if len(lists) > 1:
+            return [ranking for each in lists for ranking in self._rank_or_keep_order([each])]
         self._failures += 1
         return [None]
 
-    def _rank(self, lists: Sequence[tuple[Query, Sequence[Candidate]]]) -> list[Ranking]:
-        if all(
-            one.is_empty for _, candidates in lists for one in candidates
-        ):  # this loads no model
-            return [_of_nothing(len(candidates)) for _, candidates in lists]
+    def _rank(self, lists: Sequence[_NodeList]) -> list[Ranking]:
+        # Empty candidates need no order, and so no model.
+        if all(candidate.is_empty for each in lists for candidate in each.candidates):
+            return [_ranking_of_empty(len(each.candidates)) for each in lists]
+
         with self._lock:
-            ranker, store = self._open(), self._store()
-        return rank_many(ranker, store, lists, self.window, self.stride, self.windows)
-
-    def _open(self) -> Ranker:
-        """The loaded model for many threads: the engine's async calls come from as many as there
-        are queries.
-        """
-        if self._shared is None:
-            self._shared = with_dynamic_batching(self._loaded())
-        return self._shared
-
-    def _loaded(self) -> Ranker:
-        if self._ranker is None:
-            ranker = self.ranker if self.ranker is not None else self._load()
-            self._ranker = prompted(ranker, self.prompts)
-        return self._ranker
-
-    def _load(self) -> Ranker:
-        return load_ranker(
-            self.model,
-            adapter=self.adapter,
-            device=self.device,
-            dtype=self.dtype,
-            max_pixels=self.max_pixels,
-            max_text_tokens=self.max_text_tokens,
+            ranker = self._load()
+            store = self._store()
+        return rank_many(
+            ranker,
+            store,
+            [(each.query, each.candidates) for each in lists],
+            self.window,
+            self.stride,
+            self.windows,
         )
 
+    def _load(self) -> Ranker:
+        """Return the model for many threads, under the prompts of this reranker; load it at the
+        first call. The caller holds the lock.
+        """
+        if self._loaded is None:
+            ranker = self.ranker
+            if ranker is None:
+                ranker = load_ranker(
+                    self.model,
+                    adapter=self.adapter,
+                    device=self.device,
+                    dtype=self.dtype,
+                    max_pixels=self.max_pixels,
+                    max_text_tokens=self.max_text_tokens,
+                )
+            self._loaded = with_dynamic_batching(prompted(ranker, self.prompts))
+        return self._loaded
+
     def _get_prompts(self) -> PromptDictType:
-        """The templates of the model's prompt, by name: `list_prompt` (`{candidates}`, `{query}`)
-        and `candidate_prompt` (`{label}`, `{content}`), or `pair_prompt` (`{query}`, `{content}`);
-        none for `rnx-mini`. This loads the model."""
+        """Return the templates of the model's prompt, by name: `list_prompt` (`{candidates}`,
+        `{query}`) and `candidate_prompt` (`{label}`, `{content}`), or `pair_prompt` (`{query}`,
+        `{content}`); none for `rnx-mini`. This loads the model.
+        """
         with self._lock:
-            return {
-                name: PromptTemplate(template)
-                for name, template in prompts_of(self._loaded()).items()
-            }
+            templates = prompts_of(self._load())
+        return {name: PromptTemplate(template) for name, template in templates.items()}
 
     def _update_prompts(self, prompts_dict: PromptDictType) -> None:
-        """Other templates, for this reranker and its copies; a ready ranker that was handed in
+        """Replace templates, for this reranker and its copies; a ready ranker that was handed in
         stays as it is.
         """
         templates = {name: prompt.get_template() for name, prompt in prompts_dict.items()}
         with self._lock:
-            self._ranker, self._shared = prompted(self._loaded(), templates), None
+            self._loaded = prompted(self._load(), templates)
             self.prompts = {**self.prompts, **templates}
 
     def _store(self) -> MemoryStore:
@@ -322,37 +364,38 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
             self._memories = MemoryStore(self.memory_path)
         return self._memories
 
-    def _cut(self, nodes: Sequence[NodeWithScore], ranking: Ranking | None) -> list[NodeWithScore]:
+    def _select(
+        self, nodes: Sequence[NodeWithScore], ranking: Ranking | None
+    ) -> list[NodeWithScore]:
+        """Return copies of the best nodes, or of the first where there is no ranking."""
         if ranking is None:
             return [self._copy(hit, hit.score) for hit in nodes[: self.top_n]]
-        ranked = zip(ranking.order, ranking.scores, strict=True)
-        kept = [
-            (i, score) for i, score in ranked if self.min_score is None or score >= self.min_score
-        ]
-        return [self._copy(nodes[i], score) for i, score in kept[: self.top_n]]
+
+        ranked = list(zip(ranking.order, ranking.scores, strict=True))
+        if self.min_score is not None:
+            ranked = [(index, score) for index, score in ranked if score >= self.min_score]
+        return [self._copy(nodes[index], score) for index, score in ranked[: self.top_n]]
 
     def _copy(self, hit: NodeWithScore, score: float | None) -> NodeWithScore:
         if not isinstance(hit.node, BaseNode):
             return NodeWithScore.model_construct(node=hit.node, score=score)
         if not self.keep_retrieval_score:
             return NodeWithScore(node=hit.node, score=score)
+
         node = hit.node.model_copy()
-        node.metadata = {**hit.node.metadata, RETRIEVAL_SCORE: hit.score}
-        node.excluded_embed_metadata_keys = [
-            *hit.node.excluded_embed_metadata_keys,
-            RETRIEVAL_SCORE,
-        ]
-        node.excluded_llm_metadata_keys = [*hit.node.excluded_llm_metadata_keys, RETRIEVAL_SCORE]
+        node.metadata = {**node.metadata, RETRIEVAL_SCORE: hit.score}
+        node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, RETRIEVAL_SCORE]
+        node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, RETRIEVAL_SCORE]
         return NodeWithScore(node=node, score=score)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RNXRerank:
-        """The same settings under a lock of its own; a ready ranker is shared, a loaded model found
-        again.
+        """Return the same settings under a lock of their own; a ready ranker is shared, a loaded
+        model is found again.
         """
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields})
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings without the loaded model: a copy loads its own when it is asked."""
+        """Return the settings without the loaded model: a copy loads its own when it is used."""
         names = [name for name in type(self).model_fields if name != "callback_manager"]
         return {"__dict__": {name: getattr(self, name) for name in names}}
 
@@ -360,30 +403,33 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         self.__init__(**state["__dict__"])  # type: ignore[misc]
 
 
-def _of_nothing(count: int) -> Ranking:
-    """The ranking of candidates that are all empty; their faults are known to whoever made them."""
+def _ranking_of_empty(count: int) -> Ranking:
+    """Return the ranking of candidates that are all empty; `_NodeList.faults` says why they are."""
     return with_last(Ranking(order=[], scores=[]), [], range(count))
 
 
-def _faults(ranking: Ranking | None, parts: Sequence[tuple[Candidate, str]]) -> dict[int, str]:
-    """By index, what of a node could not be read, and why; nothing of a list that was not ranked."""
+def _faults(nodes: _NodeList, ranking: Ranking | None) -> dict[int, str]:
+    """Return by index what of a node could not be read, and why; nothing of a list that was not
+    ranked.
+    """
     if ranking is None:
         return {}
-    own = {i: fault for i, (_, fault) in enumerate(parts) if fault}
-    return dict(sorted((ranking.faults | own).items()))
+    return dict(sorted((ranking.faults | nodes.faults).items()))
 
 
-def _warn_of_faults(
-    faults: Sequence[Mapping[int, str]], parts: Sequence[Sequence[tuple[Candidate, str]]]
-) -> None:
-    """One warning for all lists of a call."""
-    reasons = [reason for row in faults for reason in row.values()]
+def _warn_of_faults(lists: Sequence[_NodeList], rankings: Sequence[Ranking | None]) -> None:
+    """Give one warning for all lists of a call."""
+    reasons: list[str] = []
+    for nodes, ranking in zip(lists, rankings, strict=True):
+        reasons += _faults(nodes, ranking).values()
     if not reasons:
         return
+
+    count = sum(len(nodes.nodes) for nodes in lists)
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     warnings.warn(
-        f"{len(reasons)} of {sum(map(len, parts))} nodes cannot be read whole; each is ranked by what is left of it, and "
-        f"comes last with score 0 where nothing is: {reasons[0]}{more}",
+        f"{len(reasons)} of {count} nodes cannot be read whole; each is ranked by what is left of "
+        f"it, and comes last with score 0 where nothing is: {reasons[0]}{more}",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -20,13 +20,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from llama_index_rnx.batch.diagnose import calibrate, diagnose_checkpoint, skip_reason
-    from llama_index_rnx.batch.lists import (
-        CandidateList,
-        list_of,
-        rank_lists,
-        read_lists,
-        read_queries,
-    )
+    from llama_index_rnx.batch.lists import CandidateList, list_of, read_lists, read_queries
+    from llama_index_rnx.batch.rerank import rank_lists
     from llama_index_rnx.batch.trec import docid_of, judgment_row, run_row
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
@@ -40,9 +35,11 @@ else:
             "lists": [
                 "CandidateList",
                 "list_of",
-                "rank_lists",
                 "read_lists",
                 "read_queries",
+            ],
+            "rerank": [
+                "rank_lists",
             ],
             "trec": [
                 "docid_of",

@@ -1,5 +1,5 @@
-"""JSONL rows of queries and candidate lists: read with a clear word about every wrong one, ranked
-by any ranker.
+"""JSONL rows of queries and candidate lists, checked one by one: an error names the line and the
+field. It knows no model.
 """
 
 from __future__ import annotations
@@ -18,24 +18,18 @@ from llama_index_rnx.candidates import (
     is_data_uri,
     source_at,
 )
-from llama_index_rnx.console import progress_bar
-from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import (
-    LISTS_AT_ONCE,
-    Ranker,
-    Ranking,
-    Windows,
-    rank_many,
-    with_dynamic_batching,
-)
+from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.text import clean_text
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateList:
-    """One row: a query and what is to be ordered for it. grades: of each candidate, as given; None
-    where there is none.
+    """One row: a query and what is to be ordered for it.
+
+    Attributes:
+        grades: of each candidate, as it stands in the row; None where there is none.
     """
 
     qid: str
@@ -44,203 +38,160 @@ class CandidateList:
     grades: list[Any] = field(default_factory=list)
 
 
-def read_queries(path: Path) -> list[dict[str, Any]]:
-    """Rows `{"qid","query","image"?}`; image paths are absolute or relative to the file.
+def read_queries(path: Path) -> list[Row]:
+    """Read rows `{"qid","query","image"?}`; image paths are absolute or relative to the file.
 
     Raises:
-        RNXError: the file is missing or empty, a row is wrong, a qid stands twice.
+        SettingsError: the file is missing or empty, a row is wrong, a qid stands twice.
     """
-    rows: list[dict[str, Any]] = []
-    for place, row in _rows(path):
-        query = _query(place, row, path.parent)
+    rows: list[Row] = []
+    for label, row in _read_rows(path):
+        query = _parse_query(label, row, path.parent)
         rows.append(
-            {"qid": _qid(place, row), "query": query.text, "image": _location(row, query.image)}
+            {
+                "qid": _parse_qid(label, row),
+                "query": query.text,
+                "image": _image_location(row, query.image),
+            }
         )
-    _refuse_twice([row["qid"] for row in rows], path)
+    _refuse_duplicates([row["qid"] for row in rows], str(path))
     return rows
 
 
 def read_lists(path: Path) -> list[CandidateList]:
-    """Rows `{"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?,"grade"?}]}`.
+    """Read rows `{"qid","query","image"?,"candidates":[{"docid","text"?,"image"?,"score"?,
+    "grade"?}]}`.
 
-    A row in Python is `list_of`:
+    A row in Python is turned into a list by `list_of`:
 
         >>> candidate = {"docid": "a", "text": "Rust is iron oxide.", "grade": 3}
         >>> row = {"qid": "1", "query": "What is rust?", "candidates": [candidate]}
-        >>> found = list_of(row, Path("."), "row 1")
-        >>> found.query.text, found.candidates[0].id, found.grades
+        >>> rows = list_of(row, Path("."), "row 1")
+        >>> rows.query.text, rows.candidates[0].id, rows.grades
         ('What is rust?', 'a', [3])
 
     Raises:
-        RNXError: as `read_queries`; and a candidate without docid, without text and image, or a
-            docid twice in a list.
+        SettingsError: as `read_queries`; and a candidate without docid, without text and image, or
+            a docid twice in a list.
     """
-    lists = [list_of(row, path.parent, place) for place, row in _rows(path)]
-    _refuse_twice([one.qid for one in lists], path)
+    lists = [list_of(row, path.parent, label) for label, row in _read_rows(path)]
+    _refuse_duplicates([candidate_list.qid for candidate_list in lists], str(path))
     return lists
 
 
-def list_of(row: dict[str, Any], folder: Path, place: str) -> CandidateList:
-    """One row. folder: where relative image paths begin; place: what an error calls the row.
+def list_of(row: Row, folder: Path, label: str) -> CandidateList:
+    """Return the list of one row.
+
+    Args:
+        folder: where relative image paths begin.
+        label: the name of the row in an error.
 
     Raises:
-        RNXError: as `read_lists`, but that nobody knows of the other rows.
+        SettingsError: as `read_lists`, except for a qid that another row has.
     """
-    found = row.get("candidates", row.get("cands"))
-    if not isinstance(found, list):
-        raise RNXError(f'{place}: "candidates" must be a list of {{"docid","text"?,"image"?}}.')
-    candidates = [_candidate(place, one, folder) for one in found]
-    _refuse_twice([one.id for one in candidates], place)
-    grades = [one.get("grade") for one in found]
+    candidate_rows = row.get("candidates", row.get("cands"))
+    if not isinstance(candidate_rows, list):
+        raise SettingsError(
+            f'{label}: "candidates" must be a list of {{"docid","text"?,"image"?}}.'
+        )
+
+    candidates = [_parse_candidate(label, each, folder) for each in candidate_rows]
+    _refuse_duplicates([candidate.id for candidate in candidates], label)
     return CandidateList(
-        qid=_qid(place, row), query=_query(place, row, folder), candidates=candidates, grades=grades
+        qid=_parse_qid(label, row),
+        query=_parse_query(label, row, folder),
+        candidates=candidates,
+        grades=[each.get("grade") for each in candidate_rows],
     )
 
 
-def rank_lists(
-    lists: Sequence[CandidateList],
-    ranker: Ranker,
-    memory_path: str | None = None,
-    faults: list[str] | None = None,
-    windows: Windows = "sliding",
-) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """Yields (qid, [(docid, score), best first]) for every list, with a progress bar.
-
-    A few lists are driven at once, so that their windows share forwards. A candidate whose image
-    cannot be read is ordered by its text, or comes last with score 0; what was wrong is added to
-    `faults`. A query whose image cannot be read keeps the given order.
-    """
-    ranker, store = with_dynamic_batching(ranker), MemoryStore(memory_path)
-    faults = faults if faults is not None else []
-    with progress_bar("reranking", len(lists), "lists") as advance:
-        for start in range(0, len(lists), LISTS_AT_ONCE):
-            part = lists[start : start + LISTS_AT_ONCE]
-            yield from zip(
-                (one.qid for one in part),
-                _ranked(ranker, store, part, windows, faults),
-                strict=True,
-            )
-            advance(len(part))
-
-
-def _ranked(
-    ranker: Ranker,
-    store: MemoryStore,
-    lists: Sequence[CandidateList],
-    windows: Windows,
-    faults: list[str],
-) -> list[list[tuple[str, float]]]:
-    try:
-        rankings = rank_many(
-            ranker, store, [(one.query, one.candidates) for one in lists], windows=windows
-        )
-    except ImageError as error:  # of a query; those of candidates are in the rankings
-        if len(lists) > 1:
-            return [row for one in lists for row in _ranked(ranker, store, [one], windows, faults)]
-        faults.append(f"query {lists[0].qid}: {error}")
-        return [
-            [(candidate.id, -float(place)) for place, candidate in enumerate(lists[0].candidates)]
-        ]
-    for one, ranking in zip(lists, rankings, strict=True):
-        faults += [
-            f"candidate {one.candidates[i].id}: {fault}" for i, fault in ranking.faults.items()
-        ]
-    return [
-        _in_order(one.candidates, ranking) for one, ranking in zip(lists, rankings, strict=True)
-    ]
-
-
-def _in_order(candidates: Sequence[Candidate], ranking: Ranking) -> list[tuple[str, float]]:
-    return [
-        (candidates[i].id, score) for i, score in zip(ranking.order, ranking.scores, strict=True)
-    ]
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield the label of each row, its file and line, and the row."""
     if not path.is_file():
-        raise RNXError(f"{path} does not exist; give a JSONL file.")
-    empty = True
+        raise SettingsError(f"{path} does not exist; give a JSONL file.")
+
+    is_empty = True
     with path.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                empty = False
-                yield f"{path}, line {number}", _row(f"{path}, line {number}", line)
-    if empty:
-        raise RNXError(f"{path} holds no rows; give one JSON object a line.")
+                is_empty = False
+                label = f"{path}, line {number}"
+                yield label, _parse_row(label, line)
+    if is_empty:
+        raise SettingsError(f"{path} holds no rows; give one JSON object a line.")
 
 
-def _row(place: str, line: str) -> dict[str, Any]:
+def _parse_row(label: str, line: str) -> Row:
     try:
         row = json.loads(line)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # also a number of 5,000 digits, and 100,000 brackets
-        raise RNXError(f"{place}: is not JSON ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        # Also a number of 5,000 digits, and 100,000 brackets.
+        raise SettingsError(f"{label}: is not JSON ({error}).") from error
     if not isinstance(row, dict):
-        raise RNXError(f"{place}: got {type(row).__name__}; a row is a JSON object.")
+        raise SettingsError(f"{label}: got {type(row).__name__}; a row is a JSON object.")
     return row
 
 
-def _qid(place: str, row: dict[str, Any]) -> str:
-    qid = _text(place, row, "qid")
+def _parse_qid(label: str, row: Row) -> str:
+    qid = _parse_text(label, row, "qid")
     if not qid or qid.split() != [qid]:
-        raise RNXError(
-            f'{place}: "qid" is {row.get("qid")!r}; it must be there, without white space.'
+        raise SettingsError(
+            f'{label}: "qid" is {row.get("qid")!r}; it must be there, without white space.'
         )
     return qid
 
 
-def _query(place: str, row: dict[str, Any], folder: Path) -> Query:
-    text, image = _text(place, row, "query"), _image(place, row, folder)
+def _parse_query(label: str, row: Row, folder: Path) -> Query:
+    text = _parse_text(label, row, "query")
+    image = _parse_image(label, row, folder)
     if not text and image is None:
-        raise RNXError(f'{place}: the query is empty; give "query", "image", or both.')
+        raise SettingsError(f'{label}: the query is empty; give "query", "image", or both.')
     return Query(text=text, image=image)
 
 
-def _text(place: str, row: dict[str, Any], name: str) -> str:
-    """A field of text; a number counts as its digits."""
+def _parse_candidate(label: str, row: Any, folder: Path) -> Candidate:
+    docid = row.get("docid", row.get("id")) if isinstance(row, dict) else None
+    if docid is None or str(docid) == "":
+        raise SettingsError(f'{label}: a candidate has no "docid".')
+
+    text = _parse_text(label, row, "text")
+    image = _parse_image(label, row, folder)
+    if not text and image is None:
+        raise SettingsError(f'{label}: candidate {docid!r} has neither "text" nor "image".')
+    return Candidate(id=str(docid), text=text, image=image)
+
+
+def _parse_text(label: str, row: Row, name: str) -> str:
+    """Return a field of text; a number counts as its digits, a missing field as empty."""
     value = row.get(name)
     if value is not None and not isinstance(value, str | int | float):
-        raise RNXError(f'{place}: "{name}" is {value!r}; it must be a text.')
+        raise SettingsError(f'{label}: "{name}" is {value!r}; it must be a text.')
     return "" if value is None else clean_text(str(value))
 
 
-def _image(place: str, row: dict[str, Any], folder: Path) -> ImageSource | None:
+def _parse_image(label: str, row: Row, folder: Path) -> ImageSource | None:
     value = row.get("image")
     if value is not None and not isinstance(value, str):
-        raise RNXError(
-            f'{place}: "image" is {value!r}; it must be the path of a picture, or a data: URI.'
+        raise SettingsError(
+            f'{label}: "image" is {value!r}; it must be the path of an image, or a data: URI.'
         )
     if not value:
         return None
-    return (
-        source_at(value, label=f"the picture of {place}")
-        if is_data_uri(value)
-        else file_source(folder / value)
-    )
+    if is_data_uri(value):
+        return source_at(value, label=f"the image of {label}")
+    return file_source(folder / value)
 
 
-def _location(row: dict[str, Any], image: ImageSource | None) -> str | None:
-    """What a `QueryBundle` is told: where the picture is, or the picture itself."""
+def _image_location(row: Row, image: ImageSource | None) -> str | None:
+    """Return what a `QueryBundle` needs: the path of the image, or its data: URI."""
     if image is None:
         return None
     return str(row["image"]) if is_data_uri(row["image"]) else image.label
 
 
-def _candidate(place: str, row: Any, folder: Path) -> Candidate:
-    docid = row.get("docid", row.get("id")) if isinstance(row, dict) else None
-    if docid is None or str(docid) == "":
-        raise RNXError(f'{place}: a candidate has no "docid".')
-    text, image = _text(place, row, "text"), _image(place, row, folder)
-    if not text and image is None:
-        raise RNXError(f'{place}: candidate {docid!r} has neither "text" nor "image".')
-    return Candidate(id=str(docid), text=text, image=image)
-
-
-def _refuse_twice(names: Sequence[str], place: Any) -> None:
-    seen: set[str] = set()
+def _refuse_duplicates(names: Sequence[str], label: str) -> None:
+    unique: set[str] = set()
     for name in names:
-        if name in seen:
-            raise RNXError(f"{place}: {name!r} stands twice; each may stand once.")
-        seen.add(name)
+        if name in unique:
+            raise SettingsError(f"{label}: {name!r} stands twice; each may stand once.")
+        unique.add(name)

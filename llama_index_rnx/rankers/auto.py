@@ -1,4 +1,4 @@
-"""Rankers: what scores a list. `load_ranker` finds the one that a model's name asks for."""
+"""`load_ranker` loads the ranker that a model's name stands for. It knows no query and no list."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from llama_index_rnx.errors import RNXError, shown
+from llama_index_rnx.errors import SettingsError, shown
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import holds_mini, load_mini
 from llama_index_rnx.rankers.remote import RemoteRanker
@@ -24,7 +24,7 @@ def load_ranker(
     max_text_tokens: int | None = None,
     **options: Any,
 ) -> Ranker:
-    """The ranker behind a name.
+    """Load the ranker that a name stands for.
 
     Args:
         model: `"rnx-mini"`, or a folder with one that you trained; a vision-language model of the
@@ -32,29 +32,36 @@ def load_ranker(
             a hub id; or the URL of a `/rerank` service, see `RemoteRanker`.
         adapter: a LoRA adapter for that vision-language model: a folder that training wrote, or a
             hub id.
-        device, dtype: where and how it computes; by default what the machine does fastest.
+        device, dtype: where and in which precision it computes; by default what the machine does
+            fastest.
         max_pixels, max_text_tokens: budgets of a candidate. `rnx-mini` always sees 256 x 256
             pixels.
         options: of a vision-language model (`load_vlm` names them), or `api_key` of a service.
 
     Raises:
-        RNXError: the model is unknown, cannot be read, or has no such option.
+        SettingsError: the model is unknown, or has no such option.
+        RNXError: its files cannot be read.
     """
     if not isinstance(model, str | Path):
-        raise RNXError(
-            f"model={shown(model)} was given; a name as {MINI!r}, a folder, a hub id or a URL is needed."
+        raise SettingsError(
+            f"model={shown(model)} was given; a name as {MINI!r}, a folder, a hub id or a URL is "
+            "needed."
         )
     model = str(model)
-    device = None if device is None else str(device)  # a torch.device says "cuda:0"
+    if adapter is not None:
+        options["adapter"] = adapter
+
+    # A torch.device reads as "cuda:0", a torch.dtype as "torch.float32".
+    device = None if device is None else str(device)
     dtype = None if dtype is None else str(dtype).removeprefix("torch.")
-    options |= {"adapter": adapter} if adapter is not None else {}
+
     if model == MINI or holds_mini(Path(model)):
         if options:
-            raise RNXError(f"{MINI!r} has no option {', '.join(sorted(options))}.")
+            raise SettingsError(f"{MINI!r} has no option {', '.join(sorted(options))}.")
         folder = None if model == MINI else Path(model).resolve()
         return load_mini(device=device, dtype=dtype, max_text_tokens=max_text_tokens, folder=folder)
     if model.startswith(("http://", "https://")):
-        return _remote(model, device, dtype, max_pixels, max_text_tokens, options)
+        return _load_remote(model, device, dtype, max_pixels, max_text_tokens, options)
     if is_checkpoint_name(model):
         common = {
             "device": device,
@@ -62,34 +69,40 @@ def load_ranker(
             "max_pixels": max_pixels,
             "max_text_tokens": max_text_tokens,
         }
-        return _vlm(model, common | options)
-    raise RNXError(
-        f"unknown model {shown(model)}: no such folder, and no hub id (owner/name); {MINI!r} is the embedded one."
+        return _load_vlm(model, common | options)
+    raise SettingsError(
+        f"unknown model {shown(model)}: no such folder, and no hub id (owner/name); {MINI!r} is "
+        "the embedded one."
     )
 
 
-def _remote(
+def _load_remote(
     url: str,
     device: str | None,
     dtype: str | None,
-    pixels: int | None,
-    tokens: int | None,
+    max_pixels: int | None,
+    max_text_tokens: int | None,
     options: dict[str, Any],
 ) -> Ranker:
     if device or dtype or set(options) - {"api_key"}:
-        raise RNXError(
-            f"model={url!r}: a service computes where it runs; allowed are max_pixels, max_text_tokens and api_key."
+        raise SettingsError(
+            f"model={url!r}: a service computes where it runs; allowed are max_pixels, "
+            "max_text_tokens and api_key."
         )
     return RemoteRanker(
-        url, api_key=options.get("api_key"), max_pixels=pixels, max_text_tokens=tokens
+        url,
+        api_key=options.get("api_key"),
+        max_pixels=max_pixels,
+        max_text_tokens=max_text_tokens,
     )
 
 
-def _vlm(model: str, options: dict[str, Any]) -> Ranker:
-    known = inspect.signature(load_vlm).parameters
-    wrong = sorted(set(options) - set(known))
-    if wrong:
-        raise RNXError(
-            f"model={model!r}: unknown option {', '.join(wrong)}; allowed are {', '.join(list(known)[1:])}."
+def _load_vlm(model: str, options: dict[str, Any]) -> Ranker:
+    parameters = list(inspect.signature(load_vlm).parameters)
+    unknown = sorted(set(options) - set(parameters))
+    if unknown:
+        raise SettingsError(
+            f"model={model!r}: unknown option {', '.join(unknown)}; allowed are "
+            f"{', '.join(parameters[1:])}."
         )
     return load_vlm(model, **options)

@@ -12,20 +12,27 @@ from llama_index_rnx.ranking.batching import (
 )
 from llama_index_rnx.ranking.calibration import Calibration
 from llama_index_rnx.ranking.executor import check_caller, run_in_executor
+from llama_index_rnx.ranking.memories import (
+    UsableMemories,
+    get_or_compute_memories,
+    get_usable_memories,
+)
 from llama_index_rnx.ranking.pipeline import LISTS_AT_ONCE, Windows, rank, rank_many
+from llama_index_rnx.ranking.placement import (
+    DTYPES,
+    fast_cpu_dtype,
+    resolve_device,
+    resolve_dtype,
+)
 from llama_index_rnx.ranking.ranker import (
     BatchRanker,
     Ranker,
     ScorePlan,
     ScoringRequest,
-    UsableMemories,
-    get_or_compute_memories,
-    get_usable_memories,
     prompted,
     prompts_of,
-    score_batch,
 )
-from llama_index_rnx.ranking.scheduler import BatchingRanker, with_dynamic_batching
+from llama_index_rnx.ranking.scheduler import BatchingRanker, score_batch, with_dynamic_batching
 from llama_index_rnx.ranking.windows import (
     Ranking,
     Window,
@@ -38,6 +45,7 @@ from llama_index_rnx.ranking.windows import (
 )
 
 __all__ = [
+    "DTYPES",
     "LISTS_AT_ONCE",
     "BatchRanker",
     "BatchingRanker",
@@ -54,6 +62,7 @@ __all__ = [
     "batches_by_token_budget",
     "batches_of_equal_shape",
     "check_caller",
+    "fast_cpu_dtype",
     "get_or_compute_memories",
     "get_usable_memories",
     "halve_on_oom",
@@ -66,6 +75,8 @@ __all__ = [
     "rank",
     "rank_many",
     "release_memory",
+    "resolve_device",
+    "resolve_dtype",
     "run_in_executor",
     "run_plan",
     "run_plans",

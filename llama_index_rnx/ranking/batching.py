@@ -24,15 +24,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the machine ran out of memory; only CUDA has an exception of its own for
     it.
     """
-    known = ("can't allocate memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    message = str(error).lower()
+    phrases = ("can't allocate memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(phrase in message for phrase in phrases)
 
 
 def release_memory() -> None:
-    """What was let go of, now: a ranker's caches refer to it, so that only a collection ends it,
-    and CUDA keeps what it had.
+    """Free released memory now. Rankers hold reference cycles through their caches, so only the
+    garbage collector frees them; afterwards the CUDA allocator returns its cached blocks.
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -42,9 +43,11 @@ def release_memory() -> None:
 def halve_on_oom(
     items: Sequence[T], work: Callable[[Sequence[T]], list[R]], fewer: Callable[[], None]
 ) -> list[R]:
-    """`work` over all items; over halves of them, and halves of halves, where memory runs out.
+    """Run `work` over all items; over halves of them, and halves of halves, where memory runs out.
 
-    `fewer` is called before each halving: it may free something, and make later batches smaller.
+    Args:
+        work: returns one result for each item.
+        fewer: called before each halving: it may free something, and make later batches smaller.
 
     Raises:
         TooLargeError: a single item does not fit.
@@ -54,7 +57,9 @@ def halve_on_oom(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    if len(items) == 1:  # outside of the handler, which would keep the failed frame's tensors alive
+
+    # This stands outside of the handler, which would keep the tensors of the failed frame alive.
+    if len(items) == 1:
         raise TooLargeError
     fewer()
     release_memory()
@@ -65,31 +70,34 @@ def halve_on_oom(
 def batches_by_token_budget(
     lengths: Sequence[int], budget: Callable[[], int], shared: int = 0
 ) -> Iterator[list[int]]:
-    """Indices of rows, the longest first, in batches whose padded places stay within the budget;
-    one row at least.
+    """Yield the indices of rows, the longest first, in batches whose padded tokens stay within the
+    budget; each has one row at least.
 
-    `shared` places precede every row. The budget is asked for each batch, since it may have shrunk.
+    Args:
+        lengths: of the rows, in tokens.
+        budget: asked before each batch, since it may have shrunk.
+        shared: tokens that precede every row.
 
     Example:
         >>> list(batches_by_token_budget([2, 5, 4, 1], lambda: 10))
         [[1, 2], [0, 3]]
     """
-    part: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if part and (len(part) + 1) * (lengths[part[0]] + shared) > budget():
-            yield part
-            part = []
-        part.append(i)
-    if part:
-        yield part
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch and (len(batch) + 1) * (lengths[batch[0]] + shared) > budget():
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def pad_to_multiple(length: int) -> int:
-    """The next of eight lengths an octave, a multiple of 64: at most an eighth longer, so that few
-    lengths occur.
+    """Return the next of eight lengths an octave, a multiple of 64: at most an eighth longer, so
+    that few lengths occur.
 
     Example:
-        >>> [rounded(length) for length in (1, 513, 640, 3500)]
+        >>> [pad_to_multiple(length) for length in (1, 513, 640, 3500)]
         [64, 576, 640, 3584]
     """
     step = max(64, 1 << max(0, (length - 1).bit_length() - 4))
@@ -99,32 +107,31 @@ def pad_to_multiple(length: int) -> int:
 def batches_of_equal_shape(
     items: Iterable[T], size: Callable[[T], int], budget: Callable[[], int]
 ) -> Iterator[list[T]]:
-    """The items in order, in groups whose sizes together stay within the budget; one item at least.
+    """Yield the items in order, in batches whose sizes together stay within the budget; each has
+    one item at least.
 
     Example:
         >>> list(batches_of_equal_shape([2, 3, 9, 1], lambda item: item, lambda: 5))
         [[2, 3], [9], [1]]
     """
-    group: list[T] = []
+    batch: list[T] = []
     for item in items:
-        if group and sum(map(size, group)) + size(item) > budget():
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
+        if batch and sum(map(size, batch)) + size(item) > budget():
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 def prefetch(
     workers: Executor, work: Callable[[T], R], items: Iterable[T], depth: int
 ) -> Iterator[R]:
-    """The results in order, made by workers who are at most `depth` items ahead of whoever takes
-    them.
-    """
-    waiting: deque[Future[R]] = deque()
+    """Yield the results in order; the workers are at most `depth` items ahead of the consumer."""
+    pending: deque[Future[R]] = deque()
     for item in items:
-        waiting.append(workers.submit(work, item))
-        if len(waiting) > depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(workers.submit(work, item))
+        if len(pending) > depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -1,5 +1,5 @@
-"""What makes the logit of a label a score: the bias of its slot, a temperature, an offset. It knows
-no model.
+"""What makes the logit of a label a score: the bias of its position, a temperature, an offset. It
+knows no model.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +15,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A score is the logistic of `(logit - mean of the list) / temperature - bias of its slot +
-    offset`.
+    """A score is the logistic of `(logit - mean of the list) / temperature - bias of its position
+    + offset`.
 
-    slot_bias: one row for each length of list that was fitted, its biases in slot order. A list of
-    another length takes the next longer row, as far as it goes, since bias belongs to labels: with
-    a 1.5B language half slots explained 76 % of the spread at length 10; less the row of 14 cut to
-    it 1 %, of 20 9 %, but 73 and 76 % where the rows were stretched. offset: the log odds of
-    relevance of a candidate that is as good as its list's mean.
+    Attributes:
+        temperature: above 0.
+        offset: the log odds of relevance of a candidate that is as good as its list's mean.
+        slot_bias: one row for each length of list that was fitted, its position biases in order. A
+            list of another length takes the next longer row, as far as it goes, since bias belongs
+            to labels: with a 1.5B language half positions explained 76 % of the spread at length
+            10; less the row of 14 cut to it 1 %, of 20 9 %, but 73 and 76 % where the rows were
+            stretched.
 
     Raises:
         ValueError: the temperature is not above 0, a number is none, or slot_bias is no list of
@@ -37,35 +41,42 @@ class Calibration:
     slot_bias: Sequence[Sequence[float]] = ()
 
     def __post_init__(self) -> None:
-        if not (
-            self.temperature > 0 and math.isfinite(self.temperature) and math.isfinite(self.offset)
-        ):
+        are_finite = math.isfinite(self.temperature) and math.isfinite(self.offset)
+        if not (self.temperature > 0 and are_finite):
             raise ValueError(
-                f"temperature={self.temperature}, offset={self.offset}; numbers, the former above 0, are allowed."
+                f"temperature={self.temperature}, offset={self.offset}; numbers, the former above "
+                "0, are allowed."
             )
-        if not all(
-            isinstance(row, Sequence) and len(row) > 1 and all(map(math.isfinite, row))
-            for row in self.slot_bias
-        ):
+        if not all(_is_bias_row(row) for row in self.slot_bias):
             raise ValueError(
-                "slot_bias has a row of numbers for each length of list, as in [[0.2, -0.2]]; fit it again."
+                "slot_bias has a row of numbers for each length of list, as in [[0.2, -0.2]]; fit "
+                "it again."
             )
 
     def __str__(self) -> str:
         lengths = ", ".join(str(len(row)) for row in self.slot_bias) or "none"
-        return f"temperature {self.temperature:.3g}, offset {self.offset:+.2f}, slot bias for lists of {lengths}"
+        return (
+            f"temperature {self.temperature:.3g}, offset {self.offset:+.2f}, "
+            f"position bias for lists of {lengths}"
+        )
 
     def logits(self, raw: Tensor) -> Tensor:
-        """Label logits [N] of one list, in slot order -> centred, scaled, without the bias of their
-        slots.
+        """Turn the label logits [N] of one list, in order of position, into centred and scaled
+        ones without the bias of their positions [N].
         """
         return (raw - raw.mean()) / self.temperature - self.bias(len(raw)).to(raw) + self.offset
 
     def bias(self, count: int) -> Tensor:
-        """The bias of each slot of a list of this length [N]; its mean is 0."""
+        """Return the bias of each position of a list of this length [N]; its mean is 0."""
         if count < 2 or not self.slot_bias:
             return torch.zeros(count, dtype=torch.float64)
+
         rows = sorted(self.slot_bias, key=len)
         row = next((row for row in rows if len(row) >= count), rows[-1])
-        known = torch.tensor([*row, *[row[-1]] * count][:count], dtype=torch.float64)  # [N]
-        return known - known.mean()
+        padded = [*row, *[row[-1]] * count]
+        bias = torch.tensor(padded[:count], dtype=torch.float64)  # [N]
+        return bias - bias.mean()
+
+
+def _is_bias_row(row: Any) -> bool:
+    return isinstance(row, Sequence) and len(row) > 1 and all(map(math.isfinite, row))

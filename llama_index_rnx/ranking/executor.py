@@ -1,13 +1,13 @@
-"""Two queues and a few threads on which a model works, and callers who may leave. It knows no
+"""Two queues and a few threads on which a model works, and callers who may cancel. It knows no
 ranker.
 
 The invariant: a task enters a queue together with one job of the thread pool, and a job that begins
 takes at least one task unless all queues are empty. So there are never fewer jobs to begin than
-tasks that wait, and every task is reached. A job belongs to nobody: it holds no lock and no turn
-while it works, puts every outcome into the futures of its tasks, and ends.
+tasks that wait, and every task is reached. A job belongs to nobody: it holds no lock while it
+works, puts every outcome into the futures of its tasks, and ends.
 
-A caller waits for a future. Who leaves cancels it: a task that was not begun is then passed over,
-as `concurrent.futures` does by itself.
+A caller waits for a future. A caller who leaves cancels it: a task that has not begun is then
+skipped, as `concurrent.futures` does by itself.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ from typing import Any, TypeVar
 
 import torch
 
-# StopIteration in a future makes asyncio wait for ever, a CancelledError says that the caller had
-# left.
-MISREAD = (StopIteration, CancelledError, asyncio.CancelledError)
-ENDS_THE_LOOP = (SystemExit, KeyboardInterrupt)
-CALLERS = 64  # threads for async callers; they wait, and compute nothing
+# Errors of a model that would mean something else to a caller: a StopIteration in a future makes
+# asyncio wait for ever, and a CancelledError says that the caller itself has left.
+MISLEADING_ERRORS = (StopIteration, CancelledError, asyncio.CancelledError)
+
+# Errors that would end the event loop if a future handed them on.
+LOOP_ENDING_ERRORS = (SystemExit, KeyboardInterrupt)
+
+# Threads for async callers; they wait, and compute nothing.
+CALLER_THREADS = 64
+
 Result = TypeVar("Result")
-Batch = Callable[[Sequence[Any]], Sequence[Any]]
+BatchFunction = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class RequestCancelledError(BaseException):
@@ -40,37 +45,33 @@ class RequestCancelledError(BaseException):
 
 
 class Caller:
-    """Somebody who waits for one future after the other, and may leave at any time, from any
-    thread.
-    """
+    """Waits for one future after the other, and may be cancelled at any time, from any thread."""
 
     def __init__(self) -> None:
-        self._left = threading.Event()
+        self._cancelled = threading.Event()
         self._future: Future[Any] | None = None
 
-    def leave(self) -> None:
-        """Cancel what the caller waits for; what is at work already is finished, and nothing
-        further begun.
-        """
-        self._left.set()
+    def cancel(self) -> None:
+        """Cancel what the caller waits for: the task at work is finished, and no other is begun."""
+        self._cancelled.set()
         future = self._future
         if future is not None:
             future.cancel()
 
     @property
-    def has_left(self) -> bool:
-        return self._left.is_set()
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
 
     def result(self, future: Future[Result]) -> Result:
         """Wait for a future.
 
         Raises:
-            RequestCancelledError: the caller left. And whatever the work raised.
+            RequestCancelledError: the caller was cancelled. Besides, whatever the work raised.
         """
-        # The future is named before the flag is read, and `leave` does the two the other way round:
-        # one of them cancels.
+        # The future is stored before the flag is read, and `cancel` does the two the other way
+        # round: so one of them cancels it.
         self._future = future
-        if self._left.is_set():
+        if self._cancelled.is_set():
             future.cancel()
 
         try:
@@ -78,62 +79,67 @@ class Caller:
         except CancelledError as error:
             raise RequestCancelledError from error
 
-        if self._left.is_set():
+        if self._cancelled.is_set():
             raise RequestCancelledError
         return result
 
 
 _caller: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
-_inside: contextvars.ContextVar[object] = contextvars.ContextVar(
-    "inside", default=None
-)  # whose pool is at work here
+
+# In a thread of a pool, the `pool_token` of the process state that the pool belongs to.
+_pool_token: contextvars.ContextVar[object] = contextvars.ContextVar("pool_token", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """One argument of a function that is called with several of them, and what becomes of it.
+    """One argument of a function that is called with several of them, and the future of its result.
 
     Attributes:
-        batch: gives one result for each argument; waiting tasks with the same function may share a
-            call of it.
+        function: returns one result for each argument; waiting tasks with the same function may
+            share a call of it.
         weight: how much the task adds to a shared call.
     """
 
-    batch: Batch
+    function: BatchFunction
     argument: Any
     weight: int
     future: Future[Any] = field(default_factory=Future)
 
 
 @dataclass(kw_only=True)
-class _Process:
-    """What belongs to one process: a fork has none of its parent's threads, so it begins anew.
+class _ProcessState:
+    """The threads and queues of one process: a fork has none of its parent's threads, so it starts
+    with a state of its own.
 
     Attributes:
-        mark: what `_inside` holds in the threads of the pool.
+        pool_token: what `_pool_token` holds in the threads of the pool.
+        next_queue: the queue that is served first by the next job.
+        moved: see `ModelExecutor.moved`.
     """
 
     pid: int
     pool: ThreadPoolExecutor
     queues: tuple[deque[Task], ...]
-    mark: object
+    pool_token: object
     lock: threading.Lock = field(default_factory=threading.Lock)
     unfinished: set[Future[Any]] = field(default_factory=set)
-    turn: int = 0
+    next_queue: int = 0
     moved: float = 0.0
 
 
-_beginning = threading.Lock()
+_creation_lock = threading.Lock()
 
 
-def _begin_anew() -> None:
-    """A fork must not inherit a lock that another thread of its parent holds."""
-    global _beginning
-    _beginning = threading.Lock()
+def _renew_creation_lock() -> None:
+    """Replace the lock in a fork, which must not inherit one that another thread of its parent
+    holds.
+    """
+    global _creation_lock
+    _creation_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_renew_creation_lock)
 
 
 class ModelExecutor:
@@ -156,25 +162,26 @@ class ModelExecutor:
 
     def __init__(self, threads: int, queues: int = 1, batch_weight: int = 1) -> None:
         self.threads = threads
-        self._queues, self._batch_weight = queues, batch_weight
-        self._process: _Process | None = None
+        self._queues = queues
+        self._batch_weight = batch_weight
+        self._process: _ProcessState | None = None
 
     def submit(self, work: Callable[[], Result], *, queue: int = 0) -> Future[Result]:
         """Queue work that is done by itself; the future gets what it returns or raises."""
         return self.submit_batched(lambda _: [work()], None, queue=queue)
 
     def submit_batched(
-        self, batch: Batch, argument: Any, *, queue: int = 0, weight: int = 1
+        self, function: BatchFunction, argument: Any, *, queue: int = 0, weight: int = 1
     ) -> Future[Any]:
-        """Queue one argument of `batch`; the future gets its result, or what a call for it alone
+        """Queue one argument of `function`; the future gets its result, or what a call for it alone
         raises.
         """
-        process = self._here()
-        task = Task(batch=batch, argument=argument, weight=weight)
+        process = self._current_process()
+        task = Task(function=function, argument=argument, weight=weight)
 
         # Work that asks its own model would wait for the thread that it keeps busy.
-        if _inside.get() is process.mark:
-            _settle([task])
+        if _pool_token.get() is process.pool_token:
+            _run_tasks([task])
             return task.future
 
         task.future.add_done_callback(lambda future: self._finish(process, future))
@@ -185,9 +192,8 @@ class ModelExecutor:
                 process.unfinished.add(task.future)
                 process.queues[queue].append(task)
             process.pool.submit(self._work, process)
-        except (
-            BaseException
-        ):  # the interpreter ends, no thread can be had, Ctrl-C: perhaps no job comes for this task
+        except BaseException:
+            # The interpreter ends, no thread can be had, Ctrl-C: perhaps no job comes for the task.
             task.future.cancel()
             raise
         return task.future
@@ -196,58 +202,62 @@ class ModelExecutor:
     def unfinished(self) -> int:
         """How many tasks wait or are at work."""
         process = self._process
-        return len(process.unfinished) if process is not None and process.pid == os.getpid() else 0
+        if process is None or process.pid != os.getpid():
+            return 0
+        return len(process.unfinished)
 
     @property
     def moved(self) -> float:
         """When (`time.monotonic`) a task was last finished, or began while there was no other."""
         process = self._process
-        return process.moved if process is not None and process.pid == os.getpid() else 0.0
+        if process is None or process.pid != os.getpid():
+            return 0.0
+        return process.moved
 
-    def _here(self) -> _Process:
+    def _current_process(self) -> _ProcessState:
+        """Return the state of this process; make it at the first call, and again after a fork."""
         process = self._process
         if process is not None and process.pid == os.getpid():
             return process
 
-        with _beginning:
+        with _creation_lock:
             if self._process is process:
-                mark = object()
-                self._process = _Process(
+                token = object()
+                self._process = _ProcessState(
                     pid=os.getpid(),
-                    pool=_pool(self.threads, mark),
+                    pool=_create_pool(self.threads, token),
                     queues=tuple(deque[Task]() for _ in range(self._queues)),
-                    mark=mark,
+                    pool_token=token,
                 )
-        return self._here()
+        return self._current_process()
 
-    def _finish(self, process: _Process, future: Future[Any]) -> None:
+    def _finish(self, process: _ProcessState, future: Future[Any]) -> None:
         with process.lock:
             process.unfinished.discard(future)
             if not future.cancelled():
                 process.moved = time.monotonic()
 
-    def _work(self, process: _Process) -> None:
-        """One job: take some tasks, if there are any, and settle them."""
-        tasks = self._take(process)
+    def _work(self, process: _ProcessState) -> None:
+        """Do one job: take the tasks of one call, if any are waiting, and run them."""
+        tasks = self._take_tasks(process)
         if tasks:
-            _settle(tasks)
+            _run_tasks(tasks)
 
-    def _take(self, process: _Process) -> list[Task]:
-        """The tasks of one call, from the queue whose turn it is; those whose callers left are
-        dropped.
-        """
+    def _take_tasks(self, process: _ProcessState) -> list[Task]:
+        """Take the tasks of one call from the queue whose turn it is."""
         with process.lock:
             for step in range(self._queues):
-                turn = (process.turn + step) % self._queues
-                tasks = self._next_batch(process.queues[turn])
+                index = (process.next_queue + step) % self._queues
+                tasks = self._next_batch(process.queues[index])
                 if tasks:
-                    process.turn = turn + 1
+                    process.next_queue = index + 1
                     return tasks
         return []
 
     def _next_batch(self, queue: deque[Task]) -> list[Task]:
-        tasks, weight = list[Task](), 0
-
+        """Take the first tasks of a queue that share a call; drop those whose callers left."""
+        tasks: list[Task] = []
+        weight = 0
         while queue and (not tasks or self._shares_call(tasks[0], queue[0], weight)):
             task = queue.popleft()
             if task.future.set_running_or_notify_cancel():
@@ -256,93 +266,106 @@ class ModelExecutor:
         return tasks
 
     def _shares_call(self, first: Task, task: Task, weight: int) -> bool:
-        return task.batch == first.batch and weight + task.weight <= self._batch_weight
+        return task.function == first.function and weight + task.weight <= self._batch_weight
 
 
-def _settle(tasks: Sequence[Task]) -> None:
+def _run_tasks(tasks: Sequence[Task]) -> None:
     """Call the function once for all tasks; if that fails, once for each, so that one's fault is
     not another's.
     """
+    arguments = [task.argument for task in tasks]
     try:
-        results = _plainly(partial(tasks[0].batch, [task.argument for task in tasks]))
+        results = _without_misleading_errors(partial(tasks[0].function, arguments))
         for task, result in zip(tasks, results, strict=True):
             task.future.set_result(result)
     except BaseException as error:
-        waiting = [task for task in tasks if not task.future.done()]
-        for task in waiting:
+        unresolved = [task for task in tasks if not task.future.done()]
+        for task in unresolved:
             if len(tasks) == 1:
                 task.future.set_exception(error)
             else:
-                _settle([task])
+                _run_tasks([task])
 
 
-def _plainly(
-    work: Callable[[], Result], misread: tuple[type[BaseException], ...] = MISREAD
+def _without_misleading_errors(
+    work: Callable[[], Result],
+    kinds: tuple[type[BaseException], ...] = MISLEADING_ERRORS,
 ) -> Result:
-    """What the work gives. What it raises of kinds that would mean something else to the caller
-    becomes a RuntimeError.
+    """Return what the work returns. An error of these kinds, which would mean something else to the
+    caller, becomes a RuntimeError.
     """
     try:
         return work()
-    except misread as error:
+    except kinds as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())
         raise RuntimeError(f"a model or a service gave no answer, it raised {reason}.") from error
 
 
-def _pool(threads: int, mark: object) -> ThreadPoolExecutor:
-    """A pool whose threads share out OpenMP's; all are started here, as torch's setting counts for
-    later threads as well.
+def _create_pool(threads: int, token: object) -> ThreadPoolExecutor:
+    """Create a pool whose threads share out those of OpenMP. All are started here, as torch's
+    setting counts for later threads as well.
     """
-    pool = ThreadPoolExecutor(threads, "rnx-model", initializer=_inside.set, initargs=(mark,))
+    pool = ThreadPoolExecutor(threads, "rnx-model", initializer=_pool_token.set, initargs=(token,))
     if threads > 1:
-        usual, started = torch.get_num_threads(), threading.Barrier(threads)
-        share = max(1, usual // threads)
-        list(pool.map(lambda _: _set_share(share, started), range(threads)))
-        torch.set_num_threads(usual)
+        usual_count = torch.get_num_threads()
+        share = max(1, usual_count // threads)
+        all_started = threading.Barrier(threads)
+        list(pool.map(lambda _: _set_intra_op_threads(share, all_started), range(threads)))
+        torch.set_num_threads(usual_count)
     return pool
 
 
-def _set_share(share: int, started: threading.Barrier) -> None:
-    """Let this thread use so many of OpenMP's; each thread of a pool comes here once."""
-    started.wait()
-    # A thread takes the usual number at its first question: only then another one stays.
+def _set_intra_op_threads(count: int, all_started: threading.Barrier) -> None:
+    """Let this thread use `count` of OpenMP's. Each thread of a pool comes here once, as the
+    barrier holds it until all have come.
+
+    OpenMP keeps the number for each thread, so nobody else's changes:
+    `test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_change` holds it.
+    """
+    all_started.wait()
+    # At its first question a thread takes the usual number: only after that another one stays.
     torch.get_num_threads()
-    torch.set_num_threads(share)
+    torch.set_num_threads(count)
 
 
 def wait_for(future: Future[Result]) -> Result:
-    """The result of a future, for a caller who may leave meanwhile.
+    """Return the result of a future, for a caller who may be cancelled meanwhile.
 
     Raises:
-        RequestCancelledError: the caller left. And whatever the work raised.
+        RequestCancelledError: the caller was cancelled. Besides, whatever the work raised.
     """
     caller = _caller.get()
     return caller.result(future) if caller is not None else future.result()
 
 
 def check_caller() -> None:
-    """Raises RequestCancelledError when nobody waits any more for what this thread does."""
+    """Raise RequestCancelledError when nobody waits any more for what this thread does."""
     caller = _caller.get()
-    if caller is not None and caller.has_left:
+    if caller is not None and caller.is_cancelled:
         raise RequestCancelledError
 
 
 async def run_in_executor(
     work: Callable[[], Result], ended: Callable[[], None] | None = None
 ) -> Result:
-    """Run blocking work beside the event loop; `ended` is called, from any thread, when nothing of
-    it is left.
+    """Run blocking work beside the event loop.
 
     When the caller is cancelled, what it waits for is cancelled too.
+
+    Args:
+        ended: called, from any thread, when nothing of the work is left.
     """
-    caller, context = Caller(), contextvars.copy_context()
+    caller = Caller()
+    context = contextvars.copy_context()
     context.run(_caller.set, caller)
+    kinds = (*MISLEADING_ERRORS, *LOOP_ENDING_ERRORS)
     try:
-        future = _callers(os.getpid()).submit(
-            context.run, _plainly, work, (*MISREAD, *ENDS_THE_LOOP)
+        future = _caller_threads(os.getpid()).submit(
+            context.run, _without_misleading_errors, work, kinds
         )
-    except BaseException:  # no thread can be had
-        caller.leave()
+    except BaseException:
+        # No thread can be had.
+        caller.cancel()
         if ended is not None:
             ended()
         raise
@@ -352,15 +375,16 @@ async def run_in_executor(
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
-        caller.leave()
+        caller.cancel()
         raise
 
 
 @cache
-def _callers(process: int) -> ThreadPoolExecutor:
-    """More threads than asyncio's own pool has: those that wait cost nothing, and only who waits
-    can be read together.
+def _caller_threads(pid: int) -> ThreadPoolExecutor:
+    """Return the threads in which the async callers of a process wait; a fork has none of its
+    parent's threads.
 
-    By process, as a fork has none of its parent's threads.
+    They are more than asyncio's own pool has: a thread that waits costs nothing, and only windows
+    that wait can be scored together.
     """
-    return ThreadPoolExecutor(max_workers=CALLERS, thread_name_prefix="rnx")
+    return ThreadPoolExecutor(max_workers=CALLER_THREADS, thread_name_prefix="rnx")

@@ -10,7 +10,9 @@ from typing import Literal
 
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking.ranker import Ranker, UsableMemories, get_usable_memories, score_batch
+from llama_index_rnx.ranking.memories import UsableMemories, get_usable_memories
+from llama_index_rnx.ranking.ranker import Ranker
+from llama_index_rnx.ranking.scheduler import score_batch
 from llama_index_rnx.ranking.windows import (
     Ranking,
     Window,
@@ -22,8 +24,7 @@ from llama_index_rnx.ranking.windows import (
 
 Windows = Literal["sliding", "parallel"]
 
-
-# Lists of a batch: enough windows for a GPU, and few enough memories (a hundred pictures: 160 MB)
+# Lists of a batch: enough windows for a GPU, and few enough memories (a hundred images: 160 MB).
 LISTS_AT_ONCE = 8
 
 
@@ -36,7 +37,7 @@ def rank(
     stride: int | None = None,
     windows: Windows = "sliding",
 ) -> Ranking:
-    """The order of one list; see `rank_many`."""
+    """Order one list; see `rank_many`."""
     return rank_many(ranker, store, [(query, candidates)], window, stride, windows)[0]
 
 
@@ -48,52 +49,57 @@ def rank_many(
     stride: int | None = None,
     windows: Windows = "sliding",
 ) -> list[Ranking]:
-    """The flow itself: candidates -> memories -> windows -> scores -> order. RNXRerank and the
-    command line both call it.
+    """Order several lists: candidates -> memories -> windows -> scores -> order. RNXRerank and the
+    command line both call this.
 
-    Windows that can be read now, of all lists, are read together. A candidate is ranked by what can
-    be read of it: without its picture by its text, and with nothing left it comes last, with score
-    0, and takes no place in a window.
+    Windows that can be scored now, of all lists, are scored together. A candidate is ranked by what
+    can be read of it: without its image by its text, and with nothing left it comes last, with
+    score 0, and takes no place in a window.
 
     Args:
-        store: what is remembered is looked up there, and what is not is remembered now and kept.
+        store: where memories are looked up; those that are missing are made now and kept there.
         lists: (query, candidates) of each.
         window, stride: at most the ranker's own window; by default that, and half of it.
-        windows: how a list longer than a window is read, see `llama_index_rnx.ranking.windows`.
+        windows: how a list longer than a window is scored, see `llama_index_rnx.ranking.windows`.
 
     Returns:
         One `Ranking` for each list: candidate indices, best first, their scores, and what could not
             be read.
 
     Raises:
-        ImageError: the picture of a query cannot be read. Besides, whatever the ranker raises.
+        ImageError: the image of a query cannot be read. Besides, whatever the ranker raises.
 
     Example:
+        >>> from llama_index_rnx import load_ranker
         >>> texts = ("Bees make honey.", "Rust is iron oxide.")
         >>> candidates = [Candidate(id=text, text=text) for text in texts]
-        >>> (found,) = rank_many(load_ranker(), MemoryStore(), [(Query(text="what do bees make?"), candidates)])
-        >>> found.order
+        >>> lists = [(Query(text="what do bees make?"), candidates)]
+        >>> rank_many(load_ranker(), MemoryStore(), lists)[0].order
         [0, 1]
     """
     recalled = [get_usable_memories(ranker, candidates, store) for _, candidates in lists]
-    usable = [
-        [i for i, memory in enumerate(one.memories) if memory is not None] for one in recalled
-    ]
-    memories = [[memory for memory in one.memories if memory is not None] for one in recalled]
+    memories = [[memory for memory in usable.memories if memory is not None] for usable in recalled]
+
+    def score(requests: Sequence[tuple[int, Window]]) -> list[list[float]]:
+        return score_batch(
+            ranker,
+            [
+                (lists[index][0], [memories[index][position] for position in positions])
+                for index, positions in requests
+            ],
+        )
+
     size = min(window or ranker.window, ranker.window)
     step = min(stride or max(1, size // 2), size)
     plan = {"sliding": sliding_windows, "parallel": parallel_windows}[windows]
-
-    def read(asked: Sequence[tuple[int, Window]]) -> list[list[float]]:
-        return score_batch(
-            ranker, [(lists[i][0], [memories[i][place] for place in places]) for i, places in asked]
-        )
-
-    ranked = run_plans([plan(len(found), size, step) for found in memories], read)
-    return [_whole(*parts) for parts in zip(ranked, usable, recalled, strict=True)]
+    rankings = run_plans([plan(len(rows), size, step) for rows in memories], score)
+    return [
+        _whole_ranking(ranking, usable) for ranking, usable in zip(rankings, recalled, strict=True)
+    ]
 
 
-def _whole(ranked: Ranking, usable: Sequence[int], recalled: UsableMemories) -> Ranking:
-    """The ranking of all candidates: those of which nothing can be read come last."""
-    unusable = [i for i, memory in enumerate(recalled.memories) if memory is None]
-    return replace(with_last(ranked, usable, unusable), faults=recalled.faults)
+def _whole_ranking(ranking: Ranking, usable: UsableMemories) -> Ranking:
+    """Return the ranking of all candidates: those of which nothing can be read come last."""
+    ranked = [index for index, memory in enumerate(usable.memories) if memory is not None]
+    unranked = [index for index, memory in enumerate(usable.memories) if memory is None]
+    return replace(with_last(ranking, ranked, unranked), faults=usable.faults)

@@ -1,20 +1,22 @@
-"""What every ranker can do, and how a list of candidates becomes memories."""
+"""What every ranker can do: the protocols, and the checks of what a ranker returns. It knows no
+store, no window and no model.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from llama_index_rnx.candidates import EMPTY, Candidate, Query, unreadable_images
-from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.memory import Memory, MemoryStore
+from llama_index_rnx.candidates import Candidate, Query
+from llama_index_rnx.errors import RNXError, SettingsError
+from llama_index_rnx.memory import Memory
 
-ScoringRequest = tuple[Query, Sequence[Memory]]  # a query and the candidates to be read together
-REMEMBER_AT_ONCE = 64  # written in one transaction: a killed run loses no more than this
+# A query and the memories of the candidates that are compared for it, at most a window of them.
+ScoringRequest = tuple[Query, Sequence[Memory]]
 
 
 @runtime_checkable
@@ -33,50 +35,70 @@ class Ranker(Protocol):
         >>> class Longest:
         ...     name, fingerprint, window = "longest", "longest/1", 100
         ...     def remember(self, candidates):
-        ...         return [{"length": torch.tensor(len(candidate.text))} for candidate in candidates]
+        ...         return [{"length": torch.tensor(len(each.text))} for each in candidates]
         ...     def score(self, query, memories):
         ...         return [1 - 1 / (1 + float(memory["length"])) for memory in memories]
         >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("short", "rather longer")]
-        >>> [hit.text for hit in RNXRerank(ranker=Longest()).postprocess_nodes(nodes, query_str="anything")]
+        >>> reranker = RNXRerank(ranker=Longest())
+        >>> [hit.text for hit in reranker.postprocess_nodes(nodes, query_str="anything")]
         ['rather longer', 'short']
     """
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """The name that users give and that messages show: one line."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever a memory of it would, with weights, budgets or precision."""
+        """A string that changes whenever a memory would: with the weights, the budgets of pixels
+        and tokens, or the precision. Memories are kept under it and never checked again.
+        """
         ...
 
     @property
     def window(self) -> int:
-        """How many candidates it reads at once; a longer list is read in windows."""
+        """How many candidates the ranker can compare at once, 1 or more. A longer list is scored in
+        windows of this size.
+        """
         ...
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Memory]:
-        """All that needs no query: one memory a candidate, a mapping of names to tensors.
+        """Prepare all that needs no query.
+
+        Returns:
+            One memory for each candidate, in their order. A memory maps names to tensors of any
+            shape and dtype, on the CPU; the store writes them to disk as they are.
 
         Raises:
-            ImageError: an image cannot be read.
+            ImageError: an image cannot be read. The candidates are then remembered again without
+                that image.
         """
         ...
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
-        """One score a memory, higher is better; the memories are read together, at most `window` of
-        them.
+        """Compare the candidates behind the memories, at most `window` of them, for a query.
+
+        Returns:
+            One finite number for each memory, in their order; higher is better. Numbers in [0, 1]
+            that mean a probability of relevance suit `min_score` and the windows of a long list,
+            but any range is allowed. The same arguments give the same scores.
+
+        Raises:
+            ImageError: the image of the query cannot be read.
+            RNXError: the model or the service gave no usable answer.
         """
         ...
 
 
 @runtime_checkable
 class BatchRanker(Ranker, Protocol):
-    """A ranker that gains by reading several windows at once, of one query or of many."""
+    """A ranker that gains by scoring several windows at once, of one query or of many."""
 
     def score_many(self, asks: Sequence[ScoringRequest]) -> list[list[float]]:
-        """What `score` gives for each."""
+        """Return what `score` returns for each request: one list of scores a request, in their
+        order. Raises as `score` does.
+        """
         ...
 
 
@@ -86,124 +108,131 @@ class PromptedRanker(Ranker, Protocol):
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Its templates, by name."""
+        """The templates of the prompt, by name."""
         ...
 
     def with_prompts(self, templates: Mapping[str, str]) -> Ranker:
-        """The same model under other templates; those that are not named stay. Raises RNXError for
-        a wrong one.
+        """Return the same model under other templates; a template that is not given stays.
+
+        Raises:
+            RNXError: a template lacks a field.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePlan:
-    """One window as work that can be done side by side, and what makes scores of its results.
+    """The scoring of one window, divided into steps that can run side by side.
 
-    parts: each gives a result, in any thread; finish: takes the results in the order of the parts,
-    gives one score a memory.
+    Attributes:
+        steps: each returns a result, in any thread and in any order.
+        finish: turns the results, in the order of the steps, into one score for each memory.
     """
 
-    parts: Sequence[Callable[[], Any]]
+    steps: Sequence[Callable[[], Any]]
     finish: Callable[[Sequence[Any]], list[float]]
 
     def run(self) -> list[float]:
-        """The scores, one part after the other."""
-        return self.finish([part() for part in self.parts])
+        """Run the steps one after the other on this thread and return the scores."""
+        return self.finish([step() for step in self.steps])
 
 
 @runtime_checkable
 class PlanningRanker(Ranker, Protocol):
-    """A ranker whose threads can share out one window; `score` gives what the plan gives."""
+    """A ranker whose threads can share out one window; `score` returns what the plan returns."""
 
     def plan(self, query: Query, memories: Sequence[Memory]) -> ScorePlan:
-        """All but the query's own encoding is left to the plan."""
+        """Encode the query, and leave all other work to the plan."""
         ...
 
 
 def prompts_of(ranker: Ranker) -> dict[str, str]:
-    """The templates of a ranker's prompt, by name; none for a ranker without a prompt."""
+    """Return the templates of a ranker's prompt, by name; none where it has no prompt."""
     return ranker.prompts if isinstance(ranker, PromptedRanker) else {}
 
 
 def prompted(ranker: Ranker, templates: Mapping[str, str]) -> Ranker:
-    """The ranker under these templates.
+    """Return the ranker under these templates.
 
     Raises:
-        RNXError: it has no prompt of that name, or a template lacks a field.
+        SettingsError: the ranker has no template of that name.
+        RNXError: a template lacks a field.
     """
-    strange = sorted(set(templates) - set(prompts_of(ranker)))
-    if strange:
-        known = ", ".join(prompts_of(ranker)) or "none"
-        raise RNXError(
-            f"{ranker.name}: got a prompt {', '.join(strange)}; allowed as it is read: {known}."
+    unknown = sorted(set(templates) - set(prompts_of(ranker)))
+    if unknown:
+        allowed = ", ".join(prompts_of(ranker)) or "none"
+        raise SettingsError(
+            f"{ranker.name}: got a prompt {', '.join(unknown)}; allowed as it is read: {allowed}."
         )
-    return (
-        ranker.with_prompts(templates)
-        if templates and isinstance(ranker, PromptedRanker)
-        else ranker
-    )
+    if not templates or not isinstance(ranker, PromptedRanker):
+        return ranker
+    return ranker.with_prompts(templates)
 
 
-def score_batch(ranker: Ranker, asks: Sequence[ScoringRequest]) -> list[list[float]]:
-    """The scores of several windows: together where the ranker can, otherwise one by one.
+def score_on_this_thread(ranker: Ranker, requests: Sequence[ScoringRequest]) -> list[list[float]]:
+    """Score several windows: together where the ranker can, otherwise one by one.
+
+    Returns:
+        One list of finite scores for each request, as long as its memories.
 
     Raises:
         RNXError: a score is no number, or there are not as many as memories.
     """
-    windows = (
-        ranker.score_many(asks)
-        if isinstance(ranker, BatchRanker)
-        else [ranker.score(*ask) for ask in asks]
-    )
-    windows = same_number(ranker, windows, len(asks), "windows of scores")
+    if isinstance(ranker, BatchRanker):
+        results: Any = ranker.score_many(requests)
+    else:
+        results = [ranker.score(query, memories) for query, memories in requests]
+
+    windows = checked_results(ranker, results, len(requests), "windows of scores")
     return [
         checked_scores(ranker, scores, len(memories))
-        for scores, (_, memories) in zip(windows, asks, strict=True)
+        for scores, (_, memories) in zip(windows, requests, strict=True)
     ]
 
 
 def checked_scores(ranker: Ranker, scores: Iterable[float], count: int) -> list[float]:
-    """The scores as Python floats.
+    """Return the scores as Python floats.
 
     Raises:
-        RNXError: one of them is no number, or there are not so many.
+        RNXError: one of them is no finite number, or there are not `count` of them.
     """
-    scores = same_number(ranker, scores, count, "scores")
+    scores = checked_results(ranker, scores, count, "scores")
     if not all(_is_finite(score) for score in scores):
         raise RNXError(
-            f"{ranker.name} gave a score that is no number; try dtype='float32', or another checkpoint."
+            f"{ranker.name} gave a score that is no number; try dtype='float32', or another "
+            "checkpoint."
         )
     return [float(score) for score in scores]
 
 
 def checked_memories(ranker: Ranker, memories: Iterable[Memory], count: int) -> list[Memory]:
-    """The memories as a list.
+    """Return the memories as a list.
 
     Raises:
-        RNXError: one of them is none, or there are not so many.
+        RNXError: one of them is no mapping of names to tensors, or there are not `count` of them.
     """
-    memories = same_number(ranker, memories, count, "memories")
-    for memory in memories:
-        if not isinstance(memory, Mapping) or not all(
-            isinstance(each, Tensor) for each in memory.values()
-        ):
-            raise RNXError(f"{ranker.name} gave a memory that is no mapping of names to tensors.")
+    memories = checked_results(ranker, memories, count, "memories")
+    if not all(_is_memory(memory) for memory in memories):
+        raise RNXError(f"{ranker.name} gave a memory that is no mapping of names to tensors.")
     return memories
 
 
-def same_number(ranker: Ranker, results: Any, count: int, what: str) -> list[Any]:
-    """What a ranker gave for so many things, be it a list or a generator, as a list.
+def checked_results(ranker: Ranker, results: Any, count: int, what: str) -> list[Any]:
+    """Return what a ranker gave, be it a list or a generator, as a list.
+
+    Args:
+        count: how many results are needed.
+        what: the name of the results in an error.
 
     Raises:
-        RNXError: there are more or fewer, or it is nothing of the kind.
+        RNXError: there are more or fewer, or `results` is not iterable.
     """
     if not isinstance(results, Iterable):
         raise RNXError(f"{ranker.name} gave {type(results).__name__} in place of {count} {what}.")
-    listed = list(results)
-    if len(listed) != count:
-        raise RNXError(f"{ranker.name} gave {len(listed)} {what} where {count} are needed.")
-    return listed
+    values = list(results)
+    if len(values) != count:
+        raise RNXError(f"{ranker.name} gave {len(values)} {what} where {count} are needed.")
+    return values
 
 
 def _is_finite(score: Any) -> bool:
@@ -213,101 +242,7 @@ def _is_finite(score: Any) -> bool:
         return False
 
 
-@dataclass(frozen=True, kw_only=True)
-class UsableMemories:
-    """memories: one a candidate, None where nothing of it can be read; faults: by index, what could
-    not be read, and why.
-    """
-
-    memories: list[Memory | None]
-    faults: dict[int, str] = field(default_factory=dict)
-
-
-def get_usable_memories(
-    ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore
-) -> UsableMemories:
-    """As `get_or_compute_memories`, but a picture that cannot be read costs only itself: its
-    candidate is remembered by its text.
-
-    That memory is kept as one of the text, so the picture is looked for again the next time.
-    """
-    outcomes = _recall_or_error(ranker, [one for one in candidates if not one.is_empty], store)
-    errors = {digest: error for digest, error in outcomes.items() if isinstance(error, ImageError)}
-    memories = {
-        digest: memory for digest, memory in outcomes.items() if not isinstance(memory, ImageError)
-    }
-
-    rest = [replace(one, image=None) if one.digest in errors else one for one in candidates]
-    texts = [one for one in rest if one.text and one.digest not in memories]
-    memories |= zip(
-        (one.digest for one in texts), get_or_compute_memories(ranker, texts, store), strict=True
-    )
-
-    faults = {
-        i: str(errors.get(one.digest) or f"candidate {one.id!r} {EMPTY}")
-        for i, one in enumerate(candidates)
-        if one.is_empty or one.digest in errors
-    }
-    return UsableMemories(memories=[memories.get(one.digest) for one in rest], faults=faults)
-
-
-def _recall_or_error(
-    ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore
-) -> dict[str, Memory | ImageError]:
-    """By digest, the memory of each candidate, or why its picture cannot be read.
-
-    Where one fails, every picture that is not remembered is opened once to learn which ones are
-    broken. So the others are prepared twice at most, and a URL that does not answer is waited for
-    twice, however many are broken.
-    """
-    try:
-        return _by_digest(candidates, get_or_compute_memories(ranker, candidates, store))
-    except ImageError:
-        known = store.find(ranker.fingerprint, [one.digest for one in candidates])
-    broken = unreadable_images([one for one in candidates if one.digest not in known])
-    return broken | _recall_halves(
-        ranker, [one for one in candidates if one.digest not in broken], store
-    )
-
-
-def _recall_halves(
-    ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore
-) -> dict[str, Memory | ImageError]:
-    """The same for pictures that open and yet do not suit the ranker, which cannot say which of
-    them it means.
-    """
-    try:
-        return _by_digest(candidates, get_or_compute_memories(ranker, candidates, store))
-    except ImageError as error:
-        if len(candidates) == 1:
-            return {candidates[0].digest: error}
-    half = len(candidates) // 2
-    return _recall_halves(ranker, candidates[:half], store) | _recall_halves(
-        ranker, candidates[half:], store
-    )
-
-
-def _by_digest(
-    candidates: Sequence[Candidate], memories: Sequence[Memory]
-) -> dict[str, Memory | ImageError]:
-    return {one.digest: memory for one, memory in zip(candidates, memories, strict=True)}
-
-
-def get_or_compute_memories(
-    ranker: Ranker, candidates: Sequence[Candidate], store: MemoryStore
-) -> list[Memory]:
-    """The memories of the candidates: those that the store knows, and the others made now and kept.
-
-    Raises:
-        ImageError: a picture cannot be read; `get_usable_memories` goes on without it.
-    """
-    found = store.find(ranker.fingerprint, [candidate.digest for candidate in candidates])
-    unknown = {c.digest: c for c in candidates if c.digest not in found}
-    missing = list(unknown.values())
-    for start in range(0, len(missing), REMEMBER_AT_ONCE):
-        part = missing[start : start + REMEMBER_AT_ONCE]
-        memories = checked_memories(ranker, ranker.remember(part), len(part))
-        made = {c.digest: memory for c, memory in zip(part, memories, strict=True)}
-        store.keep(ranker.fingerprint, made)
-        found.update(made)
-    return [found[candidate.digest] for candidate in candidates]
+def _is_memory(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return all(isinstance(tensor, Tensor) for tensor in value.values())

@@ -486,6 +486,18 @@ def test_keep_order_gives_the_order_of_the_retriever_and_counts() -> None:
     assert reranker.postprocess_nodes(hits, query_str="apple")[0] is not hits[0]
 
 
+def test_keep_order_logs_what_failed(caplog: pytest.LogCaptureFixture) -> None:
+    reranker = RNXRerank(ranker=BrokenRanker(), on_error="keep_order")
+    reranker.postprocess_many([(QueryBundle("apple"), text_hits(*FIVE)) for _ in range(2)])
+    warnings = [record for record in caplog.records if record.name == "llama_index_rnx.rerank"]
+    assert [record.levelname for record in warnings] == ["WARNING"] * 2, "one for each list"
+    assert warnings[0].exc_info is not None
+    assert str(warnings[0].exc_info[1]) == "the ranker broke"
+    with pytest.raises(RuntimeError, match="broke"):
+        RNXRerank(ranker=BrokenRanker()).postprocess_nodes(text_hits(*FIVE), query_str="apple")
+    assert len([r for r in caplog.records if r.name == "llama_index_rnx.rerank"]) == 2
+
+
 @pytest.mark.parametrize("on_error", ["raise", "keep_order"])
 def test_an_image_that_cannot_be_read_comes_last_with_a_warning(on_error: str) -> None:
     hits = [

@@ -23,7 +23,7 @@ from llama_index_rnx.candidates import Candidate
 from llama_index_rnx.memory import FILE_NAME, RAM, MemoryStore, RamCache, object_backend
 from llama_index_rnx.memory.checksums import checksum
 from llama_index_rnx.ranking import get_or_compute_memories
-from llama_index_rnx.ranking.ranker import REMEMBER_AT_ONCE
+from llama_index_rnx.ranking.memories import REMEMBER_AT_ONCE
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,14 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index_rnx import RNXRerank
 from llama_index_rnx.candidates import Candidate, Query, bytes_source
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.remote import RemoteRanker, scores_of
+from llama_index_rnx.rankers.remote import RemoteRanker
+from llama_index_rnx.rankers.service_formats import scores_of
 
 Answer = Callable[[dict[str, Any]], httpx.Response]
-AXUM = "Failed to deserialize the JSON body into the target type: missing field `texts` at line 1 column 99"
+AXUM = (
+    "Failed to deserialize the JSON body into the target type: missing field `texts` at line 1 "
+    "column 99"
+)
 
 
 def ranker_of(answer: Answer, model: str = "") -> tuple[RemoteRanker, list[dict[str, Any]]]:
@@ -175,7 +179,7 @@ def test_a_service_of_texts_cannot_see() -> None:
     ranker, seen = ranker_of(tei)
     scores(ranker, texts("a"))
     candidates = [Candidate(id="1", image=picture), Candidate(id="2", text="ab", image=picture)]
-    with pytest.warns(RuntimeWarning, match="reads texts only; 1 pictures without text come last"):
+    with pytest.warns(RuntimeWarning, match="reads texts only; 1 images without text come last"):
         assert scores(ranker, candidates) == [0.0, 0.002]
     with pytest.raises(RNXError, match="reads texts only; give the query a text"):
         scores(ranker, texts("a"), Query(image=picture))

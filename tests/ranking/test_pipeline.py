@@ -15,6 +15,7 @@ from llama_index_rnx.candidates import Candidate, Query, file_source
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import rank, rank_many
+from llama_index_rnx.ranking import ranker as ranker_module
 from llama_index_rnx.ranking.ranker import BatchRanker
 from llama_index_rnx.results import search, search_many
 
@@ -96,6 +97,23 @@ class PickyRanker(SharingRanker):
         if query.text == "bad":
             raise RuntimeError("the ranker broke")
         return super().score(query, memories)
+
+
+@pytest.mark.parametrize("kind", [FakeRanker, SharingRanker])
+def test_the_scores_of_a_window_are_checked_once(
+    kind: type[FakeRanker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    original = ranker_module.checked_scores
+
+    def count(ranker: Any, scores: Any, number: int) -> list[float]:
+        checked.append(number)
+        return original(ranker, scores, number)
+
+    monkeypatch.setattr(ranker_module, "checked_scores", count)
+    nodes = text_hits(*(candidate.text for candidate in texts(30)))
+    RNXRerank(ranker=kind()).postprocess_nodes(nodes, query_str="red apple")
+    assert checked == [20, 20], "two windows"
 
 
 def test_one_bad_list_of_many_keeps_its_order_alone() -> None:

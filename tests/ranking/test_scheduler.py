@@ -69,21 +69,19 @@ def busy(
     inner: GatedRanker, pool: ThreadPoolExecutor, **options: Any
 ) -> tuple[BatchingRanker, Any]:
     """A shared ranker that reads "a" and is held there."""
-    with_dynamic_batching = BatchingRanker(inner, **options)
-    first = pool.submit(with_dynamic_batching.score, TEXTS["a"], [{}])
+    batching = BatchingRanker(inner, **options)
+    first = pool.submit(batching.score, TEXTS["a"], [{}])
     wait_for(lambda: inner.reads == ["a"])
-    return with_dynamic_batching, first
+    return batching, first
 
 
-def queue(
-    with_dynamic_batching: BatchingRanker, pool: ThreadPoolExecutor, *names: str
-) -> list[Any]:
+def queue(batching: BatchingRanker, pool: ThreadPoolExecutor, *names: str) -> list[Any]:
     """Callers that come one after the other."""
     futures = []
     for name in names:
-        before = with_dynamic_batching.unfinished
-        futures.append(pool.submit(with_dynamic_batching.score, TEXTS[name], [{}, {}]))
-        wait_for(lambda before=before: with_dynamic_batching.unfinished > before)
+        before = batching.unfinished
+        futures.append(pool.submit(batching.score, TEXTS[name], [{}, {}]))
+        wait_for(lambda before=before: batching.unfinished > before)
     return futures
 
 
@@ -94,7 +92,7 @@ def test_it_is_a_ranker() -> None:
 
 def test_rerankers_of_a_process_share_the_one_model_and_it_goes_with_the_last() -> None:
     first, second = RNXRerank(top_n=1), RNXRerank(top_n=2)
-    assert first._open() is second._open()
+    assert first._load() is second._load()
     inner, other = GatedRanker(), GatedRanker()
     one = with_dynamic_batching(inner)
     assert with_dynamic_batching(inner) is one
@@ -114,8 +112,8 @@ def test_a_lone_caller_waits_for_nobody() -> None:
 def test_who_waits_is_read_together_in_the_order_of_coming() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, first = busy(inner, pool)
-        others = queue(with_dynamic_batching, pool, "c", "b", "d")
+        batching, first = busy(inner, pool)
+        others = queue(batching, pool, "c", "b", "d")
         inner.gate.release(9)
         assert first.result() == [97.0]
         assert [one.result() for one in others] == [[99.0] * 2, [98.0] * 2, [100.0] * 2]
@@ -125,8 +123,8 @@ def test_who_waits_is_read_together_in_the_order_of_coming() -> None:
 def test_a_read_is_bounded_and_nobody_starves() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, _ = busy(inner, pool, windows_at_once=2)
-        queue(with_dynamic_batching, pool, "b", "c", "d", "e")
+        batching, _ = busy(inner, pool, windows_at_once=2)
+        queue(batching, pool, "b", "c", "d", "e")
         inner.gate.release(9)
     assert inner.reads == ["a", "bc", "de"]
 
@@ -144,8 +142,8 @@ def test_a_call_of_more_windows_than_a_read_is_not_torn() -> None:
 def test_ones_fault_is_not_anothers() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, _ = busy(inner, pool)
-        good, bad, other = queue(with_dynamic_batching, pool, "b", "bad", "c")
+        batching, _ = busy(inner, pool)
+        good, bad, other = queue(batching, pool, "b", "bad", "c")
         inner.gate.release(9)
         assert good.result() == [98.0] * 2
         assert other.result() == [99.0] * 2
@@ -158,8 +156,8 @@ def test_ones_fault_is_not_anothers() -> None:
 def test_whatever_ends_a_forward_the_next_caller_is_answered(error: type[BaseException]) -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, _ = busy(inner, pool)
-        (other,) = queue(with_dynamic_batching, pool, "b")
+        batching, _ = busy(inner, pool)
+        (other,) = queue(batching, pool, "b")
         original = inner.score_many
 
         def fails_once(asks: Any) -> Any:
@@ -170,25 +168,19 @@ def test_whatever_ends_a_forward_the_next_caller_is_answered(error: type[BaseExc
         inner.gate.release(9)
         with pytest.raises(error):
             other.result()
-        assert with_dynamic_batching.score(TEXTS["c"], [{}]) == [99.0]
-    assert with_dynamic_batching.unfinished == 0
+        assert batching.score(TEXTS["c"], [{}]) == [99.0]
+    assert batching.unfinished == 0
 
 
 async def test_a_cancelled_caller_frees_its_place() -> None:
     inner = GatedRanker()
-    with_dynamic_batching = BatchingRanker(inner)
-    first = asyncio.create_task(
-        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["a"], [{}]))
-    )
+    batching = BatchingRanker(inner)
+    first = asyncio.create_task(run_in_executor(lambda: batching.score(TEXTS["a"], [{}])))
     await _until(lambda: inner.reads == ["a"])
-    second = asyncio.create_task(
-        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["b"], [{}]))
-    )
-    await _until(lambda: with_dynamic_batching.unfinished == 2)
-    third = asyncio.create_task(
-        run_in_executor(lambda: with_dynamic_batching.score(TEXTS["c"], [{}]))
-    )
-    await _until(lambda: with_dynamic_batching.unfinished == 3)
+    second = asyncio.create_task(run_in_executor(lambda: batching.score(TEXTS["b"], [{}])))
+    await _until(lambda: batching.unfinished == 2)
+    third = asyncio.create_task(run_in_executor(lambda: batching.score(TEXTS["c"], [{}])))
+    await _until(lambda: batching.unfinished == 3)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -209,23 +201,21 @@ async def _until(true: Callable[[], bool]) -> None:
 def test_a_caller_that_left_is_told_so() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(1) as pool:
-        with_dynamic_batching, first = busy(inner, pool)
+        batching, first = busy(inner, pool)
         caller = Caller()
-        caller.leave()
+        caller.cancel()
         with pytest.raises(RequestCancelledError):
-            caller.result(
-                with_dynamic_batching._executor.submit(lambda: inner.reads.append("never"))
-            )
+            caller.result(batching._executor.submit(lambda: inner.reads.append("never")))
         inner.gate.release(1)
         assert first.result() == [97.0]
     assert inner.reads == ["a"]
-    assert with_dynamic_batching.unfinished == 0
+    assert batching.unfinished == 0
 
 
 class SideBySide:
     """Reads a window at a time, in as many threads as it says."""
 
-    name, fingerprint, window, readers = "beside", "beside", 20, 2
+    name, fingerprint, window, max_concurrency = "beside", "beside", 20, 2
 
     def __init__(self, inner: GatedRanker) -> None:
         self.inner = inner
@@ -238,8 +228,8 @@ class SideBySide:
 def test_a_ranker_may_be_read_side_by_side() -> None:
     inner = GatedRanker()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching = BatchingRanker(SideBySide(inner))
-        found = [pool.submit(with_dynamic_batching.score, TEXTS[name], [{}]) for name in "abcd"]
+        batching = BatchingRanker(SideBySide(inner))
+        found = [pool.submit(batching.score, TEXTS[name], [{}]) for name in "abcd"]
         wait_for(lambda: len(inner.reads) == 2)
         time.sleep(0.05)
         assert len(inner.reads) == 2, "no more than it says"
@@ -250,11 +240,9 @@ def test_a_ranker_may_be_read_side_by_side() -> None:
 
 def test_the_windows_of_one_caller_are_read_side_by_side_too() -> None:
     inner = GatedRanker()
-    with_dynamic_batching = BatchingRanker(SideBySide(inner))
+    batching = BatchingRanker(SideBySide(inner))
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(
-            with_dynamic_batching.score_many, [(TEXTS[name], [{}]) for name in "abc"]
-        )
+        found = pool.submit(batching.score_many, [(TEXTS[name], [{}]) for name in "abc"])
         wait_for(lambda: len(inner.reads) == 2)
         inner.gate.release(9)
         assert found.result() == [[97.0], [98.0], [99.0]]
@@ -264,7 +252,7 @@ def test_the_windows_of_one_caller_are_read_side_by_side_too() -> None:
 class Threads:
     """Notes on which thread it works."""
 
-    name, fingerprint, window, readers = "threads", "threads", 20, 2
+    name, fingerprint, window, max_concurrency = "threads", "threads", 20, 2
 
     def __init__(self) -> None:
         self.remembered: set[int] = set()
@@ -282,35 +270,29 @@ class Threads:
 
 def test_the_model_works_on_few_threads_however_many_callers_there_are() -> None:
     inner = Threads()
-    with_dynamic_batching = BatchingRanker(inner)
+    batching = BatchingRanker(inner)
     with ThreadPoolExecutor(32) as pool:
         list(
             pool.map(
-                lambda _: with_dynamic_batching.score(
-                    TEXTS["a"], with_dynamic_batching.remember([TEXT])
-                ),
+                lambda _: batching.score(TEXTS["a"], batching.remember([TEXT])),
                 range(64),
             )
         )
-    assert 1 <= len(inner.remembered) <= Threads.readers
-    assert 1 <= len(inner.scored) <= Threads.readers
+    assert 1 <= len(inner.remembered) <= Threads.max_concurrency
+    assert 1 <= len(inner.scored) <= Threads.max_concurrency
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is a matter of Unix")
 def test_a_fork_of_a_process_that_has_ranked_ranks_too() -> None:
     """As servers do that load first and fork then: none of the parent's threads are there."""
-    with_dynamic_batching = BatchingRanker(Threads())
-    assert with_dynamic_batching.score(TEXTS["a"], with_dynamic_batching.remember([TEXT])) == [0.0]
+    batching = BatchingRanker(Threads())
+    assert batching.score(TEXTS["a"], batching.remember([TEXT])) == [0.0]
     asyncio.run(run_in_executor(lambda: None))
     child = os.fork()
     if child == 0:
         _exit_after(
             lambda: asyncio.run(
-                run_in_executor(
-                    lambda: with_dynamic_batching.score(
-                        TEXTS["b"], with_dynamic_batching.remember([TEXT])
-                    )
-                )
+                run_in_executor(lambda: batching.score(TEXTS["b"], batching.remember([TEXT])))
             )
         )
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -331,8 +313,8 @@ def test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_ch
             return [float(torch.get_num_threads())]
 
     def asked(callers: ThreadPoolExecutor) -> list[list[float]]:
-        with_dynamic_batching = BatchingRanker(Counting())
-        return list(callers.map(lambda _: with_dynamic_batching.score(TEXTS["a"], [{}]), range(8)))
+        batching = BatchingRanker(Counting())
+        return list(callers.map(lambda _: batching.score(TEXTS["a"], [{}]), range(8)))
 
     before = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -365,8 +347,8 @@ class Slow:
 
     name, fingerprint, window = "slow", "slow", 20
 
-    def __init__(self, readers: int) -> None:
-        self.readers = readers
+    def __init__(self, max_concurrency: int) -> None:
+        self.max_concurrency = max_concurrency
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Any]:
         time.sleep(0.002)
@@ -428,11 +410,9 @@ def test_after_any_schedule_of_callers_the_next_is_answered(
                 outcome in ("timed out", "loading", visit.fault or visit.texts)
                 or outcome == visit.texts == 0
             )
-        with_dynamic_batching = await until_loaded(reranker)
-        await _until(lambda: with_dynamic_batching.unfinished == 0)
-        assert not any(with_dynamic_batching._executor._process.queues), (
-            "nothing is left in the queues"
-        )
+        batching = await until_loaded(reranker)
+        await _until(lambda: batching.unfinished == 0)
+        assert not any(batching._executor._process.queues), "nothing is left in the queues"
         assert (
             await asyncio.wait_for(
                 come(reranker, Visit(after=0, texts=3, patience=None, fault=""), 99), 10
@@ -464,7 +444,7 @@ async def until_loaded(reranker: RNXRerank) -> BatchingRanker:
     """The model, which is loaded by a last caller where nobody else did."""
     for number in range(3):
         await come(reranker, Visit(after=0, texts=1, patience=None, fault=""), 100 + number)
-    loaded = reranker._open()
+    loaded = reranker._load()
     assert isinstance(loaded, BatchingRanker)
     return loaded
 
@@ -472,9 +452,9 @@ async def until_loaded(reranker: RNXRerank) -> BatchingRanker:
 class GatedMemory(GatedRanker):
     """Each part that is remembered waits at the gate, too."""
 
-    def __init__(self, readers: int = 1) -> None:
+    def __init__(self, max_concurrency: int = 1) -> None:
         super().__init__()
-        self.readers = readers
+        self.max_concurrency = max_concurrency
         self.parts: list[str] = []
 
     def remember(self, candidates: Sequence[Candidate]) -> list[Any]:
@@ -498,16 +478,14 @@ def candidates(letter: str, count: int) -> list[Candidate]:
 
 async def test_who_leaves_while_it_remembers_costs_one_part_and_no_more() -> None:
     inner = GatedMemory()
-    with_dynamic_batching = BatchingRanker(inner)
-    call = asyncio.create_task(
-        run_in_executor(lambda: with_dynamic_batching.remember(candidates("a", 80)))
-    )
+    batching = BatchingRanker(inner)
+    call = asyncio.create_task(run_in_executor(lambda: batching.remember(candidates("a", 80))))
     await _until(lambda: inner.parts == ["a"])
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     inner.gate.release(99)
-    await _until(lambda: with_dynamic_batching.unfinished == 0)
+    await _until(lambda: batching.unfinished == 0)
     assert inner.parts == ["a"]
 
 
@@ -517,24 +495,24 @@ def test_a_fault_while_remembering_takes_the_other_parts_out_of_the_queue() -> N
             super().remember(candidates)
             raise RNXError("no")
 
-    inner = Failing(readers=2)
-    with_dynamic_batching = BatchingRanker(inner)
+    inner = Failing(max_concurrency=2)
+    batching = BatchingRanker(inner)
     inner.gate.release(99)
     with pytest.raises(RNXError, match="no"):
-        with_dynamic_batching.remember(candidates("a", 80))
-    wait_for(lambda: with_dynamic_batching.unfinished == 0)
+        batching.remember(candidates("a", 80))
+    wait_for(lambda: batching.unfinished == 0)
     assert len(inner.parts) <= 2
 
 
 def test_callers_remember_in_turn_and_a_scoring_comes_between() -> None:
     inner = GatedMemory()
-    with_dynamic_batching = BatchingRanker(inner)
+    batching = BatchingRanker(inner)
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(with_dynamic_batching.remember, candidates("a", 32))
+        first = pool.submit(batching.remember, candidates("a", 32))
         wait_for(lambda: inner.parts == ["a"])
-        second = pool.submit(with_dynamic_batching.remember, candidates("b", 16))
-        wait_for(lambda: with_dynamic_batching.unfinished == 2)
-        (scored,) = queue(with_dynamic_batching, pool, "c")
+        second = pool.submit(batching.remember, candidates("b", 16))
+        wait_for(lambda: batching.unfinished == 2)
+        (scored,) = queue(batching, pool, "c")
         inner.gate.release(2)
         assert scored.result() == [99.0] * 2, "after the part at work"
         inner.gate.release(99)
@@ -549,7 +527,7 @@ def test_parts_keep_their_places_whatever_their_length() -> None:
             self.parts.append(str(len(candidates)))
             return [candidate.id for candidate in candidates]
 
-    inner = Lengths(readers=2)
+    inner = Lengths(max_concurrency=2)
     texts = ["x" * length for length in (1, 9_000, 5, 7_999, 3, *range(2, 40))]
     asked = [Candidate(id=str(i), text=text) for i, text in enumerate(texts)]
     assert BatchingRanker(inner).remember(asked) == [candidate.id for candidate in asked]
@@ -631,8 +609,8 @@ def test_one_callers_system_exit_is_not_another_s() -> None:
 
     inner = Exiting()
     with ThreadPoolExecutor(8) as pool:
-        with_dynamic_batching, _ = busy(inner, pool)
-        good, bad = queue(with_dynamic_batching, pool, "b", "bad")
+        batching, _ = busy(inner, pool)
+        good, bad = queue(batching, pool, "b", "bad")
         inner.gate.release(9)
         assert good.result() == [98.0] * 2
         with pytest.raises(SystemExit):
@@ -676,9 +654,9 @@ async def test_what_is_no_answer_is_told_in_one_line(
 class Inward(Threads):
     """Asks the shared ranker that it is in, once for each thing it is asked."""
 
-    def __init__(self, readers: int, is_async: bool) -> None:
+    def __init__(self, max_concurrency: int, is_async: bool) -> None:
         super().__init__()
-        self.readers, self._is_async = readers, is_async
+        self.max_concurrency, self._is_async = max_concurrency, is_async
 
     def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
         if query.text != "outer":
@@ -691,10 +669,10 @@ class Inward(Threads):
         return with_dynamic_batching(self).score(inner, memories)
 
 
-@pytest.mark.parametrize("readers", [1, 2])
+@pytest.mark.parametrize("max_concurrency", [1, 2])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_ranker_may_ask_itself(readers: int, is_async: bool) -> None:
-    ranker = with_dynamic_batching(Inward(readers, is_async))
+def test_a_ranker_may_ask_itself(max_concurrency: int, is_async: bool) -> None:
+    ranker = with_dynamic_batching(Inward(max_concurrency, is_async))
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(ranker.score, Query(text="outer"), [{}]) for _ in range(8)]
         assert [call.result(timeout=10) for call in calls] == [[0.5]] * 8

@@ -22,9 +22,9 @@ from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Candidate, Query, file_source
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory.sqlite_backend import FILE_NAME
-from llama_index_rnx.rankers import remote
 from llama_index_rnx.rankers.mini import MiniRanker
-from llama_index_rnx.rankers.remote import RemoteRanker, endpoint, scores_of
+from llama_index_rnx.rankers.remote import RemoteRanker, endpoint
+from llama_index_rnx.rankers.service_formats import scores_of
 from llama_index_rnx.ranking import Ranker
 from llama_index_rnx.server import Limits, create_app, serving
 from llama_index_rnx.server import app as serve
@@ -276,7 +276,7 @@ async def test_the_client_from_async_code(mini_url: str) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses are noted, not slept."""
     slept: list[float] = []
-    monkeypatch.setattr(remote.time, "sleep", slept.append)
+    monkeypatch.setattr("time.sleep", slept.append)
     return slept
 
 

@@ -27,6 +27,7 @@ from llama_index_rnx.rankers.mini import (
     TextMemory,
     collate,
 )
+from llama_index_rnx.ranking import fast_cpu_dtype
 from training.data import GradedList
 from training.engine import Stage
 from training.features import CachedText, FeatureMapCache, TextStateCache
@@ -59,7 +60,7 @@ class MiniLearner:
         about: Mapping[str, Any],
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.dtype = dtype or fast_dtype()
+        self.dtype = dtype or fast_cpu_dtype()
         self.model, self.texts, self.pictures, self.about = model.eval(), texts, pictures, about
         self.reader, self.image = model.reader, model.image
         self._trained = nn.ModuleDict({"reader": model.reader, "image": model.image})
@@ -212,12 +213,6 @@ class MiniLearner:
         return self.image.score(
             caption.vector[0], caption.words[0], caption.weights[0], seen.vector, seen.regions, hubs
         )
-
-
-def fast_dtype() -> torch.dtype:
-    """bf16 where the processor multiplies it, else fp32."""
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32
 
 
 def image_places(of: GradedList) -> list[int]:

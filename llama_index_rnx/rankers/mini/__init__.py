@@ -2,6 +2,17 @@
 no download.
 """
 
+from llama_index_rnx.rankers.mini.candidate_batch import (
+    LAST_SPECIAL,
+    CandidateBatch,
+    QueryStates,
+    ScorerConfig,
+    TextMemory,
+    collate,
+    compress_tokens,
+    distinct_pieces,
+)
+from llama_index_rnx.rankers.mini.dense_vectors import CAPTION_SHARE
 from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder, ImageTower, preprocess
 from llama_index_rnx.rankers.mini.image_heads import (
     AuxiliaryHead,
@@ -13,21 +24,11 @@ from llama_index_rnx.rankers.mini.image_heads import (
     TransformerLayer,
     grid,
 )
-from llama_index_rnx.rankers.mini.listwise_scorer import (
-    LAST_SPECIAL,
-    CandidateBatch,
-    ListwiseScorer,
-    QueryStates,
-    ScorerConfig,
-    TextMemory,
-    collate,
-    compress_tokens,
-    distinct_pieces,
-    list_bm25,
-)
+from llama_index_rnx.rankers.mini.listwise_scorer import ListwiseScorer, list_bm25
+from llama_index_rnx.rankers.mini.memories import IMAGE_PIXELS
 from llama_index_rnx.rankers.mini.model import NAME, MiniModel, holds_mini, model_folder, read_mini
 from llama_index_rnx.rankers.mini.quantization import quantize
-from llama_index_rnx.rankers.mini.ranker import CAPTION_SHARE, IMAGE_PIXELS, MiniRanker, load_mini
+from llama_index_rnx.rankers.mini.ranker import MiniRanker, load_mini
 from llama_index_rnx.rankers.mini.text_encoder import (
     CHUNK_PIECES,
     EncodedText,

@@ -19,7 +19,9 @@ INITIAL_RANGE = 0.02
 
 
 class BertEncoder(nn.Module):
-    """Word pieces in, states out; without a pooler, and without dropout (it is never trained here)."""
+    """Turns word pieces into states, without a pooler, and without dropout: it is never trained
+    here.
+    """
 
     def __init__(
         self,
@@ -126,9 +128,12 @@ class _AddAndNorm(nn.Module):
 
 
 def _attention_mask(mask: Tensor) -> Tensor | None:
-    """[B, T] -> [B, 1, T, T], True where to attend; None where nothing is padded, which is faster."""
+    """[B, T] -> [B, 1, T, T], True where to attend; None without padding, as that is faster.
+
+    A graph that is traced must not depend on the values of one example, so it always has a mask.
+    """
     is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    if not is_tracing and bool(mask.all()):  # a graph must not depend on the values of one example
+    if not is_tracing and bool(mask.all()):
         return None
     rows, length = mask.shape
     return mask.bool()[:, None, None, :].expand(rows, 1, length, length)

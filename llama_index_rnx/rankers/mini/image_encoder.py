@@ -1,4 +1,4 @@
-"""Pixels in, feature maps out: the image towers of rnx-mini. They know no text, no query and no
+"""Pixels in, feature maps out: the image encoder of rnx-mini. It knows no text, no query and no
 head.
 
 Axes, named once: B images, C channels, H and W cells.
@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC; PIL itself is not imported here
-_MEAN, _STD = (
-    127.0,
-    128.0,
-)  # the TF-lite convention of the EfficientNet-Lite checkpoints: about -1 to 1
-EncoderStage = tuple[int, int, int, int, int]  # kernel, stride, expansion, channels, repeats
+# PIL.Image.Resampling.BICUBIC; PIL itself is not imported here.
+_BICUBIC = 3
+
+# The TF-lite convention of the EfficientNet-Lite checkpoints: pixels of about -1 to 1.
+_MEAN = 127.0
+_STD = 128.0
+
+# Kernel, stride, expansion, channels, repeats.
+EncoderStage = tuple[int, int, int, int, int]
+
 # EfficientNet-Lite scales width and depth of all but the stem, the first stage and the head: Lite1
-# (1.0, 1.1), Lite2 (1.1, 1.2)
+# (1.0, 1.1), Lite2 (1.1, 1.2).
 ENCODER_STAGES: dict[str, tuple[EncoderStage, ...]] = {
     name: (
         (3, 1, 1, 16, 1),
@@ -37,24 +41,26 @@ ENCODER_STAGES: dict[str, tuple[EncoderStage, ...]] = {
         "lite2": (48, 88, 120, 208, 352),
     }.items()
 }
-CHANNELS = 1280  # of the last map, whatever the tower
-_MIDDLE = 15  # blocks before the last stride: what ends there has 16 x 16 cells
+
+# Channels of the last map, whatever the tower.
+CHANNELS = 1280
+
+# Blocks before the last stride: the map after them has 16 x 16 cells.
+_MIDDLE = 15
 
 
 def preprocess(image: Any, size: int = 256) -> Tensor:
-    """A PIL image as the tower's input [3, size, size]: squashed (aspect not kept), bicubic;
+    """Turn a PIL image into the tower's input [3, size, size]: squashed (aspect not kept), bicubic;
     transparency on white.
     """
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = np.asarray(
-            image.convert("RGBA").resize((size, size), _BICUBIC), dtype=np.float32
-        )  # [H, W, 4]
+        resized = image.convert("RGBA").resize((size, size), _BICUBIC)
+        rgba = np.asarray(resized, dtype=np.float32)  # [H, W, 4]
         opacity = rgba[..., 3:] / 255.0
         pixels = rgba[..., :3] * opacity + 255.0 * (1.0 - opacity)  # [H, W, 3]
     else:
-        pixels = np.asarray(
-            image.convert("RGB").resize((size, size), _BICUBIC), dtype=np.float32
-        )  # [H, W, 3]
+        resized = image.convert("RGB").resize((size, size), _BICUBIC)
+        pixels = np.asarray(resized, dtype=np.float32)  # [H, W, 3]
     return torch.from_numpy((pixels - _MEAN) / _STD).permute(2, 0, 1).contiguous()  # [3, H, W]
 
 
@@ -67,7 +73,8 @@ class _Conv(nn.Module):
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        extra = kernel - stride  # for sides that the stride divides
+        # The padding for sides that the stride divides.
+        extra = kernel - stride
         self.pad = (extra // 2, extra - extra // 2) * 2 if stride > 1 else None
         padding = 0 if stride > 1 else kernel // 2
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups)
@@ -97,7 +104,8 @@ class _Block(nn.Module):
 
 
 def _blocks(stages: tuple[EncoderStage, ...]) -> list[_Block]:
-    blocks, inputs = [], 32
+    blocks: list[_Block] = []
+    inputs = 32
     for kernel, stride, expansion, outputs, repeats in stages:
         for i in range(repeats):
             blocks.append(_Block(inputs, outputs, kernel, stride if i == 0 else 1, expansion))
@@ -170,5 +178,5 @@ class ImageEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, 256, 256] -> [B, M, 1280, 8, 8], M maps."""
         middle = self.tower.middle(x)
-        others = [other(middle if isinstance(other, TowerEnd) else x) for other in self.others]
+        others = [tower(middle if isinstance(tower, TowerEnd) else x) for tower in self.others]
         return torch.stack([self.tower.end(middle), *others], 1)

@@ -1,5 +1,5 @@
-"""The image side of rnx-mini: heads on feature maps, caption heads and their calibrated score.
-Knows no tower, no list.
+"""The image side of rnx-mini: heads on feature maps, caption heads and their calibrated score. It
+knows no tower and no list.
 
 Axes, named once: B images, Q queries, N candidates of one query, T word pieces, R regions, D image
 space, W word space.
@@ -17,33 +17,43 @@ from torch.nn import functional as F
 
 from llama_index_rnx.rankers.mini.image_encoder import CHANNELS
 
-_CONSTANT, _NORM_SQUARED = 0.5, 1.2  # of the index vectors: room for a correction of up to .22
+# Of the index vectors: room for a correction of up to .22.
+_CONSTANT = 0.5
+_NORM_SQUARED = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """The shape of the image part. `dim` is 384 less the two coordinates of the hub correction in
-    the index.
+    """The shape of the image part.
+
+    Attributes:
+        dim: of the image space: 384 less the two coordinates of the hub correction in the index.
+        heads: of the attention pooling over cells.
+        others: the maps of `ImageEncoder` beside the first, with a head each; all share the vector
+            by the basis.
+        bank: how many caption vectors are kept for the hub correction.
+        dropout: in training only.
     """
 
     dim: int = 382
     word_dim: int = 128
     text_width: int = 384
-    heads: int = 8  # of the attention pooling over cells
+    heads: int = 8
     head_dim: int = 96
     text_heads: int = 6
-    others: tuple[
-        str, ...
-    ] = ()  # the maps of `Eyes` beside the first, with a head each; all share the vector by the basis
-    bank: int = 2048  # caption vectors kept for the hub correction
+    others: tuple[str, ...] = ()
+    bank: int = 2048
     neighbours: int = 10
-    dropout: float = 0.0  # training only
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageVectors:
-    """What is kept of pictures. vector: [B, D] and regions: [B, 16, W], unit length; row by row
-    from the upper left.
+    """What is kept of images.
+
+    Attributes:
+        vector: [B, D], unit length.
+        regions: [B, 16, W], unit length; row by row from the upper left.
     """
 
     vector: Tensor
@@ -52,8 +62,12 @@ class ImageVectors:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionVectors:
-    """A query on the image side. vector: [Q, D], words: [Q, T, W], unit length; weights: [Q, T] of
-    sum 1, pads 0.
+    """A query on the image side.
+
+    Attributes:
+        vector: [Q, D], unit length.
+        words: [Q, T, W], unit length.
+        weights: [Q, T] of sum 1, zero for padding.
     """
 
     vector: Tensor
@@ -67,9 +81,8 @@ class VectorHead(nn.Module):
     def __init__(self, config: ImageConfig, dim: int, channels: int = CHANNELS) -> None:
         super().__init__()
         self.attend = nn.Linear(channels, config.heads)
-        self.values = nn.Parameter(
-            torch.randn(config.heads, channels, config.head_dim) * channels**-0.5
-        )
+        values = torch.randn(config.heads, channels, config.head_dim) * channels**-0.5
+        self.values = nn.Parameter(values)
         self.mean = nn.Linear(channels, dim)
         self.out = nn.Linear(config.heads * config.head_dim, dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -79,14 +92,15 @@ class VectorHead(nn.Module):
         weights = self.attend(cells).softmax(1)  # [B, cells, H]
         pooled = self.dropout(weights.transpose(1, 2) @ cells)  # [B, H, C]
         heads = torch.einsum("bhc,hcd->bhd", pooled, self.values).flatten(1)  # [B, H * 96]
-        vector = self.mean(self.dropout(cells.mean(1))) + self.out(
-            self.dropout(F.gelu(heads))
-        )  # [B, D]
+        of_mean = self.mean(self.dropout(cells.mean(1)))  # [B, D]
+        vector = of_mean + self.out(self.dropout(F.gelu(heads)))  # [B, D]
         return F.normalize(vector.float(), dim=-1)
 
 
 class ImageProjector(nn.Module):
-    """The first map -> one image vector and 16 region vectors (4 x 4 cells, each the mean of four)."""
+    """Turns the first map into one image vector and 16 region vectors (4 x 4 cells, each the mean
+    of four).
+    """
 
     def __init__(self, config: ImageConfig, channels: int = CHANNELS) -> None:
         super().__init__()
@@ -99,26 +113,23 @@ class ImageProjector(nn.Module):
     def forward(self, maps: Tensor) -> ImageVectors:
         """[B, 1280, 8, 8] -> vectors [B, D], regions [B, 16, W]."""
         cells = self.norm(maps.flatten(2).transpose(1, 2))  # [B, 64, C]
-        fours = (
-            F.avg_pool2d(cells.transpose(1, 2).unflatten(2, maps.shape[2:]), 2)
-            .flatten(2)
-            .transpose(1, 2)
-        )
-        regions = self.region_out(
-            self.dropout(F.gelu(self.region_in(self.dropout(fours))))
-        )  # [B, 16, W]
+        normed_maps = cells.transpose(1, 2).unflatten(2, maps.shape[2:])  # [B, C, 8, 8]
+        fours = F.avg_pool2d(normed_maps, 2).flatten(2).transpose(1, 2)  # [B, 16, C]
+        hidden = F.gelu(self.region_in(self.dropout(fours)))  # [B, 16, 384]
+        regions = self.region_out(self.dropout(hidden))  # [B, 16, W]
         return ImageVectors(vector=self.vector(cells), regions=F.normalize(regions.float(), dim=-1))
 
 
 def grid(maps: Tensor) -> Tensor:
-    """[B, 1280, 8, 8] -> [B, 16, 1280]: 4 x 4 cells, each the mean of four, normed. A quarter of
-    what training must cache.
+    """[B, 1280, 8, 8] -> [B, 16, 1280]: 4 x 4 cells, each the mean of four, normed. Training caches
+    a quarter of what the maps would take.
     """
-    return F.layer_norm(F.avg_pool2d(maps, 2).flatten(2).transpose(1, 2), (maps.shape[1],))
+    cells = F.avg_pool2d(maps, 2).flatten(2).transpose(1, 2)  # [B, 16, 1280]
+    return F.layer_norm(cells, (maps.shape[1],))
 
 
 class AuxiliaryHead(nn.Module):
-    """Another pair of vectors for the same picture and caption: of another map, and of the pooled
+    """Another pair of vectors for the same image and caption: of another map, and of the pooled
     caption alone.
 
     Trained apart from the others, so that it errs elsewhere: together they find more than any of
@@ -143,24 +154,29 @@ class AuxiliaryHead(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """A pre-norm layer of self-attention. (torch's own has dropout inside attention, which costs
-    the fast kernel: x4.)
+    """A pre-norm layer of self-attention. (Torch's own has dropout inside attention, which costs
+    the fast kernel: four times slower.)
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.before = nn.LayerNorm(width)
+        self.between = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """[Q, T, width], bool [Q, T] -> [Q, T, width]."""
-        q, k, v = (
-            self.qkv(self.before(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # [Q, H, T, 64]
+        qkv = self.qkv(self.before(x)).unflatten(-1, (3, self.heads, -1))  # [Q, T, 3, H, 64]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [Q, H, T, 64] each
         attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask[:, None, None, :]
+            query,
+            key,
+            value,
+            attn_mask=mask[:, None, None, :],
         )  # [Q, H, T, 64]
         x = x + self.out(attended.transpose(1, 2).flatten(2))  # [Q, T, width]
         added: Tensor = self.down(F.gelu(self.up(self.between(x))))
@@ -168,8 +184,8 @@ class TransformerLayer(nn.Module):
 
 
 class CaptionHead(nn.Module):
-    """The states of the frozen text tower -> the query on the image side; starts as the pooled
-    vector itself.
+    """Turns the states of the frozen text encoder into the query on the image side; it starts as
+    the pooled vector itself.
     """
 
     def __init__(self, config: ImageConfig) -> None:
@@ -177,23 +193,26 @@ class CaptionHead(nn.Module):
         width = config.text_width
         self.layer = TransformerLayer(width, config.text_heads)
         self.norm = nn.LayerNorm(width)
-        self.weigh = nn.Linear(
-            width, 2
-        )  # how much a word counts: in the vector, in late interaction
+
+        # How much a word counts: in the vector, and in late interaction.
+        self.weigh = nn.Linear(width, 2)
+
         self.identity = nn.Linear(width, config.dim)
         self.added = nn.Linear(width, config.dim)
         self.words = nn.Linear(width, config.word_dim)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.eye_(self.identity.weight)
-        for start in (self.identity.bias, self.added.weight, self.added.bias):
-            nn.init.zeros_(start)
+        for parameter in (self.identity.bias, self.added.weight, self.added.bias):
+            nn.init.zeros_(parameter)
 
     def forward(self, states: Tensor, mask: Tensor, pooled: Tensor) -> CaptionVectors:
-        """states [Q, T, 384], mask [Q, T] (1 where a word is), pooled [Q, 384] -> `CaptionVectors`."""
-        hidden = self.norm(self.layer(states, mask.bool()))  # [Q, T, 384]
-        logits = (
-            self.weigh(hidden).float().masked_fill(~mask.bool().unsqueeze(-1), -1e4)
-        )  # [Q, T, 2]
+        """states [Q, T, 384], mask [Q, T] (1 where a word is), pooled [Q, 384] ->
+        `CaptionVectors`.
+        """
+        is_word = mask.bool()  # [Q, T]
+        hidden = self.norm(self.layer(states, is_word))  # [Q, T, 384]
+        logits = self.weigh(hidden).float()  # [Q, T, 2]
+        logits = logits.masked_fill(~is_word.unsqueeze(-1), -1e4)
         shares = logits.softmax(1)  # [Q, T, 2]
         summary = (shares[..., :1].to(hidden.dtype).transpose(1, 2) @ hidden).squeeze(1)  # [Q, 384]
         vector = self.identity(pooled) + self.added(self.dropout(summary))  # [Q, D]
@@ -204,23 +223,24 @@ class CaptionHead(nn.Module):
 
 
 def late_interaction(words: Tensor, weights: Tensor, regions: Tensor) -> Tensor:
-    """Every word with its best region (ColBERT, arXiv 2004.12832): [T, W], [T], [N, R, W] -> [N]."""
+    """Compare every word with its best region (ColBERT, arXiv 2004.12832): [T, W], [T], [N, R, W]
+    -> [N].
+    """
     return torch.einsum("tw,nrw->ntr", words, regions).amax(-1) @ weights
 
 
 def hubness(vectors: Tensor, bank: Tensor, neighbours: int) -> Tensor:
-    """How near a picture is to captions in general: its mean cosine to the nearest of the bank. [B,
-    D], [K, D] -> [B].
+    """Return how near an image is to captions in general, its mean cosine to the nearest of the
+    bank: [B, D], [K, D] -> [B].
 
-    CSLS's correction (Conneau et al., arXiv 1710.04087) of one side only, so that it needs no
-    query.
+    This is the correction of CSLS (Conneau et al., arXiv 1710.04087) of one side only, so that it
+    needs no query.
     """
     return (vectors @ bank.T).topk(neighbours, dim=-1).values.mean(-1)
 
 
 class ImageScorer(nn.Module):
-    """Everything of rnx-mini that pictures need beyond the two towers, and how their scores are put
-    together.
+    """All that images need beyond the two encoders, and how their scores are put together.
 
     logit = exp(log_scale) * (cosine + late * late_interaction - hub * (hubness - hub_mean)) + bias;
     the scale is calibrated so that a softmax over 20 retrieved candidates is a probability, the
@@ -248,21 +268,21 @@ class ImageScorer(nn.Module):
 
     @property
     def heads(self) -> list[AuxiliaryHead]:
-        """Those beside the first."""
+        """The heads beside the first."""
         return cast("list[AuxiliaryHead]", list(self.more))
 
     def images(self, maps: Tensor) -> ImageVectors:
         """One map a head, [B, 1 + E, 1280, 8, 8] -> `ImageVectors`."""
-        return self.joined_images(
-            self.projector(maps[:, 0]), [grid(each) for each in maps[:, 1:].unbind(1)]
-        )
+        cells = [grid(each) for each in maps[:, 1:].unbind(1)]  # [B, 16, 1280] each
+        return self.joined_images(self.projector(maps[:, 0]), cells)
 
     def joined_images(self, first: ImageVectors, cells: Sequence[Tensor]) -> ImageVectors:
-        """What the first head saw, with what the others make of their `grid` cells [B, 16, 1280]."""
-        vectors = [
-            first.vector,
-            *(head.images(each) for head, each in zip(self.heads, cells, strict=True)),
-        ]
+        """Join the vectors of the first head with those that the others make of their `grid` cells
+        [B, 16, 1280].
+        """
+        vectors = [first.vector]
+        for head, head_cells in zip(self.heads, cells, strict=True):
+            vectors.append(head.images(head_cells))
         return ImageVectors(vector=self._joined(vectors), regions=first.regions)
 
     def captions(self, states: Tensor, mask: Tensor, pooled: Tensor) -> CaptionVectors:
@@ -277,11 +297,9 @@ class ImageScorer(nn.Module):
         """[B, D] of every head -> [B, D]: the directions in which captions differ, so that little
         of any cosine is lost.
         """
-        return (
-            F.normalize(torch.cat(list(vectors), -1) @ self.basis, dim=-1)
-            if self.more
-            else vectors[0]
-        )
+        if not self.more:
+            return vectors[0]
+        return F.normalize(torch.cat(list(vectors), -1) @ self.basis, dim=-1)
 
     def hubness(self, vectors: Tensor) -> Tensor:
         """[B, D] -> [B], by the bank that came with the weights."""
@@ -305,9 +323,9 @@ class ImageScorer(nn.Module):
         much as in `score`.
         """
         lowered = -self.hub / _CONSTANT * (hubs - self.hub_mean)  # [B]
-        filler = (
-            (_NORM_SQUARED - 1 - lowered.square()).clamp_min(0).sqrt()
-        )  # [B], so that all are of one length
+
+        # All vectors have one length before they are normalised, so the correction stays in scale.
+        filler = (_NORM_SQUARED - 1 - lowered.square()).clamp_min(0).sqrt()  # [B]
         return F.normalize(torch.cat([vectors, torch.stack([lowered, filler], -1)], -1), dim=-1)
 
     def query_vector(self, vectors: Tensor) -> Tensor:

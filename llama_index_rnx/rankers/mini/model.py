@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import StorageError
+from llama_index_rnx.rankers.mini.candidate_batch import ScorerConfig
 from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder
 from llama_index_rnx.rankers.mini.image_heads import ImageConfig, ImageScorer
-from llama_index_rnx.rankers.mini.listwise_scorer import ListwiseScorer, ScorerConfig
+from llama_index_rnx.rankers.mini.listwise_scorer import ListwiseScorer
 from llama_index_rnx.rankers.mini.quantization import WithoutInitialWeights, dequantize
 from llama_index_rnx.rankers.mini.text_encoder import TextEncoder
 
@@ -22,19 +23,27 @@ NAME = "rnx-mini"
 
 
 class MiniModel(nn.Module):
-    """All weights of rnx-mini, by part: `text`, `eyes` (image towers), `image` (heads on maps and
-    captions), `reader`.
+    """All weights of rnx-mini.
+
+    Attributes:
+        text: the text encoder.
+        eyes: the image encoder. The names of these four are keys of the checkpoint.
+        image: the heads on feature maps and captions.
+        reader: the listwise scorer.
     """
 
     def __init__(
         self, text: TextEncoder, eyes: ImageEncoder, image: ImageScorer, reader: ListwiseScorer
     ) -> None:
         super().__init__()
-        self.text, self.eyes, self.image, self.reader = text, eyes, image, reader
+        self.text = text
+        self.eyes = eyes
+        self.image = image
+        self.reader = reader
 
     @classmethod
     def untrained(cls, folder: Path, image: ImageConfig, reader: ScorerConfig) -> MiniModel:
-        """Of the shipped shape; `folder` holds the tokenizer."""
+        """Return a model of these shapes; `folder` holds the tokenizer."""
         return cls(
             TextEncoder(TextEncoder.tokenizer_from(folder)),
             ImageEncoder(image.others),
@@ -44,7 +53,7 @@ class MiniModel(nn.Module):
 
 
 def model_folder() -> Path:
-    """Where the weights lie in the installed package."""
+    """Return the folder of the weights in the installed package."""
     return Path(str(files("llama_index_rnx") / "models" / NAME))
 
 
@@ -53,40 +62,42 @@ def holds_mini(folder: Path) -> bool:
     training made of it.
     """
     try:
-        return {"reader", "image", "retrieval"} <= set(
-            json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    return {"reader", "image", "retrieval"} <= set(config)
 
 
 def read_mini(folder: Path) -> tuple[MiniModel, dict[str, Any]]:
-    """The weights in a folder as fp32, and its config.
+    """Read the weights in a folder as fp32, and its config.
 
     Raises:
-        RNXError: they are missing or damaged, or of another version.
+        StorageError: they are missing or damaged, or of another version.
     """
-    config, packed = _read(folder)
+    config, packed = _read_files(folder)
     try:
-        shapes = ImageConfig(**config["image"]), ScorerConfig(**config["reader"])
-        with (
-            WithoutInitialWeights()
-        ):  # to make up random ones takes longer than to read the true ones
-            model = MiniModel.untrained(folder, *shapes)
+        image_config = ImageConfig(**config["image"])
+        scorer_config = ScorerConfig(**config["reader"])
+
+        # To make up random weights takes longer than to read the true ones.
+        with WithoutInitialWeights():
+            model = MiniModel.untrained(folder, image_config, scorer_config)
         model.load_state_dict(dequantize(packed), assign=True)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise RNXError(
-            f"the weights of {NAME} in {folder} do not fit this version ({error}); install the package again."
+        raise StorageError(
+            f"the weights of {NAME} in {folder} do not fit this version ({error}); install the "
+            "package again."
         ) from error
     model.eyes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, config
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         config = json.loads((folder / "config.json").read_text())
         return config, load_file(folder / "model.safetensors")
     except Exception as error:
-        raise RNXError(
-            f"the weights of {NAME} in {folder} cannot be read ({error}); install the package again."
+        raise StorageError(
+            f"the weights of {NAME} in {folder} cannot be read ({error}); install the package "
+            "again."
         ) from error

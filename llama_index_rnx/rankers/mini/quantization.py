@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-SCALE = "::scale"  # the name of a matrix's scales is its own name with this behind it
-# Matrices with fewer entries stay in fp16: they are no weight on disk and the most sensitive.
+# The name of a matrix's scales is its own name with this behind it.
+SCALE = "::scale"
+
+# Matrices with fewer entries stay in fp16: they take no room on disk and are the most sensitive.
 LARGE = 16_384
 
 
 class WithoutInitialWeights(TorchFunctionMode):
-    """Modules that are made in this context have weights of any value, which a checkpoint must
+    """A context in which modules are made with weights of any value, which a checkpoint must
     replace.
     """
 
@@ -29,53 +31,55 @@ class WithoutInitialWeights(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        named = dict(kwargs or {})
+        keywords = dict(kwargs or {})
         if getattr(func, "__module__", "") == "torch.nn.init":
-            return named["tensor"] if "tensor" in named else args[0]
-        return func(*args, **named)
+            return keywords["tensor"] if "tensor" in keywords else args[0]
+        return func(*args, **keywords)
 
 
 def quantize(state: Mapping[str, Tensor], int8_prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """A state dict as it is stored: matrices of the named parts in int8 (scale: the row's largest /
-    127), else fp16.
+    """Return a state dict as it is stored: large matrices whose names have one of the prefixes in
+    int8 (scale: the row's largest / 127), all else in fp16.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.startswith(int8_prefixes) and tensor.ndim >= 2 and tensor.numel() >= LARGE:
             rows = tensor.float().flatten(1)  # [O, I]
             scale = rows.abs().amax(1).clamp_min(1e-12) / 127  # [O]
-            packed[name] = (
-                (rows / scale.unsqueeze(1)).round().to(torch.int8).view_as(tensor).contiguous()
-            )
+            numbers = (rows / scale.unsqueeze(1)).round().to(torch.int8)
+            packed[name] = numbers.view_as(tensor).contiguous()
             packed[name + SCALE] = scale
+        elif tensor.is_floating_point():
+            packed[name] = tensor.half().contiguous()
         else:
-            packed[name] = (
-                tensor.half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
-            )
+            packed[name] = tensor.contiguous()
     return packed
 
 
 def dequantize(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `quantize` stored, as fp32."""
-    return {name: _unpacked(packed, name) for name in packed if not name.endswith(SCALE)}
+    """Return what `quantize` stored, as fp32."""
+    return {name: _dequantize(packed, name) for name in packed if not name.endswith(SCALE)}
 
 
-def _unpacked(packed: Mapping[str, Tensor], name: str) -> Tensor:
-    tensor, scale = packed[name], packed.get(name + SCALE)
+def _dequantize(packed: Mapping[str, Tensor], name: str) -> Tensor:
+    tensor = packed[name]
+    scale = packed.get(name + SCALE)
     if scale is None:
         return tensor.float() if tensor.is_floating_point() else tensor
-    # By NumPy, on this thread alone: torch would share out each of 600 small products among
+
+    # NumPy multiplies on this thread alone: torch would share out each of 600 small products among
     # OpenMP's threads, which wait for one another. Beside a busy core that made a second of a
     # tenth.
     numbers = torch.empty(tensor.shape)
-    rows, factors = tensor.flatten(1).numpy(), scale.float().unsqueeze(1).numpy()
+    rows = tensor.flatten(1).numpy()
+    factors = scale.float().unsqueeze(1).numpy()
     np.multiply(rows, factors, out=numbers.flatten(1).numpy(), dtype=np.float32)
     return numbers
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [T, D] of a memory -> int8 [T, D] and their scales [T] in fp16; the error of a cosine is
-    about .001.
+    """Return rows [T, D] of a memory as int8 [T, D], and their scales [T] in fp16; the error of a
+    cosine is about .001.
     """
     scale = (rows.abs().amax(-1).clamp_min(1e-6) / 127).half()  # [T]
     return (rows / scale.float().unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8), scale

@@ -17,12 +17,9 @@ from llama_index_rnx.rankers.mini import (
     compress_tokens,
     distinct_pieces,
 )
-from llama_index_rnx.rankers.mini.listwise_scorer import (
-    CrossAttentionLayer,
-    ModalityCalibration,
-    _pad,
-    blend_long,
-)
+from llama_index_rnx.rankers.mini.candidate_batch import pad_rows
+from llama_index_rnx.rankers.mini.cross_attention import CrossAttentionLayer
+from llama_index_rnx.rankers.mini.listwise_scorer import ModalityCalibration, blend_long
 
 SMALL = ScorerConfig(
     state_width=16,
@@ -114,14 +111,16 @@ def test_reading_makes_no_keys_and_values_and_finds_what_they_would_give() -> No
     key, value = layer.key_value(memory).chunk(2, dim=-1)
     heads = [part.view(*part.shape[:2], 2, 6).transpose(1, 2) for part in (asks, key, value)]
     expected = scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(-2)
-    assert torch.allclose(layer._read(asks, memory.unsqueeze(1), mask), expected, atol=1e-5)
+    assert torch.allclose(
+        layer._attend_to_memory(asks, memory.unsqueeze(1), mask), expected, atol=1e-5
+    )
 
 
 def test_padding_knows_what_is_missing() -> None:
-    rows, mask = _pad([torch.ones(2, 3), None, torch.ones(1, 3)], (0, 3))
+    rows, mask = pad_rows([torch.ones(2, 3), None, torch.ones(1, 3)], 3)
     assert rows.shape == (3, 2, 3)
     assert mask.tolist() == [[True, True], [False, False], [True, False]]
-    rows, mask = _pad([None, None], (0, 3))
+    rows, mask = pad_rows([None, None], 3)
     assert (rows.shape, mask.tolist()) == ((2, 1, 3), [[False], [False]])
 
 

@@ -183,9 +183,9 @@ def test_the_reranker_takes_an_adapter(folders: dict[str, Path], tmp_path: Path)
         save_adapter(folders["qwen2_vl"], tmp_path / "a", recipe=RankerConfig(readout="labels"))
     )
     reranker = RNXRerank(model=str(folders["qwen2_vl"]), adapter=adapter, device="cpu")
-    assert reranker._loaded().name == f"{folders['qwen2_vl']}+{adapter}"
+    assert reranker._load().name == f"{folders['qwen2_vl']}+{adapter}"
     with pytest.raises(RNXError, match="'rnx-mini' has no option adapter"):
-        RNXRerank(adapter=adapter)._loaded()
+        RNXRerank(adapter=adapter)._load()
 
 
 def test_adapters_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_folder_is_a_model(folder: Path, tmp_path: Path) -> None:
         assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
         assert all(type(score) is float and 0 <= score <= 1 for score in scores)
     first = order(reranker.postprocess_nodes(mixed_nodes(), query))
-    weights = weakref.ref(reranker._loaded()._backbone.model)  # type: ignore[attr-defined]
+    weights = weakref.ref(reranker._load()._ranker._backbone.model)  # type: ignore[attr-defined]
     reranker.unload()
     assert weights() is None
     assert (
@@ -282,7 +282,7 @@ def test_what_is_not_read_by_labels_needs_no_doctor(
     (folder / "rnx.json").write_text(json.dumps({"readout": readout}))
     for model, words in (
         (folder, said),
-        ("rnx-mini", "no slots"),
+        ("rnx-mini", "no positions"),
         ("http://127.0.0.1:1", "a service"),
     ):
         result = rnx("doctor", "--model", model)
@@ -317,7 +317,7 @@ def test_a_calibration_is_written_into_the_recipe_and_read_from_it(
     (folder / "rnx.json").write_text('{"readout": "labels", "window": 6}')
     result = rnx("calibrate", graded_rows(tmp_path), "--model", folder)
     assert result.code == 0, result.err
-    assert "slot bias for lists of 6, 4" in result.out
+    assert "position bias for lists of 6, 4" in result.out
     assert "With this calibration, on the same lists:" in result.out
     recipe = json.loads((folder / "rnx.json").read_text())
     assert (recipe["readout"], recipe["window"]) == ("labels", 6)
