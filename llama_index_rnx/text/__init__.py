@@ -7,6 +7,7 @@ import lazy_loader
 __all__ = [
     "CUTTER",
     "UNSAFE",
+    "UNSAFE_IN_LINES",
     "Span",
     "bm25",
     "clean",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from llama_index_rnx.text.passage_splitter import CUTTER, is_cut_by_words, passages
     from llama_index_rnx.text.sanitize import (
         UNSAFE,
+        UNSAFE_IN_LINES,
         clean,
         clean_text,
         encodable,
@@ -51,6 +53,7 @@ else:
             ],
             "sanitize": [
                 "UNSAFE",
+                "UNSAFE_IN_LINES",
                 "clean",
                 "clean_text",
                 "encodable",

@@ -27,6 +27,9 @@ UNSAFE = _CONTROLS + _MARKS + _SURROGATES  # for a character class of a regular 
 _CONTROL_RUN = re.compile(f"[{_CONTROLS}]+")
 _MARK = re.compile(f"[{_MARKS}]+")
 _HALF_PAIR = re.compile(f"[{_SURROGATES}]")
+# What `lines` takes away or replaces: all that is unsafe but the ends of lines.
+UNSAFE_IN_LINES = re.compile(f"(?!\n)[{UNSAFE}]")
+
 _UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f\u2028\u2029{_MARKS}{_SURROGATES}]")
 
 
