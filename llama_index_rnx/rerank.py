@@ -22,7 +22,7 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from pydantic import ValidationError
 
-from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidate
+from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidates
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
@@ -195,7 +195,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         asks = checked_asks(asks)
         queries = [query_of(bundle) for bundle, _ in asks]
         parts = [
-            [usable_candidate(hit.node, self.allow_urls) for hit in nodes] for _, nodes in asks
+            usable_candidates([hit.node for hit in nodes], self.allow_urls) for _, nodes in asks
         ]
 
         with ExitStack() as events:

@@ -3,6 +3,7 @@
 from llama_index_rnx.candidates.candidate import (
     Candidate,
     Query,
+    digests_of,
     unreadable_images,
     without_unreadable_images,
 )
@@ -28,9 +29,11 @@ from llama_index_rnx.candidates.nodes import (
     dense_vector_of,
     image_of,
     inline_image,
+    kinds_of,
     query_of,
     restore_inline_image,
     usable_candidate,
+    usable_candidates,
     with_inline_image,
 )
 
@@ -48,11 +51,13 @@ __all__ = [
     "candidate_of",
     "dense_texts_of",
     "dense_vector_of",
+    "digests_of",
     "file_source",
     "image_of",
     "image_pixels",
     "inline_image",
     "is_data_uri",
+    "kinds_of",
     "note_file",
     "on_sheet",
     "pil_source",
@@ -62,6 +67,7 @@ __all__ = [
     "unreadable_images",
     "url_source",
     "usable_candidate",
+    "usable_candidates",
     "with_inline_image",
     "without_unreadable_images",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from llama_index_rnx.candidates import EMPTY, Candidate, Query, unreadable_images
+from llama_index_rnx.candidates import EMPTY, Candidate, Query, digests_of, unreadable_images
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import Memory, MemoryStore
 
@@ -301,7 +301,9 @@ def get_or_compute_memories(
     Raises:
         ImageError: a picture cannot be read; `get_usable_memories` goes on without it.
     """
-    found = store.find(ranker.fingerprint, [candidate.digest for candidate in candidates])
+    if not candidates:
+        return []
+    found = store.find(ranker.fingerprint, digests_of(candidates))
     unknown = {c.digest: c for c in candidates if c.digest not in found}
     missing = list(unknown.values())
     for start in range(0, len(missing), REMEMBER_AT_ONCE):

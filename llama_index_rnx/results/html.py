@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it loads models, which nothing here needs
     pass
 from llama_index_rnx.results.hits import ARROWS, movement, with_bars
 from llama_index_rnx.results.table import format_score
-from llama_index_rnx.text import excerpt, prose, query_terms, split_at_terms
+from llama_index_rnx.text import marked_excerpts, query_terms
 
 CARD, GAP, LINKS = (
     124,
@@ -114,12 +114,7 @@ def excerpt_of(hit: Hit, query: str) -> list[tuple[str, bool]]:
     """What a card shows of a text: the stretch that says most about the query, in pieces, each with
     whether it is its word.
     """
-    terms = query_terms(query)
-    return [
-        piece
-        for piece in split_at_terms(excerpt(clean(prose(hit.text)), terms, EXCERPT), terms)
-        if piece[0]
-    ]
+    return marked_excerpts([hit.text], query_terms(query), EXCERPT)[0]
 
 
 def thumbnail(image: ImageSource, side: int) -> bytes:
