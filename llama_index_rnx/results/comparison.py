@@ -34,7 +34,8 @@ def compare(
         >>> from llama_index.core.schema import TextNode
         >>> from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
         >>> collection = NodeCollection(":memory:")
-        >>> collection.add([TextNode(text="Bees make honey."), TextNode(text="Rust is iron oxide.")])
+        >>> texts = "Bees make honey.", "Rust is iron oxide."
+        >>> collection.add([TextNode(text=text) for text in texts])
         2
         >>> comparison = compare(RNXRetriever(collection), RNXRerank(), "What is rust?")
         >>> comparison.after[0].text, len(comparison.before)

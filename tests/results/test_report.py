@@ -189,7 +189,7 @@ def test_a_broken_picture_shows_a_placeholder(data: str) -> None:
     text = html_page(
         [section([hit(1)], [hit(1, node=node)], image=bytes_source(b"no", "q"))], title="t"
     )
-    assert text.count("no picture") == 2
+    assert text.count("no image") == 2
     assert "<img" not in text
 
 
