@@ -18,10 +18,10 @@ MAX_TEXT = 8_000  # characters searched for the best excerpt
 MAX_RAW = 8 * MAX_TEXT  # characters looked at before white space is shrunk
 
 
-# Asking words, which say nothing about an answer; bm25 drops the articles and the like itself.
+# Words that only ask and say nothing about an answer; bm25 drops the articles and the like itself.
 QUESTION_WORDS = frozenset(
-    """can could did do does each from has have how i many me much my our should so what when where which who why you
-    your""".split()  # noqa: SIM905
+    """can could did do does each from has have how i many me much my often our should so
+    what when where which who why you your""".split()  # noqa: SIM905
 )
 
 

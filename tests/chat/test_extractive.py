@@ -17,12 +17,8 @@ from test_chat import StillRetriever
 
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.chat import ANSWER_WORDS, quotes
-from llama_index_rnx.chat.extractive import (
-    CONSIDERED,
-    ExtractiveSynthesizer,
-    passages,
-    prefilter_by_overlap,
-)
+from llama_index_rnx.chat.extractive import ExtractiveSynthesizer
+from llama_index_rnx.chat.quotations import CONSIDERED, passages, prefilter_by_overlap
 from llama_index_rnx.memory import MemoryStore
 
 
@@ -110,7 +106,7 @@ def test_every_quote_has_its_source() -> None:
         (
             "red",
             [ImageNode(image=image_base64(RED), metadata={"source": "r.png"})],
-            "The best match is a picture: r.png [1]",
+            "The best match is an image: r.png [1]",
         ),
         (
             "rain",

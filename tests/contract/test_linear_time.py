@@ -13,8 +13,8 @@ from llama_index.core.schema import TextNode
 from test_report import hit, section
 
 from llama_index_rnx.batch.trec import field_of
-from llama_index_rnx.chat.extractive import passages
 from llama_index_rnx.chat.followups import standalone
+from llama_index_rnx.chat.quotations import passages
 from llama_index_rnx.console import SafeConsole
 from llama_index_rnx.results import html_page, print_table
 from llama_index_rnx.text import bm25, clean, clean_text, json_text, lines, one_line, sentences
