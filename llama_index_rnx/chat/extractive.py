@@ -193,7 +193,7 @@ class ExtractiveSynthesizer(BaseSynthesizer):
         return match if self._shows(query, best) else f"{UNCLEAR} {match}"
 
     def _shows(self, query: Query, hit: Hit) -> bool:
-        """Whether an image is what the query looks for, rather than only the best of those at hand."""
+        """Whether an image is what the query looks for, and not only the best at hand."""
         ranker = self._load_ranker()
         candidate, _ = usable_candidate(hit.node)
         try:

@@ -72,15 +72,15 @@ def quotes(ranker: Ranker, store: MemoryStore, query: Query, texts: Sequence[str
 
 
 def prefilter_by_overlap(
-    query: str, passages: Sequence[Quote], most: int = CONSIDERED
+    query: str, candidates: Sequence[Quote], most: int = CONSIDERED
 ) -> list[Quote]:
     """Return the `most` passages with the largest word overlap with the query, in document order;
     ties go to the earlier passage.
     """
     terms = set(bm25.query_vector(query)[0])
-    overlaps = [len(terms.intersection(bm25.query_vector(quote.text)[0])) for quote in passages]
-    best = sorted(range(len(passages)), key=lambda index: -overlaps[index])[:most]
-    return [passages[index] for index in sorted(best)]
+    overlaps = [len(terms.intersection(bm25.query_vector(quote.text)[0])) for quote in candidates]
+    best = sorted(range(len(candidates)), key=lambda index: -overlaps[index])[:most]
+    return [candidates[index] for index in sorted(best)]
 
 
 def passages(source: int, text: str) -> Iterator[Quote]:
@@ -90,28 +90,28 @@ def passages(source: int, text: str) -> Iterator[Quote]:
     Args:
         source: the index of the text.
     """
-    parts = _plain_sentences(text)
-    lengths = [len(sentence.split()) for sentence in parts]
-    are_whole = [_is_whole(sentence) for sentence in parts]
+    lines = _plain_sentences(text)
+    lengths = [len(sentence.split()) for sentence in lines]
+    are_whole = [_is_whole(sentence) for sentence in lines]
 
-    for first in range(len(parts)):
+    for first in range(len(lines)):
         last = first
         words = lengths[first]
-        while last + 1 < len(parts) and words + lengths[last + 1] <= PASSAGE_WORDS:
+        while last + 1 < len(lines) and words + lengths[last + 1] <= PASSAGE_WORDS:
             last += 1
             words += lengths[last]
 
         is_heading_alone = not any(are_whole[first : last + 1])
-        if last + 1 < len(parts) and are_whole[last + 1] and is_heading_alone:
+        if last + 1 < len(lines) and are_whole[last + 1] and is_heading_alone:
             last += 1
-        yield Quote(text=_join(parts[first : last + 1]), source=source, first=first, last=last)
+        yield Quote(text=_join(lines[first : last + 1]), source=source, first=first, last=last)
 
 
 def _plain_sentences(text: str) -> list[str]:
     """Return the sentences of a text without markup, each on one line."""
     lines = [" ".join(text[start:end].split()) for start, end in sentences(text)]
     plain = [_MARKUP.sub("", line).strip() for line in lines]
-    return [sentence for sentence in plain if sentence]
+    return [line for line in plain if line]
 
 
 def _join(sentence_run: Sequence[str]) -> str:
