@@ -341,11 +341,11 @@ def _texts_of(nodes: Sequence[Any]) -> list[tuple[str, str]]:
 
 def _contents_of(nodes: Sequence[Any], mode: MetadataMode) -> list[tuple[str, str]]:
     """Return the text of each node as it stands there, or "" and why it cannot be read."""
-    readings = [_attempt(partial(_content_of, node, mode), node) for node in nodes]
+    readings = [_attempt(partial(_read_text, node, mode), node) for node in nodes]
     return [(text or "", fault) for text, fault in readings]
 
 
-def _content_of(node: BaseNode, mode: MetadataMode) -> str:
+def _read_text(node: BaseNode, mode: MetadataMode) -> str:
     text: Any = node.get_content(metadata_mode=mode) or ""
     if not isinstance(text, str):
         raise TypeError(f"its text is {shown(text)}")
