@@ -62,6 +62,9 @@ class MiniRanker:
     about 10 kB for a passage of MS MARCO, 3 kB for a picture.
     """
 
+    name = NAME
+    window = WINDOW
+
     def __init__(
         self,
         model: MiniModel,
@@ -85,16 +88,8 @@ class MiniRanker:
         self._image_query = lru_cache(maxsize=64)(self._encode_image_query)
 
     @property
-    def name(self) -> str:
-        return NAME
-
-    @property
     def fingerprint(self) -> str:
         return self._fingerprint
-
-    @property
-    def window(self) -> int:
-        return WINDOW
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles carry no weights: they are loaded where it arrives, once for the
