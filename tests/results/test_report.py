@@ -29,7 +29,10 @@ from llama_index_rnx.results import (
 from llama_index_rnx.text import clean, query_terms
 from llama_index_rnx.text.snippets import _richness, excerpt
 
-NASTY = '<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "quoted" \u202eback \x00 \ud800'
+NASTY = (
+    "<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "
+    '"quoted" \u202eback \x00 \ud800'
+)
 
 
 def hit(
