@@ -24,7 +24,7 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from pydantic import ValidationError
 
-from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidate
+from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidates
 from llama_index_rnx.errors import ImageError, SettingsError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
@@ -237,13 +237,9 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     def _resolve(self, bundle: QueryBundle | None, nodes: list[NodeWithScore]) -> _NodeList:
         """Resolve a query and its nodes to what a ranker reads; nothing is opened yet."""
         query = query_of(bundle)
-        candidates: list[Candidate] = []
-        faults: dict[int, str] = {}
-        for index, hit in enumerate(nodes):
-            candidate, fault = usable_candidate(hit.node, self.allow_urls)
-            candidates.append(candidate)
-            if fault:
-                faults[index] = fault
+        resolved = usable_candidates([hit.node for hit in nodes], self.allow_urls)
+        candidates = [candidate for candidate, _ in resolved]
+        faults = {index: fault for index, (_, fault) in enumerate(resolved) if fault}
         return _NodeList(
             bundle=bundle, nodes=nodes, query=query, candidates=candidates, faults=faults
         )

@@ -3,6 +3,7 @@
 from llama_index_rnx.candidates.candidate import (
     Candidate,
     Query,
+    digests_of,
     unreadable_images,
     without_unreadable_images,
 )
@@ -26,8 +27,10 @@ from llama_index_rnx.candidates.nodes import (
     candidate_of,
     image_of,
     inline_image,
+    kinds_of,
     restore_inline_image,
     usable_candidate,
+    usable_candidates,
     with_inline_image,
 )
 from llama_index_rnx.candidates.pixels import DEFAULT_MAX_PIXELS, pad_to_aspect
@@ -48,10 +51,12 @@ __all__ = [
     "count_pixels",
     "dense_texts_of",
     "dense_vector_of",
+    "digests_of",
     "file_source",
     "image_of",
     "inline_image",
     "is_data_uri",
+    "kinds_of",
     "note_file",
     "pad_to_aspect",
     "pil_source",
@@ -61,6 +66,7 @@ __all__ = [
     "unreadable_images",
     "url_source",
     "usable_candidate",
+    "usable_candidates",
     "with_inline_image",
     "without_unreadable_images",
 ]

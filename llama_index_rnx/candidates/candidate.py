@@ -26,7 +26,7 @@ class Candidate:
     text: str = ""
     image: ImageSource | None = None
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """`text`, `image` or `both`."""
         if self.text and self.image:
@@ -34,7 +34,7 @@ class Candidate:
 
         return "image" if self.image else "text"
 
-    @property
+    @cached_property
     def is_empty(self) -> bool:
         """Whether there is nothing to rank it by."""
         return not self.text and self.image is None
@@ -64,6 +64,11 @@ class Query:
     def is_empty(self) -> bool:
         """Whether there is nothing to look for."""
         return not (self.text or self.image or self.dense_texts or self.dense_vector)
+
+
+def digests_of(candidates: Sequence[Candidate]) -> list[str]:
+    """Return the digest of each candidate, in their order."""
+    return [candidate.digest for candidate in candidates]
 
 
 def unreadable_images(candidates: Sequence[Candidate]) -> dict[str, ImageError]:

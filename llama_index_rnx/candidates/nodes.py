@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,9 +30,9 @@ from llama_index_rnx.candidates.images import (
     source_at,
     url_source,
 )
-from llama_index_rnx.errors import ImageError, RNXError, SettingsError, short
+from llama_index_rnx.errors import ImageError, RNXError, SettingsError, short, shown
 from llama_index_rnx.pdf import draw_page
-from llama_index_rnx.text import clean_text
+from llama_index_rnx.text import clean_texts
 
 EMPTY = "holds neither text nor image; give it one of them or leave it out."
 
@@ -115,13 +116,37 @@ def usable_candidate(node: Any, allow_urls: bool = False) -> tuple[Candidate, st
         >>> fault.split(": ")[1]
         'no URL is fetched unless allowed; load it first.'
     """
+    return usable_candidates([node], allow_urls)[0]
+
+
+def usable_candidates(
+    nodes: Sequence[Any], allow_urls: bool = False
+) -> list[tuple[Candidate, str]]:
+    """Return what `usable_candidate` gives for each of these nodes; their texts are cleaned
+    together.
+    """
+    texts = _texts_of(nodes)
+    return [
+        _usable(node, text, fault, allow_urls)
+        for node, (text, fault) in zip(nodes, texts, strict=True)
+    ]
+
+
+def kinds_of(nodes: Sequence[BaseNode]) -> list[str]:
+    """Return for each node whether it holds a `text`, an `image` or `both`; a URL counts as an
+    image and is not fetched.
+    """
+    return [candidate.kind for candidate, _ in usable_candidates(nodes, allow_urls=True)]
+
+
+def _usable(node: Any, text: str, text_fault: str, allow_urls: bool) -> tuple[Candidate, str]:
+    """Return the candidate of a node whose text has been read, and what is wrong with the node."""
     if not isinstance(node, BaseNode):
         return Candidate(id=""), f"{type(node).__name__} was got where a node is needed."
 
-    text, text_fault = _attempt(lambda: _text_of(node), node)
     image, image_fault = _attempt(lambda: image_of(node, allow_urls=allow_urls), node)
 
-    candidate = Candidate(id=str(node.node_id), text=text or "", image=image)
+    candidate = Candidate(id=str(node.node_id), text=text, image=image)
     fault = text_fault or image_fault
     if candidate.is_empty and not fault:
         fault = f"node {candidate.id!r} {EMPTY}"
@@ -230,15 +255,38 @@ def _content_of(node: BaseNode) -> str:
     return node.get_content(metadata_mode=MetadataMode.NONE) or ""
 
 
-def _text_of(node: BaseNode) -> str:
-    """Return what LlamaIndex would embed; metadata alone is no text."""
-    if not clean_text(_content_of(node)):
-        return ""
+def _texts_of(nodes: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return for each node what LlamaIndex would embed, or "" and why it cannot be read.
 
-    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED))
+    Metadata alone is no text, so a node without a text of its own has none.
+    """
+    own = _contents_of(nodes, MetadataMode.NONE)
+    embedded = _contents_of(nodes, MetadataMode.EMBED)
+    cleaned = clean_texts([text for text, _ in own + embedded])
+
+    own_texts, texts = cleaned[: len(nodes)], cleaned[len(nodes) :]
+    return [
+        (text, embedded_fault) if own_text else ("", own_fault)
+        for own_text, text, (_, own_fault), (_, embedded_fault) in zip(
+            own_texts, texts, own, embedded, strict=True
+        )
+    ]
 
 
-def _attempt(action: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:
+def _contents_of(nodes: Sequence[Any], mode: MetadataMode) -> list[tuple[str, str]]:
+    """Return the text of each node as it stands there, or "" and why it cannot be read."""
+    readings = [_attempt(partial(_read_text, node, mode), node) for node in nodes]
+    return [(text or "", fault) for text, fault in readings]
+
+
+def _read_text(node: BaseNode, mode: MetadataMode) -> str:
+    text: Any = node.get_content(metadata_mode=mode) or ""
+    if not isinstance(text, str):
+        raise TypeError(f"its text is {shown(text)}")
+    return text
+
+
+def _attempt(action: Callable[[], T], node: Any) -> tuple[T | None, str]:
     """Return what the action returns, or in one line why it failed. The class of the node may be
     anybody's, and raise anything.
     """
@@ -248,4 +296,4 @@ def _attempt(action: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:
         return None, str(error)
     except Exception as error:
         reason = f"{type(error).__name__}: {short(str(error))}"
-        return None, f"node {node.node_id!r} cannot be read ({reason})."
+        return None, f"node {getattr(node, 'node_id', '')!r} cannot be read ({reason})."

@@ -2,7 +2,8 @@
 
 from llama_index_rnx.chat.engine import RNXChatEngine, chat_engine, conversations
 from llama_index_rnx.chat.events import Event, FailedEvent, RetrievedEvent, TextEvent
-from llama_index_rnx.chat.extractive import ANSWER_WORDS, CLEAR, ExtractiveSynthesizer, quotes
+from llama_index_rnx.chat.extractive import CLEAR, ExtractiveSynthesizer
+from llama_index_rnx.chat.quotations import ANSWER_WORDS, quotes
 
 __all__ = [
     "ANSWER_WORDS",

@@ -1,4 +1,4 @@
-"""What happens while a question is answered."""
+"""What happens while a question is answered. They know no engine."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from llama_index_rnx.results import Comparison
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievedEvent:
-    """What was found; `section.query` is the question as it was looked for."""
+    """The sources were found; `section.query` is the question as it was looked for."""
 
     section: Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextEvent:
-    """A piece of the answer."""
+    """A piece of the answer was written."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedEvent:
-    """The answer, or the rest of it, could not be had; the sources are there all the same."""
+    """The answer, or the rest of it, cannot be had; `line` says why. The sources stay."""
 
     line: str
 

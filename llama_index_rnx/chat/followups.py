@@ -1,4 +1,4 @@
-"""Pure: a follow-up question as one that stands alone. It asks no model."""
+"""Pure: a follow-up question as one that stands alone. It knows no model."""
 
 from __future__ import annotations
 
@@ -7,70 +7,29 @@ from collections.abc import Sequence
 
 from llama_index.core.llms import ChatMessage, MessageRole
 
-from llama_index_rnx.text import bm25
+from llama_index_rnx.text import QUESTION_WORDS, bm25
 
 TURNS_BACK = 3  # follow-up questions that are put together
 
-
-_POINTING = frozenset(
-    [
-        "it",
-        "its",
-        "they",
-        "them",
-        "their",
-        "theirs",
-        "this",
-        "these",
-        "those",
-        "he",
-        "him",
-        "his",
-        "she",
-        "her",
-        "hers",
-        "one",
-        "ones",
-    ]
+_POINTING_WORDS = frozenset(
+    """it its they them their theirs this these those
+    he him his she her hers one ones""".split()  # noqa: SIM905
 )
-
-
-_GOING_ON = re.compile(
+_CONTINUATION = re.compile(
     r"^(?:and|or|but|so|then|also|what about|how about|what else|anything else|why not)\b",
     re.IGNORECASE,
 )
-
-
-_ASKING = frozenset(
-    [
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "has",
-        "have",
-        "how",
-        "i",
-        "me",
-        "much",
-        "many",
-        "often",
-        "should",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "you",
-    ]
-)
+_EMPTY_WORDS = bm25.STOP_WORDS | QUESTION_WORDS  # they say nothing about an answer
 
 
 def standalone(before: Sequence[str], question: str, back: int = TURNS_BACK) -> str:
-    """A question that points back, with the one before it; any other as it is. English only; no
-    language model.
+    """Return a question that points back together with the one before it; any other as it is.
+
+    It is English only, and needs no language model.
+
+    Args:
+        before: the questions before this one, in order.
+        back: how many of them may be put before this one.
 
     Example:
         >>> standalone(["How do bees make honey?"], "And in winter?")
@@ -83,15 +42,15 @@ def standalone(before: Sequence[str], question: str, back: int = TURNS_BACK) -> 
     return f"{standalone(before[:-1], before[-1], back - 1)} {question}"
 
 
-def _points_back(question: str) -> bool:
-    words = re.findall(r"\w+", question.lower())
-    content = [word for word in words if word not in bm25.STOP_WORDS | _ASKING]
-    return (
-        len(content) < 2
-        or bool(_POINTING.intersection(words))
-        or bool(_GOING_ON.match(question.strip()))
-    )
-
-
 def user_questions(history: Sequence[ChatMessage]) -> list[str]:
+    """Return what the user asked in a conversation, in order."""
     return [message.content or "" for message in history if message.role == MessageRole.USER]
+
+
+def _points_back(question: str) -> bool:
+    """Whether a question has too little content of its own, or words that point to another one."""
+    words = re.findall(r"\w+", question.lower())
+    content_words = [word for word in words if word not in _EMPTY_WORDS]
+    if len(content_words) < 2 or _POINTING_WORDS.intersection(words):
+        return True
+    return _CONTINUATION.match(question.strip()) is not None

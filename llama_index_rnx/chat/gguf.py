@@ -1,4 +1,4 @@
-"""A language model in a .gguf file, run by transformers."""
+"""A language model in a .gguf file, run by transformers. It knows no ranker and no sources."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import ChatMessage, LLMMetadata
 
 from llama_index_rnx.chat.streaming import ANSWER_TOKENS, StreamedLLM
-from llama_index_rnx.errors import RNXError, one_line
+from llama_index_rnx.errors import SettingsError, one_line
 from llama_index_rnx.rankers.vlm import stream_decode
 
-# Tokens in a row that a small model may not say twice: left alone it says one sentence again and
+# A small model may not repeat so many tokens in a row: otherwise it says one sentence again and
 # again.
-REPEATED = 6
+NO_REPEAT_TOKENS = 6
 
-
-CONTEXT = 4_096  # of a .gguf model: five passages or pages, and some conversation
+CONTEXT = 4_096  # tokens of a .gguf model: five passages or pages, and some conversation
 
 
 class GGUFModel(StreamedLLM):
@@ -37,7 +36,7 @@ class GGUFModel(StreamedLLM):
     )
     most: int = Field(default=ANSWER_TOKENS, ge=1, description="Tokens of an answer.")
 
-    _opened: Any = PrivateAttr(default=None)
+    _loaded: Any = PrivateAttr(default=None)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     @classmethod
@@ -46,6 +45,7 @@ class GGUFModel(StreamedLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
+        """What LlamaIndex asks about a language model."""
         return LLMMetadata(
             context_window=self.context,
             num_output=self.most,
@@ -54,21 +54,31 @@ class GGUFModel(StreamedLLM):
         )
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
+        """Yield the answer, piece by piece. The file is loaded at the first call.
+
+        Raises:
+            SettingsError: the file cannot be read, or the conversation is longer than the context.
+        """
         with self._lock:
-            if self._opened is None:
-                self._opened = _opened(Path(self.path))
-            model, tokenizer = self._opened
-            ids = _prompt(tokenizer, messages)  # [1, L]
-            if ids.shape[1] + self.most > self.context:
-                raise RNXError(
-                    f"{Path(self.path).name}: the conversation has {ids.shape[1]} tokens and the answer up to {self.most}; "
-                    f"{self.context} are allowed. Give fewer sources (-n), or a larger context."
-                )
-            yield from stream_decode(tokenizer, _written(model, ids, self.most))
+            if self._loaded is None:
+                self._loaded = _load_model(Path(self.path))
+            model, tokenizer = self._loaded
+
+            ids = _prompt_ids(tokenizer, messages)  # [1, L]
+            self._check_length(ids.shape[1])
+            yield from stream_decode(tokenizer, _generate(model, ids, self.most))
+
+    def _check_length(self, length: int) -> None:
+        if length + self.most > self.context:
+            raise SettingsError(
+                f"{Path(self.path).name}: the conversation has {length} tokens "
+                f"and the answer up to {self.most}; {self.context} are allowed. "
+                "Give fewer sources (-n), or a larger context."
+            )
 
 
-def _opened(path: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a .gguf file."""
+def _load_model(path: Path) -> tuple[Any, Any]:
+    """Load the model and the tokenizer of a .gguf file."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -78,42 +88,47 @@ def _opened(path: Path) -> tuple[Any, Any]:
         model: Any = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype="float32"
         )
-    except Exception as error:  # of a file that anybody made
-        raise RNXError(f"{path}: transformers cannot read it ({one_line(error)}).") from error
+    # Anybody may have made the file, so transformers may raise anything.
+    except Exception as error:
+        raise SettingsError(f"{path}: transformers cannot read it ({one_line(error)}).") from error
     if not tokenizer.chat_template:
-        raise RNXError(f"{path}: has no chat template; give an instruct model.")
+        raise SettingsError(f"{path}: has no chat template; give an instruct model.")
     return model.eval(), tokenizer
 
 
-def _prompt(tokenizer: Any, messages: Sequence[ChatMessage]) -> Any:
-    """The conversation as token ids [1, L]; nobody's text forges a special token."""
+def _prompt_ids(tokenizer: Any, messages: Sequence[ChatMessage]) -> Any:
+    """Return the conversation as token ids [1, L]; no text in it can forge a special token."""
     special = re.compile("|".join(re.escape(token) for token in tokenizer.all_special_tokens))
     turns = [
         {"role": message.role.value, "content": special.sub("", message.content or "")}
         for message in messages
     ]
-    return tokenizer.apply_chat_template(
+    encoded = tokenizer.apply_chat_template(
         turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-    )["input_ids"]
+    )
+    return encoded["input_ids"]
 
 
-def _written(model: Any, ids: Any, most: int) -> Iterator[int]:
-    """The most probable token that repeats nothing, again and again."""
+def _generate(model: Any, ids: Any, most: int) -> Iterator[int]:
+    """Yield, token by token, the most probable one that repeats nothing, at most `most` of them."""
     import torch
     from transformers import DynamicCache, NoRepeatNGramLogitsProcessor
 
-    fresh, written = NoRepeatNGramLogitsProcessor(REPEATED), list[int]()
-    ends = model.generation_config.eos_token_id
-    ends = set(ends) if isinstance(ends, list) else {ends}
+    no_repeats = NoRepeatNGramLogitsProcessor(NO_REPEAT_TOKENS)
+    end_tokens = model.generation_config.eos_token_id
+    end_tokens = set(end_tokens) if isinstance(end_tokens, list) else {end_tokens}
+
     cache: Any = DynamicCache()
+    generated: list[int] = []
     for _ in range(most):
         with torch.inference_mode():
-            logits = model(
-                input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).logits  # [1, 1, W]
-        token = int(fresh(torch.tensor([written], dtype=torch.long), logits[:, -1])[0].argmax())
-        if token in ends:
+            output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits = output.logits[:, -1]  # [1, W]
+        allowed = no_repeats(torch.tensor([generated], dtype=torch.long), logits)
+        token = int(allowed[0].argmax())
+        if token in end_tokens:
             return
+
         yield token
-        written.append(token)
+        generated.append(token)
         ids = torch.tensor([[token]])

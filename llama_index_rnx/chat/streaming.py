@@ -1,4 +1,4 @@
-"""A LlamaIndex LLM over anything that yields its answer in parts."""
+"""A LlamaIndex LLM over anything that yields its answer in pieces. It knows no model."""
 
 from __future__ import annotations
 
@@ -24,45 +24,51 @@ class StreamedLLM(CustomLLM):
     """
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
-        """The answer, piece by piece."""
+        """Yield the answer, piece by piece."""
         raise NotImplementedError
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return ChatResponse(
-            message=ChatMessage(role="assistant", content="".join(self.pieces(messages)).strip())
-        )
+        """Return the whole answer to a conversation."""
+        text = "".join(self.pieces(messages)).strip()
+        return ChatResponse(message=ChatMessage(role="assistant", content=text))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        def told() -> ChatResponseGen:
+        """Yield the answer to a conversation, each time with all that was written so far."""
+
+        def stream() -> ChatResponseGen:
             text = ""
-            for piece in _some(self.pieces(messages)):
+            for piece in _at_least_one(self.pieces(messages)):
                 text += piece
                 yield ChatResponse(message=ChatMessage(role="assistant", content=text), delta=piece)
 
-        return told()
+        return stream()
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return CompletionResponse(
-            text="".join(self.pieces([ChatMessage(role="user", content=prompt)])).strip()
-        )
+        """Return the whole answer to a prompt."""
+        text = "".join(self.pieces([ChatMessage(role="user", content=prompt)])).strip()
+        return CompletionResponse(text=text)
 
     @llm_completion_callback()
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
-        def told() -> CompletionResponseGen:
+        """Yield the answer to a prompt, each time with all that was written so far."""
+
+        def stream() -> CompletionResponseGen:
             text = ""
-            for piece in _some(self.pieces([ChatMessage(role="user", content=prompt)])):
+            for piece in _at_least_one(self.pieces([ChatMessage(role="user", content=prompt)])):
                 text += piece
                 yield CompletionResponse(text=text, delta=piece)
 
-        return told()
+        return stream()
 
 
-def _some(pieces: Iterator[str]) -> Iterator[str]:
-    """One piece at least: LlamaIndex's observers break on a stream that ends before it began."""
+def _at_least_one(pieces: Iterator[str]) -> Iterator[str]:
+    """Yield these pieces, or an empty one where there are none: LlamaIndex's observers break on a
+    stream that ends before it began.
+    """
     yield next(pieces, "")
     yield from pieces

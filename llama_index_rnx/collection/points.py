@@ -216,7 +216,7 @@ def node_from_payload(payload: Mapping[str, Any] | None) -> BaseNode:
     }
     metadata = original_keys((payload or {}).get("metadata") or {})
     node = _NODE_TYPES[fields["class_name"]].from_dict(fields | {"metadata": metadata})
-    if payload and "file" in payload:
+    if payload and "file" in payload and isinstance(node, ImageNode):
         note_file(payload["file"], *payload["file_stat"])
     if payload and "image_data" in payload:
         restore_inline_image(node, payload["image_data"].encode())

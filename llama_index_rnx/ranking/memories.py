@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from llama_index_rnx.candidates import EMPTY, Candidate, unreadable_images
+from llama_index_rnx.candidates import EMPTY, Candidate, digests_of, unreadable_images
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.memory import Memory, MemoryStore
 from llama_index_rnx.ranking.ranker import Ranker, checked_memories
@@ -40,7 +40,7 @@ def get_or_compute_memories(
     if not candidates:
         return []
 
-    memories = store.find(ranker.fingerprint, [candidate.digest for candidate in candidates])
+    memories = store.find(ranker.fingerprint, digests_of(candidates))
     missing_by_digest = {
         candidate.digest: candidate for candidate in candidates if candidate.digest not in memories
     }

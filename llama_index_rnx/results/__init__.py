@@ -2,10 +2,11 @@
 
 from llama_index_rnx.results.comparison import compare
 from llama_index_rnx.results.hits import Hit, hits_of, movement, source_of, with_bars
-from llama_index_rnx.results.html import Comparison, excerpt_of, html_page, style_sheet, thumbnail
+from llama_index_rnx.results.html import Comparison, excerpt_of, html_page, style_sheet
 from llama_index_rnx.results.occlusion import why
 from llama_index_rnx.results.search import search, search_many
 from llama_index_rnx.results.table import print_table
+from llama_index_rnx.results.thumbnails import thumbnail
 
 __all__ = [
     "Comparison",

@@ -12,7 +12,7 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_rnx.candidates import query_of
-from llama_index_rnx.results.hits import hits_of
+from llama_index_rnx.results.hits import hits_of_lists
 from llama_index_rnx.results.html import Comparison
 
 
@@ -22,26 +22,33 @@ def compare(
     query: str | QueryBundle,
     n: int = 5,
 ) -> Comparison:
-    """Retrieves, reranks (unless `reranker` is None), and keeps the best `n` of both lists; a
-    notebook shows them as cards.
+    """Retrieve, rerank (unless `reranker` is None), and keep the best `n` of both lists; a notebook
+    shows them as cards.
 
     Any LlamaIndex retriever and reranker will do. `seconds` is what both took together.
+
+    Raises:
+        RNXError: the query is empty, or the retriever or the reranker fails.
 
     Example:
         >>> from llama_index.core.schema import TextNode
         >>> from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
         >>> collection = NodeCollection(":memory:")
-        >>> collection.add([TextNode(text="Bees make honey."), TextNode(text="Rust is iron oxide.")])
+        >>> texts = "Bees make honey.", "Rust is iron oxide."
+        >>> collection.add([TextNode(text=text) for text in texts])
         2
-        >>> found = compare(RNXRetriever(collection), RNXRerank(), "What is rust?")
-        >>> found.after[0].text, len(found.before)
+        >>> comparison = compare(RNXRetriever(collection), RNXRerank(), "What is rust?")
+        >>> comparison.after[0].text, len(comparison.before)
         ('Rust is iron oxide.', 2)
     """
     bundle = QueryBundle(query) if isinstance(query, str) else query
+
     start = time.perf_counter()
     retrieved = retriever.retrieve(bundle)
     final = reranker.postprocess_nodes(retrieved, bundle) if reranker is not None else retrieved
-    return comparison_of(bundle, retrieved, final, n, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+
+    return comparison_of(bundle, retrieved, final, n, seconds)
 
 
 def comparison_of(
@@ -51,9 +58,20 @@ def comparison_of(
     n: int,
     seconds: float,
 ) -> Comparison:
-    """The same from lists that are there already; `final` holds nodes of `retrieved` only."""
-    asked = query_of(query)
-    before, after = hits_of(retrieved[:n], retrieved), hits_of(final[:n], retrieved)
+    """Return what `compare` does for two lists that exist already.
+
+    Args:
+        retrieved: what the retriever returned, best first.
+        final: nodes of `retrieved`, as the reranker ordered them.
+        n: how many of each list are shown.
+        seconds: what both steps took together.
+    """
+    shown_query = query_of(query)
+    before, after = hits_of_lists([retrieved[:n], final[:n]], retrieved)
     return Comparison(
-        query=asked.text, image=asked.image, before=before, after=after, seconds=seconds
+        query=shown_query.text,
+        image=shown_query.image,
+        before=before,
+        after=after,
+        seconds=seconds,
     )

@@ -1,4 +1,4 @@
-"""Why A stands above B, as a record and as HTML. It computes nothing."""
+"""Why A stands above B, as a record and as HTML. It computes no weights."""
 
 from __future__ import annotations
 
@@ -8,77 +8,21 @@ from html import escape
 from typing import Any
 
 from llama_index_rnx.candidates import Candidate, Query
-from llama_index_rnx.results.html import EXPLAINED, escape_text, image_tag, thumbnail_uri
+from llama_index_rnx.results.html import escape_text, html_cell
+from llama_index_rnx.results.thumbnails import image_tag, thumbnail_uri
 from llama_index_rnx.text import Span, lines
 
-SHADES = 5  # of what speaks for or against a candidate
-
-
-KEY = '<span class="key for3">speaks for it</span><span class="key against3">against it</span>'
-
-
-def html_explanation(found: Explanation) -> str:
-    """Both candidates, side by side; what speaks for each is green, what speaks against it orange,
-    the more the darker.
-    """
-    sides = found.better, found.worse
-    most = max(
-        (abs(piece.weight) for side in sides for piece in (*side.words, *side.regions)), default=0.0
-    )
-    names = "why it is above", "what it has instead"
-    shown = "".join(_explained(name, side, most) for name, side in zip(names, sides, strict=True))
-    about = f"a lead of {found.lead:+.2f} logits, {found.reads} readings in {found.seconds:.1f} s"
-    return (
-        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span>{KEY}</p>'
-        f'<div class="sides">{shown}</div></section>'
-    )
-
-
-def _explained(name: str, side: Side, most: float) -> str:
-    head = f'<h3 title="{escape_text(side.candidate.id)}">{escape_text(side.candidate.id)} <span>{name}</span></h3>'
-    image, picture = side.candidate.image, ""
-    if image is not None:
-        fields = "".join(_field(piece, most) for piece in side.regions)
-        overlay = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{fields}</svg>'
-        picture = f'<div class="drawn">{image_tag(thumbnail_uri(image, EXPLAINED), "", "seen")}{overlay}</div>'
-    text = _weighed(side.candidate.text, side.words, most)
-    return f'<div class="side">{head}{picture}{f"<p>{text}</p>" if text else ""}</div>'
-
-
-def _weighed(text: str, pieces: Sequence[Attribution], most: float) -> str:
-    """The text with its pieces shaded."""
-    done, found = 0, list[str]()
-    for piece in pieces:
-        start, end = piece.span
-        inside = f'<span class="{_shade(piece, most)}" title="{piece.weight:+.2f}">{_kept(text[start:end])}</span>'
-        found += [_kept(text[done:start]), inside]
-        done = end
-    return "".join([*found, _kept(text[done:])])
-
-
-def _kept(text: str) -> str:
-    return escape(lines(text))
-
-
-def _field(piece: Attribution, most: float) -> str:
-    left, top, right, bottom = (round(100 * edge, 2) for edge in piece.box or (0, 0, 0, 0))
-    place = f'x="{left}" y="{top}" width="{right - left:.2f}" height="{bottom - top:.2f}"'
-    return f'<rect class="{_shade(piece, most)}" {place}><title>{piece.weight:+.2f}</title></rect>'
-
-
-def _shade(piece: Attribution, most: float) -> str:
-    """`for3`, `against5`, ...; nothing for what hardly weighs."""
-    level = round(SHADES * abs(piece.weight) / most) if most else 0
-    return f"{'for' if piece.weight > 0 else 'against'}{level}" if level else "none"
-
-
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of width and height
+
+SHADES = 5  # of what speaks for or against a candidate
+IMAGE_SIDE = 900  # longest side of an image in pixels: twice what is shown, for dense screens
+KEY = '<span class="key for3">speaks for it</span><span class="key against3">against it</span>'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """A piece of a text (`span`) or of a picture (`box`), and by how much the candidate's lead
-    falls without it, in logits.
+    """A piece of a text (`span`) or of an image (`box`), and by how many logits the candidate's
+    lead falls without it.
     """
 
     weight: float
@@ -88,8 +32,8 @@ class Attribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One candidate, the pieces of its text and the regions of its picture: what speaks for it (>
-    0) and against it (< 0).
+    """One candidate with its score, the pieces of its text and the regions of its image: what
+    speaks for it has a weight above 0, what speaks against it one below.
     """
 
     candidate: Candidate
@@ -112,22 +56,96 @@ class Explanation:
     seconds: float = field(compare=False)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from llama_index_rnx.results.html import html_cell
-
+        """Return what a notebook shows."""
         return html_cell(html_explanation(self))
 
     def __str__(self) -> str:
-        """One line: what speaks most for the better one."""
-        said = max(self.better.words, key=lambda piece: piece.weight, default=None)
-        most = (
-            f'; without "{self.better.candidate.text[slice(*said.span)]}" {said.weight:.2f} less'
-            if said
-            else ""
-        )
-        names = f"{self.better.candidate.id} above {self.worse.candidate.id}"
-        return f"{names}: a lead of {self.lead:+.2f} logits{most} ({self.reads} readings)"
+        """Return one line: what speaks most for the better one."""
+        candidate = self.better.candidate
+        heaviest = max(self.better.words, key=lambda piece: piece.weight, default=None)
+        reason = ""
+        if heaviest is not None:
+            words = candidate.text[slice(*heaviest.span)]
+            reason = f'; without "{words}" {heaviest.weight:.2f} less'
+        names = f"{candidate.id} above {self.worse.candidate.id}"
+        return f"{names}: a lead of {self.lead:+.2f} logits{reason} ({self.reads} readings)"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What IPython shows where there is no HTML."""
+        """Print what IPython shows where there is no HTML."""
         printer.text(str(self))
+
+
+def html_explanation(explanation: Explanation) -> str:
+    """Return both candidates, side by side.
+
+    What speaks for a candidate is green, what speaks against it is orange; the more it weighs, the
+    darker it is.
+    """
+    better, worse = explanation.better, explanation.worse
+    pieces = [*better.words, *better.regions, *worse.words, *worse.regions]
+    greatest = max((abs(piece.weight) for piece in pieces), default=0.0)
+
+    sides = _side(better, "why it is above", greatest)
+    sides += _side(worse, "what it has instead", greatest)
+    about = (
+        f"a lead of {explanation.lead:+.2f} logits, "
+        f"{explanation.reads} readings in {explanation.seconds:.1f} s"
+    )
+    return (
+        f'<section class="why"><p class="eyebrow">Left out, one by one<span>{about}</span>{KEY}</p>'
+        f'<div class="sides">{sides}</div></section>'
+    )
+
+
+def _side(side: Side, heading: str, greatest: float) -> str:
+    name = escape_text(side.candidate.id)
+    head = f'<h3 title="{name}">{name} <span>{heading}</span></h3>'
+    image = _shaded_image(side, greatest)
+    text = _shaded_text(side.candidate.text, side.words, greatest)
+    paragraph = f"<p>{text}</p>" if text else ""
+    return f'<div class="side">{head}{image}{paragraph}</div>'
+
+
+def _shaded_image(side: Side, greatest: float) -> str:
+    """Return the image with its regions shaded, or nothing where there is none."""
+    image = side.candidate.image
+    if image is None:
+        return ""
+    fields = "".join(_field(region, greatest) for region in side.regions)
+    overlay = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{fields}</svg>'
+    tag = image_tag(thumbnail_uri(image, IMAGE_SIDE), "", "seen")
+    return f'<div class="drawn">{tag}{overlay}</div>'
+
+
+def _shaded_text(text: str, pieces: Sequence[Attribution], greatest: float) -> str:
+    """Return the text with its pieces shaded."""
+    html: list[str] = []
+    done = 0
+    for piece in pieces:
+        start, end = piece.span
+        shade = _shade(piece, greatest)
+        words = _escape_lines(text[start:end])
+        html.append(_escape_lines(text[done:start]))
+        html.append(f'<span class="{shade}" title="{piece.weight:+.2f}">{words}</span>')
+        done = end
+    return "".join([*html, _escape_lines(text[done:])])
+
+
+def _escape_lines(text: str) -> str:
+    return escape(lines(text))
+
+
+def _field(region: Attribution, greatest: float) -> str:
+    x0, y0, x1, y1 = (round(100 * edge, 2) for edge in region.box or (0, 0, 0, 0))
+    corner = f'x="{x0}" y="{y0}"'
+    size = f'width="{x1 - x0:.2f}" height="{y1 - y0:.2f}"'
+    title = f"<title>{region.weight:+.2f}</title>"
+    return f'<rect class="{_shade(region, greatest)}" {corner} {size}>{title}</rect>'
+
+
+def _shade(piece: Attribution, greatest: float) -> str:
+    """Return the class of a piece: `for3`, `against5`, ...; `none` for what hardly weighs."""
+    level = round(SHADES * abs(piece.weight) / greatest) if greatest else 0
+    if not level:
+        return "none"
+    return f"{'for' if piece.weight > 0 else 'against'}{level}"

@@ -1,26 +1,23 @@
 """Why A stands above B: what a ranker's scores lose when a piece of a candidate is taken away. It
 knows no ranker's insides.
 
-Leave one out: a word, a sentence, or a part of the picture is removed, the candidate is remembered
+Leave one out: a word, a sentence, or a region of the image is removed, the candidate is remembered
 and read again in its list, and the piece weighs as much as the lead of A over B (difference of
-logits) falls. Any ranker will do, since only `remember` and `score` are asked; the number of pieces
-is bounded, so the cost is, too. What is left out is a different text or picture than any that the
-ranker was trained on, and two pieces that say the same cover for each other: read the weights as a
-hint, not as a proof.
+logits) falls. Any ranker will do, because only `remember` and `score` are called; the number of
+pieces is bounded, so the cost is, too. What remains of a candidate is a different text or image
+than any that the ranker was trained on, and two pieces that say the same cover for each other: read
+the weights as a hint, not as a proof.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from PIL import Image
-from torch import Tensor
 
 from llama_index_rnx.candidates import (
     Candidate,
@@ -28,22 +25,20 @@ from llama_index_rnx.candidates import (
     Query,
     pil_source,
     query_of,
-    usable_candidate,
+    usable_candidates,
     without_unreadable_images,
 )
-from llama_index_rnx.errors import RNXError
-from llama_index_rnx.memory import Memory
-from llama_index_rnx.ranking import Ranker, score_batch
+from llama_index_rnx.errors import SettingsError
+from llama_index_rnx.ranking import Ranker
 from llama_index_rnx.results.explanation import Attribution, Box, Explanation, Side
+from llama_index_rnx.results.occlusion_scorer import OcclusionScorer
 from llama_index_rnx.text import Span, grouped, sentences
 
-# Of a text and of a picture, at most; twice as many of a long text: its sentences, then the best
-# one's words.
-MAX_PARTS = 20
+# Pieces of a text and of an image, at most. A long text has twice as many: its sentences, then the
+# words of the best one.
+MAX_PIECES = 20
 LIST = 8  # candidates that are read with A and B: a listwise score depends on its list
-PIXELS = 640 * 640  # of a picture whose parts are covered
-AT_ONCE = 32  # variants remembered together
-EDGE = 1e-6  # scores nearer to 0 or 1 count as this far from it
+PIXELS = 640 * 640  # of an image whose regions are covered
 
 _WORD = re.compile(r"\S+")
 
@@ -55,214 +50,166 @@ def why(
     better: int = 0,
     worse: int = 1,
     *,
-    pieces: int = MAX_PARTS,
+    pieces: int = MAX_PIECES,
     others: int = LIST,
 ) -> Explanation:
-    """Why the node at place `better` of a list stands above the one at place `worse`.
+    """Explain why the node at position `better` of a list stands above the one at `worse`.
 
     Args:
         ranker: any; `load_ranker()` for the embedded one.
         nodes: a list as a retriever or a reranker gave it.
-        pieces: of a text and of a picture, at most; each costs one more read of the list, see
+        better, worse: positions in `nodes`, from 0.
+        pieces: of a text and of an image, at most; each costs one more read of the list, see
             `Explanation.reads`.
         others: further nodes of the list that are read along. A model that reads each candidate
             alone needs none: give 0.
 
     Raises:
-        RNXError: a place is not in the list, both are the same, nothing of a node there can be
-            read, or the query is empty.
+        SettingsError: a position is not in the list, both are the same, or nothing of a node there
+            can be read.
+        RNXError: the query is empty, or the ranker fails.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
         >>> from llama_index_rnx import load_ranker
         >>> texts = ["In spring bees make honey.", "Rust is iron oxide."]
-        >>> found = why(load_ranker(), "what do bees make?", [NodeWithScore(node=TextNode(text=text)) for text in texts])
-        >>> best = max(found.better.words, key=lambda piece: piece.weight)
+        >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in texts]
+        >>> explanation = why(load_ranker(), "what do bees make?", nodes)
+        >>> best = max(explanation.better.words, key=lambda piece: piece.weight)
         >>> texts[0][slice(*best.span)]
         'bees'
-        >>> found.lead > 0  # in logits
+        >>> explanation.lead > 0  # in logits
         True
     """
     count = len(nodes)
     if not (0 <= better < count and 0 <= worse < count and better != worse):
-        raise RNXError(
-            f"better={better}, worse={worse} of {count} nodes; two different places from 0 to {count - 1} are allowed."
+        raise SettingsError(
+            f"better={better}, worse={worse} of {count} nodes; "
+            f"two different places from 0 to {count - 1} are allowed."
         )
-    rest = [place for place in range(count) if place not in (better, worse)][: max(0, others)]
-    usable = without_unreadable_images(
-        [usable_candidate(nodes[place].node)[0] for place in (better, worse, *rest)]
-    )
-    for place, candidate in zip((better, worse), usable[:2], strict=True):
+
+    rest = [index for index in range(count) if index not in (better, worse)]
+    indices = [better, worse, *rest[: max(0, others)]]
+    readings = usable_candidates([nodes[index].node for index in indices])
+    candidates = without_unreadable_images([candidate for candidate, _ in readings])
+
+    for index, candidate in zip((better, worse), candidates[:2], strict=True):
         if candidate.is_empty:
-            raise RNXError(
-                f"nothing of the node at place {place} ({candidate.id!r}) can be read; choose another place."
+            raise SettingsError(
+                f"nothing of the node at place {index} ({candidate.id!r}) can be read; "
+                "choose another place."
             )
-    return explain(ranker, query_of(query), [one for one in usable if not one.is_empty], pieces)
+    usable = [candidate for candidate in candidates if not candidate.is_empty]
+    return explain(ranker, query_of(query), usable, pieces)
 
 
 def explain(
-    ranker: Ranker, query: Query, candidates: Sequence[Candidate], pieces: int = MAX_PARTS
+    ranker: Ranker, query: Query, candidates: Sequence[Candidate], pieces: int = MAX_PIECES
 ) -> Explanation:
-    """Why the first of these candidates stands above the second; the others are read along.
+    """Explain why the first of these candidates stands above the second; the others are read along.
 
     Raises:
-        RNXError: there are fewer than two, or `pieces` is below 1.
+        SettingsError: there are fewer than two candidates, or `pieces` is below 1.
     """
     if len(candidates) < 2 or pieces < 1:
-        raise RNXError(
-            f"got {len(candidates)} candidates and pieces={pieces}; 2 candidates and 1 piece at least are needed."
+        raise SettingsError(
+            f"got {len(candidates)} candidates and pieces={pieces}; "
+            "2 candidates and 1 piece at least are needed."
         )
     start = time.perf_counter()
-    listed = list(candidates)[: ranker.window]
-    reader = _Reader(ranker, query, listed)
-    scores, lead = reader.scores, reader.lead(reader.scores)
-    better = _side(reader, 0, scores[0], pieces)
-    worse = _side(reader, 1, scores[1], pieces)
+    scorer = OcclusionScorer(ranker, query, list(candidates)[: ranker.window])
+    better = _side(scorer, 0, pieces)
+    worse = _side(scorer, 1, pieces)
     seconds = time.perf_counter() - start
     return Explanation(
-        query=query, better=better, worse=worse, lead=lead, reads=reader.reads, seconds=seconds
+        query=query,
+        better=better,
+        worse=worse,
+        lead=scorer.lead,
+        reads=scorer.reads,
+        seconds=seconds,
     )
 
 
-class _Reader:
-    """Scores a list again and again, one of its two first candidates changed each time."""
-
-    def __init__(self, ranker: Ranker, query: Query, candidates: Sequence[Candidate]) -> None:
-        self.candidates = candidates
-        self._ranker, self._query = ranker, query
-        self._memories: list[Memory] = ranker.remember(candidates)
-        self._parts: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]] | None] = {}
-        self.reads = 1
-        self.scores: list[float] = score_batch(ranker, [(query, self._memories)])[0]
-
-    def lead(self, scores: Sequence[float]) -> float:
-        """Of the first over the second, in logits."""
-        return _logit(scores[0]) - _logit(scores[1])
-
-    def losses(self, place: int, variants: Sequence[Candidate]) -> list[float]:
-        """By how much the candidate at `place` (0 or 1) does worse against the other as each of
-        these.
-        """
-        found: list[float] = []
-        for start in range(0, len(variants), AT_ONCE):
-            made = self._remember(place, variants[start : start + AT_ONCE])
-            lists = [
-                [*self._memories[:place], memory, *self._memories[place + 1 :]] for memory in made
-            ]
-            self.reads += len(lists)
-            read = score_batch(self._ranker, [(self._query, memories) for memories in lists])
-            fallen = [self.lead(self.scores) - self.lead(scores) for scores in read]
-            found += fallen if place == 0 else [-loss for loss in fallen]
-        return found
-
-    def _remember(self, place: int, variants: Sequence[Candidate]) -> list[Memory]:
-        """The variants' memories; where text and picture are remembered apart, what did not change
-        is not remembered again.
-        """
-        whole = self.candidates[place]
-        if not (whole.text and whole.image):
-            return self._ranker.remember(variants)
-        halves = self._halves(place)
-        if halves is None:
-            return self._ranker.remember(variants)
-        of_text, of_image = halves
-        if all(variant.image is whole.image for variant in variants):
-            return [
-                memory | of_image
-                for memory in self._made([replace(variant, image=None) for variant in variants])
-            ]
-        return [
-            memory | of_text
-            for memory in self._made([replace(variant, text="") for variant in variants])
-        ]
-
-    def _halves(self, place: int) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-        """The memories of the text alone and of the picture alone, if they make up that of both;
-        most rankers' do.
-        """
-        if place not in self._parts:
-            whole = self.candidates[place]
-            text, image = self._made([replace(whole, image=None), replace(whole, text="")])
-            both = self._memories[place]
-            apart = not text.keys() & image.keys() and _same(both, text | image)
-            self._parts[place] = (text, image) if apart else None
-        return self._parts[place]
-
-    def _made(self, variants: Sequence[Candidate]) -> list[dict[str, Tensor]]:
-        return [dict(memory) for memory in self._ranker.remember(variants)]
+def _side(scorer: OcclusionScorer, index: int, limit: int) -> Side:
+    candidate = scorer.candidates[index]
+    words = _attribute_words(scorer, index, limit) if candidate.text else []
+    regions = _attribute_regions(scorer, index, limit) if candidate.image else []
+    return Side(candidate=candidate, score=scorer.scores[index], words=words, regions=regions)
 
 
-def _side(reader: _Reader, place: int, score: float, pieces: int) -> Side:
-    candidate = reader.candidates[place]
-    words = _words(reader, place, pieces) if candidate.text else []
-    regions = _regions(reader, place, pieces) if candidate.image else []
-    return Side(candidate=candidate, score=score, words=words, regions=regions)
-
-
-def _words(reader: _Reader, place: int, limit: int) -> list[Attribution]:
-    """Words of a short text; of a long one its sentences, and the words of the one that speaks most
-    for it.
+def _attribute_words(scorer: OcclusionScorer, index: int, limit: int) -> list[Attribution]:
+    """Weigh the words of a short text. Of a long one weigh the sentences, and then the words of the
+    sentence that speaks most for the candidate.
     """
-    text = reader.candidates[place].text
-    words = [found.span() for found in _WORD.finditer(text)]
-    parts = grouped(sentences(text), limit)
-    if len(words) <= limit or len(parts) == 1:
-        return _without(reader, place, grouped(words, limit))
-    coarse = _without(reader, place, parts)
-    heavy = max(coarse, key=lambda piece: piece.weight)
-    inside = [span for span in words if heavy.span[0] <= span[0] and span[1] <= heavy.span[1]]
-    if len(inside) < 2:
+    text = scorer.candidates[index].text
+    words = [match.span() for match in _WORD.finditer(text)]
+    passages = grouped(sentences(text), limit)
+    if len(words) <= limit or len(passages) == 1:
+        return _attribute_spans(scorer, index, grouped(words, limit))
+
+    coarse = _attribute_spans(scorer, index, passages)
+    heaviest = max(coarse, key=lambda piece: piece.weight)
+    start, end = heaviest.span
+    words_inside = [span for span in words if start <= span[0] and span[1] <= end]
+    if len(words_inside) < 2:
         return coarse
-    fine = _without(reader, place, grouped(inside, limit))
-    return sorted(
-        [piece for piece in coarse if piece is not heavy] + fine, key=lambda piece: piece.span
+
+    fine = _attribute_spans(scorer, index, grouped(words_inside, limit))
+    rest = [piece for piece in coarse if piece is not heaviest]
+    return sorted([*rest, *fine], key=lambda piece: piece.span)
+
+
+def _attribute_spans(
+    scorer: OcclusionScorer, index: int, spans: Sequence[Span]
+) -> list[Attribution]:
+    """Weigh each span by the score without it. A span without which no text remains is left out:
+    what remains would be another kind of candidate.
+    """
+    candidate = scorer.candidates[index]
+    remaining = {span: _without_span(candidate.text, span) for span in spans}
+    remaining = {span: text for span, text in remaining.items() if text}
+    drops = scorer.score_drops(
+        index, [replace(candidate, text=text) for text in remaining.values()]
     )
-
-
-def _without(reader: _Reader, place: int, spans: Sequence[Span]) -> list[Attribution]:
-    candidate = reader.candidates[place]
-    kept = [(span, _cut(candidate.text, span)) for span in spans]
-    kept = [
-        (span, text) for span, text in kept if text
-    ]  # nothing left is another kind of candidate
-    losses = reader.losses(place, [replace(candidate, text=text) for _, text in kept])
     return [
-        Attribution(weight=loss, span=span) for (span, _), loss in zip(kept, losses, strict=True)
+        Attribution(weight=drop, span=span) for span, drop in zip(remaining, drops, strict=True)
     ]
 
 
-def _regions(reader: _Reader, place: int, limit: int) -> list[Attribution]:
-    """Fields of a grid, each covered with the picture's mean colour."""
-    candidate = reader.candidates[place]
+def _attribute_regions(scorer: OcclusionScorer, index: int, limit: int) -> list[Attribution]:
+    """Weigh the fields of a grid, each covered with the image's mean color."""
+    candidate = scorer.candidates[index]
     assert candidate.image is not None
-    picture = candidate.image.load(PIXELS)
-    boxes = list(grid(picture.width, picture.height, limit))
-    mean = picture.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-    variants = [replace(candidate, image=_covered(picture, box, mean)) for box in boxes]
-    losses = reader.losses(place, variants)
-    return [Attribution(weight=loss, box=box) for box, loss in zip(boxes, losses, strict=True)]
+    image = candidate.image.load(PIXELS)
+    mean_color = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+
+    boxes = list(grid(image.width, image.height, limit))
+    variants = [replace(candidate, image=_cover(image, box, mean_color)) for box in boxes]
+    drops = scorer.score_drops(index, variants)
+    return [Attribution(weight=drop, box=box) for box, drop in zip(boxes, drops, strict=True)]
 
 
-def _covered(picture: Image.Image, box: Box, colour: object) -> ImageSource:
-    covered = picture.copy()
-    left, top, right, bottom = box
+def _cover(image: Image.Image, box: Box, color: object) -> ImageSource:
+    x0, y0, x1, y1 = box
     pixels = (
-        round(left * picture.width),
-        round(top * picture.height),
-        round(right * picture.width),
-        round(bottom * picture.height),
+        round(x0 * image.width),
+        round(y0 * image.height),
+        round(x1 * image.width),
+        round(y1 * image.height),
     )
-    covered.paste(colour, pixels)  # type: ignore[arg-type]
+    covered = image.copy()
+    covered.paste(color, pixels)  # type: ignore[arg-type]
     return pil_source(covered)
 
 
 def grid(width: int, height: int, limit: int) -> Iterator[Box]:
-    """Fields as square as may be, row by row, `limit` at most: a page of 2:3 in 24 gives 4 columns
-    and 6 rows.
+    """Yield fields that are as square as possible, row by row, `limit` at most: a page of 2:3 in 24
+    gives 4 columns and 6 rows.
 
     Example:
-        >>> len(list(grid(200, 300, 24))), len(list(grid(300, 200, 24))), len(list(grid(9000, 1, 24)))
-        (24, 24, 24)
+        >>> [len(list(grid(*size, 24))) for size in ((200, 300), (300, 200), (9000, 1))]
+        [24, 24, 24]
     """
     columns = min(limit, max(1, round((limit * width / height) ** 0.5)))
     rows = max(1, min(limit // columns, round(columns * height / width) or 1))
@@ -271,25 +218,6 @@ def grid(width: int, height: int, limit: int) -> Iterator[Box]:
             yield column / columns, row / rows, (column + 1) / columns, (row + 1) / rows
 
 
-def _same(one: Memory, other: Memory) -> bool:
-    """Equal but for what the size of a batch does to the last digits."""
-    return one.keys() == other.keys() and all(_close(one[name], other[name]) for name in one)
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    most = 0.02 * float(other.float().abs().max()) if other.numel() else 0.0  # int8 rows: 2 of 127
-    return bool(torch.allclose(one.float(), other.float(), rtol=0.0, atol=most))
-
-
-def _cut(text: str, span: Span) -> str:
-    return f"{text[: span[0]].rstrip()} {text[span[1] :].lstrip()}".strip()
-
-
-def _logit(score: float) -> float:
-    """Of a probability; any other score is taken as it is."""
-    if not 0 <= score <= 1:
-        return score
-    inside = min(max(score, EDGE), 1 - EDGE)
-    return math.log(inside / (1 - inside))
+def _without_span(text: str, span: Span) -> str:
+    start, end = span
+    return f"{text[:start].rstrip()} {text[end:].lstrip()}".strip()

@@ -1,4 +1,4 @@
-"""Retrieve, then rerank: hits for one query or many."""
+"""Retrieve, then rerank: hits for one query or many. It knows no terminal and no page."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from llama_index_rnx.retrieve import RNXRetriever
 
 
 def search(retriever: RNXRetriever, reranker: RNXRerank | None, query: Any, n: int) -> list[Hit]:
-    """Retrieve, rerank (unless `reranker` is None), and keep the best `n`. `query`: a text or a
-    `QueryBundle`.
+    """Retrieve, rerank (unless `reranker` is None), and keep the best `n`.
+
+    Args:
+        query: a text or a `QueryBundle`.
+
+    Raises:
+        RNXError: the query is empty, or the retriever or the reranker fails.
 
     Example:
         >>> from llama_index.core.schema import TextNode
         >>> from llama_index_rnx import NodeCollection
+        >>> texts = {"a": "Bees make honey.", "b": "Rust is iron oxide."}
         >>> collection = NodeCollection(":memory:")
-        >>> collection.add([TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is iron oxide.")])
+        >>> collection.add([TextNode(id_=name, text=text) for name, text in texts.items()])
         2
         >>> (hit,) = search(RNXRetriever(collection), RNXRerank(), "What is rust?", n=1)
         >>> hit.rank, hit.id, hit.kind, hit.text
@@ -31,34 +37,47 @@ def search(retriever: RNXRetriever, reranker: RNXRerank | None, query: Any, n: i
     retrieved = retriever.retrieve(query)
     if reranker is None:
         return hits_of(retrieved[:n], retrieved)
-    text, bundle = (query, None) if isinstance(query, str) else (None, query)
-    return hits_of(
-        reranker.postprocess_nodes(retrieved, query_str=text, query_bundle=bundle)[:n], retrieved
-    )
+    if isinstance(query, str):
+        final = reranker.postprocess_nodes(retrieved, query_str=query)
+    else:
+        final = reranker.postprocess_nodes(retrieved, query_bundle=query)
+    return hits_of(final[:n], retrieved)
 
 
 def search_many(
     retriever: RNXRetriever, reranker: RNXRerank | None, queries: Sequence[QueryBundle], n: int
 ) -> Iterator[list[Hit] | ImageError]:
-    """`search` for every query, a few at once, so that their lists share forwards; the error of a
-    query whose image is none.
+    """Yield what `search` gives for every query, or the error of a query whose image cannot be
+    read.
+
+    A few queries are searched at once, so that their lists share forwards.
     """
     for start in range(0, len(queries), LISTS_AT_ONCE):
-        part = queries[start : start + LISTS_AT_ONCE]
-        retrieved = [_retrieved(retriever, query) for query in part]
-        asks = [
-            (query, hits)
-            for query, hits in zip(part, retrieved, strict=True)
-            if not isinstance(hits, ImageError)
-        ]
-        final = iter(reranker.postprocess_many(asks) if reranker else [hits for _, hits in asks])
-        yield from (
-            hits if isinstance(hits, ImageError) else hits_of(next(final)[:n], hits)
-            for hits in retrieved
-        )
+        batch = queries[start : start + LISTS_AT_ONCE]
+        yield from _search_batch(retriever, reranker, batch, n)
 
 
-def _retrieved(retriever: RNXRetriever, query: QueryBundle) -> list[NodeWithScore] | ImageError:
+def _search_batch(
+    retriever: RNXRetriever, reranker: RNXRerank | None, queries: Sequence[QueryBundle], n: int
+) -> list[list[Hit] | ImageError]:
+    retrieved = [_retrieve(retriever, query) for query in queries]
+    lists = [
+        (query, nodes)
+        for query, nodes in zip(queries, retrieved, strict=True)
+        if not isinstance(nodes, ImageError)
+    ]
+    final = iter(reranker.postprocess_many(lists) if reranker else [nodes for _, nodes in lists])
+
+    results: list[list[Hit] | ImageError] = []
+    for nodes in retrieved:
+        if isinstance(nodes, ImageError):
+            results.append(nodes)
+        else:
+            results.append(hits_of(next(final)[:n], nodes))
+    return results
+
+
+def _retrieve(retriever: RNXRetriever, query: QueryBundle) -> list[NodeWithScore] | ImageError:
     try:
         return retriever.retrieve(query)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""Hits as a table in a terminal."""
+"""Hits as a table in a terminal. It knows no page and no model."""
 
 from __future__ import annotations
 
@@ -12,45 +12,58 @@ from rich.text import Text
 
 from llama_index_rnx.console import SafeConsole, is_unicode
 from llama_index_rnx.results.hits import ARROWS, Hit, movement
-from llama_index_rnx.text import clean, encodable, excerpt, prose, query_terms, split_at_terms
+from llama_index_rnx.text import marked_excerpts, printable_lines, query_terms
 
-COLUMNS = 30  # of a terminal, taken by all but the last column of the table
+OTHER_COLUMNS = 30  # characters of a terminal's width that all columns but the last one take
+MIN_TEXT_WIDTH = 20  # characters of the last column, however narrow the terminal is
 
-
-_PLAIN_ARROWS = {"up": "^", "down": "v", "same": "="}
-
-
-_COLOURS = {"up": "green", "down": "yellow", "same": "dim"}
+_ASCII_ARROWS = {"up": "^", "down": "v", "same": "="}
+_COLORS = {"up": "green", "down": "yellow", "same": "dim"}
 
 
 def print_table(
     hits: Sequence[Hit], console: Console, title: str, query: str | None = None
 ) -> None:
-    """Hits as a table, best first; `was` is the rank that the retriever gave. The words of `query`
-    (or `title`) are set off.
+    """Print hits as a table, best first; `was` is the rank that the retriever gave.
 
     Texts are printed as they are: markup in them stays text, control characters and terminal
     escapes are taken out.
+
+    Args:
+        hits: in the order of the table.
+        console: where the table goes; its width and its encoding are kept to.
+        title: above the table.
+        query: its words are set off in the texts; by default those of the title are.
     """
-    heading = _for_console(title, console)
+    heading, *docids = printable_lines([title, *(hit.docid for hit in hits)], console.encoding)
     if not hits:
         console.print(Text(f"{heading}: nothing was found."))
         return
-    table = Table(
-        box=box.SIMPLE_HEAD, title=Text(heading, "bold"), title_justify="left", pad_edge=False
+
+    width = max(MIN_TEXT_WIDTH, console.width - OTHER_COLUMNS)
+    excerpts = marked_excerpts(
+        [hit.text for hit in hits],
+        query_terms(title if query is None else query),
+        length=2 * width - 6,
+        encoding=console.encoding,
     )
-    for name in ("#", "was", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("source, text", overflow="fold")
-    terms = query_terms(title if query is None else query)
-    for hit in hits:
-        table.add_row(*_row(hit, console, terms))
+
+    table = _empty_table(heading)
+    arrows = ARROWS if is_unicode(console.encoding) else _ASCII_ARROWS
+    for hit, docid, excerpt in zip(hits, docids, excerpts, strict=True):
+        move = movement(hit)
+        table.add_row(
+            Text(str(hit.rank)),
+            Text(f"{arrows[move]} {hit.retrieval_rank}", _COLORS[move]),
+            Text(format_score(hit.score)),
+            Text(hit.kind, "dim"),
+            _source_and_text(shorten_middle(docid, width), excerpt),
+        )
     console.print(table)
 
 
 def plain_table(hits: Sequence[Hit], title: str, width: int = 100) -> str:
-    """Return hits as `rnx search` prints them, without colours, in lines of at most `width`
+    """Return hits as `rnx search` prints them, without colors, in lines of at most `width`
     characters.
     """
     console = SafeConsole(
@@ -60,34 +73,40 @@ def plain_table(hits: Sequence[Hit], title: str, width: int = 100) -> str:
         legacy_windows=False,
         force_jupyter=False,
     )
-    with console.capture() as written:
+    with console.capture() as captured:
         print_table(hits, console, title)
-    return "\n".join(line.rstrip() for line in written.get().splitlines())
-
-
-def _row(hit: Hit, console: Console, terms: frozenset[int]) -> list[Text]:
-    arrows = ARROWS if is_unicode(console.encoding) else _PLAIN_ARROWS
-    moved, width = movement(hit), max(20, console.width - COLUMNS)
-    cell = Text(_middle(_for_console(hit.docid, console), width), "bold")
-    text = excerpt(_for_console(prose(hit.text), console), terms, 2 * width - 6)
-    if text:
-        cell.append("\n")
-    for piece, marked in split_at_terms(text, terms):
-        cell.append(piece, "underline cyan" if marked else "not bold")
-    was = Text(f"{arrows[moved]} {hit.retrieval_rank}", _COLOURS[moved])
-    return [Text(str(hit.rank)), was, Text(format_score(hit.score)), Text(hit.kind, "dim"), cell]
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def format_score(score: float) -> str:
+    """Return a score with three decimals, or four where it is small."""
     return f"{score:.3f}" if abs(score) >= 0.1 or score == 0 else f"{score:.4f}"
 
 
-def _middle(text: str, length: int) -> str:
-    """A long path without its middle."""
+def shorten_middle(text: str, length: int) -> str:
+    """Return a text of at most `length` characters: a long path loses its middle."""
     half = (length - 1) // 2
     return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
 
 
-def _for_console(text: str, console: Console) -> str:
-    """Cleaned, and with a ? for what the terminal's encoding cannot show."""
-    return encodable(clean(text), console.encoding)
+def _empty_table(heading: str) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, title=Text(heading, "bold"), title_justify="left", pad_edge=False
+    )
+    for name in ("#", "was", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("source, text", overflow="fold")
+    return table
+
+
+def _source_and_text(source: str, excerpt: Sequence[tuple[str, bool]]) -> Text:
+    """Return the last cell of a row: the source, and below it the excerpt with the query's words
+    set off.
+    """
+    cell = Text(source, "bold")
+    if excerpt:
+        cell.append("\n")
+    for piece, is_query_word in excerpt:
+        cell.append(piece, "underline cyan" if is_query_word else "not bold")
+    return cell

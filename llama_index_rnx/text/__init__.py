@@ -6,23 +6,25 @@ import lazy_loader
 
 __all__ = [
     "CUTTER",
+    "QUESTION_WORDS",
     "UNSAFE",
+    "UNSAFE_IN_LINES",
     "Span",
     "bm25",
     "clean",
     "clean_text",
+    "clean_texts",
     "encodable",
-    "excerpt",
     "grouped",
     "is_cut_by_words",
     "json_text",
     "lines",
+    "marked_excerpts",
     "one_line",
     "passages",
-    "prose",
+    "printable_lines",
     "query_terms",
     "sentences",
-    "split_at_terms",
 ]
 
 if TYPE_CHECKING:
@@ -30,15 +32,18 @@ if TYPE_CHECKING:
     from llama_index_rnx.text.passage_splitter import CUTTER, is_cut_by_words, passages
     from llama_index_rnx.text.sanitize import (
         UNSAFE,
+        UNSAFE_IN_LINES,
         clean,
         clean_text,
+        clean_texts,
         encodable,
         json_text,
         lines,
         one_line,
+        printable_lines,
     )
     from llama_index_rnx.text.sentence_splitter import Span, grouped, sentences
-    from llama_index_rnx.text.snippets import excerpt, prose, query_terms, split_at_terms
+    from llama_index_rnx.text.snippets import QUESTION_WORDS, marked_excerpts, query_terms
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
         __name__,
@@ -51,12 +56,15 @@ else:
             ],
             "sanitize": [
                 "UNSAFE",
+                "UNSAFE_IN_LINES",
                 "clean",
                 "clean_text",
+                "clean_texts",
                 "encodable",
                 "json_text",
                 "lines",
                 "one_line",
+                "printable_lines",
             ],
             "sentence_splitter": [
                 "Span",
@@ -64,10 +72,9 @@ else:
                 "sentences",
             ],
             "snippets": [
-                "excerpt",
-                "prose",
+                "QUESTION_WORDS",
+                "marked_excerpts",
                 "query_terms",
-                "split_at_terms",
             ],
         },
     )

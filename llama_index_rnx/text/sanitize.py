@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 # A sequence that a terminal would act on goes as a whole, not only its first character. The title
@@ -31,6 +32,10 @@ UNSAFE = _CONTROLS + _MARKS + _SURROGATES
 _CONTROL_RUN = re.compile(f"[{_CONTROLS}]+")
 _MARK = re.compile(f"[{_MARKS}]+")
 _HALF_PAIR = re.compile(f"[{_SURROGATES}]")
+
+# What `lines` takes away or replaces: all that is unsafe but the ends of lines.
+UNSAFE_IN_LINES = re.compile(f"(?!\n)[{UNSAFE}]")
+
 _UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f\u2028\u2029{_MARKS}{_SURROGATES}]")
 
 # Controls and format marks, by Unicode's categories.
@@ -105,6 +110,21 @@ def clean_text(text: str) -> str:
     """
     cleaned = text.encode("utf-8", "replace").decode().strip()
     return cleaned if any(map(_is_visible, cleaned)) else ""
+
+
+def clean_texts(texts: Iterable[str]) -> list[str]:
+    """Return what `clean_text` gives for each of these texts."""
+    return [clean_text(text) for text in texts]
+
+
+def printable_lines(texts: Iterable[str], encoding: str) -> list[str]:
+    """Return each text as one clean line that an encoding can show: `clean`, then `encodable`.
+
+    Example:
+        >>> printable_lines(["Käse\\n\\u2192", "a\\tb"], "latin-1")
+        ['Käse ?', 'a b']
+    """
+    return [encodable(clean(text), encoding) for text in texts]
 
 
 def _is_visible(letter: str) -> bool:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from llama_index_rnx.text import bm25
+from llama_index_rnx.text.sanitize import printable_lines
 
 # Characters in which the best excerpt is looked for.
 MAX_TEXT = 8_000
@@ -22,8 +23,8 @@ GOOD_SHARE = 0.7
 
 # Question words say nothing about an answer. BM25 drops articles and the like itself.
 QUESTION_WORDS = frozenset(
-    """can could did do does each from has have how i many me much my our should so what when where
-    which who why you your""".split()  # noqa: SIM905
+    """can could did do does each from has have how i many me much my often our should so
+    what when where which who why you your""".split()  # noqa: SIM905
 )
 
 _WORD = re.compile(r"\w+")
@@ -121,6 +122,29 @@ def query_terms(query: str) -> frozenset[int]:
 def _terms_of(word: str) -> frozenset[int]:
     """Return a word as BM25 compares it: one term, or none for a stop word."""
     return frozenset(bm25.query_vector(word)[0])
+
+
+def marked_excerpts(
+    texts: Iterable[str], terms: frozenset[int], length: int, encoding: str = "utf-8"
+) -> list[list[tuple[str, bool]]]:
+    """Return for each text its best stretch, clean and on one line, in pieces: each piece with
+    whether it is one of the query's words.
+
+    Args:
+        texts: as their sources hold them, Markdown and foreign text included.
+        terms: of the query, see `query_terms`.
+        length: of a stretch, in characters.
+        encoding: what lacks in it is shown as a `?`.
+
+    Example:
+        >>> marked_excerpts(["# Bees\\nThey make honey."], query_terms("Who makes honey?"), 100)
+        [[('Bees. They ', False), ('make', True), (' ', False), ('honey', True), ('.', False)]]
+    """
+    rows = printable_lines(map(prose, texts), encoding)
+    stretches = [excerpt(row, terms, length) for row in rows]
+    return [
+        [piece for piece in split_at_terms(stretch, terms) if piece[0]] for stretch in stretches
+    ]
 
 
 def split_at_terms(text: str, terms: frozenset[int]) -> Iterator[tuple[str, bool]]:

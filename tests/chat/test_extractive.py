@@ -4,6 +4,9 @@ nothing to quote.
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,12 +20,8 @@ from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
 
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.chat import ANSWER_WORDS, quotes
-from llama_index_rnx.chat.extractive import (
-    CONSIDERED,
-    ExtractiveSynthesizer,
-    passages,
-    prefilter_by_overlap,
-)
+from llama_index_rnx.chat.extractive import ExtractiveSynthesizer
+from llama_index_rnx.chat.quotations import CONSIDERED, passages, prefilter_by_overlap
 from llama_index_rnx.memory import MemoryStore
 
 
@@ -110,7 +109,7 @@ def test_every_quote_has_its_source() -> None:
         (
             "red",
             [ImageNode(image=image_base64(RED), metadata={"source": "r.png"})],
-            "The best match is a picture: r.png [1]",
+            "The best match is an image: r.png [1]",
         ),
         (
             "rain",
@@ -189,6 +188,32 @@ async def test_streams_may_be_read_from_the_generator() -> None:
     response: Any = await made.asynthesize("rain", [NodeWithScore(node=TextNode(text="Rain."))])
     assert [piece async for piece in response.response_gen] == ["Rain. [1]"]
     assert await made.aget_response("rain", ["Sun.", "Rain."]) == "Rain. [2]"
+
+
+class WaitingRanker(FakeRanker):
+    """Scores only after somebody else let it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_score = threading.Event()
+
+    def score(self, query: Query, memories: Sequence[Any]) -> list[float]:
+        assert self.may_score.wait(timeout=10), "nobody else could work meanwhile"
+        return super().score(query, memories)
+
+
+@pytest.mark.parametrize("method", ["asynthesize", "aget_response"])
+async def test_the_event_loop_goes_on_while_the_ranker_works(method: str) -> None:
+    ranker = WaitingRanker()
+    synthesizer = ExtractiveSynthesizer(ranker)
+    nodes = [NodeWithScore(node=TextNode(text="Rain."))]
+    texts: Any = nodes if method == "asynthesize" else ["Rain."]
+
+    answer = asyncio.create_task(getattr(synthesizer, method)("rain", texts))
+    # The task gets its turn first; if it blocked the loop, this line would come too late.
+    await asyncio.sleep(0)
+    ranker.may_score.set()
+    assert str(await answer) == "Rain. [1]"
 
 
 async def test_other_chat_engines_stream_them() -> None:

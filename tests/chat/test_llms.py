@@ -155,7 +155,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=len(tokenizer), eos_token_id=end, **shape)
     ).eval()
-    monkeypatch.setattr(gguf, "_opened", lambda path: (model, tokenizer))
+    monkeypatch.setattr(gguf, "_load_model", lambda path: (model, tokenizer))
     path = tmp_path / "small.gguf"
     path.write_bytes(b"GGUF")
     return path
@@ -164,7 +164,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_gguf_file(small: Path) -> None:
     llm = load_llm(str(small), {"most": 8})
     assert isinstance(llm, GGUFModel)
-    model, tokenizer = gguf._opened(small)
+    model, tokenizer = gguf._load_model(small)
     ids = torch.tensor(
         [tokenizer.encode("<|im_start|>user\nhi there<|im_end|>\n<|im_start|>assistant\n")]
     )

@@ -666,9 +666,7 @@ def test_a_server_that_is_not_there_is_said_at_once() -> None:
 
 @pytest.mark.server
 def test_a_server_that_dies_between_two_calls(qdrant_server: QdrantServer) -> None:
-    collection = NodeCollection(
-        qdrant_server.url, name=new_name(), embedding=FakeEmbedding()
-    )
+    collection = NodeCollection(qdrant_server.url, name=new_name(), embedding=FakeEmbedding())
     collection.add(texts("one", "two"))
     qdrant_server.stop()
     try:

@@ -200,7 +200,7 @@ def test_the_demo_runs_twice(corpus: Path, tmp_path: Path, monkeypatch: pytest.M
     page = (tmp_path / "demo" / demo.PAGE).read_text(encoding="utf-8")
     assert page.count("<h2") == len(demo.QUERIES)
     assert "energy-report-2024.pdf#2" in page
-    assert "no picture" not in page
+    assert "no image" not in page
 
 
 def _few_files(corpus: Path, folder: Path) -> None:

@@ -9,10 +9,18 @@ from typing import Any
 import pytest
 from fakes import BLUE, RED, FakeEmbedding, FakeRanker, image_base64
 from fakes.results import Page
-from llama_index.core.schema import ImageNode, QueryBundle, TextNode
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.schema import (
+    ImageNode,
+    MetadataMode,
+    NodeWithScore,
+    QueryBundle,
+    TextNode,
+)
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.results import compare, style_sheet
+from llama_index_rnx.results.hits import hits_of_lists
 
 
 class Printer:
@@ -55,6 +63,25 @@ def test_both_lists_of_a_question(retriever: RNXRetriever) -> None:
         == [1, 2, 3]
     )
     assert found.seconds > 0
+
+
+class CountingNode(TextNode):
+    """Counts how often somebody reads what LlamaIndex would embed of it."""
+
+    _reads: list[MetadataMode] = PrivateAttr(default_factory=list)
+
+    def get_content(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> str:
+        self._reads.append(metadata_mode)
+        return super().get_content(metadata_mode)
+
+
+def test_a_node_of_both_lists_is_looked_into_once() -> None:
+    nodes = [CountingNode(id_=name, text=name) for name in ("sea", "rain")]
+    retrieved = [NodeWithScore(node=node, score=0.5) for node in nodes]
+    before, after = hits_of_lists([retrieved, retrieved[::-1]], retrieved)
+    assert [hit.kind for hit in (*before, *after)] == ["text"] * 4
+    assert [hit.retrieval_rank for hit in after] == [2, 1]
+    assert [node._reads.count(MetadataMode.EMBED) for node in nodes] == [1, 1]
 
 
 def test_a_list_that_was_not_reranked(retriever: RNXRetriever) -> None:

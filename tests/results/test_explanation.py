@@ -19,11 +19,11 @@ from PIL import Image
 from llama_index_rnx import RNXError
 from llama_index_rnx.candidates import Candidate, Query, bytes_source
 from llama_index_rnx.rankers.mini import MiniRanker
-from llama_index_rnx.results import occlusion as explain
 from llama_index_rnx.results import why
 from llama_index_rnx.results.explanation import Side, html_explanation
 from llama_index_rnx.results.html import html_cell
-from llama_index_rnx.results.occlusion import EDGE, grid
+from llama_index_rnx.results.occlusion import explain, grid
+from llama_index_rnx.results.occlusion_scorer import EDGE
 
 LOWEST = math.log(EDGE / (1 - EDGE))
 
@@ -176,7 +176,7 @@ def test_it_is_drawn_and_escaped() -> None:
 def test_a_picture_that_cannot_be_read_is_said_in_one_line() -> None:
     broken = Candidate(id="p", image=bytes_source(b"no picture", "p.png"))
     with pytest.raises(RNXError, match=r"p\.png"):
-        explain.explain(FakeRanker(), Query(text="red"), [broken, Candidate(id="q", text="red")])
+        explain(FakeRanker(), Query(text="red"), [broken, Candidate(id="q", text="red")])
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_in_words_it_is_one_line() -> None:
 
 def test_a_single_candidate_has_no_rival() -> None:
     with pytest.raises(RNXError, match="2 candidates"):
-        explain.explain(FakeRanker(), Query(text="red"), [Candidate(id="a", text="red")])
+        explain(FakeRanker(), Query(text="red"), [Candidate(id="a", text="red")])
 
 
 def test_image_only_lists() -> None:

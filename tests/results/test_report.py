@@ -25,10 +25,13 @@ from llama_index_rnx.results import (
     print_table,
     thumbnail,
 )
-from llama_index_rnx.text import clean, excerpt
-from llama_index_rnx.text.snippets import _richness
+from llama_index_rnx.text import clean, query_terms
+from llama_index_rnx.text.snippets import _richness, excerpt
 
-NASTY = '<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "quoted" \u202eback \x00 \ud800'
+NASTY = (
+    "<script>alert(1)</script> [red]not red[/red] \x1b[31mred\x1b[0m \x1b]0;title\x07 "
+    '"quoted" \u202eback \x00 \ud800'
+)
 
 
 def printed(
@@ -128,7 +131,7 @@ def test_a_broken_picture_shows_a_placeholder(data: str) -> None:
     text = html_page(
         [section([hit(1)], [hit(1, node=node)], image=bytes_source(b"no", "q"))], title="t"
     )
-    assert text.count("no picture") == 2
+    assert text.count("no image") == 2
     assert "<img" not in text
 
 
@@ -188,16 +191,14 @@ def test_bars_of_any_scores_stay_in_their_place(scores: list[float]) -> None:
 
 
 def test_an_excerpt_is_where_the_words_are() -> None:
-    from llama_index_rnx.text import query_terms as _terms
-
     text = "filler " * 100 + "the secret pump is here. " + "filler " * 100
-    found = excerpt(text, _terms("secret pump"), 80)
+    found = excerpt(text, query_terms("secret pump"), 80)
     assert "secret pump" in found
     assert found.startswith("… ")
     assert found.endswith(" …")
-    assert excerpt(text, _terms(""), 80).startswith("filler")
-    assert len(excerpt("x" * 500, _terms("x"), 80)) <= 84
-    assert excerpt("short", _terms("x"), 80) == "short"
+    assert excerpt(text, query_terms(""), 80).startswith("filler")
+    assert len(excerpt("x" * 500, query_terms("x"), 80)) <= 84
+    assert excerpt("short", query_terms("x"), 80) == "short"
 
 
 @pytest.mark.parametrize(
