@@ -13,7 +13,6 @@ from llama_index_rnx.candidates.images import (
     bytes_source,
     file_source,
     is_data_uri,
-    note_file,
     pil_source,
     source_at,
     url_source,
@@ -31,6 +30,7 @@ from llama_index_rnx.candidates.nodes import (
     query_of,
     restore_inline_image,
     usable_candidate,
+    with_file_state,
     with_inline_image,
 )
 
@@ -53,7 +53,6 @@ __all__ = [
     "image_pixels",
     "inline_image",
     "is_data_uri",
-    "note_file",
     "on_sheet",
     "pil_source",
     "query_of",
@@ -62,6 +61,7 @@ __all__ = [
     "unreadable_images",
     "url_source",
     "usable_candidate",
+    "with_file_state",
     "with_inline_image",
     "without_unreadable_images",
 ]

@@ -28,9 +28,13 @@ def make_folder(path: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Makes an empty file, unless it is there; sqlite gives the files beside it the same
-    permissions.
+    """Makes an empty file and the folders that it lies in, unless they are there; sqlite gives the
+    files beside it the same permissions.
+
+    Raises:
+        FileExistsError: a file is there where a folder is needed.
     """
+    make_folder(path.parent)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE))
 

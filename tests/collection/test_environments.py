@@ -25,7 +25,7 @@ from llama_index_rnx.candidates import Query, candidate_of
 from llama_index_rnx.collection import Storage
 from llama_index_rnx.collection import connection as qdrant
 from llama_index_rnx.memory import RAM, MemoryStore
-from llama_index_rnx.memory import backend as blobs
+from llama_index_rnx.memory import sqlite_backend
 from llama_index_rnx.network import is_loopback_url
 from llama_index_rnx.rankers.remote import RemoteRanker
 
@@ -310,7 +310,7 @@ def test_a_memory_folder_without_the_right_to_write_says_so(
     def forbidden(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(blobs, "_opened", forbidden)
+    monkeypatch.setattr(sqlite_backend, "_opened", forbidden)
     with pytest.warns(RuntimeWarning, match="Make the folder writable"):
         MemoryStore(tmp_path / "memories")
 

@@ -25,7 +25,7 @@ from llama_index_rnx import NodeCollection
 from llama_index_rnx.candidates import PageNode, image_of
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.ingestion import SourceFile, index_paths, nodes_of
-from llama_index_rnx.ingestion import indexing as files
+from llama_index_rnx.ingestion import readers as files
 from llama_index_rnx.pdf import count_pages, draw_page, read_pages
 from llama_index_rnx.pdf import overruns as outran
 from llama_index_rnx.pdf import pages as pdf

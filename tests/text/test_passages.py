@@ -18,7 +18,7 @@ from llama_index.core.schema import TextNode
 import llama_index_rnx
 from llama_index_rnx import NodeCollection
 from llama_index_rnx.ingestion import SourceFile, index_paths
-from llama_index_rnx.ingestion import indexing as files
+from llama_index_rnx.ingestion import readers as files
 from llama_index_rnx.ingestion.readers import stamp_of
 from llama_index_rnx.rankers.mini import CHUNK_PIECES as CHUNK
 from llama_index_rnx.rankers.mini import MiniRanker
