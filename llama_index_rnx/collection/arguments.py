@@ -33,7 +33,7 @@ def checked_name(name: Any) -> str:
         raise SettingsError(f"name= got a {kind_of(name)}; the name of a collection is a string.")
 
     is_path = name in (".", "..") or bool(set(name) & set("/\\"))
-    is_too_long = len(name.encode()) > MAX_NAME_BYTES
+    is_too_long = len(name.encode(errors="replace")) > MAX_NAME_BYTES
     if not name.strip() or is_path or not name.isprintable() or is_too_long:
         raise SettingsError(
             f"{shown(name)} is no name of a collection; give one to 255 characters, "

@@ -1,7 +1,7 @@
-"""The collection of nodes: add, search, get, delete, copy. It knows Qdrant's points and filters.
+"""The collection of nodes: add, search, get, delete, copy.
 
-It knows no addresses and no faults (connection.py), no filter operators (filters.py) and no way
-from a node to its vectors (indexer.py).
+It knows no life of a Qdrant collection (qdrant_index.py), no filter operators (filters.py) and no
+way from a node to its vectors (indexer.py).
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import BaseNode, NodeWithScore
@@ -28,7 +29,6 @@ from llama_index_rnx.collection.arguments import (
 )
 from llama_index_rnx.collection.connection import (
     Location,
-    TooLargeError,
     client_options,
     connect,
     reopen_client,
@@ -36,7 +36,7 @@ from llama_index_rnx.collection.connection import (
 from llama_index_rnx.collection.filters import TextMatch, qdrant_filter, with_ids, with_substrings
 from llama_index_rnx.collection.fusion import DEPTH, build_channels, fusion_query, search_params
 from llama_index_rnx.collection.indexer import Indexer, StampedNode
-from llama_index_rnx.collection.json_paths import ROOT, paths
+from llama_index_rnx.collection.json_paths import ROOT
 from llama_index_rnx.collection.metadata import clean_name
 from llama_index_rnx.collection.points import (
     NODE_FIELDS,
@@ -47,36 +47,26 @@ from llama_index_rnx.collection.points import (
     node_from_payload,
     point_id_of,
 )
+from llama_index_rnx.collection.qdrant_index import QdrantIndex
 from llama_index_rnx.collection.reports import Skipped, WriteReport
-from llama_index_rnx.collection.schema import (
-    LAYOUT,
-    PAYLOAD_INDEXES,
-    create_field_index,
-    creation_options,
-    creation_settings,
-    stamp_filter,
-)
+from llama_index_rnx.collection.schema import stamp_filter
 from llama_index_rnx.collection.settings import Storage
 from llama_index_rnx.collection.upload import (
-    T,
     background_writes,
     batched,
     split_by_size,
     too_large_error,
-    upsert_points,
 )
 from llama_index_rnx.console import progress_bar
 from llama_index_rnx.embed import RNXEmbedding, dimensions_of, load_model
-from llama_index_rnx.errors import ConnectionFailedError, SettingsError, StorageError
+from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker, with_dynamic_batching
 from llama_index_rnx.validation import checked_count, checked_ids, checked_nodes
 
 # Nodes embedded, remembered and written together: a killed run loses no more.
 BATCH = 32
-# Points read at a time. The embedded engine goes through all points for each page.
-SCROLL = 1_000
-EMBEDDED_SCROLL = 100_000
+# Paths in one filter of a server.
 _VALUES_A_FILTER = 500
 log = logging.getLogger(__name__)
 
@@ -148,22 +138,14 @@ class NodeCollection:
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
         model = load_model(self.embedding)
         self.ranker: Ranker | None = model.ranker if ranker == "auto" else ranker
-        self._fingerprint = model.fingerprint
         self._embeds_memories = model.reads_memories_of(self.ranker)
         self._batching_ranker = None
         if self.ranker is not None:
             self._batching_ranker = with_dynamic_batching(self.ranker)
 
-        self._connection = connect(location, self.storage)
-        self._where = self._connection.where
-        self._closed = False
-        self._exists = False
-        self._prepared = False
-        self._quantized = False
-        self._connection.check_version()
+        connection = connect(location, self.storage)
+        self._index = QdrantIndex(connection, self.name, self.storage, model.fingerprint)
         self.memories = self._open_memories(memory_path)
-        self._check_creation()
-        self._connection.acquire(self)
 
     def add(self, nodes: Iterable[BaseNode], show_progress: bool | None = None) -> int:
         """Write the nodes that are new or changed, and return how many. Idempotent by node id.
@@ -196,8 +178,8 @@ class NodeCollection:
         Raises:
             StorageError, ConnectionFailedError: as `add`.
         """
-        self._check_writable()
-        self._create()
+        self._index.check_writable()
+        self._index.create(partial(dimensions_of, self.embedding))
         indexer = self._indexer()
         count = 0
         skipped: list[Skipped] = []
@@ -224,10 +206,10 @@ class NodeCollection:
             StorageError, ConnectionFailedError: as `add`.
         """
         ids = checked_ids(node_ids)
-        self._check_writable()
-        points = models.PointIdsList(points=[point_id_of(node_id) for node_id in ids])
-        if ids and self._is_there():
-            self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
+        self._index.check_writable()
+        points: list[int | str | UUID] = [point_id_of(node_id) for node_id in ids]
+        if points and self._index.exists():
+            self._index.delete(models.PointIdsList(points=points))
 
     def search(
         self, query: Query, k: int = 100, filters: MetadataFilters | None = None
@@ -261,15 +243,15 @@ class NodeCollection:
         """
         query = checked_query(query)
         k = checked_count(k, "k")
-        if not self._is_there():
+        if not self._index.exists():
             return []
         self._check_length(query)
 
         condition = qdrant_filter(filters, self._points_with_text)
-        params = search_params(self.storage.oversampling if self._quantized else None)
+        params = search_params(self.storage.oversampling if self._index.quantized else None)
         channels = build_channels(self.embedding, query, max(k, DEPTH), condition, params)
         fusion = fusion_query(self.embedding, query)
-        response = self._call(
+        response = self._index.call(
             lambda client: client.query_points(
                 self.name, prefetch=channels, query=fusion, limit=k, with_payload=NODE_FIELDS
             )
@@ -285,12 +267,10 @@ class NodeCollection:
     def get(self, node_ids: Iterable[str]) -> list[BaseNode]:
         """Return the nodes with these ids, in this order; unknown ids are left out."""
         ids = [point_id_of(node_id) for node_id in checked_ids(node_ids)]
-        if not self._is_there():
+        if not self._index.exists():
             return []
-        points = self._call(
-            lambda client: client.retrieve(self.name, ids=ids, with_payload=NODE_FIELDS)
-        )
-        nodes = {str(point.id): node_from_payload(point.payload) for point in points}
+        records = self._index.retrieve(ids, NODE_FIELDS)
+        nodes = {str(record.id): node_from_payload(record.payload) for record in records}
         return [nodes[point_id] for point_id in ids if point_id in nodes]
 
     def files(
@@ -312,47 +292,44 @@ class NodeCollection:
 
     def paths(self) -> set[str]:
         """Return the paths of all indexed files."""
-        return {payload["file"] for _, payload in self._scroll(["file"]) if "file" in payload}
+        return {payload["file"] for _, payload in self._index.scroll(["file"]) if "file" in payload}
 
     def remove_file(self, path: str, except_stamp: Stamp | None = None) -> None:
         """Remove the nodes of a file; with `except_stamp` only those of its other versions."""
-        self._check_writable()
+        self._index.check_writable()
         same_path = models.FieldCondition(
             key="file", match=models.MatchValue(value=clean_name(path))
         )
         condition = models.Filter(must=[same_path])
         if except_stamp is not None:
             condition.must_not = [stamp_filter(except_stamp)]
-        selector = models.FilterSelector(filter=condition)
-        self._call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
+        self._index.delete(models.FilterSelector(filter=condition))
 
     @property
     def embedded(self) -> bool:
         """Whether Qdrant runs in this process: a folder then has one writer, this process."""
-        return self._connection.embedded
+        return self._index.embedded
 
     def __len__(self) -> int:
-        if not self._is_there():
-            return 0
-        return int(self._call(lambda client: client.count(self.name, exact=True)).count)
+        return self._index.count()
 
     def close(self) -> None:
         """Release Qdrant and the memory store; other processes can then open an embedded index."""
-        self._closed = True
         self.memories.close()
-        # One folder may be open twice in a process.
-        self._connection.release(self)
+        self._index.close()
 
     def __copy__(self) -> NodeCollection:
         duplicate = object.__new__(type(self))
-        duplicate.__dict__.update(self.__dict__, skipped=[], memories=copy.copy(self.memories))
-        duplicate._connection.acquire(duplicate)
+        duplicate.__dict__.update(self.__dict__)
+        duplicate.skipped = []
+        duplicate.memories = copy.copy(self.memories)
+        duplicate._index = copy.copy(self._index)
         return duplicate
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NodeCollection:
         """Return a collection of its own; all collections share the models."""
         is_own_engine = not isinstance(self.location, QdrantClient)
-        points = self._connection.dump(self.name) if is_own_engine else None
+        points = self._index.dump() if is_own_engine else None
         return _rebuild(type(self), self._settings(), points)
 
     def __reduce__(self) -> tuple[Callable[..., NodeCollection], tuple[Any, ...]]:
@@ -361,7 +338,7 @@ class NodeCollection:
         if isinstance(self.location, QdrantClient):
             options = client_options(self.location)
             del settings["location"]
-        return _rebuild, (type(self), settings, self._connection.dump(self.name), options)
+        return _rebuild, (type(self), settings, self._index.dump(), options)
 
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
@@ -382,7 +359,7 @@ class NodeCollection:
         if memory_path is not None:
             return MemoryStore(memory_path)
         folder = default_memory_path(self.location)
-        return MemoryStore(folder, read_only=self._connection.read_only)
+        return MemoryStore(folder, read_only=self._index.read_only)
 
     def _indexer(self) -> Indexer:
         return Indexer(
@@ -398,12 +375,8 @@ class NodeCollection:
         last.
         """
         changed = {node.point_id: node for node in prepared}
-        records = self._call(
-            lambda client: client.retrieve(
-                self.name, ids=list(changed), with_payload=["digest", "file_stat", "file_reader"]
-            )
-        )
-        for record in records:
+        fields = ["digest", "file_stat", "file_reader"]
+        for record in self._index.retrieve(list(changed), fields):
             node = changed[str(record.id)]
             payload = record.payload or {}
             same_file = node.stamp is None or node.stamp.matches(payload)
@@ -412,19 +385,13 @@ class NodeCollection:
         return list(changed.values())
 
     def _upsert(self, points: list[models.PointStruct]) -> list[Skipped]:
-        """Write the points, and return those that the server finds too large: a request is halved
-        until the large node stands alone, and that node is left out.
-        """
-        try:
-            self._call(partial(upsert_points, name=self.name, points=points))
-        except TooLargeError as error:
-            if len(points) == 1:
-                node_id = node_from_payload(points[0].payload).node_id
-                reason = str(too_large_error(points[0], error))
-                return [Skipped(id=clean_name(node_id), reason=clean_name(reason))]
-            half = len(points) // 2
-            return self._upsert(points[:half]) + self._upsert(points[half:])
-        return []
+        """Write the points, and return the nodes that are too large for the server."""
+        skipped = []
+        for point, error in self._index.upsert(points):
+            node_id = clean_name(node_from_payload(point.payload).node_id)
+            reason = clean_name(str(too_large_error(point, error)))
+            skipped.append(Skipped(id=node_id, reason=reason))
+        return skipped
 
     def _check_length(self, query: Query) -> None:
         """Raise SettingsError for a vector of the caller's own that is not as long as those of the
@@ -432,7 +399,7 @@ class NodeCollection:
         """
         if query.dense_vector is None:
             return
-        vectors: Any = self._config().params.vectors
+        vectors: Any = self._index.config().params.vectors
         if len(query.dense_vector) != vectors[TEXT].size:
             raise SettingsError(
                 f"the query's embedding has {len(query.dense_vector)} numbers, the vectors of this "
@@ -448,7 +415,7 @@ class NodeCollection:
             return with_substrings(match, [match.substring])
 
         matching: dict[str, Any] = {}
-        for point_id, payload in self._scroll(match.fields, among):
+        for point_id, payload in self._index.scroll(match.fields, among):
             metadata = payload.get(ROOT)
             if match.matches(metadata):
                 matching[point_id] = metadata
@@ -466,128 +433,15 @@ class NodeCollection:
         """
         fields = ["file", "file_stat", "file_sha", "file_nodes", "file_reader", "metadata"]
         if self.embedded:
-            return [payload for _, payload in self._scroll(fields)]
+            return [payload for _, payload in self._index.scroll(fields)]
 
         payloads: dict[str, dict[str, Any]] = {}
         for key, values in (("file", paths), (f"{ROOT}.{SOURCE}", sources)):
             for batch in batched(map(clean_name, values), _VALUES_A_FILTER):
                 among = models.FieldCondition(key=key, match=models.MatchAny(any=batch))
-                payloads.update(self._scroll(fields, models.Filter(must=[among])))
+                condition = models.Filter(must=[among])
+                payloads.update(self._index.scroll(fields, condition))
         return payloads.values()
-
-    def _scroll(
-        self, fields: list[str], condition: models.Filter | None = None
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the id of each point and these fields of its payload; only of the points that meet
-        the condition, if there is one.
-        """
-        offset: Any = None
-        page = EMBEDDED_SCROLL if self.embedded else SCROLL
-        while self._is_there():
-            records, offset = self._call(
-                partial(_scroll_page, self.name, fields, condition, offset, page)
-            )
-            yield from ((str(record.id), record.payload or {}) for record in records)
-            if offset is None:
-                return
-
-    def _call(self, action: Callable[[QdrantClient], T]) -> T:
-        if self._closed:
-            raise StorageError(
-                f"the collection {self.name!r} at {self._where} was closed; "
-                "open it again by NodeCollection(...)."
-            )
-        return self._connection.call(action)
-
-    def _config(self) -> models.CollectionConfig:
-        return self._call(lambda client: client.get_collection(self.name)).config
-
-    def _is_there(self) -> bool:
-        if not self._exists:
-            self._exists = bool(self._call(lambda client: client.collection_exists(self.name)))
-        return self._exists
-
-    def _check_writable(self) -> None:
-        if self._connection.read_only:
-            raise StorageError(
-                f"the index in {self._where} is read-only and can only be searched; "
-                "make the folder writable, or index into another one."
-            )
-
-    def _check_creation(self) -> None:
-        """Refuse an index whose vectors another model made (its cosines would mean nothing), or one
-        that was made with other settings.
-        """
-        if not self._is_there():
-            return
-        config = self._config()
-        metadata = (config.metadata or {}).get("rnx")
-        if not metadata or metadata.get("layout") != LAYOUT:
-            raise StorageError(
-                f"collection {self.name!r} at {self._where} was not made by this package; "
-                "choose another name= or folder."
-            )
-        if metadata["embedding"] != self._fingerprint:
-            raise StorageError(
-                f"the index at {self._where} was made with {metadata['embedding']}, "
-                f"the embedding given is {self._fingerprint}; "
-                "pass the same embedding=, or index again into a new folder."
-            )
-        options = creation_options(config)
-        self.storage.check_matches(options, self.name, self._where)
-        self._quantized = options["quantization"] is not None
-
-    def _create(self) -> None:
-        """Make the collection unless it exists. If two workers try at once, the second takes the
-        collection that the first made.
-        """
-        if not self._is_there():
-            settings = creation_settings(
-                self.storage, dimensions_of(self.embedding), self._fingerprint
-            )
-            try:
-                self._connection.create(self.name, settings)
-            # An RNXError comes from a server.
-            except ValueError:
-                if not self._is_there():
-                    raise
-            else:
-                self._check_metadata()
-            self._check_creation()
-
-        # The embedded engine has no payload indexes, and warns.
-        if not self._prepared and not self.embedded:
-            self._index_payload()
-        self._prepared = True
-
-    def _check_metadata(self) -> None:
-        """Refuse a server that hides its version and is too old: it keeps no metadata. The
-        collection is deleted again.
-        """
-        if not self._config().metadata:
-            self._call(lambda client: client.delete_collection(self.name))
-            raise ConnectionFailedError(
-                f"Qdrant at {self._where} keeps no metadata of collections; "
-                "Qdrant 1.16 or newer is needed."
-            )
-
-    def _index_payload(self) -> None:
-        """Create the payload indexes that the collection lacks."""
-        kinds = dict(PAYLOAD_INDEXES)
-        for name, kind in self.storage.metadata_indexes.items():
-            kinds |= dict.fromkeys(paths(name), kind)
-
-        existing = self._call(lambda client: client.get_collection(self.name)).payload_schema
-        for field, kind in kinds.items():
-            if field not in existing:
-                self._call(
-                    partial(
-                        create_field_index,
-                        name=self.name,
-                        field=field,
-                        kind=models.PayloadSchemaType(kind),
-                    )
-                )
 
 
 def _rebuild(
@@ -605,8 +459,7 @@ def _rebuild(
     location = {} if options is None else {"location": reopen_client(options)}
     collection = kind(**{**settings, **location})
     if points is not None:
-        collection._connection.restore(collection.name, points)
-        collection._check_creation()
+        collection._index.restore(points)
     return collection
 
 
@@ -617,16 +470,3 @@ def _warn_of(skipped: Sequence[Skipped]) -> None:
     first = skipped[0]
     more = f" (and {len(skipped) - 1:,} others, listed in `skipped`)" if len(skipped) > 1 else ""
     log.warning("node %r is left out: %s%s", first.id, first.reason, more)
-
-
-def _scroll_page(
-    name: str,
-    fields: list[str],
-    condition: models.Filter | None,
-    offset: Any,
-    page: int,
-    client: QdrantClient,
-) -> tuple[list[models.Record], Any]:
-    return client.scroll(
-        name, scroll_filter=condition, limit=page, offset=offset, with_payload=fields
-    )

@@ -144,13 +144,14 @@ class Storage:
         Args:
             existing: the settings of the collection.
         """
-        wrong = {key: value for key, value in self.made_with.items() if existing.get(key) != value}
-        if not wrong:
+        settings = self.made_with.items()
+        differing = {key: value for key, value in settings if existing.get(key) != value}
+        if not differing:
             return
-        actual = format_settings({key: existing.get(key) for key in wrong})
+        actual = format_settings({key: existing.get(key) for key in differing})
         raise StorageError(
             f"collection {name!r} at {where} was made with {actual}, asked for is "
-            f"{format_settings(wrong)}; leave these settings out to take it as it is, "
+            f"{format_settings(differing)}; leave these settings out to take it as it is, "
             "or index again under another name."
         )
 

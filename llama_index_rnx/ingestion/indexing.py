@@ -102,8 +102,9 @@ def index_paths(
     """
     surveyed = surveyed or survey(paths, follow_links)
     share = share or Shard()
-    named = zip(surveyed.files, distinct_names(surveyed.files), strict=True)
-    files = [renamed for source, renamed in named if share.contains(source.docid)]
+    renamed = distinct_names(surveyed.files)
+    pairs = zip(surveyed.files, renamed, strict=True)
+    files = [file for source, file in pairs if share.contains(source.docid)]
     report = IndexReport(files=len(files), ignored=surveyed.ignored, outside=surveyed.outside)
 
     with progress_bar("indexing", 0, "nodes", show_progress if bar is None else False) as drawn:
@@ -135,13 +136,14 @@ def index_file(
     """Index one file in small steps.
 
     Args:
-        advance: called with the nodes that are done and their total, before the first step and
-            after each. An error that it raises stops the work between two steps: what was written
-            is whole, and another call goes on from there.
+        advance: called with the nodes that are done and their total: with (0, 0) before the file
+            is read, then before the first step and after each. An error that it raises stops the
+            work between two steps: what was written is whole, and another call goes on from there.
 
     Raises:
         RNXError, OSError: the file cannot be read.
     """
+    advance(0, 0)
     contents = read_file(source)
     report = IndexReport(files=1)
     total = len(contents.nodes)
@@ -189,9 +191,9 @@ def _index_group(
 ) -> None:
     paths = [str(source.path) for source in files]
     indexed = collection.files(paths, [source.docid for source in files])
-    named = names_as_indexed(collection, files, indexed)
+    renamed = names_as_indexed(collection, files, indexed)
 
-    for batch in _batches_by_nodes(_read_changed(named, indexed, report)):
+    for batch in _batches_by_nodes(_read_changed(renamed, indexed, report)):
         stamped = [(node, contents.stamp) for contents in batch for node in contents.nodes]
         bar.expect(len(stamped))
         if prepare is not None:

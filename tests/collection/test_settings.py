@@ -25,6 +25,7 @@ from llama_index_rnx import NodeCollection, RNXError, Storage
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.collection import connection as qdrant
 from llama_index_rnx.collection.connection import Connection, connect, urls_of
+from llama_index_rnx.collection.fusion import search_params
 from llama_index_rnx.collection.upload import background_writes
 
 _names = itertools.count()
@@ -153,9 +154,16 @@ def test_a_quantized_collection_is_searched_with_rescoring(
     again = open_on(
         qdrant_server, opened, small.name
     )  # it sees by itself that the collection is quantized
-    assert plain._search_params() is None
-    assert again._search_params().quantization.rescore is True  # type: ignore[union-attr]
-    assert small._search_params().quantization.oversampling == 3.0  # type: ignore[union-attr]
+    assert [collection._index.quantized for collection in (plain, small, again)] == [
+        False,
+        True,
+        True,
+    ]
+    params = search_params(3.0)
+    assert params is not None
+    assert params.quantization is not None
+    assert params.quantization.rescore is True
+    assert params.quantization.oversampling == 3.0
     exact = ranks(plain, "red word7")
     assert exact["n7"] == max(exact.values())
     for collection in (small, again):
