@@ -35,8 +35,7 @@ def described(room: str) -> str:
     parts = [str(face.__doc__).strip()]
     if names:
         parts.append(f"`from llama_index_rnx.{room} import ...`: {names}.")
-    for module in modules_of(room):
-        parts.append(f"```{{eval-rst}}\n.. automodule:: {module}\n```")
+    parts += [f"```{{eval-rst}}\n.. automodule:: {module}\n```" for module in modules_of(room)]
     return "\n\n".join(parts)
 
 

@@ -14,7 +14,6 @@ from llama_index_rnx.candidates.images import (
     bytes_source,
     file_source,
     is_data_uri,
-    note_file,
     pil_source,
     source_at,
     url_source,
@@ -31,6 +30,7 @@ from llama_index_rnx.candidates.nodes import (
     restore_inline_image,
     usable_candidate,
     usable_candidates,
+    with_file_state,
     with_inline_image,
 )
 from llama_index_rnx.candidates.pixels import DEFAULT_MAX_PIXELS, pad_to_aspect
@@ -57,7 +57,6 @@ __all__ = [
     "inline_image",
     "is_data_uri",
     "kinds_of",
-    "note_file",
     "pad_to_aspect",
     "pil_source",
     "query_of",
@@ -67,6 +66,7 @@ __all__ = [
     "url_source",
     "usable_candidate",
     "usable_candidates",
+    "with_file_state",
     "with_inline_image",
     "without_unreadable_images",
 ]

@@ -41,6 +41,9 @@ def get_or_compute_memories(
         return []
 
     memories = store.find(ranker.fingerprint, digests_of(candidates))
+    if memories and store.path is not None:
+        store.persist(ranker.fingerprint, memories)
+
     missing_by_digest = {
         candidate.digest: candidate for candidate in candidates if candidate.digest not in memories
     }
