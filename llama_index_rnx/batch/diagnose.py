@@ -74,9 +74,10 @@ def calibrate(path: Path, model: str, to: Path | None = None) -> tuple[Calibrati
     recipe = config_of(resolve_checkpoint(model))
     ranker, lists = _reader_of_labels(model), _usable(read_lists(path))
     asks = [_ask(ranker, one) for one in lists]
-    ranker.calibration = fit(ranker, asks, [_grades(path, one)[: ranker.window] for one in lists])
-    replace(recipe, calibration=ranker.calibration).write(to or Path(model) / CONFIG_NAME)
-    return ranker.calibration, diagnose(ranker, asks)
+    grades = [_grades(path, one)[: ranker.window] for one in lists]
+    calibration = fit(ranker, asks, grades)
+    replace(recipe, calibration=calibration).write(to or Path(model) / CONFIG_NAME)
+    return calibration, diagnose(ranker.with_calibration(calibration), asks)
 
 
 def built_in_lists() -> list[CandidateList]:

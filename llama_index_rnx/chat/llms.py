@@ -65,7 +65,7 @@ class RankerLLM(StreamedLLM):
         )
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
-        return self._writer.write([_turn(message) for message in messages])
+        return self._writer.generate([_turn(message) for message in messages])
 
 
 def load_llm(
@@ -171,7 +171,7 @@ def _turn(message: ChatMessage) -> Turn:
                 f"the conversation holds a {block.block_type}; texts and pictures are read."
             )
     role = message.role.value
-    return Turn(role=role if role in ("system", "assistant") else "user", parts=parts)  # type: ignore[arg-type]
+    return Turn(role=role if role in ("system", "assistant") else "user", contents=parts)  # type: ignore[arg-type]
 
 
 def _picture_in(block: ImageBlock) -> ImageSource:

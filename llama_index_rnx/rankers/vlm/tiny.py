@@ -1,8 +1,8 @@
-"""Tiny random checkpoints of the three true vision-language classes, with a tokenizer of the true
-layout: to try things out.
+"""Tiny random checkpoints of the three real vision-language classes, with a tokenizer of the real
+layout, to try things out. It knows no ranking.
 
-Every step of a real checkpoint happens, in milliseconds and without a download; what comes out
-means nothing.
+Every step of a real checkpoint runs, in milliseconds and without a download; the scores mean
+nothing.
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ MERGES = [
     (".", "Ċ"),
     (":", "Ċ"),
 ]
-QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-WIDTH, VOCABULARY = 32, 288
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+WIDTH = 32
+VOCABULARY = 288
 
 
 def save_tiny(
@@ -54,10 +58,13 @@ def save_tiny(
     merges: list[tuple[str, str]] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Writes model, tokenizer and preprocessor as a hub checkpoint would hold them; returns the
+    """Write model, tokenizer and preprocessor as a hub checkpoint would hold them, and return the
     folder.
 
-    family: one of `FAMILIES`. merges: of the tokenizer, by default a handful.
+    Args:
+        family: one of `FAMILIES`.
+        merges: of the tokenizer, by default a handful.
+        seed: of the random weights.
 
     Example:
         >>> import tempfile
@@ -69,33 +76,36 @@ def save_tiny(
     tokenizer = tiny_tokenizer(MERGES if merges is None else merges)
     ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     torch.manual_seed(seed)
-    model = _model(family, ids)
-    _spread(model)
+    model = _build_model(family, ids)
+    _scale_weights(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    patch, low = (16, 32 * 32) if family == "qwen3_vl" else (14, 28 * 28)
-    size = {"shortest_edge": low, "longest_edge": 4096 * 28 * 28}
+
+    patch = 16 if family == "qwen3_vl" else 14
+    size = {"shortest_edge": (2 * patch) ** 2, "longest_edge": 4096 * 28 * 28}
     Qwen2VLImageProcessorPil(patch_size=patch, size=size).save_pretrained(folder)
     return folder
 
 
 def tiny_tokenizer(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with Qwen's split and special tokens, and a handful of merges."""
+    """Return a byte-level BPE with Qwen's split and special tokens, and a handful of merges."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*alphabet, *dict.fromkeys("".join(merge) for merge in merges)]
-    found = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=merges))
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+
     split = pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated")
-    found.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    found.decoder = decoders.ByteLevel()
-    found.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [AddedToken(name, special=True, normalized=False) for name in SPECIAL]
+    tokenizer.add_special_tokens(special)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=found, pad_token="<|endoftext|>", eos_token="<|im_end|>"
+        tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>"
     )
 
 
-def _model(family: str, ids: dict[str, Any]) -> Any:
+def _build_model(family: str, ids: dict[str, Any]) -> Any:
     text: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
@@ -148,9 +158,9 @@ def _model(family: str, ids: dict[str, Any]) -> Any:
     )
 
 
-def _spread(model: Any) -> None:
-    """Weights large enough that every token of the prompt moves the logits: fresh ones (std .02)
-    leave them at 1e-3.
+def _scale_weights(model: Any) -> None:
+    """Make the weights large enough that every token of the prompt moves the logits: fresh ones
+    (std .02) leave them at 1e-3.
     """
     with torch.no_grad():
         for parameter in model.parameters():

@@ -34,7 +34,7 @@ class Reader:
         self.calibration = Calibration()
         self.label_mass = 0.9
 
-    def read_once(self) -> Any:
+    def with_single_order(self) -> Any:
         return self
 
     def uncalibrated(self) -> Any:
@@ -188,17 +188,17 @@ def test_on_a_true_class(folders: dict[str, Path]) -> None:
     assert (
         found.position_bias_share > 0.8
     )  # what is read once is examined, though the ranker reads both orders
-    assert len(found.slot_bias) == 9
+    assert len(found.position_bias) == 9
     masses = []
     for ask in asks[:2]:
         alone = load_vlm(folder, readout="labels", device="cpu", window=9)
         alone.score(*ask)
         masses.append(alone.label_mass or 0.0)
-    once = ranker.read_once()
+    once = ranker.with_single_order()
     once.score_many(asks[:2])
     assert once.label_mass == pytest.approx(sum(masses) / 2)
-    ranker.calibration = fit(ranker, asks)
-    assert diagnose(ranker, asks).position_bias_share < found.slot_share / 2
+    ranker = ranker.with_calibration(fit(ranker, asks))
+    assert diagnose(ranker, asks).position_bias_share < found.position_bias_share / 2
     for length in (8, 6, 4, 3):  # another length than the lists that were given
         shorter = [(query, memories[:length]) for query, memories in asks]
         assert diagnose(ranker, shorter).position_bias_share < 0.7

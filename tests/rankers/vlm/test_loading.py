@@ -117,11 +117,11 @@ def test_a_merged_adapter_scores_as_peft_computes_it(
     peft = pytest.importorskip("peft")
     beside, merged = loaded(folders["qwen2_vl"]), loaded(folders["qwen2_vl"], adapter=str(adapter))
     peft.PeftModel.from_pretrained(
-        beside._backbone.model, str(adapter)
+        beside.backbone.model, str(adapter)
     )  # puts its layers into the ranker's own model
     memories = merged.remember(candidates())
     assert merged.score(QUERY, memories) == pytest.approx(beside.score(QUERY, memories), abs=EXACT)
-    assert not any("lora" in name for name, _ in merged._backbone.model.named_parameters())
+    assert not any("lora" in name for name, _ in merged.backbone.model.named_parameters())
 
 
 def test_the_name_of_an_adapter_stands_for_its_base_with_it(
@@ -168,11 +168,11 @@ def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(
     base = str(folders["qwen2_vl"])
     tuned = load_vlm(base, adapter=adapter, device="cpu")
     assert (tuned.window, tuned.list_prompt, tuned.calibration) == (7, prompt, recipe.calibration)
-    assert (tuned._text_tokens, tuned._backbone.max_pixels) == (9, 64 * 64)
+    assert (tuned.settings.max_text_tokens, tuned.backbone.max_pixels) == (9, 64 * 64)
     other = load_vlm(
         base, adapter=adapter, device="cpu", window=3, max_text_tokens=5, list_prompt=ListPrompt()
     )
-    assert (other.window, other._text_tokens, other.list_prompt) == (3, 5, ListPrompt())
+    assert (other.window, other.settings.max_text_tokens, other.list_prompt) == (3, 5, ListPrompt())
     assert (
         load_vlm(base, adapter=adapter, device="cpu", readout="pointwise").window > 20
     )  # 7 is for labels
@@ -369,7 +369,6 @@ def test_a_recipe_is_read_as_it_was_saved(tmp_path: Path) -> None:
     )
     recipe.save(tmp_path)
     assert read_config(tmp_path / "rnx.json") == recipe
-    assert read_config(None) == RankerConfig()
 
 
 # ---- precision
@@ -381,7 +380,7 @@ def test_half_precision_runs(folder: Path, dtype: str) -> None:
     ranker = load_vlm(str(folder), dtype=dtype, device="cpu")
     scores = ranker.score(QUERY, ranker.remember(candidates()))
     assert all(0 <= score <= 1 for score in scores)
-    assert f"/{ranker._backbone.model.dtype}/" in ranker.fingerprint
+    assert f"/{ranker.backbone.model.dtype}/" in ranker.fingerprint
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -394,7 +393,7 @@ def test_quantised_language_weights_read_the_same_memories(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip(package)
-    monkeypatch.setattr(checkpoints, "_installed", lambda module: module in (package, "peft"))
+    monkeypatch.setattr(checkpoints, "_is_installed", lambda module: module in (package, "peft"))
     plain, small = loaded(folders["qwen2_vl"]), loaded(folders["qwen2_vl"], quantization=bits)
     assert small.fingerprint == plain.fingerprint
     memories = plain.remember(candidates())
@@ -457,8 +456,8 @@ def test_nothing_asks_flash_kernels_for_a_mask(folder: Path, readout: str) -> No
     AttentionMaskInterface.register("flash_rules", flash_attention_mask)
     plain, flash = loaded(folder, readout), loaded(folder, readout)
     for config in (
-        flash._backbone.model.config.text_config,
-        flash._backbone.model.config.vision_config,
+        flash.backbone.model.config.text_config,
+        flash.backbone.model.config.vision_config,
     ):
         config._attn_implementation = (
             "flash_rules"  # what `attention=` does, which would look for the package
@@ -475,7 +474,7 @@ def test_nothing_asks_flash_kernels_for_a_mask(folder: Path, readout: str) -> No
 
 def test_flash_attention_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_placement("cpu", None, "auto", None).attention == "sdpa"
-    monkeypatch.setattr(checkpoints, "_installed", lambda module: True)
+    monkeypatch.setattr(checkpoints, "_is_installed", lambda module: True)
     with pytest.raises(
         RNXError, match=r"needs cuda in bfloat16 or float16; got cpu in torch\.bfloat16"
     ):
@@ -528,7 +527,7 @@ def test_too_little_memory_at_load_is_said_with_figures(
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
 
-    monkeypatch.setattr(checkpoints, "_parts", full)
+    monkeypatch.setattr(checkpoints, "_load_pretrained", full)
     with pytest.raises(
         RNXError, match=r"does not fit on 'cpu' in torch\.float32; take dtype='bfloat16'"
     ):

@@ -71,7 +71,7 @@ def test_a_folder_is_a_model(folder: Path, tmp_path: Path) -> None:
         assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
         assert all(type(score) is float and 0 <= score <= 1 for score in scores)
     first = order(reranker.postprocess_nodes(mixed_nodes(), query))
-    weights = weakref.ref(reranker._loaded()._backbone.model)  # type: ignore[attr-defined]
+    weights = weakref.ref(reranker._loaded().backbone.model)  # type: ignore[attr-defined]
     reranker.unload()
     assert weights() is None
     assert (
@@ -261,7 +261,7 @@ def test_the_doctor_has_lists_of_its_own_and_exit_code_0(
             label_mass=0.9,
             agreement=0.8,
             position_bias_share=0.1,
-            slot_bias=[0.1],
+            position_bias=[0.1],
         )
 
     monkeypatch.setattr("llama_index_rnx.batch.diagnose.diagnose", usable)
