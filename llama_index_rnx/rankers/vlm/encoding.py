@@ -27,11 +27,18 @@ from llama_index_rnx.ranking import (
     prefetch,
 )
 
-LITERALS = 1_024  # cached token ids of a template's own texts
-QUERIES = 64  # cached memories of queries
-PREPARED_IMAGES = 32  # cut into patches and waiting for the tower; one of 512 tokens takes 10 MB
-PATCHES_PER_IMAGE = 2_048  # of 512 visual tokens
-THREADS = 8  # that cut images into patches, at most
+# How many texts of templates and how many queries stay in the caches.
+CACHED_LITERALS = 1_024
+CACHED_QUERIES = 64
+
+# How many images wait for the vision tower, cut into patches; one of 512 tokens takes 10 MB.
+PREPARED_IMAGES = 32
+
+# The patches of an image of 512 visual tokens.
+PATCHES_PER_IMAGE = 2_048
+
+# The most threads that cut images into patches.
+THREADS = 8
 
 # An entry holds the tensor of the memory, too: as long as it does, no other tensor takes its id.
 CachedImage = tuple[Tensor, ImageFeatures]
@@ -51,8 +58,8 @@ class Encoder:
             f"{backbone.fingerprint()}/{settings.max_text_tokens}/{settings.memory_dtype}"
         )
         self._memory_dtype = MEMORY_DTYPES[settings.memory_dtype]
-        self._literals: LRUCache[str, Tensor] = LRUCache(LITERALS)
-        self._queries: LRUCache[str, Memory] = LRUCache(QUERIES)
+        self._literals: LRUCache[str, Tensor] = LRUCache(CACHED_LITERALS)
+        self._queries: LRUCache[str, Memory] = LRUCache(CACHED_QUERIES)
         self._images: LRUCache[int, CachedImage] = LRUCache(
             self.runtime.image_cache_bytes, getsizeof=lambda entry: entry[1].nbytes
         )

@@ -31,9 +31,14 @@ from llama_index_rnx.ranking import (
     sliding_windows,
 )
 
-WINDOW = 20  # of labels; the usual window of listwise rankers
-PAIRS = 10_000  # candidates of a pointwise call: each is read alone, so one call takes many
-ENOUGH_MASS = 0.5  # the probability on the answers below which the prompt is not understood
+# Candidates of a list that are read together: the usual window of listwise rankers.
+WINDOW = 20
+
+# Candidates of a pointwise call. Each is read alone, so one call takes many.
+PAIRS = 10_000
+
+# The probability on the answers below which a checkpoint does not understand the prompt.
+ENOUGH_MASS = 0.5
 
 
 class ReadoutStrategy(ABC):
@@ -42,6 +47,7 @@ class ReadoutStrategy(ABC):
     Attributes:
         labels: the texts of the answers.
         answer_ids: the tokens of the answers, in the same order.
+        full_window: how many candidates are read at once as long as memory does not run out.
         max_candidates: how many candidates one request may have.
         label_mass: the share of probability on the answers, averaged over all that was read; None
             until then.
@@ -49,6 +55,8 @@ class ReadoutStrategy(ABC):
 
     labels: list[str]
     answer_ids: list[int]
+    full_window: int
+    max_candidates: int
 
     def __init__(self, settings: VLMSettings, encoder: Encoder) -> None:
         self.settings = settings
@@ -63,12 +71,7 @@ class ReadoutStrategy(ABC):
     def window(self) -> int:
         """How many candidates are read at once; fewer after a window did not fit into memory."""
         fitting = self.encoder.runtime.max_candidates
-        return self._window if fitting is None else min(self._window, fitting)
-
-    @property
-    @abstractmethod
-    def max_candidates(self) -> int:
-        """How many candidates one request may have."""
+        return self.full_window if fitting is None else min(self.full_window, fitting)
 
     @property
     @abstractmethod
@@ -91,11 +94,6 @@ class ReadoutStrategy(ABC):
         Raises:
             RNXError: the model gives no numbers, or nothing fits into memory.
         """
-
-    @property
-    @abstractmethod
-    def _window(self) -> int:
-        """The window before memory ran out."""
 
     def _check_answer(self, answer: Answer, count: int) -> None:
         """Refuse logits that are no numbers, and measure how much probability the answers have.
@@ -128,10 +126,6 @@ class ListReadout(ReadoutStrategy):
     """
 
     @property
-    def max_candidates(self) -> int:
-        return len(self.labels)
-
-    @property
     def prompts(self) -> dict[str, str]:
         prompt = self.settings.prompt_of_list
         return {"list_prompt": prompt.template, "candidate_prompt": prompt.candidate}
@@ -145,9 +139,11 @@ class ListReadout(ReadoutStrategy):
         )
         return replace(self.settings, list_prompt=prompt)
 
-    @property
-    def _window(self) -> int:
-        return len(self.labels)
+    def _set_labels(self, labels: list[str]) -> None:
+        """Show the candidates of a window by these labels, one for each."""
+        self.labels = labels
+        self.full_window = len(labels)
+        self.max_candidates = len(labels)
 
     def _build_prompt(self, query: Memory, memories: Sequence[Memory]) -> PromptTokens:
         kinds = [kind_of(memory) for memory in memories]
@@ -189,14 +185,15 @@ class LabelReadout(ListReadout):
         encode = encoder.literal_tokens
         count = settings.window or WINDOW
 
-        self.labels = choose_labels(prompt, encode, count)
-        too_few = settings.window is not None and len(self.labels) < settings.window
-        if len(self.labels) < 2 or too_few:
+        labels = choose_labels(prompt, encode, count)
+        too_few = settings.window is not None and len(labels) < settings.window
+        if len(labels) < 2 or too_few:
             raise SettingsError(
-                f"{settings.name}: its tokenizer has {len(self.labels)} labels that are single "
-                f"tokens, all alike, after the prompt; {count} are needed. Lower window=, end the "
-                "prompt in a line break, or use readout='pointwise'."
+                f"{settings.name}: its tokenizer has {len(labels)} labels that are single tokens, "
+                f"all alike, after the prompt; {count} are needed. Lower window=, end the prompt "
+                "in a line break, or use readout='pointwise'."
             )
+        self._set_labels(labels)
         tokens = [label_id(prompt.answer, encode, label) for label in self.labels]
         self.answer_ids = [token for token in tokens if token is not None]
 
@@ -277,10 +274,8 @@ class PointwiseReadout(ReadoutStrategy):
                 f"{settings.name}: {prompt.yes!r} and {prompt.no!r} must be single tokens after "
                 "the pointwise prompt."
             )
-
-    @property
-    def max_candidates(self) -> int:
-        return max(self.window, PAIRS)
+        self.full_window = settings.window or PAIRS
+        self.max_candidates = max(self.full_window, PAIRS)
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -295,10 +290,6 @@ class PointwiseReadout(ReadoutStrategy):
     def score_many(self, requests: Sequence[ScoringRequest]) -> list[list[float]]:
         """Score the requests one after the other; each has a prefix of its own."""
         return [self._pair_scores(query, memories) for query, memories in requests]
-
-    @property
-    def _window(self) -> int:
-        return self.settings.window or PAIRS
 
     def _pair_scores(self, query: Query, memories: Sequence[Memory]) -> list[float]:
         if not memories:
@@ -340,7 +331,7 @@ class PermutationReadout(ListReadout):
     def __init__(self, settings: VLMSettings, encoder: Encoder) -> None:
         super().__init__(settings, encoder)
         self.answer_ids = []
-        self.labels = [str(number + 1) for number in range(settings.window or WINDOW)]
+        self._set_labels([str(number + 1) for number in range(settings.window or WINDOW)])
         for tokens in settings.prompt_of_list.names(self.labels, encoder.literal_tokens):
             self._check_distinct(tokens)
 

@@ -77,7 +77,6 @@ def candidates() -> list[Candidate]:
 
 
 # ---- adapters
-# -------------------------------------------------------------------------------------------------------
 
 
 def save_adapter(
@@ -244,7 +243,6 @@ def test_a_missing_package_is_named(
 
 
 # ---- read-outs and recipes
-# ------------------------------------------------------------------------------------------
 
 
 def test_auto_reads_a_checkpoint_without_a_recipe_pointwise(folder: Path) -> None:
@@ -272,7 +270,6 @@ def test_a_calibration_comes_from_the_checkpoint(tmp_path: Path) -> None:
 
 
 # ---- bad inputs at load
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -372,7 +369,6 @@ def test_a_recipe_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 
 # ---- precision
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "float16"])
@@ -415,7 +411,6 @@ def test_auto_places_the_model_through_accelerate(folders: dict[str, Path]) -> N
 
 
 # ---- kernels
-# --------------------------------------------------------------------------------------------------------
 
 
 def flash_rules(
@@ -518,7 +513,6 @@ def test_no_compiler_is_said_at_load(
 
 
 # ---- room
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_too_little_memory_at_load_is_said_with_figures(

@@ -69,9 +69,10 @@ def test_the_pair_prompt_is_the_trained_format_cut_at_the_document() -> None:
         for piece in [*prefix, *suffix]
     )
     assert whole == (
-        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
-        'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-        f"<Instruct>: {INSTRUCTION}<Query>:what?\n<Document>:that.<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query "
+        'and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+        f"<|im_start|>user\n<Instruct>: {INSTRUCTION}<Query>:what?\n<Document>:that.<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
     assert isinstance(prefix[-1], str)
 

@@ -139,7 +139,6 @@ def expected_by_labels(
 
 
 # ---- equal to transformers
-# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ids", ["adf", "abcdef", "be", "cbce"])
@@ -205,7 +204,6 @@ def test_deepstack_features_matter_where_a_family_has_them(folders: dict[str, Pa
 
 
 # ---- batches, windows, memories
-# -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("readout", ["labels", "pointwise"])
@@ -364,7 +362,6 @@ def _seen(tokens: torch.Tensor) -> Any:
 
 
 # ---- order, slots, calibration
-# --------------------------------------------------------------------------------------
 
 
 def test_both_orders_is_the_mean_over_the_list_and_its_reverse(folder: Path) -> None:
@@ -389,7 +386,6 @@ def test_equal_candidates_differ_by_slot_only_and_a_calibration_removes_that(
 
 
 # ---- budgets
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_list_larger_than_the_context_is_read_in_smaller_windows(
@@ -526,7 +522,6 @@ def test_more_candidates_than_a_window_are_refused(folders: dict[str, Path]) -> 
 
 
 # ---- what texts may not do
-# ------------------------------------------------------------------------------------------
 
 
 def test_special_tokens_in_a_text_are_plain_text(folders: dict[str, Path]) -> None:
@@ -541,7 +536,6 @@ def test_special_tokens_in_a_text_are_plain_text(folders: dict[str, Path]) -> No
 
 
 # ---- fingerprint
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_a_fingerprint_names_tower_and_tokenizer_but_neither_prompt_nor_language_model(
@@ -571,7 +565,6 @@ def test_a_fingerprint_names_tower_and_tokenizer_but_neither_prompt_nor_language
 
 
 # ---- read-outs
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_little_label_mass_is_said_once(folders: dict[str, Path]) -> None:
@@ -723,7 +716,6 @@ def test_training_may_use_the_same_forward(folder: Path) -> None:
 
 
 # ---- end to end
-# -----------------------------------------------------------------------------------------------------
 
 
 def nodes() -> list[NodeWithScore]:

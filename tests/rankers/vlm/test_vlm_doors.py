@@ -54,7 +54,6 @@ def order(hits: list[NodeWithScore]) -> list[tuple[str, float | None]]:
 
 
 # ---- RNXRerank
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_a_model(folder: Path, tmp_path: Path) -> None:
@@ -162,7 +161,6 @@ def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 # ---- the command line
-# -----------------------------------------------------------------------------------------------
 
 
 def write_lists(folder: Path, *rows: Any) -> Path:
@@ -356,7 +354,6 @@ def test_what_cannot_be_calibrated(rnx: Rnx, folders: dict[str, Path], tmp_path:
 
 
 # ---- prompts
-# --------------------------------------------------------------------------------------------------------
 
 PAIR = "Question: {query}\nDocument: {content}\nDoes it help? "
 
