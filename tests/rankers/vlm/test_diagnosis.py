@@ -1,4 +1,4 @@
-"""The doctor on label readers whose prejudice is known by construction."""
+"""The doctor on label readers whose bias is known by construction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERY = Query(text="q")
 
 
 class Reader:
-    """Logit = worth of the content + prejudice for a slot in a list of that length; stands in for a
+    """Logit = value of the content + bias for a position in a list of that length; stands in for a
     VLMRanker by labels.
     """
 
@@ -27,10 +27,10 @@ class Reader:
 
     def __init__(
         self,
-        prejudice: Callable[[int, int], float] = lambda slot, count: 0.0,
+        bias: Callable[[int, int], float] = lambda position, count: 0.0,
         judgement: float = 1.0,
     ) -> None:
-        self.prejudice, self.judgement = prejudice, judgement
+        self.bias, self.judgement = bias, judgement
         self.calibration = Calibration()
         self.label_mass = 0.9
 
@@ -38,16 +38,14 @@ class Reader:
         return self
 
     def uncalibrated(self) -> Any:
-        return Reader(self.prejudice, self.judgement)
+        return Reader(self.bias, self.judgement)
 
     def score_many(self, asks: Sequence[Any]) -> list[list[float]]:
         found = []
         for _, memories in asks:
             worth = torch.stack([memory["worth"] for memory in memories]).double() * self.judgement
-            prejudice = [self.prejudice(slot, len(memories)) for slot in range(len(memories))]
-            found.append(
-                self.calibration.logits(worth + torch.tensor(prejudice)).sigmoid().tolist()
-            )
+            bias = [self.bias(position, len(memories)) for position in range(len(memories))]
+            found.append(self.calibration.logits(worth + torch.tensor(bias)).sigmoid().tolist())
         return found
 
 
@@ -56,13 +54,13 @@ def lists(count: int = 40, length: int = 8, seed: int = 0) -> list[Any]:
     return [(QUERY, [{"worth": torch.randn(())} for _ in range(length)]) for _ in range(count)]
 
 
-def falling(slot: int, count: int) -> float:
-    return -0.5 * slot
+def falling(position: int, count: int) -> float:
+    return -0.5 * position
 
 
-def by_label(slot: int, count: int) -> float:
-    """Every label has a worth of its own, wherever the list ends."""
-    return 3 * math.sin(5.0 * slot)
+def by_label(position: int, count: int) -> float:
+    """Every label has a value of its own, wherever the list ends."""
+    return 3 * math.sin(5.0 * position)
 
 
 def test_a_fair_reader_is_usable() -> None:
@@ -73,7 +71,7 @@ def test_a_fair_reader_is_usable() -> None:
     assert "may be read by labels" in str(found)
 
 
-def test_a_reader_of_slots_is_refused_plainly() -> None:
+def test_a_reader_of_positions_is_refused_plainly() -> None:
     found = diagnose(Reader(falling, judgement=0.1), lists())
     assert not found.usable
     assert found.agreement < -0.8
@@ -81,20 +79,20 @@ def test_a_reader_of_slots_is_refused_plainly() -> None:
     assert "should NOT be read by labels" in str(found)
 
 
-def test_the_share_of_slots_counts_no_chance() -> None:
-    for count in (1, 2, 5):  # few lists: slot means differ by chance
+def test_the_share_of_positions_counts_no_chance() -> None:
+    for count in (1, 2, 5):  # few lists: position means differ by chance
         shares = [
             diagnose(Reader(), lists(count, seed=seed)).position_bias_share for seed in range(20)
         ]
         assert sum(shares) / len(shares) < 0.1
 
 
-def test_the_slot_bias_is_found_and_removed() -> None:
+def test_the_position_bias_is_found_and_removed() -> None:
     reader = Reader(falling)
     calibration = fit(reader, lists())
     assert [len(row) for row in calibration.slot_bias] == [8, 5, 3]
     assert calibration.slot_bias[0] == pytest.approx(
-        [1.75 - 0.5 * slot for slot in range(8)], abs=0.25
+        [1.75 - 0.5 * position for position in range(8)], abs=0.25
     )
     (ask,) = lists(1)
     reader.calibration = calibration
@@ -134,7 +132,7 @@ def test_temperature_and_offset_make_scores_probabilities() -> None:
     )  # min_score=.5: more likely relevant than not
 
 
-def test_lists_without_grades_serve_the_slot_bias_only() -> None:
+def test_lists_without_grades_serve_the_position_bias_only() -> None:
     asks, some = lists(20), [[1.0, *[0.0] * 7] if i % 2 else [] for i in range(20)]
     fitted = fit(Reader(), asks, some)
     alone = fit(Reader(), asks)

@@ -59,41 +59,39 @@ def loaded(folder: Path, readout: str = "labels", **options: Any) -> VLMRanker:
     )
 
 
-def picture(colour: tuple[int, int, int], size: tuple[int, int]) -> Image.Image:
-    """A picture whose corners differ, so that transposed patches or positions show."""
+def draw(colour: tuple[int, int, int], size: tuple[int, int]) -> Image.Image:
+    """An image whose corners differ, so that transposed patches or positions show."""
     made = Image.new("RGB", size, colour)
     made.paste((250, 250, 250), (0, 0, size[0] // 3, size[1] // 2))
     return made
 
 
-PICTURES = {
-    "b": picture(RED, (120, 64)),
-    "c": picture(BLUE, (60, 190)),
-    "e": picture(GREEN, (200, 200)),
+IMAGES = {
+    "b": draw(RED, (120, 64)),
+    "c": draw(BLUE, (60, 190)),
+    "e": draw(GREEN, (200, 200)),
 }
 TEXTS = {"a": "a red apple", "c": "the sea", "d": "nothing here", "f": "no"}
 
 
 def mixed(ids: str = "abcdef") -> list[Candidate]:
-    """Texts (a, d, f), pictures (b, e) and both (c), of different sizes."""
+    """Texts (a, d, f), images (b, e) and both (c), of different sizes."""
     return [
-        Candidate(
-            id=i, text=TEXTS.get(i, ""), image=pil_source(PICTURES[i]) if i in PICTURES else None
-        )
+        Candidate(id=i, text=TEXTS.get(i, ""), image=pil_source(IMAGES[i]) if i in IMAGES else None)
         for i in ids
     ]
 
 
-def plain_logits(folder: Path, prompt: str, pictures: Sequence[Image.Image]) -> torch.Tensor:
+def plain_logits(folder: Path, prompt: str, images: Sequence[Image.Image]) -> torch.Tensor:
     """What transformers itself gives after this prompt [W]: one string, pixels, the model's own
     forward.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     inputs: dict[str, Any] = {}
-    if pictures:
+    if images:
         processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
-        inputs = dict(processor(images=list(pictures), return_tensors="pt"))
+        inputs = dict(processor(images=list(images), return_tensors="pt"))
         for grid in inputs["image_grid_thw"]:
             prompt = prompt.replace(PAD, "\0" * (int(grid.prod()) // 4), 1)
     ids = tokenizer(prompt.replace("\0", PAD), return_tensors="pt")["input_ids"]
@@ -115,17 +113,17 @@ def list_prompt(
     labels: Sequence[str],
     prompt: ListPrompt = ListPrompt(),
 ) -> tuple[str, list[Image.Image]]:
-    """The default prompt as one string, built by hand, and its pictures in the order of the text."""
+    """The default prompt as one string, built by hand, and its images in the order of the text."""
     asked = shown(query.text, query.image is not None)
-    pictures = [query.image.load()] if query.image else []
+    images = [query.image.load()] if query.image else []
     rows = []
     for label, candidate in zip(labels, candidates, strict=False):
         text = shown(candidate.text, candidate.image is not None)
         rows.append(prompt.candidate.replace("{label}", label).replace("{content}", text))
-        pictures += [candidate.image.load()] if candidate.image else []
+        images += [candidate.image.load()] if candidate.image else []
     template = prompt.template
-    pictures += [query.image.load()] if query.image else []
-    return template.replace("{query}", asked).replace("{candidates}", "".join(rows)), pictures
+    images += [query.image.load()] if query.image else []
+    return template.replace("{query}", asked).replace("{candidates}", "".join(rows)), images
 
 
 def expected_by_labels(
@@ -150,15 +148,15 @@ def test_label_scores_are_those_of_the_plain_call(folder: Path, ids: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "like this"])
-def test_a_query_may_be_a_picture_or_both(folder: Path, text: str) -> None:
-    query = Query(text=text, image=pil_source(picture((10, 90, 30), (90, 150))))
+def test_a_query_may_be_an_image_or_both(folder: Path, text: str) -> None:
+    query = Query(text=text, image=pil_source(draw((10, 90, 30), (90, 150))))
     ranker, candidates = loaded(folder), mixed("abc")
     scores = ranker.score(query, ranker.remember(candidates))
     assert scores == pytest.approx(expected_by_labels(folder, ranker, candidates, query), abs=EXACT)
 
 
 def test_pointwise_scores_are_those_of_the_plain_call(folder: Path) -> None:
-    query = Query(text="see this", image=pil_source(picture(GREEN, (90, 150))))
+    query = Query(text="see this", image=pil_source(draw(GREEN, (90, 150))))
     ranker, candidates = loaded(folder, "pointwise"), mixed()
     yes, no = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(["yes", "no"])
     expected = []
@@ -168,10 +166,8 @@ def test_pointwise_scores_are_those_of_the_plain_call(folder: Path) -> None:
         prompt = PairPrompt().template
         for name, value in pieces.items():
             prompt = prompt.replace(name, value)
-        pictures = [
-            source.load() for source in (query.image, candidate.image) if source is not None
-        ]
-        logits = plain_logits(folder, prompt, pictures)
+        images = [source.load() for source in (query.image, candidate.image) if source is not None]
+        logits = plain_logits(folder, prompt, images)
         expected.append(float((logits[yes] - logits[no]).sigmoid()))
     assert ranker.score(query, ranker.remember(candidates)) == pytest.approx(expected, abs=EXACT)
     assert len({round(score, 5) for score in expected}) == len(expected)
@@ -209,7 +205,7 @@ def test_deepstack_features_matter_where_a_family_has_them(folders: dict[str, Pa
 @pytest.mark.parametrize("readout", ["labels", "pointwise"])
 def test_windows_that_share_a_forward_score_as_alone(folder: Path, readout: str) -> None:
     ranker = loaded(folder, readout)
-    other = Query(text="the sea?", image=pil_source(PICTURES["c"]))
+    other = Query(text="the sea?", image=pil_source(IMAGES["c"]))
     asks = [
         (q, ranker.remember(mixed(ids)))
         for q, ids in [(QUERY, "abc"), (other, "fedcba"), (QUERY, ""), (QUERY, "be")]
@@ -248,7 +244,7 @@ def test_many_windows_are_one_forward(
     assert reads == [3]
 
 
-def test_pictures_seen_together_are_those_seen_alone(folder: Path) -> None:
+def test_images_seen_together_are_those_seen_alone(folder: Path) -> None:
     ranker = loaded(folder)
     together = ranker.remember(mixed("bce"))
     ranker.encoder.runtime.patch_budget = 1
@@ -296,7 +292,7 @@ def test_score_never_touches_pixels(folder: Path, monkeypatch: pytest.MonkeyPatc
     ranker.score(QUERY, memories)
 
 
-def test_pictures_are_prepared_by_workers(
+def test_images_are_prepared_by_workers(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranker = loaded(folders["qwen2_vl"])
@@ -305,14 +301,14 @@ def test_pictures_are_prepared_by_workers(
     monkeypatch.setattr(
         ranker.backbone,
         "extract_patches",
-        lambda picture: (threads.add(threading.current_thread().name), pixels(picture))[1],
+        lambda image: (threads.add(threading.current_thread().name), pixels(image))[1],
     )
     ranker.remember(mixed())
     assert threads
     assert threading.main_thread().name not in threads
 
 
-def test_a_picture_query_is_seen_once(
+def test_an_image_query_is_seen_once(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranker = loaded(folders["qwen2_vl"])
@@ -322,9 +318,9 @@ def test_a_picture_query_is_seen_once(
     monkeypatch.setattr(
         ranker.backbone,
         "encode_images",
-        lambda pictures: (seen.append(len(pictures)), see(pictures))[1],
+        lambda images: (seen.append(len(images)), see(images))[1],
     )
-    query = Query(image=pil_source(PICTURES["e"]))
+    query = Query(image=pil_source(IMAGES["e"]))
     assert ranker.score(query, memories) == ranker.score(query, memories)
     assert seen == [1]
 
@@ -361,7 +357,7 @@ def _seen(tokens: torch.Tensor) -> Any:
     return ImageFeatures(tokens=tokens, grid=torch.tensor([1, 2, 2]))
 
 
-# ---- order, slots, calibration
+# ---- order, position bias, calibration
 
 
 def test_both_orders_is_the_mean_over_the_list_and_its_reverse(folder: Path) -> None:
@@ -374,7 +370,7 @@ def test_both_orders_is_the_mean_over_the_list_and_its_reverse(folder: Path) -> 
     assert both.score(QUERY, memories[::-1]) == pytest.approx(expected[::-1], abs=EXACT)
 
 
-def test_equal_candidates_differ_by_slot_only_and_a_calibration_removes_that(
+def test_equal_candidates_differ_by_position_only_and_a_calibration_removes_that(
     folders: dict[str, Path],
 ) -> None:
     ranker = loaded(folders["qwen2_vl"])
@@ -383,6 +379,28 @@ def test_equal_candidates_differ_by_slot_only_and_a_calibration_removes_that(
     assert max(bias) - min(bias) > 0.01
     fair = ranker.with_calibration(Calibration(slot_bias=[bias]))
     assert fair.score(QUERY, memories) == pytest.approx([0.5] * 4, abs=1e-6)
+
+
+def test_rankers_under_other_settings_share_weights_and_caches(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranker = loaded(folders["qwen2_vl"], both_orders=True)
+    memories = ranker.remember(mixed("ab"))
+    query = Query(image=pil_source(IMAGES["e"]))
+    expected = ranker.score(query, memories)
+
+    calibrated = ranker.with_calibration(Calibration(offset=1.0))
+    monkeypatch.setattr(
+        ranker.backbone, "encode_images", lambda *_: pytest.fail("the query was encoded again")
+    )
+    assert min(calibrated.score(query, memories)) > min(expected)
+    assert calibrated.backbone is ranker.backbone
+    assert calibrated.fingerprint == ranker.fingerprint
+
+    plain = calibrated.uncalibrated()
+    assert (plain.settings.both_orders, plain.calibration) == (False, Calibration())
+    assert plain.label_mass is None
+    assert ranker.score(query, memories) == expected  # its own settings never change
 
 
 # ---- budgets
@@ -456,12 +474,12 @@ def test_the_vision_tower_may_run_out_of_memory_too(
     expected = ranker.remember(mixed())
     see = ranker.backbone.encode_images
 
-    def limited(pictures: Any) -> Any:
-        if len(pictures) > 1:
+    def limited(images: Any) -> Any:
+        if len(images) > 1:
             raise RuntimeError(
                 "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
             )
-        return see(pictures)
+        return see(images)
 
     monkeypatch.setattr(ranker.backbone, "encode_images", limited)
     with pytest.warns(RuntimeWarning, match="vision tower"):
@@ -506,7 +524,7 @@ def test_texts_are_cut_at_token_borders_and_the_cut_is_said_once(folders: dict[s
 
 def test_max_pixels_bounds_the_visual_tokens(folder: Path) -> None:
     small = loaded(folder, max_pixels=64 * 64)
-    large = Candidate(id="l", image=pil_source(picture(RED, (900, 700))))
+    large = Candidate(id="l", image=pil_source(draw(RED, (900, 700))))
     tokens = len(small.remember([large])[0]["image"])
     assert tokens <= 64 * 64 / 28 / 28
     assert len(loaded(folder).remember([large])[0]["image"]) <= 512
@@ -625,11 +643,11 @@ def test_a_model_that_gives_no_numbers_is_refused(folders: dict[str, Path]) -> N
 def test_a_permutation_is_written_as_the_plain_call_would(folder: Path) -> None:
     ranker, candidates = loaded(folder, "permutation"), mixed("abc")
     scores = ranker.score(QUERY, ranker.remember(candidates))
-    prompt, pictures = list_prompt(candidates, QUERY, ranker.labels, ranker.list_prompt)
+    prompt, images = list_prompt(candidates, QUERY, ranker.labels, ranker.list_prompt)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     left, written = ["1", "2", "3"], "["
     while left:
-        logits = plain_logits(folder, prompt + written, pictures)
+        logits = plain_logits(folder, prompt + written, images)
         best = max(left, key=lambda label: float(logits[tokenizer.convert_tokens_to_ids(label)]))
         left.remove(best)
         written += f"{best}] > ["
@@ -674,10 +692,10 @@ def test_both_orders_belongs_to_labels(folders: dict[str, Path]) -> None:
         loaded(folders["qwen2_vl"], "pointwise", both_orders=True)
 
 
-def test_a_broken_picture_and_a_ribbon(folders: dict[str, Path]) -> None:
+def test_a_broken_image_and_a_ribbon(folders: dict[str, Path]) -> None:
     ranker = loaded(folders["qwen2_vl"])
     with pytest.raises(ImageError, match=r"broken\.png"):
-        ranker.remember([Candidate(id="x", image=bytes_source(b"no picture", "broken.png"))])
+        ranker.remember([Candidate(id="x", image=bytes_source(b"no image", "broken.png"))])
     for size in ((1, 900), (900, 1), (600, 2), (30_000, 1), (1, 1)):
         (memory,) = ranker.remember(
             [Candidate(id="x", image=bytes_source(image_bytes(RED, size=size), "ribbon.png"))]
@@ -761,7 +779,7 @@ def test_lists_that_share_forwards_are_ordered_as_alone(
 ) -> None:
     ranker, store = loaded(folder, window=6), MemoryStore()
     passages = [Candidate(id=str(i), text=f"passage {i}") for i in range(12)]
-    other = Query(text="the sea", image=pil_source(PICTURES["b"]))
+    other = Query(text="the sea", image=pil_source(IMAGES["b"]))
     lists = [
         (QUERY, [*passages, *mixed()]),
         (other, [*mixed("fed"), *passages[:4]]),
