@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -121,8 +122,8 @@ class ReadoutStrategy(ABC):
 
 
 class ListReadout(ReadoutStrategy):
-    """What the two read-outs of a whole list share: its prompt, and smaller windows for a list that
-    does not fit.
+    """The common half of the two read-outs of a whole list: its prompt, and smaller windows for a
+    list that does not fit.
     """
 
     @property
@@ -198,23 +199,22 @@ class LabelReadout(ListReadout):
         self.answer_ids = [token for token in tokens if token is not None]
 
     def score_many(self, requests: Sequence[ScoringRequest]) -> list[list[float]]:
-        """Lists that fit share forwards; one that does not fit is scored by smaller windows."""
+        """Score lists that fit in common forwards, and one that does not fit by smaller windows."""
         prompts = [self._fitting_prompts(query, memories) for query, memories in requests]
-        flat = [prompt for group in prompts for prompt in group]
-        try:
-            answers = self.forward.answers(flat, self.answer_ids)
-        except TooLargeError:
+        answers = self._try_answers(prompts)
+        if answers is None:
+            # The images of the prompts take memory on the device; free it before the next try.
+            del prompts
             return self._score_one_by_one(requests)
 
         scores: list[list[float]] = []
-        start = 0
+        remaining = iter(answers)
         for (query, memories), group in zip(requests, prompts, strict=True):
-            stop = start + len(group)
             if group:
-                scores.append(self._list_scores(answers[start:stop], len(memories)))
+                group_answers = list(islice(remaining, len(group)))
+                scores.append(self._list_scores(group_answers, len(memories)))
             else:
                 scores.append(self._score_by_smaller_windows(query, memories))
-            start = stop
         return scores
 
     def window_prompts(self, query: Query, memories: Sequence[Memory]) -> list[PromptTokens]:
@@ -239,6 +239,14 @@ class LabelReadout(ListReadout):
             return []
         prompts = self.window_prompts(query, memories)
         return prompts if max(map(len, prompts)) <= self._window_tokens else []
+
+    def _try_answers(self, prompts: Sequence[Sequence[PromptTokens]]) -> list[Answer] | None:
+        """Return the answers to all prompts, None if a single prompt does not fit into memory."""
+        flat = [prompt for group in prompts for prompt in group]
+        try:
+            return self.forward.answers(flat, self.answer_ids)
+        except TooLargeError:
+            return None
 
     def _score_one_by_one(self, requests: Sequence[ScoringRequest]) -> list[list[float]]:
         """Score requests whose prompts did not all fit into memory."""
@@ -352,13 +360,22 @@ class PermutationReadout(ListReadout):
         (prompt,) = self.window_prompts(query, memories)
         if count > self.window or len(prompt) > self._window_tokens:
             return self._score_by_smaller_windows(query, memories)
-        try:
-            order = self._written_order(prompt, count)
-        except TooLargeError:
+
+        order = self._try_order(prompt, count)
+        if order is None:
+            # The images of the prompt take memory on the device; free it before the next try.
+            del prompt
             self._shrink_window(count)
             return self._score_by_smaller_windows(query, memories)
         ranks = {candidate: rank for rank, candidate in enumerate(order)}
         return [1 - ranks[i] / count for i in range(count)]
+
+    def _try_order(self, prompt: PromptTokens, count: int) -> list[int] | None:
+        """Return the order that the model writes, None if the prompt does not fit into memory."""
+        try:
+            return self._written_order(prompt, count)
+        except TooLargeError:
+            return None
 
     def _written_order(self, prompt: PromptTokens, count: int) -> list[int]:
         """Let the model write an order of the first `count` labels.
