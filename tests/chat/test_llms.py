@@ -112,7 +112,7 @@ def test_texts_forge_no_special_token(vlm: VLMRanker) -> None:
 
 def test_a_conversation_that_is_too_long(vlm: VLMRanker) -> None:
     with pytest.raises(RNXError, match="4096 are allowed"):
-        list(Writer(vlm, most=10).generate([Turn(role="user", contents=["word " * 5_000])]))
+        list(Writer(vlm, max_new_tokens=10).generate([Turn(role="user", contents=["word " * 5_000])]))
 
 
 def test_as_a_llama_index_llm(vlm: VLMRanker) -> None:

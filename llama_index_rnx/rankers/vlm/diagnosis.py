@@ -146,9 +146,7 @@ def fit(
     biases = []
     for length in lengths or _two_thirds(max(list_lengths)):
         readings = [reading for reading in whole if len(reading.logits) == length]
-        if not readings:
-            longer = [request for request in requests if len(request[1]) >= length]
-            readings = _read_shuffled(plain, longer, [length] * len(longer), rng)
+        readings = readings or _read_samples(plain, requests, length, rng)
         biases.append(_group_by_length(readings)[-1].mean(0))
 
     calibration = Calibration(slot_bias=[bias.tolist() for bias in biases])
@@ -226,6 +224,14 @@ def _read_shuffled(
             orders.append(rng.sample(range(len(memories)), length))
         shuffles.append(orders)
     return [reading for orders in shuffles for reading in _read_orders(ranker, requests, orders)]
+
+
+def _read_samples(
+    ranker: VLMRanker, requests: Sequence[ScoringRequest], length: int, rng: random.Random
+) -> list[Reading]:
+    """Read random samples of this length of all lists that are at least so long."""
+    longer = [request for request in requests if len(request[1]) >= length]
+    return _read_shuffled(ranker, longer, [length] * len(longer), rng)
 
 
 def _read_orders(

@@ -42,12 +42,12 @@ class Writer:
 
     Args:
         ranker: a vision-language model, as `load_ranker` returns it.
-        most: tokens of an answer, at most.
+        max_new_tokens: of an answer.
     """
 
-    def __init__(self, ranker: VLMRanker, most: int = 256) -> None:
+    def __init__(self, ranker: VLMRanker, max_new_tokens: int = 256) -> None:
         self.ranker = ranker
-        self.most = most
+        self.max_new_tokens = max_new_tokens
         self._backbone: Backbone = ranker.backbone
         self._tokenizer = self._backbone.tokenizer
         ids = {self._tokenizer.convert_tokens_to_ids(token) for token in STOP_TOKENS}
@@ -66,13 +66,13 @@ class Writer:
             ImageError: an image cannot be read.
         """
         prompt = self.build_prompt(turns)
-        if len(prompt) + self.most > self.context:
+        if len(prompt) + self.max_new_tokens > self.context:
             raise RNXError(
                 f"{self.ranker.name}: the conversation has {len(prompt)} tokens and the answer up "
-                f"to {self.most}; {self.context} are allowed. Give fewer or smaller sources "
-                "(top_n, max_pixels)."
+                f"to {self.max_new_tokens}; {self.context} are allowed. Give fewer or smaller "
+                "sources (top_n, max_pixels)."
             )
-        tokens = self._backbone.greedy_decode(prompt, self.most, self._stop_tokens)
+        tokens = self._backbone.greedy_decode(prompt, self.max_new_tokens, self._stop_tokens)
         yield from stream_decode(self._tokenizer, tokens)
 
     def build_prompt(self, turns: Sequence[Turn]) -> PromptTokens:

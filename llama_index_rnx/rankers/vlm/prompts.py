@@ -27,6 +27,7 @@ QUERY = -1
 
 VISION_START = "<|vision_start|>"
 VISION_END = "<|vision_end|>"
+NAME = re.compile(r"\{(query|candidates|content|label|instruction)\}")
 LABEL_POOL = string.ascii_uppercase + string.ascii_lowercase + string.digits
 
 LIST_TEMPLATE = """<|im_start|>system
@@ -263,14 +264,11 @@ def label_id(answer: str, encode: Encode, label: str) -> int | None:
     return whole[-1] if whole[:-1] == before else None
 
 
-_NAME = re.compile(r"\{(query|candidates|content|label|instruction)\}")
-
-
 def _fill(template: str, values: dict[str, list[Segment]]) -> list[Segment]:
     """Return a template as segments, with its names replaced by their values."""
     segments: list[Segment] = []
     # The split gives literal, name, literal, name, ..., literal.
-    for position, text in enumerate(_NAME.split(template)):
+    for position, text in enumerate(NAME.split(template)):
         is_name = position % 2 == 1
         segments += values[text] if is_name else [text]
     return segments
@@ -278,7 +276,7 @@ def _fill(template: str, values: dict[str, list[Segment]]) -> list[Segment]:
 
 def _literals(template: str) -> list[str]:
     """Return the literal texts of a template, without the names between them."""
-    return _NAME.split(template)[::2]
+    return NAME.split(template)[::2]
 
 
 def _join(segments: Sequence[Segment]) -> list[Segment]:
@@ -294,7 +292,7 @@ def _join(segments: Sequence[Segment]) -> list[Segment]:
 
 def _check(template: str, once: tuple[str, ...], at_least_once: tuple[str, ...]) -> None:
     """Raise ValueError unless a template names exactly what it may name."""
-    names = _NAME.findall(template)
+    names = NAME.findall(template)
     miscounted = [name for name in once if names.count(name) != 1]
     missing = [name for name in at_least_once if name not in names]
     unknown = sorted(set(names) - {*once, *at_least_once, "instruction"})

@@ -51,6 +51,45 @@ QWEN_SPLIT = (
 WIDTH = 32
 VOCABULARY = 288
 
+CLASSES: dict[str, tuple[Any, Any]] = {
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+}
+COMMON_VISION: dict[str, Any] = {
+    "depth": 2,
+    "num_heads": 2,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "patch_size": 14,
+}
+VISION_CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen2_vl": {
+        **COMMON_VISION,
+        "embed_dim": 32,
+        "hidden_size": WIDTH,
+        "mlp_ratio": 2,
+    },
+    "qwen2_5_vl": {
+        **COMMON_VISION,
+        "hidden_size": 32,
+        "out_hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+    },
+    "qwen3_vl": {
+        **COMMON_VISION,
+        "hidden_size": 32,
+        "out_hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "depth": 3,
+        "patch_size": 16,
+        "deepstack_visual_indexes": [0, 1],
+        "num_position_embeddings": 64,
+    },
+}
+
 
 def save_tiny(
     folder: Path,
@@ -81,7 +120,7 @@ def save_tiny(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
-    patch = 16 if family == "qwen3_vl" else 14
+    patch = VISION_CONFIGS[family]["patch_size"]
     size = {"shortest_edge": (2 * patch) ** 2, "longest_edge": 4096 * 28 * 28}
     Qwen2VLImageProcessorPil(patch_size=patch, size=size).save_pretrained(folder)
     return folder
@@ -106,7 +145,22 @@ def tiny_tokenizer(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
 
 
 def _build_model(family: str, ids: dict[str, Any]) -> Any:
-    text: dict[str, Any] = {
+    config_class, model_class = CLASSES[family]
+    config = config_class(
+        text_config=_text_config(family, ids),
+        vision_config=VISION_CONFIGS[family],
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    return model_class(config)
+
+
+def _text_config(family: str, ids: dict[str, Any]) -> dict[str, Any]:
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
+    config: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
         "intermediate_size": 48,
@@ -114,48 +168,13 @@ def _build_model(family: str, ids: dict[str, Any]) -> Any:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
-        "rope_parameters": {
-            "rope_type": "default",
-            "mrope_section": [2, 1, 1],
-            "rope_theta": 10_000.0,
-        },
+        "rope_parameters": rope,
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
     }
-    common: dict[str, Any] = {
-        "image_token_id": ids["<|image_pad|>"],
-        "video_token_id": ids["<|video_pad|>"],
-        "vision_start_token_id": ids["<|vision_start|>"],
-        "vision_end_token_id": ids["<|vision_end|>"],
-        "tie_word_embeddings": True,
-    }
-    vision: dict[str, Any] = {
-        "depth": 2,
-        "num_heads": 2,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-    }
-    if family == "qwen2_vl":
-        vision |= {"embed_dim": 32, "hidden_size": WIDTH, "mlp_ratio": 2, "patch_size": 14}
-        return Qwen2VLForConditionalGeneration(
-            Qwen2VLConfig(text_config=text, vision_config=vision, **common)
-        )
-    vision |= {"hidden_size": 32, "out_hidden_size": WIDTH, "intermediate_size": 48}
-    if family == "qwen2_5_vl":
-        vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
-        return Qwen2_5_VLForConditionalGeneration(
-            Qwen2_5_VLConfig(text_config=text, vision_config=vision, **common)
-        )
-    text["head_dim"] = 8
-    vision |= {
-        "depth": 3,
-        "patch_size": 16,
-        "deepstack_visual_indexes": [0, 1],
-        "num_position_embeddings": 64,
-    }
-    return Qwen3VLForConditionalGeneration(
-        Qwen3VLConfig(text_config=text, vision_config=vision, **common)
-    )
+    if family == "qwen3_vl":
+        config["head_dim"] = 8
+    return config
 
 
 def _scale_weights(model: Any) -> None:
