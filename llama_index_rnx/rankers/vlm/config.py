@@ -21,6 +21,7 @@ from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.rankers.vlm.prompts import ListPrompt, PairPrompt
 from llama_index_rnx.rankers.vlm.settings import Readout
 from llama_index_rnx.ranking import Calibration
+from llama_index_rnx.system import atomic_write
 
 CONFIG_NAME = "rnx.json"
 
@@ -51,9 +52,8 @@ class RankerConfig:
         """Write the file whole or not at all."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
         text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-        unfinished = path.with_name(path.name + ".part")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
 
 def read_config(path: Path) -> RankerConfig:
