@@ -206,13 +206,13 @@ def test_deepstack_features_matter_where_a_family_has_them(folders: dict[str, Pa
 def test_windows_that_share_a_forward_score_as_alone(folder: Path, readout: str) -> None:
     ranker = loaded(folder, readout)
     other = Query(text="the sea?", image=pil_source(IMAGES["c"]))
-    asks = [
+    requests = [
         (q, ranker.remember(mixed(ids)))
         for q, ids in [(QUERY, "abc"), (other, "fedcba"), (QUERY, ""), (QUERY, "be")]
     ]
-    together = ranker.score_many(asks)
+    together = ranker.score_many(requests)
     assert [len(scores) for scores in together] == [3, 6, 0, 2]
-    for (query, memories), scores in zip(asks, together, strict=True):
+    for (query, memories), scores in zip(requests, together, strict=True):
         assert scores == pytest.approx(ranker.score(query, memories), abs=EXACT)
 
 
@@ -421,18 +421,18 @@ def test_a_list_larger_than_the_context_is_read_in_smaller_windows(
 
 
 @pytest.mark.parametrize("readout", ["labels", "pointwise"])
-def test_out_of_memory_halves_the_batch_and_says_so_once(
+def test_out_of_memory_halves_the_batch_and_warns_once(
     folders: dict[str, Path], readout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranker = loaded(folders["qwen2_vl"], readout)
     memories = ranker.remember(mixed())
-    asks = [(QUERY, memories), (QUERY, memories[:4]), (QUERY, memories[::-1])]
-    expected = ranker.score_many(asks)
+    requests = [(QUERY, memories), (QUERY, memories[:4]), (QUERY, memories[::-1])]
+    expected = ranker.score_many(requests)
     _small_device(monkeypatch, ranker, rows=1)
     with pytest.warns(RuntimeWarning, match="smaller batches"):
-        found = ranker.score_many(asks)
+        found = ranker.score_many(requests)
     with warnings.catch_warnings(action="error"):
-        ranker.score_many(asks)  # said once
+        ranker.score_many(requests)  # the warning is given once
     for scores, others in zip(found, expected, strict=True):
         assert scores == pytest.approx(others, abs=EXACT)
 
@@ -447,7 +447,7 @@ def test_out_of_memory_on_one_window_halves_the_window(
     with pytest.warns(RuntimeWarning, match="8 candidates are read at once"):
         scores = ranker.score(QUERY, memories)
     with warnings.catch_warnings(action="error"):
-        ranker.score(QUERY, memories)  # said once
+        ranker.score(QUERY, memories)  # the warning is given once
     assert (len(scores), ranker.window) == (16, 8)
     _small_device(monkeypatch, ranker, rows=0)
     with pytest.raises(RNXError, match="do not fit into memory"):
@@ -508,7 +508,9 @@ def test_a_fault_that_is_not_memory_is_not_hidden(
         ranker.score(QUERY, memories)
 
 
-def test_texts_are_cut_at_token_borders_and_the_cut_is_said_once(folders: dict[str, Path]) -> None:
+def test_texts_are_cut_at_token_borders_and_the_warning_is_given_once(
+    folders: dict[str, Path],
+) -> None:
     ranker = loaded(folders["qwen2_vl"], max_text_tokens=5)
     with pytest.warns(
         RuntimeWarning, match=r"1 of 2 texts were cut to 5 tokens \(the longest had 10\)"
@@ -517,7 +519,7 @@ def test_texts_are_cut_at_token_borders_and_the_cut_is_said_once(folders: dict[s
             [Candidate(id="a", text="the the the the"), Candidate(id="b", text="hello world")]
         )
     with warnings.catch_warnings(action="error"):
-        ranker.remember([Candidate(id="b", text="hello world")])  # said once
+        ranker.remember([Candidate(id="b", text="hello world")])  # the warning is given once
     assert [len(memory["text"]) for memory in memories] == [5, 5]
     assert ranker.fingerprint != loaded(folders["qwen2_vl"]).fingerprint
 
@@ -585,13 +587,13 @@ def test_a_fingerprint_names_tower_and_tokenizer_but_neither_prompt_nor_language
 # ---- read-outs
 
 
-def test_little_label_mass_is_said_once(folders: dict[str, Path]) -> None:
+def test_little_label_mass_is_given_once(folders: dict[str, Path]) -> None:
     ranker = loaded(folders["qwen2_vl"])
     memories = ranker.remember(mixed("ab"))
     with pytest.warns(RuntimeWarning, match="of the probability lies on the answers"):
         ranker.score(QUERY, memories)
     with warnings.catch_warnings(action="error"):
-        ranker.score(QUERY, memories)  # said once
+        ranker.score(QUERY, memories)  # the warning is given once
     assert ranker.label_mass is not None
     assert 0 < ranker.label_mass < 0.5
 
