@@ -223,14 +223,14 @@ class KeptReads:
         """Meaned over what was read."""
         return sum(self._masses) / len(self._masses) if self._masses else None
 
-    def read_once(self) -> KeptReads:
+    def with_single_order(self) -> KeptReads:
         """The same reads, with a label mass of its own."""
         other = copy.copy(self)
         other._masses = []
         return other
 
     def uncalibrated(self) -> KeptReads:
-        return self.read_once()
+        return self.with_single_order()
 
     def score(self, query: Query, memories: Sequence[Memory]) -> list[float]:
         row = self._row(query, memories)
@@ -263,7 +263,7 @@ class KeptReads:
         return self._kept[key]
 
     def _made(self, query: Query, memories: Sequence[Memory]) -> dict[str, Any]:
-        once = self._ranker.read_once()
+        once = self._ranker.with_single_order()
         cpu, wall = time.process_time(), time.perf_counter()
         scores = once.score(query, memories)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall

@@ -42,6 +42,7 @@ from llama_index_rnx.rankers.vlm import (
     Qwen2VL,
     Readout,
     VLMRanker,
+    VLMSettings,
     resolve_placement,
     tiny_tokenizer,
 )
@@ -245,9 +246,8 @@ def check_alike(backbone: Backbone, encoder: Any, candidates: Sequence[Candidate
 
 
 def ranker(backbone: Backbone, readout: Readout) -> VLMRanker:
-    return VLMRanker(
-        backbone, name="benchmark", readout=readout, window=WINDOW if readout == "labels" else None
-    )
+    window = WINDOW if readout == "labels" else None
+    return VLMRanker(backbone, VLMSettings(name="benchmark", readout=readout, window=window))
 
 
 class Meter:

@@ -94,8 +94,7 @@ def calibrate(path: Path, model: str, to: Path | None = None) -> tuple[Calibrati
 
     calibration = fit(ranker, requests, grades)
     replace(config, calibration=calibration).write(to or Path(model) / CONFIG_NAME)
-    ranker.calibration = calibration
-    return calibration, diagnose(ranker, requests)
+    return calibration, diagnose(ranker.with_calibration(calibration), requests)
 
 
 def built_in_lists() -> list[CandidateList]:

@@ -70,7 +70,7 @@ class RankerLLM(StreamedLLM):
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
         """Yield the answer, piece by piece."""
-        return self._writer.write([_turn(message) for message in messages])
+        return self._writer.generate([_turn(message) for message in messages])
 
 
 def load_llm(
@@ -189,7 +189,7 @@ def _turn(message: ChatMessage) -> Turn:
 
     role = message.role.value
     role = role if role in ("system", "assistant") else "user"
-    return Turn(role=role, parts=contents)  # type: ignore[arg-type]
+    return Turn(role=role, contents=contents)  # type: ignore[arg-type]
 
 
 def _image_of(block: ImageBlock) -> ImageSource:

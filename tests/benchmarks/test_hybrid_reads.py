@@ -42,8 +42,7 @@ def loaded(folder: Path, **options: Any) -> VLMRanker:
 def test_corrections_are_those_of_the_ranker(
     folder: Path, tmp_path: Path, both: bool, calibration: Calibration
 ) -> None:
-    ranker = loaded(folder, both_orders=both)
-    ranker.calibration = calibration
+    ranker = loaded(folder, both_orders=both).with_calibration(calibration)
     corrected = Corrected(KeptReads(ranker, tmp_path / "reads.jsonl"), both, calibration)
     memories = ranker.remember(CANDIDATES)
     assert corrected.score(QUERY, memories) == pytest.approx(
@@ -82,4 +81,4 @@ def test_the_doctor_may_read_them(folder: Path, tmp_path: Path) -> None:
     )  # type: ignore[arg-type]
     assert found.label_mass == pytest.approx(expected.label_mass)
     assert found.agreement == expected.agreement
-    assert found.slot_bias == pytest.approx(expected.slot_bias, abs=1e-6)
+    assert found.position_bias == pytest.approx(expected.position_bias, abs=1e-6)

@@ -299,7 +299,7 @@ def check(folder: Path, checkpoint: Path, packages: Packages | None = None) -> s
     ids = backbone.tokenizer.encode(PROMPT, return_tensors="pt")  # [1, L]
     expected = rival(input_ids=ids).logits[0].float()  # [L, W]
     whole = (backbone.model(input_ids=ids).logits[0].float() - expected).abs().max()
-    last = (backbone.read([PromptTokens(ids=ids[0])])[0] - expected[-1]).abs().max()
+    last = (backbone.next_token_logits([PromptTokens(ids=ids[0])])[0] - expected[-1]).abs().max()
     if not max(whole, last) <= TOLERANCE:
         raise RNXError(
             f"{checkpoint}: logits differ by {max(whole, last):.2g}; at most {TOLERANCE} is allowed."

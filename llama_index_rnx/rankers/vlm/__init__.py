@@ -22,6 +22,7 @@ __all__ = [
     "Readout",
     "Turn",
     "VLMRanker",
+    "VLMSettings",
     "Writer",
     "config_of",
     "diagnose",
@@ -57,7 +58,8 @@ if TYPE_CHECKING:
         ListPrompt,
         PairPrompt,
     )
-    from llama_index_rnx.rankers.vlm.ranker import Readout, VLMRanker
+    from llama_index_rnx.rankers.vlm.ranker import VLMRanker
+    from llama_index_rnx.rankers.vlm.settings import Readout, VLMSettings
     from llama_index_rnx.rankers.vlm.tiny import MERGES, SPECIAL, save_tiny, tiny_tokenizer
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
@@ -102,8 +104,11 @@ else:
                 "PairPrompt",
             ],
             "ranker": [
-                "Readout",
                 "VLMRanker",
+            ],
+            "settings": [
+                "Readout",
+                "VLMSettings",
             ],
             "tiny": [
                 "MERGES",

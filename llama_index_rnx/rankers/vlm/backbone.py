@@ -1,12 +1,12 @@
-"""The vision-language families behind one face: pictures -> visual tokens, prompts -> logits. It
+"""The vision-language families behind one interface: images -> visual tokens, prompts -> logits. It
 knows no ranking.
 
-One core serves all of them; an adaptor says only where a family differs. The core never hands
-pixels and token ids to a model together: the vision tower runs when something is remembered, the
-language model when something is asked.
+One core serves all families; an adaptor states only where its family differs. The core never hands
+pixels and token ids to a model together: the vision tower runs when an image is remembered, the
+language model when a query is scored.
 
-Axes: B rows (prompts), L places of a row, V visual tokens of a picture, D deepstack layers, H
-hidden width, W words.
+Axes: B prompts, L positions of a prompt, V visual tokens of an image, P patches of an image, D
+deepstack layers, H hidden width, W words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import ImageError, SettingsError
 from llama_index_rnx.ranking import pad_to_multiple
 
-VISUAL_TOKENS = 512  # of a picture, unless max_pixels says otherwise
-SAMPLES = 64  # numbers of each weight that go into the fingerprint of a vision tower
+# The visual tokens of an image, unless `max_pixels` says otherwise.
+VISUAL_TOKENS = 512
+
+# How many numbers of each weight go into the fingerprint of a vision tower.
+SAMPLES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFeatures:
-    """A picture after the vision tower: tokens [V, H], grid [3] (time, height, width in patches),
+    """An image after the vision tower: tokens [V, H], grid [3] (time, height, width in patches),
     deep [D, V, H] or None.
     """
 
@@ -39,17 +42,18 @@ class ImageFeatures:
 
     @property
     def nbytes(self) -> int:
+        """The bytes of tokens and deep features."""
         return self.tokens.nbytes + (0 if self.deep is None else self.deep.nbytes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTokens:
-    """A prompt: ids [L] on the CPU, with `image_token_id` at the places of visual tokens, and its
-    pictures in order.
+    """A prompt: ids [L] on the CPU, with `image_token_id` at the positions of visual tokens, and
+    its images in the order of the text.
     """
 
     ids: Tensor
-    seen: Sequence[ImageFeatures] = ()
+    images: Sequence[ImageFeatures] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,8 +61,8 @@ class PromptTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """What several rows begin with, read once: keys and values of each layer, [1, heads, L, width],
-    and its length.
+    """The common start of several prompts, computed once: keys and values of each layer, [1, heads,
+    L, width], the position that follows it, and its length.
     """
 
     layers: Sequence[tuple[Tensor, Tensor]]
@@ -67,153 +71,164 @@ class Prefix:
 
 
 class Backbone:
-    """The shared core. Its language model is called without pixels, its logits are computed for the
-    last place only.
+    """The shared core. Its language model is called without pixels, and it computes logits for the
+    last position only.
 
-    Rows of a batch are padded on the right: under causal attention no real place can see a padded
-    one, so no attention mask is needed and the fast kernels apply.
+    The prompts of a batch are padded on the right. Under causal attention no real position can see
+    a padded one, so no attention mask is needed and the fast kernels apply.
     """
 
     family: ClassVar[str]
-    max_aspect: ClassVar[int] = (
-        200  # of a picture: the processors of all families refuse a longer one
-    )
+
+    # Longest to shortest side of an image: the processors of all families refuse a larger ratio.
+    max_aspect: ClassVar[int] = 200
 
     def __init__(
         self, model: Any, tokenizer: Any, processor: Any, max_pixels: int | None = None
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer, self.processor = tokenizer, processor
+        self.tokenizer = tokenizer
+        self.processor = processor
         self.image_token = int(model.config.image_token_id)
-        side = processor.patch_size * processor.merge_size  # pixels of a visual token's side
+
+        # The side of the square of pixels that becomes one visual token.
+        side = processor.patch_size * processor.merge_size
         self.max_pixels = max_pixels or VISUAL_TOKENS * side * side
-        low = processor.size["shortest_edge"]
-        self._size = {"shortest_edge": min(low, self.max_pixels), "longest_edge": self.max_pixels}
+        shortest = min(processor.size["shortest_edge"], self.max_pixels)
+        self._size = {"shortest_edge": shortest, "longest_edge": self.max_pixels}
         self._compiled: Any = None
 
     @property
     def device(self) -> torch.device:
-        """Where the prompts' embeddings live; with a device map the rest may live elsewhere."""
+        """Where the prompts' embeddings are; with a device map the rest may be elsewhere."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     @property
     def context(self) -> int:
-        """How many places a row may have."""
+        """How many positions a prompt may have."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
-    def pixels(self, picture: Any) -> tuple[Tensor, Tensor]:
-        """A PIL picture -> patches [P, values] and grid [3]; the slow part on a CPU, made for
-        several threads.
+    def extract_patches(self, image: Any) -> tuple[Tensor, Tensor]:
+        """Cut a PIL image into patches [P, values] with their grid [3]. This is the slow part on a
+        CPU; several threads may call it.
 
         Raises:
-            ImageError: the processor refuses it, as one that is more than `max_aspect` times as
-                long as it is wide.
+            ImageError: the processor refuses the image, for instance one that is more than
+                `max_aspect` times as long as it is wide.
         """
         try:
-            made = self.processor(images=[picture], size=self._size, return_tensors="pt")
+            inputs = self.processor(images=[image], size=self._size, return_tensors="pt")
         except ValueError as error:
+            width, height = image.size
             raise ImageError(
-                f"a picture of {picture.size[0]} x {picture.size[1]} pixels does not suit: {error}"
+                f"the model's processor refuses an image of {width} x {height} pixels: {error}"
             ) from error
-        return made["pixel_values"], made["image_grid_thw"][0]
+        return inputs["pixel_values"], inputs["image_grid_thw"][0]
 
     @torch.inference_mode()
-    def see(self, pictures: Sequence[tuple[Tensor, Tensor]]) -> list[ImageFeatures]:
-        """The vision tower, once over a batch of what `pixels` made."""
+    def encode_images(self, images: Sequence[tuple[Tensor, Tensor]]) -> list[ImageFeatures]:
+        """Run the vision tower once over a batch of images that `extract_patches` prepared."""
         visual = self.model.model.visual
-        patches = torch.cat([patches for patches, _ in pictures]).to(
-            visual.device
-        )  # [sum P, values]
-        grids = torch.stack([grid for _, grid in pictures])  # [pictures, 3]
-        found = self.model.model.get_image_features(patches, grids.to(visual.device))
-        deep: Sequence[Tensor | None] = self._deep(found) or [None] * len(grids)
+        patches = torch.cat([patches for patches, _ in images]).to(visual.device)  # [sum P, values]
+        grids = torch.stack([grid for _, grid in images])  # [images, 3]
+
+        output = self.model.model.get_image_features(patches, grids.to(visual.device))
+        deep: Sequence[Tensor | None] = self._deep_features(output) or [None] * len(grids)
         return [
             ImageFeatures(tokens=tokens, grid=grid, deep=layers)
-            for tokens, grid, layers in zip(found.pooler_output, grids, deep, strict=True)
+            for tokens, grid, layers in zip(output.pooler_output, grids, deep, strict=True)
         ]
 
     @torch.inference_mode()
-    def read(
-        self, rows: Sequence[PromptTokens], prefix: Prefix | None = None, words: Sequence[int] = ()
+    def next_token_logits(
+        self,
+        prompts: Sequence[PromptTokens],
+        prefix: Prefix | None = None,
+        words: Sequence[int] = (),
     ) -> Tensor:
-        """The logits [B, W] in fp32 that follow each row (or `prefix` and each row), in one
-        forward.
+        """Return the logits [B, W] in fp32 that follow each prompt (or `prefix` and each prompt),
+        in one forward.
 
-        In a model of 16 bits only those of `words` are more than rounded numbers: bfloat16 keeps a
-        logit of 20 to 1/8.
+        In a model of 16 bits only the logits of `words` are more than rounded numbers: bfloat16
+        keeps a logit of 20 to 1/8.
         """
-        return self.logits(rows, prefix, words)
+        return self.forward(prompts, prefix, words)
 
-    def logits(
-        self, rows: Sequence[PromptTokens], prefix: Prefix | None = None, words: Sequence[int] = ()
+    def forward(
+        self,
+        prompts: Sequence[PromptTokens],
+        prefix: Prefix | None = None,
+        words: Sequence[int] = (),
     ) -> Tensor:
-        """What `read` returns, with gradients for weights that want them: training calls this
-        forward too.
+        """Return what `next_token_logits` returns, with gradients for weights that require them:
+        training calls this forward, too.
         """
-        states = self._forward(rows, prefix)  # [B, L, H]
-        last = torch.tensor([len(row) - 1 for row in rows], device=states.device)
-        ends = states[torch.arange(len(rows), device=states.device), last]  # [B, H]
-        logits: Tensor = self.model.lm_head(ends).float()
-        if (
-            words and ends.dtype != torch.float32
-        ):  # of 20 yes/no scores in bfloat16 only 10 were different
-            weight = self.model.lm_head.weight[list(words)].to(ends.device)  # [A, H]
-            logits[:, list(words)] = ends.float() @ weight.float().T
+        states = self._language_states(prompts, prefix)  # [B, L, H]
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=states.device)
+        last = states[torch.arange(len(prompts), device=states.device), ends]  # [B, H]
+        logits: Tensor = self.model.lm_head(last).float()
+
+        # Computed in bfloat16, only 10 of 20 yes/no scores were different.
+        if words and last.dtype != torch.float32:
+            weight = self.model.lm_head.weight[list(words)].to(last.device)  # [words, H]
+            logits[:, list(words)] = last.float() @ weight.float().T
         return logits
 
     @torch.inference_mode()
-    def prefix(self, row: PromptTokens) -> Prefix:
-        """Reads what several rows begin with; it must end in text."""
+    def compute_prefix(self, prompt: PromptTokens) -> Prefix:
+        """Compute the keys and values of a common start; it must end in text."""
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()
-        self._forward([row], None, cache)
+        self._language_states([prompt], None, cache)
         layers = [(layer.keys, layer.values) for layer in cache.layers]
-        return Prefix(
-            layers=layers, next_position=int(self._positions(row, 0).max()) + 1, length=len(row)
-        )
+        next_position = int(self._positions(prompt, 0).max()) + 1
+        return Prefix(layers=layers, next_position=next_position, length=len(prompt))
 
     @torch.inference_mode()
-    def written(self, row: PromptTokens, most: int, ends: Collection[int]) -> Iterator[int]:
-        """The most probable token after the row, again and again, until one of `ends` comes or
-        there are `most`.
+    def greedy_decode(
+        self, prompt: PromptTokens, max_new_tokens: int, stop_tokens: Collection[int]
+    ) -> Iterator[int]:
+        """Yield the most probable token after the prompt, again and again, until one of
+        `stop_tokens` comes or there are `max_new_tokens`.
         """
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()
-        states = self._forward([row], None, cache)  # [1, L, H]
-        start = int(self._positions(row, 0).max()) + 1
-        for place in range(start, start + most):
+        states = self._language_states([prompt], None, cache)  # [1, L, H]
+        start = int(self._positions(prompt, 0).max()) + 1
+
+        for position in range(start, start + max_new_tokens):
             token = int(self.model.lm_head(states[0, -1]).argmax())
-            if token in ends:
+            if token in stop_tokens:
                 return
             yield token
+
+            ids = torch.tensor([[token]], device=self.device)
             states = self.model.model.language_model(
-                inputs_embeds=self.model.get_input_embeddings()(
-                    torch.tensor([[token]], device=self.device)
-                ),  # [1, 1, H]
-                position_ids=torch.full((3, 1, 1), place, device=self.device),
+                inputs_embeds=self.model.get_input_embeddings()(ids),  # [1, 1, H]
+                position_ids=torch.full((3, 1, 1), position, device=self.device),
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
 
     def compile(self) -> None:
-        """From now on whole prompts are read by kernels that torch.compile makes, on cuda replayed
-        as CUDA graphs.
+        """Run whole prompts by kernels of torch.compile from now on, on cuda replayed as CUDA
+        graphs.
 
         The first prompt pays a minute for it. Prompts are padded to one of few lengths
-        (`pad_to_multiple`), since each length is a graph of its own. Prefixes and what follows them
-        are read as before: their caches grow, and graphs want fixed addresses. So the read-out by
-        labels gains.
+        (`pad_to_multiple`), since each length is a graph of its own. Prefixes and the prompts that
+        follow them run as before: their caches grow, and graphs need fixed addresses. So the
+        read-out by labels gains.
 
         Raises:
-            RNXError: this machine has no compiler (a C++ one for cpu, triton for cuda), or the
-                weights are spread.
+            SettingsError: this machine has no compiler (a C++ one for cpu, triton for cuda), or the
+                weights are spread over several devices.
         """
         language = self.model.model.language_model
         if len({weight.device for weight in language.parameters()}) > 1:
-            raise RNXError(
+            raise SettingsError(
                 "compile=True needs all weights on one device; leave it out, or name one device."
             )
         _check_compiler(self.device)
@@ -221,132 +236,145 @@ class Backbone:
         self._compiled = torch.compile(language, dynamic=True, mode=mode)
 
     def fingerprint(self) -> str:
-        """Names what a memory depends on: tokenizer, vision tower (by samples of every weight), its
-        precision, `max_pixels`.
+        """Name all that a memory depends on: tokenizer, vision tower (by samples of every weight),
+        its precision, `max_pixels`.
 
-        The language model is no part of it: after training that alone, memories stay good.
+        The language model is no part of it: after training that alone, memories stay valid.
         """
         visual = self.model.model.visual
         samples = [
-            p.flatten()[:: max(1, p.numel() // SAMPLES)][:SAMPLES].float()
-            for p in visual.parameters()
+            weight.flatten()[:: max(1, weight.numel() // SAMPLES)][:SAMPLES].float()
+            for weight in visual.parameters()
         ]
         digest = hashlib.sha256(torch.cat(samples).cpu().numpy().tobytes())
         digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
         digest.update(json.dumps(self.processor.to_dict(), sort_keys=True, default=str).encode())
         return f"{self.family}/{digest.hexdigest()[:24]}/{visual.dtype}/{self.max_pixels}"
 
-    def _forward(
-        self, rows: Sequence[PromptTokens], prefix: Prefix | None, cache: Any = None
+    def _language_states(
+        self, prompts: Sequence[PromptTokens], prefix: Prefix | None, cache: Any = None
     ) -> Tensor:
-        """The language model's last states [B, L, H]. `cache` is filled when one is given; a prefix
-        is copied, not touched.
+        """Return the language model's last states [B, L, H]. A `cache` that is given is filled; a
+        prefix is copied, not touched.
         """
-        language, length = self.model.model.language_model, max(map(len, rows))
+        language = self.model.model.language_model
+        length = max(map(len, prompts))
         if self._compiled is not None and prefix is None and cache is None:
-            language, length = self._compiled, pad_to_multiple(length)
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call] # what the last call returned may be overwritten
-        ids = _padded([row.ids for row in rows], length)  # [B, L]
+            language = self._compiled
+            length = pad_to_multiple(length)
+            # The output of the last call may be overwritten now.
+            torch.compiler.cudagraph_mark_step_begin()
+
+        ids = _pad([prompt.ids for prompt in prompts], length)  # [B, L]
         start = prefix.next_position if prefix else 0
-        positions = _padded([self._positions(row, start).T for row in rows], length)  # [B, L, 3]
-        seen = [seen for row in rows for seen in row.seen]
-        places = (ids == self.image_token).to(self.device)  # [B, L]
+        positions = _pad([self._positions(p, start).T for p in prompts], length)  # [B, L, 3]
+
+        images = [image for prompt in prompts for image in prompt.images]
+        image_mask = (ids == self.image_token).to(self.device)  # [B, L]
         embeds = self.model.get_input_embeddings()(ids.to(self.device))  # [B, L, H]
-        if seen:
-            embeds[places] = torch.cat([one.tokens.to(embeds.device, embeds.dtype) for one in seen])
-        found = language(
+        if images:
+            tokens = [image.tokens.to(embeds.device, embeds.dtype) for image in images]
+            embeds[image_mask] = torch.cat(tokens)
+
+        output = language(
             inputs_embeds=embeds,
             position_ids=positions.permute(2, 0, 1).to(self.device),
-            past_key_values=_copied(prefix, len(rows)) if prefix else cache,
+            past_key_values=_expand(prefix, len(prompts)) if prefix else cache,
             use_cache=prefix is not None or cache is not None,
-            **self._extra(seen, places, embeds.dtype),
+            **self._extra_inputs(images, image_mask, embeds.dtype),
         )
-        states: Tensor = found.last_hidden_state
+        states: Tensor = output.last_hidden_state
         return states
 
-    def _positions(self, row: PromptTokens, start: int) -> Tensor:
-        """[3, L]: time, height and width of each place, counted by the family's own rule; of a text
-        all three are its place.
+    def _positions(self, prompt: PromptTokens, start: int) -> Tensor:
+        """Return [3, L]: time, height and width of each position, counted by the family's own rule;
+        of text all three are the same.
         """
-        if not row.seen:
-            return torch.arange(start, start + len(row)).expand(3, -1)
-        types = (row.ids == self.image_token).int()
-        grids = [seen.grid.cpu() for seen in row.seen]
-        found: Tensor = self.model.model.get_rope_index(
-            row.ids[None], types[None], image_grid_thw=grids
-        )[0][:, 0]
-        return found + start
+        if not prompt.images:
+            return torch.arange(start, start + len(prompt)).expand(3, -1)
+        types = (prompt.ids == self.image_token).int()
+        grids = [image.grid.cpu() for image in prompt.images]
+        positions, _ = self.model.model.get_rope_index(
+            prompt.ids[None], types[None], image_grid_thw=grids
+        )  # [3, 1, L]
+        shifted: Tensor = positions[:, 0] + start
+        return shifted
 
-    def _deep(self, found: Any) -> list[Tensor] | None:
-        """The deepstack features [D, V, H] of each picture, in families that have them."""
+    def _deep_features(self, output: Any) -> list[Tensor] | None:
+        """Return the deepstack features [D, V, H] of each image, in families that have them."""
         return None
 
-    def _extra(
-        self, seen: Sequence[ImageFeatures], places: Tensor, dtype: torch.dtype
+    def _extra_inputs(
+        self, images: Sequence[ImageFeatures], image_mask: Tensor, dtype: torch.dtype
     ) -> dict[str, Any]:
-        """What this family's language model wants besides embeddings and positions."""
+        """Return what this family's language model needs besides embeddings and positions."""
         return {}
 
 
 class Qwen2VL(Backbone):
+    """Qwen2-VL: nothing differs from the core."""
+
     family = "qwen2_vl"
 
 
 class Qwen25VL(Backbone):
+    """Qwen2.5-VL: nothing differs from the core."""
+
     family = "qwen2_5_vl"
 
 
 class Qwen3VL(Backbone):
-    """Adds features of inner vision layers to the states of the first language layers (DeepStack,
-    arXiv 2406.04334).
+    """Qwen3-VL adds features of inner vision layers to the states of the first language layers
+    (DeepStack, arXiv 2406.04334).
     """
 
     family = "qwen3_vl"
 
-    def _deep(self, found: Any) -> list[Tensor] | None:
-        return [torch.stack(layers) for layers in zip(*found.deepstack_features, strict=True)]
+    def _deep_features(self, output: Any) -> list[Tensor] | None:
+        return [torch.stack(layers) for layers in zip(*output.deepstack_features, strict=True)]
 
-    def _extra(
-        self, seen: Sequence[ImageFeatures], places: Tensor, dtype: torch.dtype
+    def _extra_inputs(
+        self, images: Sequence[ImageFeatures], image_mask: Tensor, dtype: torch.dtype
     ) -> dict[str, Any]:
-        deep = [one.deep for one in seen if one.deep is not None]
+        deep = [image.deep for image in images if image.deep is not None]
         if not deep:
             return {}
-        joined = torch.cat([one.to(places.device, dtype) for one in deep], dim=1)  # [D, sum V, H]
-        return {"visual_pos_masks": places, "deepstack_visual_embeds": list(joined)}
+        joined = torch.cat([layers.to(image_mask.device, dtype) for layers in deep], dim=1)
+        # joined: [D, sum V, H]
+        return {"visual_pos_masks": image_mask, "deepstack_visual_embeds": list(joined)}
 
 
 FAMILIES: Mapping[str, type[Backbone]] = {
-    kind.family: kind for kind in (Qwen2VL, Qwen25VL, Qwen3VL)
+    adaptor.family: adaptor for adaptor in (Qwen2VL, Qwen25VL, Qwen3VL)
 }
 
 
-def _copied(prefix: Prefix, rows: int) -> Any:
-    """The prefix as a cache of `rows` rows; what is appended to it does not reach the prefix."""
+def _expand(prefix: Prefix, count: int) -> Any:
+    """Return the prefix as a cache of `count` prompts. Appending to it leaves the prefix as is."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(prefix.layers):
-        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        cache.update(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1), layer)
     return cache
 
 
-def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
-    """Rows [l, ...] of several lengths -> [B, L, ...], filled with zeros on the right."""
-    found = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
-    for place, row in enumerate(rows):
-        found[place, : len(row)] = row
-    return found
+def _pad(rows: Sequence[Tensor], length: int) -> Tensor:
+    """Stack rows [l, ...] of several lengths -> [B, L, ...], filled with zeros on the right."""
+    padded = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return padded
 
 
 def _check_compiler(device: torch.device) -> None:
-    """A small function tells in seconds; a whole model would fail after a minute, in the middle of
-    a query.
+    """Compile a small function, which fails within seconds; a whole model would fail after a
+    minute, in the middle of a query.
     """
     try:
         torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8, device=device))
-    except Exception as error:  # dynamo and inductor have no common exception of their own
-        raise RNXError(
-            f"compile=True: torch.compile does not work here ({type(error).__name__}); it needs a C++ compiler (g++) for cpu, "
-            "triton for cuda. Leave it out, or install that."
+    except Exception as error:  # Dynamo and inductor have no common exception of their own.
+        raise SettingsError(
+            f"compile=True: torch.compile does not work here ({type(error).__name__}); it needs a "
+            "C++ compiler (g++) for cpu, triton for cuda. Leave it out, or install that."
         ) from error

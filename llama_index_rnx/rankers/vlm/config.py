@@ -1,12 +1,12 @@
-"""`rnx.json`, beside a checkpoint's or an adapter's weights: how what was trained wants to be
-asked. It knows no weights.
+"""`rnx.json`, beside the weights of a checkpoint or an adapter: how a trained model is to be
+prompted and read. It knows no weights.
 
     {"readout": "labels", "window": 20, "max_text_tokens": 128,
      "calibration": {"temperature": 2.0, "slot_bias": [[0.1, -0.1]]},
      "list_prompt": {"template": "...", "candidate": "..."}}
 
-Every part may be left out; what a user asks for comes before it. Training writes it, and so may a
-user.
+Every field may be left out; what a user sets comes before it. Training writes the file, and so may
+a user.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.rankers.vlm.prompts import ListPrompt, PairPrompt
-from llama_index_rnx.rankers.vlm.ranker import Readout
+from llama_index_rnx.rankers.vlm.settings import Readout
 from llama_index_rnx.ranking import Calibration
 from llama_index_rnx.system import atomic_write
 
 CONFIG_NAME = "rnx.json"
-PARTS = {"list_prompt": ListPrompt, "pair_prompt": PairPrompt, "calibration": Calibration}
+
+# The fields that are objects in the file, and the dataclasses that they become.
+NESTED = {"list_prompt": ListPrompt, "pair_prompt": PairPrompt, "calibration": Calibration}
+BUDGETS = ("window", "max_text_tokens", "max_pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankerConfig:
-    """What a checkpoint was trained for; None where nothing says so. The budgets are those it was
-    trained with.
+    """What a checkpoint was trained for; None where nothing says so. The budgets are those that it
+    was trained with.
     """
 
     readout: Readout | None = None
@@ -42,56 +45,60 @@ class RankerConfig:
     max_pixels: int | None = None
 
     def save(self, folder: Path) -> None:
-        """Writes `rnx.json` into a folder of weights."""
+        """Write `rnx.json` into a folder of weights."""
         self.write(folder / CONFIG_NAME)
 
     def write(self, path: Path) -> None:
-        """Writes the file whole or not at all."""
-        known = {name: value for name, value in asdict(self).items() if value is not None}
-        text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
+        """Write the file whole or not at all."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
 
-
-def read_config(path: Path | None) -> RankerConfig:
-    """The recipe in a file; an empty one where there is no file.
+def read_config(path: Path) -> RankerConfig:
+    """Read the configuration in a file.
 
     Raises:
-        RNXError: it is no JSON object, or names a read-out, a part or a field that is not known.
+        SettingsError: the file is no JSON object, or names an unknown read-out or field.
     """
-    if path is None:
-        return RankerConfig()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RNXError(f"{path}: is no JSON ({error}); mend it or remove it.") from error
-    if not isinstance(found, dict):
-        raise RNXError(f"{path}: got {type(found).__name__}; a JSON object is allowed.")
-    return _recipe(path, found)
+        raise SettingsError(f"{path}: is no JSON ({error}); mend it or remove it.") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: got {type(values).__name__}; a JSON object is allowed.")
+    _check(path, values)
+    nested = {name: _nested(path, name, value) for name, value in values.items()}
+    return RankerConfig(**nested)
 
 
-def _recipe(path: Path, found: Mapping[str, Any]) -> RankerConfig:
+def _check(path: Path, values: Mapping[str, Any]) -> None:
     allowed = [field.name for field in fields(RankerConfig)]
-    strange = sorted(set(found) - set(allowed))
-    if strange:
-        raise RNXError(f"{path}: {', '.join(strange)} is not known; allowed: {', '.join(allowed)}.")
-    readout = found.get("readout")
-    if readout not in (None, *get_args(Readout)):
-        raise RNXError(
-            f"{path}: names the read-out {readout!r}; allowed: {', '.join(get_args(Readout))}."
+    unknown = sorted(set(values) - set(allowed))
+    if unknown:
+        raise SettingsError(
+            f"{path}: {', '.join(unknown)} is not known; allowed: {', '.join(allowed)}."
         )
-    for name in ("window", "max_text_tokens", "max_pixels"):
-        if not isinstance(found.get(name, 1), int) or found.get(name, 1) < 1:
-            raise RNXError(f"{path}: {name} is {found[name]!r}; a whole number above 0 is allowed.")
-    return RankerConfig(**{name: _part(path, name, value) for name, value in found.items()})
+
+    readout = values.get("readout")
+    readouts = get_args(Readout)
+    if readout not in (None, *readouts):
+        raise SettingsError(
+            f"{path}: names the read-out {readout!r}; allowed: {', '.join(readouts)}."
+        )
+
+    for name in BUDGETS:
+        budget = values.get(name, 1)
+        if not isinstance(budget, int) or budget < 1:
+            raise SettingsError(f"{path}: {name} is {budget!r}; a whole number above 0 is allowed.")
 
 
-def _part(path: Path, name: str, value: Any) -> Any:
-    """A part as the dataclass it stands for."""
-    if name not in PARTS or value is None:
+def _nested(path: Path, name: str, value: Any) -> Any:
+    """Return the value of a field; where it is an object, as the dataclass that it stands for."""
+    if name not in NESTED or value is None:
         return value
     try:
-        return PARTS[name](**value)
+        return NESTED[name](**value)
     except (TypeError, ValueError) as error:
-        raise RNXError(f"{path}: has a mistake in {PARTS[name].__name__}: {error}") from error
+        raise SettingsError(f"{path}: has a mistake in {NESTED[name].__name__}: {error}") from error

@@ -1,9 +1,9 @@
 """A vision-language ranker that writes: the weights that ranked a list also answer from it. It
 knows no LlamaIndex.
 
-Pictures go through the vision tower as when they are ranked, texts can forge no special token, and
-the words are the most probable ones, one after the other. An adapter that was trained to rank
-writes, too, if it is loaded, and not as well as the plain checkpoint.
+Images go through the vision tower as when they are ranked, texts can forge no special token, and
+each token is the most probable one. An adapter that was trained to rank writes, too, if it is
+loaded, but not as well as the plain checkpoint.
 """
 
 from __future__ import annotations
@@ -23,94 +23,116 @@ from llama_index_rnx.rankers.vlm.prompts import VISION_END, VISION_START
 from llama_index_rnx.rankers.vlm.ranker import VLMRanker
 
 TURN_END = "<|im_end|>"
-ENDS = (TURN_END, "<|endoftext|>")
-UNFINISHED = "\ufffd"  # what a byte of a longer sign decodes to
+STOP_TOKENS = (TURN_END, "<|endoftext|>")
+
+# What a tokenizer decodes the first bytes of a longer character to.
+UNFINISHED = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one side says: texts and pictures, in order."""
+    """What one side of a conversation says: texts and images, in order."""
 
     role: Literal["system", "user", "assistant"]
-    parts: Sequence[str | ImageSource]
+    contents: Sequence[str | ImageSource]
 
 
 class Writer:
     """Continues a conversation.
 
     Args:
-        ranker: a vision-language model, as `load_ranker` gives it.
-        most: tokens of an answer.
+        ranker: a vision-language model, as `load_ranker` returns it.
+        max_new_tokens: of an answer.
     """
 
-    def __init__(self, ranker: VLMRanker, most: int = 256) -> None:
-        self.ranker, self.most = ranker, most
+    def __init__(self, ranker: VLMRanker, max_new_tokens: int = 256) -> None:
+        self.ranker = ranker
+        self.max_new_tokens = max_new_tokens
         self._backbone: Backbone = ranker.backbone
         self._tokenizer = self._backbone.tokenizer
-        self._ends = {self._tokenizer.convert_tokens_to_ids(end) for end in ENDS} - {None}
+        ids = {self._tokenizer.convert_tokens_to_ids(token) for token in STOP_TOKENS}
+        self._stop_tokens = ids - {None}
 
     @property
     def context(self) -> int:
-        """Tokens of a conversation and its answer together."""
+        """How many tokens a conversation and its answer may have together."""
         return self._backbone.context
 
-    def write(self, turns: Sequence[Turn]) -> Iterator[str]:
-        """The next turn, in pieces, as they come.
+    def generate(self, turns: Sequence[Turn]) -> Iterator[str]:
+        """Yield the next turn in pieces, as they come.
 
         Raises:
-            RNXError: the conversation is longer than the model's context. ImageError: a picture
-                cannot be read.
+            RNXError: the conversation is longer than the model's context.
+            ImageError: an image cannot be read.
         """
-        row = self._row(turns)
-        if len(row) + self.most > self.context:
+        prompt = self.build_prompt(turns)
+        if len(prompt) + self.max_new_tokens > self.context:
             raise RNXError(
-                f"{self.ranker.name}: the conversation has {len(row)} tokens and the answer up to {self.most}; "
-                f"{self.context} are allowed. Give fewer or smaller sources (top_n, max_pixels)."
+                f"{self.ranker.name}: the conversation has {len(prompt)} tokens and the answer up "
+                f"to {self.max_new_tokens}; {self.context} are allowed. Give fewer or smaller "
+                "sources (top_n, max_pixels)."
             )
-        yield from stream_decode(
-            self._tokenizer, self._backbone.written(row, self.most, self._ends)
-        )
+        tokens = self._backbone.greedy_decode(prompt, self.max_new_tokens, self._stop_tokens)
+        yield from stream_decode(self._tokenizer, tokens)
 
-    def _row(self, turns: Sequence[Turn]) -> PromptTokens:
-        images = [part for turn in turns for part in turn.parts if isinstance(part, ImageSource)]
-        memories = self.ranker.remember(
-            [Candidate(id=str(i), image=image) for i, image in enumerate(images)]
-        )
-        seen = [
-            unpack({name: tensor.to(self._backbone.device) for name, tensor in memory.items()})
-            for memory in memories
-        ]
-        left = iter(seen)
+    def build_prompt(self, turns: Sequence[Turn]) -> PromptTokens:
+        """Lay out a conversation as tokens and images, up to the start of the next turn.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        features = self._encode_images(turns)
+        images = iter(features)
         ids: list[Tensor] = []
         for turn in turns:
-            ids.append(self._literal(f"<|im_start|>{turn.role}\n"))
-            ids += [self._said(part, left) for part in turn.parts]
-            ids.append(self._literal(f"{TURN_END}\n"))
-        ids.append(self._literal("<|im_start|>assistant\n"))
-        return PromptTokens(ids=torch.cat(ids), seen=seen)
+            ids.append(self._literal_ids(f"<|im_start|>{turn.role}\n"))
+            for content in turn.contents:
+                if isinstance(content, str):
+                    ids.append(self._text_ids(content))
+                else:
+                    ids.append(self._image_ids(next(images)))
+            ids.append(self._literal_ids(f"{TURN_END}\n"))
+        ids.append(self._literal_ids("<|im_start|>assistant\n"))
+        return PromptTokens(ids=torch.cat(ids), images=features)
 
-    def _said(self, part: str | ImageSource, seen: Iterator[ImageFeatures]) -> Tensor:
-        if isinstance(part, str):
-            made = self._tokenizer(part, add_special_tokens=False, split_special_tokens=True)[
-                "input_ids"
-            ]
-            return torch.tensor(made, dtype=torch.long)
-        places = torch.full((len(next(seen).tokens),), self._backbone.image_token)
-        return torch.cat([self._literal(VISION_START), places, self._literal(VISION_END)])
+    def _encode_images(self, turns: Sequence[Turn]) -> list[ImageFeatures]:
+        """Return all images of a conversation in order, on the device."""
+        contents = [content for turn in turns for content in turn.contents]
+        candidates = [
+            Candidate(id=str(i), image=content)
+            for i, content in enumerate(contents)
+            if isinstance(content, ImageSource)
+        ]
+        device = self._backbone.device
+        features = []
+        for memory in self.ranker.remember(candidates):
+            moved = {name: tensor.to(device) for name, tensor in memory.items()}
+            features.append(unpack(moved))
+        return features
 
-    def _literal(self, text: str) -> Tensor:
+    def _image_ids(self, image: ImageFeatures) -> Tensor:
+        start = self._literal_ids(VISION_START)
+        tokens = torch.full((len(image.tokens),), self._backbone.image_token)
+        return torch.cat([start, tokens, self._literal_ids(VISION_END)])
+
+    def _text_ids(self, text: str) -> Tensor:
+        """Return the ids of a text in which special tokens are plain text."""
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return torch.tensor(encoded["input_ids"], dtype=torch.long)
+
+    def _literal_ids(self, text: str) -> Tensor:
         return torch.tensor(
             self._tokenizer.encode(text, add_special_tokens=False), dtype=torch.long
         )
 
 
 def stream_decode(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
-    """Tokens as pieces of text; a sign that takes several tokens comes when it is whole."""
+    """Yield tokens as pieces of text. A character of several tokens comes when it is whole."""
     written: list[int] = []
-    done = ""
+    yielded = ""
     for token in tokens:
         written.append(token)
         text = tokenizer.decode(written, skip_special_tokens=True)
-        if not text.endswith(UNFINISHED) and len(text) > len(done):
-            yield text[len(done) :]
-            done = text
+        if not text.endswith(UNFINISHED) and len(text) > len(yielded):
+            yield text[len(yielded) :]
+            yielded = text

@@ -1,5 +1,5 @@
-"""A checkpoint becomes a `VLMRanker`: its weights, what its recipe says, and what the user asks, in
-rising precedence.
+"""A checkpoint becomes a `VLMRanker`: its weights, what its `rnx.json` says, and what the user
+sets, in rising precedence.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from typing import get_args
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.rankers.vlm.checkpoints import (
     CheckpointSource,
     load_backbone,
@@ -15,8 +15,11 @@ from llama_index_rnx.rankers.vlm.checkpoints import (
     resolve_checkpoint,
 )
 from llama_index_rnx.rankers.vlm.config import CONFIG_NAME, RankerConfig, read_config
+from llama_index_rnx.rankers.vlm.presets import preset_of
 from llama_index_rnx.rankers.vlm.prompts import ListPrompt, PairPrompt
-from llama_index_rnx.rankers.vlm.ranker import Readout, VLMRanker
+from llama_index_rnx.rankers.vlm.ranker import VLMRanker
+from llama_index_rnx.rankers.vlm.settings import TEXT_TOKENS, Readout, VLMSettings
+from llama_index_rnx.ranking import Calibration
 
 
 def load_vlm(
@@ -39,85 +42,93 @@ def load_vlm(
     list_prompt: ListPrompt | None = None,
     pair_prompt: PairPrompt | None = None,
 ) -> VLMRanker:
-    """A vision-language model from a folder or a hub id, ready to rank.
+    """Load a vision-language model from a folder or a hub id, ready to rank.
 
     Args:
         adapter: a LoRA adapter (needs peft) for this model, as training saves it: a folder or a hub
             id. `model` may also be the adapter itself, which then finds the base that it was
-            trained on. Memories do not depend on it: it tunes the language half, so what was
-            remembered with the base stays good.
+            trained on. Memories do not depend on it: it tunes the language half, so memories that
+            were made with the base stay valid.
         revision: of the model on its hub.
         device, dtype, attention, quantization, compile: see `load_backbone`.
         readout: `labels` reads the list at once, `pointwise` each candidate alone, `permutation`
-            has an order written, held to a valid one (for checkpoints trained to write `[2] > [1]`;
-            the slowest). `auto` asks the checkpoint: its `rnx.json` says for what it was trained;
-            without one it is read pointwise, as released rerankers and plain instruct models must
-            be. Untrained, a 1.5B language half orders labels by slot, not by content (Kendall tau
-            between a list and its reverse: -.47), so labels of such a checkpoint come with a
-            warning.
-        window: candidates of a window; default: the recipe's, or 20, or 10,000 pointwise
+            lets the model write an order, held to a valid one (for checkpoints trained to write
+            `[2] > [1]`; the slowest). `auto` follows the checkpoint: its `rnx.json` says for what
+            it was trained; without one it is read pointwise, as released rerankers and plain
+            instruct models must be. Untrained, a 1.5B language half orders labels by position, not
+            by content (Kendall tau between a list and its reverse: -.47), so labels of such a
+            checkpoint come with a warning.
+        window: candidates of a window; default: that of `rnx.json`, or 20, or 10,000 pointwise
             candidates.
         both_orders: labels only: reads the list and its reverse, and averages.
-        max_pixels: a picture is shrunk to this many pixels; default: the recipe's, or 512 visual
-            tokens.
-        max_text_tokens: a text is cut to this many tokens, with one warning; default: the recipe's,
-            or 512.
+        max_pixels: an image is shrunk to this many pixels; default: that of `rnx.json`, or 512
+            visual tokens.
+        max_text_tokens: a text is cut to this many tokens, with one warning; default: that of
+            `rnx.json`, or 512.
         max_window_tokens: a longer window is read in smaller ones; default: the model's context.
         memory_dtype: `bfloat16`, `float16`, `float32`, or `int8` with a scale for each visual
             token.
         list_prompt, pair_prompt: other templates; memories do not depend on them.
 
     Raises:
-        RNXError: the checkpoint cannot be loaded or cannot answer by this read-out, or an option is
-            unknown.
+        SettingsError: the checkpoint cannot be loaded or cannot answer by this read-out, or an
+            option is unknown.
     """
     if readout not in ("auto", *get_args(Readout)):
-        raise RNXError(
+        raise SettingsError(
             f"readout={readout!r} is not known; allowed: auto, {', '.join(get_args(Readout))}."
         )
     source = resolve_checkpoint(model, adapter, revision)
-    recipe = config_of(source)
-    chosen = _readout(source.name, readout, recipe)
+    config = config_of(source)
+    chosen = _choose_readout(source.name, readout, config)
+    settings = VLMSettings(
+        name=source.name,
+        readout=chosen,
+        window=window or (config.window if chosen == config.readout else None),
+        max_text_tokens=max_text_tokens or config.max_text_tokens or TEXT_TOKENS,
+        max_window_tokens=max_window_tokens,
+        both_orders=both_orders,
+        memory_dtype=memory_dtype,
+        list_prompt=list_prompt or config.list_prompt,
+        pair_prompt=pair_prompt or config.pair_prompt or PairPrompt(),
+        calibration=config.calibration or Calibration(),
+    )
     backbone = load_backbone(
         source,
         device=device,
         dtype=dtype,
-        max_pixels=max_pixels or recipe.max_pixels,
+        max_pixels=max_pixels or config.max_pixels,
         attention=attention,
         quantization=quantization,
         compile=compile,
     )
-    return VLMRanker(
-        backbone,
-        name=source.name,
-        readout=chosen,
-        window=window or (recipe.window if chosen == recipe.readout else None),
-        max_text_tokens=max_text_tokens or recipe.max_text_tokens,
-        max_window_tokens=max_window_tokens,
-        both_orders=both_orders,
-        memory_dtype=memory_dtype,
-        list_prompt=list_prompt or recipe.list_prompt,
-        pair_prompt=pair_prompt or recipe.pair_prompt,
-        calibration=recipe.calibration,
-    )
+    return VLMRanker(backbone, settings)
 
 
 def config_of(source: CheckpointSource) -> RankerConfig:
-    """What lies beside the adapter, or else beside the base."""
-    path = (
-        optional_file(source.adapter, CONFIG_NAME, source.adapter_revision)
-        if source.adapter
-        else None
-    )
-    return read_config(path or optional_file(source.base, CONFIG_NAME, source.revision))
+    """Return the configuration of a checkpoint: the `rnx.json` beside the adapter, or else beside
+    the base, or else the preset of a released model.
+
+    Raises:
+        SettingsError: the file has a mistake, or there is no such checkpoint in reach.
+    """
+    path = None
+    if source.adapter is not None:
+        path = optional_file(source.adapter, CONFIG_NAME, source.adapter_revision)
+    if path is None:
+        path = optional_file(source.base, CONFIG_NAME, source.revision)
+    return preset_of(source.base) if path is None else read_config(path)
 
 
-def _readout(name: str, asked: str, recipe: RankerConfig) -> Readout:
-    if asked == "labels" and recipe.readout != "labels":
+def _choose_readout(name: str, readout: str, config: RankerConfig) -> Readout:
+    if readout == "labels" and config.readout != "labels":
         warnings.warn(
-            f"model={name!r} was not trained to answer with labels (no rnx.json says so): such models order a list by "
-            "slot rather than by content. Use readout='pointwise' or 'auto', or train it first.",
+            f"model={name!r} was not trained to answer with labels (no rnx.json says so): such "
+            "models order a list by position rather than by content. Use readout='pointwise' or "
+            "'auto', or train it first.",
             RuntimeWarning,
             stacklevel=3,
         )
-    return recipe.readout or "pointwise" if asked == "auto" else asked  # type: ignore[return-value]
+    if readout == "auto":
+        return config.readout or "pointwise"
+    return readout  # type: ignore[return-value]

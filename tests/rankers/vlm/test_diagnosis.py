@@ -1,4 +1,4 @@
-"""The doctor on label readers whose prejudice is known by construction."""
+"""The diagnosis of label rankers whose position bias is known by construction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERY = Query(text="q")
 
 
 class Reader:
-    """Logit = worth of the content + prejudice for a slot in a list of that length; stands in for a
+    """Logit = value of the content + bias for a position in a list of that length; stands in for a
     VLMRanker by labels.
     """
 
@@ -27,28 +27,26 @@ class Reader:
 
     def __init__(
         self,
-        prejudice: Callable[[int, int], float] = lambda slot, count: 0.0,
+        bias: Callable[[int, int], float] = lambda position, count: 0.0,
         judgement: float = 1.0,
     ) -> None:
-        self.prejudice, self.judgement = prejudice, judgement
+        self.bias, self.judgement = bias, judgement
         self.calibration = Calibration()
         self.label_mass = 0.9
 
-    def read_once(self) -> Any:
+    def with_single_order(self) -> Any:
         return self
 
     def uncalibrated(self) -> Any:
-        return Reader(self.prejudice, self.judgement)
+        return Reader(self.bias, self.judgement)
 
-    def score_many(self, asks: Sequence[Any]) -> list[list[float]]:
-        found = []
-        for _, memories in asks:
+    def score_many(self, requests: Sequence[Any]) -> list[list[float]]:
+        scores = []
+        for _, memories in requests:
             worth = torch.stack([memory["worth"] for memory in memories]).double() * self.judgement
-            prejudice = [self.prejudice(slot, len(memories)) for slot in range(len(memories))]
-            found.append(
-                self.calibration.logits(worth + torch.tensor(prejudice)).sigmoid().tolist()
-            )
-        return found
+            bias = [self.bias(position, len(memories)) for position in range(len(memories))]
+            scores.append(self.calibration.logits(worth + torch.tensor(bias)).sigmoid().tolist())
+        return scores
 
 
 def lists(count: int = 40, length: int = 8, seed: int = 0) -> list[Any]:
@@ -56,45 +54,45 @@ def lists(count: int = 40, length: int = 8, seed: int = 0) -> list[Any]:
     return [(QUERY, [{"worth": torch.randn(())} for _ in range(length)]) for _ in range(count)]
 
 
-def falling(slot: int, count: int) -> float:
-    return -0.5 * slot
+def falling(position: int, count: int) -> float:
+    return -0.5 * position
 
 
-def by_label(slot: int, count: int) -> float:
-    """Every label has a worth of its own, wherever the list ends."""
-    return 3 * math.sin(5.0 * slot)
+def by_label(position: int, count: int) -> float:
+    """Every label has a value of its own, wherever the list ends."""
+    return 3 * math.sin(5.0 * position)
 
 
 def test_a_fair_reader_is_usable() -> None:
-    found = diagnose(Reader(), lists())
-    assert found.usable
-    assert found.agreement == 1.0
-    assert found.position_bias_share < 0.02
-    assert "may be read by labels" in str(found)
+    diagnosis = diagnose(Reader(), lists())
+    assert diagnosis.usable
+    assert diagnosis.agreement == 1.0
+    assert diagnosis.position_bias_share < 0.02
+    assert "may be read by labels" in str(diagnosis)
 
 
-def test_a_reader_of_slots_is_refused_plainly() -> None:
-    found = diagnose(Reader(falling, judgement=0.1), lists())
-    assert not found.usable
-    assert found.agreement < -0.8
-    assert found.position_bias_share > 0.9
-    assert "should NOT be read by labels" in str(found)
+def test_a_reader_of_positions_is_refused_plainly() -> None:
+    diagnosis = diagnose(Reader(falling, judgement=0.1), lists())
+    assert not diagnosis.usable
+    assert diagnosis.agreement < -0.8
+    assert diagnosis.position_bias_share > 0.9
+    assert "should NOT be read by labels" in str(diagnosis)
 
 
-def test_the_share_of_slots_counts_no_chance() -> None:
-    for count in (1, 2, 5):  # few lists: slot means differ by chance
+def test_the_share_of_positions_counts_no_chance() -> None:
+    for count in (1, 2, 5):  # few lists: position means differ by chance
         shares = [
             diagnose(Reader(), lists(count, seed=seed)).position_bias_share for seed in range(20)
         ]
         assert sum(shares) / len(shares) < 0.1
 
 
-def test_the_slot_bias_is_found_and_removed() -> None:
+def test_the_position_bias_is_found_and_removed() -> None:
     reader = Reader(falling)
     calibration = fit(reader, lists())
     assert [len(row) for row in calibration.slot_bias] == [8, 5, 3]
     assert calibration.slot_bias[0] == pytest.approx(
-        [1.75 - 0.5 * slot for slot in range(8)], abs=0.25
+        [1.75 - 0.5 * position for position in range(8)], abs=0.25
     )
     (ask,) = lists(1)
     reader.calibration = calibration
@@ -116,17 +114,17 @@ def test_the_bias_of_lists_of_other_lengths_is_removed_too(length: int) -> None:
 
 
 def test_temperature_and_offset_make_scores_probabilities() -> None:
-    reader, asks = Reader(judgement=8.0), lists(200)
+    reader, requests = Reader(judgement=8.0), lists(200)
     torch.manual_seed(1)
     grades = [
         [float(torch.rand(()) < (memory["worth"] - 2).sigmoid()) for memory in memories]
-        for _, memories in asks
+        for _, memories in requests
     ]
-    fitted = fit(reader, asks, grades)
+    fitted = fit(reader, requests, grades)
     assert 4 < fitted.temperature < 16
     assert -2.6 < fitted.offset < -1.4
     reader.calibration = fitted
-    scores = torch.tensor(reader.score_many(asks))
+    scores = torch.tensor(reader.score_many(requests))
     assert float(scores.mean()) == pytest.approx(float(torch.tensor(grades).mean()), abs=0.01)
     high = scores > 0.5
     assert (
@@ -134,19 +132,19 @@ def test_temperature_and_offset_make_scores_probabilities() -> None:
     )  # min_score=.5: more likely relevant than not
 
 
-def test_lists_without_grades_serve_the_slot_bias_only() -> None:
-    asks, some = lists(20), [[1.0, *[0.0] * 7] if i % 2 else [] for i in range(20)]
-    fitted = fit(Reader(), asks, some)
-    alone = fit(Reader(), asks)
+def test_lists_without_grades_serve_the_position_bias_only() -> None:
+    requests, some = lists(20), [[1.0, *[0.0] * 7] if i % 2 else [] for i in range(20)]
+    fitted = fit(Reader(), requests, some)
+    alone = fit(Reader(), requests)
     assert fitted.offset < -1
     assert (alone.temperature, alone.offset) == (1.0, 0.0)
-    assert fit(Reader(), asks, [[]] * 20) == alone
+    assert fit(Reader(), requests, [[]] * 20) == alone
     with pytest.raises(RNXError, match="one grade for each candidate"):
-        fit(Reader(), asks, some[:-1])
+        fit(Reader(), requests, some[:-1])
     with pytest.raises(RNXError, match="one grade for each candidate"):
-        fit(Reader(), asks, [[1.0, 0.0]] * 20)
+        fit(Reader(), requests, [[1.0, 0.0]] * 20)
     with pytest.raises(RNXError, match="needs grades of 0 and above 0"):
-        fit(Reader(), asks, [[0.0] * 8] * 20)
+        fit(Reader(), requests, [[0.0] * 8] * 20)
 
 
 def test_a_calibration_by_hand() -> None:
@@ -175,34 +173,34 @@ def test_on_a_true_class(folders: dict[str, Path]) -> None:
     ranker = load_vlm(folder, readout="labels", device="cpu", window=9, both_orders=True)
     words = ["red", "apple", "green", "pear", "blue", "plum", "sea", "stone"]
     texts = [[f"{words[i % 8]} {words[(i + k) % 8]}" for i in range(9)] for k in range(1, 8)]
-    asks = [
+    requests = [
         (
             Query(text=words[k]),
             ranker.remember([Candidate(id=str(i), text=text) for i, text in enumerate(row)]),
         )
         for k, row in enumerate(texts)
     ]
-    ranker.score(*asks[0])
-    found = diagnose(ranker, asks)
-    assert not found.usable
+    ranker.score(*requests[0])
+    diagnosis = diagnose(ranker, requests)
+    assert not diagnosis.usable
     assert (
-        found.position_bias_share > 0.8
+        diagnosis.position_bias_share > 0.8
     )  # what is read once is examined, though the ranker reads both orders
-    assert len(found.slot_bias) == 9
+    assert len(diagnosis.position_bias) == 9
     masses = []
-    for ask in asks[:2]:
+    for ask in requests[:2]:
         alone = load_vlm(folder, readout="labels", device="cpu", window=9)
         alone.score(*ask)
         masses.append(alone.label_mass or 0.0)
-    once = ranker.read_once()
-    once.score_many(asks[:2])
+    once = ranker.with_single_order()
+    once.score_many(requests[:2])
     assert once.label_mass == pytest.approx(sum(masses) / 2)
-    ranker.calibration = fit(ranker, asks)
-    assert diagnose(ranker, asks).position_bias_share < found.slot_share / 2
+    ranker = ranker.with_calibration(fit(ranker, requests))
+    assert diagnose(ranker, requests).position_bias_share < diagnosis.position_bias_share / 2
     for length in (8, 6, 4, 3):  # another length than the lists that were given
-        shorter = [(query, memories[:length]) for query, memories in asks]
+        shorter = [(query, memories[:length]) for query, memories in requests]
         assert diagnose(ranker, shorter).position_bias_share < 0.7
     with pytest.raises(RNXError, match="2 to 9 each"):
-        diagnose(ranker, [(QUERY, asks[0][1][:1])])
+        diagnose(ranker, [(QUERY, requests[0][1][:1])])
     with pytest.raises(RNXError, match="readout='labels'"):
-        diagnose(load_vlm(folder, device="cpu"), asks)
+        diagnose(load_vlm(folder, device="cpu"), requests)

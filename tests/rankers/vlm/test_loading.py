@@ -1,4 +1,4 @@
-"""From a name to a ranker: checkpoints, adapters, recipes, devices, precision, attention and
+"""From a name to a ranker: checkpoints, adapters, configurations, devices, precision, attention and
 compiled kernels. No download.
 """
 
@@ -32,6 +32,7 @@ from llama_index_rnx.rankers.vlm import (
     VLMRanker,
     checkpoints,
     load_vlm,
+    presets,
     resolve_placement,
     save_tiny,
 )
@@ -64,24 +65,23 @@ def loaded(folder: Path, readout: str = "labels", **options: Any) -> VLMRanker:
 
 
 def candidates() -> list[Candidate]:
-    pictures = [
+    images = [
         pil_source(Image.new("RGB", size, colour))
         for size, colour in (((60, 100), BLUE), ((120, 64), RED))
     ]
     return [
         Candidate(id="a", text="a red apple"),
-        Candidate(id="b", image=pictures[0]),
-        Candidate(id="c", text="the sea", image=pictures[1]),
+        Candidate(id="b", image=images[0]),
+        Candidate(id="c", text="the sea", image=images[1]),
         Candidate(id="d", text="nothing here"),
     ]
 
 
 # ---- adapters
-# -------------------------------------------------------------------------------------------------------
 
 
 def save_adapter(
-    base: Path, folder: Path, modules: str = LANGUAGE, recipe: RankerConfig | None = None
+    base: Path, folder: Path, modules: str = LANGUAGE, config: RankerConfig | None = None
 ) -> Path:
     """A LoRA adapter with random weights, as peft saves it."""
     peft = pytest.importorskip("peft")
@@ -89,15 +89,15 @@ def save_adapter(
 
     torch.manual_seed(1)
     model = AutoModelForImageTextToText.from_pretrained(base)
-    config = peft.LoraConfig(r=2, target_modules=modules, init_lora_weights=False)
-    peft.get_peft_model(model, config).save_pretrained(folder)
-    if recipe is not None:
-        recipe.save(folder)
+    lora = peft.LoraConfig(r=2, target_modules=modules, init_lora_weights=False)
+    peft.get_peft_model(model, lora).save_pretrained(folder)
+    if config is not None:
+        config.save(folder)
     return folder
 
 
 def test_an_adapter_changes_scores_and_keeps_the_memories(folder: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(folder, tmp_path / "a", recipe=RankerConfig(readout="labels"))
+    adapter = save_adapter(folder, tmp_path / "a", config=RankerConfig(readout="labels"))
     plain, tuned = (
         loaded(folder),
         load_ranker(str(folder), adapter=str(adapter), device="cpu", memory_dtype="float32"),
@@ -117,11 +117,11 @@ def test_a_merged_adapter_scores_as_peft_computes_it(
     peft = pytest.importorskip("peft")
     beside, merged = loaded(folders["qwen2_vl"]), loaded(folders["qwen2_vl"], adapter=str(adapter))
     peft.PeftModel.from_pretrained(
-        beside._backbone.model, str(adapter)
+        beside.backbone.model, str(adapter)
     )  # puts its layers into the ranker's own model
     memories = merged.remember(candidates())
     assert merged.score(QUERY, memories) == pytest.approx(beside.score(QUERY, memories), abs=EXACT)
-    assert not any("lora" in name for name, _ in merged._backbone.model.named_parameters())
+    assert not any("lora" in name for name, _ in merged.backbone.model.named_parameters())
 
 
 def test_the_name_of_an_adapter_stands_for_its_base_with_it(
@@ -129,7 +129,7 @@ def test_the_name_of_an_adapter_stands_for_its_base_with_it(
 ) -> None:
     base, adapter = (
         folders["qwen3_vl"],
-        save_adapter(folders["qwen3_vl"], tmp_path / "a", recipe=RankerConfig(readout="labels")),
+        save_adapter(folders["qwen3_vl"], tmp_path / "a", config=RankerConfig(readout="labels")),
     )
     alone, both = (
         load_vlm(name, device="cpu", adapter=on)
@@ -152,11 +152,11 @@ def test_an_adapter_of_the_vision_tower_has_memories_of_its_own(
     )
 
 
-def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(
+def test_the_config_of_an_adapter_rules_and_the_user_overrules(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     prompt = ListPrompt(candidate="{label}\n{content}\n")
-    recipe = RankerConfig(
+    config = RankerConfig(
         readout="labels",
         list_prompt=prompt,
         calibration=Calibration(temperature=2.0, slot_bias=[[0.5, -0.5]]),
@@ -164,15 +164,15 @@ def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(
         max_text_tokens=9,
         max_pixels=64 * 64,
     )
-    adapter = str(save_adapter(folders["qwen2_vl"], tmp_path / "a", recipe=recipe))
+    adapter = str(save_adapter(folders["qwen2_vl"], tmp_path / "a", config=config))
     base = str(folders["qwen2_vl"])
     tuned = load_vlm(base, adapter=adapter, device="cpu")
-    assert (tuned.window, tuned.list_prompt, tuned.calibration) == (7, prompt, recipe.calibration)
-    assert (tuned._text_tokens, tuned._backbone.max_pixels) == (9, 64 * 64)
+    assert (tuned.window, tuned.list_prompt, tuned.calibration) == (7, prompt, config.calibration)
+    assert (tuned.settings.max_text_tokens, tuned.backbone.max_pixels) == (9, 64 * 64)
     other = load_vlm(
         base, adapter=adapter, device="cpu", window=3, max_text_tokens=5, list_prompt=ListPrompt()
     )
-    assert (other.window, other._text_tokens, other.list_prompt) == (3, 5, ListPrompt())
+    assert (other.window, other.settings.max_text_tokens, other.list_prompt) == (3, 5, ListPrompt())
     assert (
         load_vlm(base, adapter=adapter, device="cpu", readout="pointwise").window > 20
     )  # 7 is for labels
@@ -180,7 +180,7 @@ def test_the_recipe_of_an_adapter_rules_and_the_user_overrules(
 
 def test_the_reranker_takes_an_adapter(folders: dict[str, Path], tmp_path: Path) -> None:
     adapter = str(
-        save_adapter(folders["qwen2_vl"], tmp_path / "a", recipe=RankerConfig(readout="labels"))
+        save_adapter(folders["qwen2_vl"], tmp_path / "a", config=RankerConfig(readout="labels"))
     )
     reranker = RNXRerank(model=str(folders["qwen2_vl"]), adapter=adapter, device="cpu")
     assert reranker._load().name == f"{folders['qwen2_vl']}+{adapter}"
@@ -243,11 +243,10 @@ def test_a_missing_package_is_named(
         load_vlm(str(folders["qwen2_vl"]), **{"device": "cpu", **options})
 
 
-# ---- read-outs and recipes
-# ------------------------------------------------------------------------------------------
+# ---- read-outs and configurations
 
 
-def test_auto_reads_a_checkpoint_without_a_recipe_pointwise(folder: Path) -> None:
+def test_auto_reads_a_checkpoint_without_a_config_pointwise(folder: Path) -> None:
     assert load_vlm(str(folder), device="cpu").readout == "pointwise"
 
 
@@ -258,12 +257,12 @@ def test_labels_of_an_untrained_checkpoint_come_with_a_warning(folders: dict[str
 
 def test_a_calibration_comes_from_the_checkpoint(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "m")
-    recipe = {
+    config = {
         "readout": "labels",
         "calibration": {"temperature": 3.0},
         "list_prompt": {"candidate": "{label}\n{content}\n"},
     }
-    (folder / "rnx.json").write_text(json.dumps(recipe))
+    (folder / "rnx.json").write_text(json.dumps(config))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ranker = load_vlm(str(folder), device="cpu")
@@ -271,8 +270,21 @@ def test_a_calibration_comes_from_the_checkpoint(tmp_path: Path) -> None:
     assert ranker.list_prompt.candidate == "{label}\n{content}\n"
 
 
+def test_a_preset_serves_where_no_config_lies_beside_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny(tmp_path / "m")
+    preset = RankerConfig(readout="labels", window=5, pair_prompt=PairPrompt(instruction="Judge."))
+    monkeypatch.setattr(presets, "PRESETS", {str(folder): preset})
+    ranker = load_vlm(str(folder), device="cpu")
+    assert (ranker.readout, ranker.window) == ("labels", 5)
+    assert ranker.pair_prompt.instruction == "Judge."
+
+    (folder / "rnx.json").write_text('{"readout": "pointwise"}')
+    assert load_vlm(str(folder), device="cpu").readout == "pointwise"
+
+
 # ---- bad inputs at load
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -343,7 +355,7 @@ def test_missing_files_and_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("config", "said"),
     [
         ("{", "is no JSON"),
         ("[1]", "a JSON object is allowed"),
@@ -354,26 +366,24 @@ def test_missing_files_and_weights(tmp_path: Path) -> None:
         ('{"tempo": 3}', "tempo is not known; allowed: readout, list_prompt"),
     ],
 )
-def test_a_recipe_with_a_mistake(tmp_path: Path, recipe: str, said: str) -> None:
-    (tmp_path / "rnx.json").write_text(recipe)
+def test_a_config_with_a_mistake(tmp_path: Path, config: str, said: str) -> None:
+    (tmp_path / "rnx.json").write_text(config)
     with pytest.raises(RNXError, match=said):
         read_config(tmp_path / "rnx.json")
 
 
-def test_a_recipe_is_read_as_it_was_saved(tmp_path: Path) -> None:
-    recipe = RankerConfig(
+def test_a_config_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    config = RankerConfig(
         readout="labels",
         pair_prompt=PairPrompt(yes="y"),
         calibration=Calibration(slot_bias=[[0.5, -0.5]]),
         window=8,
     )
-    recipe.save(tmp_path)
-    assert read_config(tmp_path / "rnx.json") == recipe
-    assert read_config(None) == RankerConfig()
+    config.save(tmp_path)
+    assert read_config(tmp_path / "rnx.json") == config
 
 
 # ---- precision
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "float16"])
@@ -381,7 +391,7 @@ def test_half_precision_runs(folder: Path, dtype: str) -> None:
     ranker = load_vlm(str(folder), dtype=dtype, device="cpu")
     scores = ranker.score(QUERY, ranker.remember(candidates()))
     assert all(0 <= score <= 1 for score in scores)
-    assert f"/{ranker._backbone.model.dtype}/" in ranker.fingerprint
+    assert f"/{ranker.backbone.model.dtype}/" in ranker.fingerprint
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -394,7 +404,7 @@ def test_quantised_language_weights_read_the_same_memories(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip(package)
-    monkeypatch.setattr(checkpoints, "_installed", lambda module: module in (package, "peft"))
+    monkeypatch.setattr(checkpoints, "_is_installed", lambda module: module in (package, "peft"))
     plain, small = loaded(folders["qwen2_vl"]), loaded(folders["qwen2_vl"], quantization=bits)
     assert small.fingerprint == plain.fingerprint
     memories = plain.remember(candidates())
@@ -416,7 +426,6 @@ def test_auto_places_the_model_through_accelerate(folders: dict[str, Path]) -> N
 
 
 # ---- kernels
-# --------------------------------------------------------------------------------------------------------
 
 
 def flash_rules(
@@ -450,15 +459,15 @@ def _softmax(query: Any, key: Any, value: Any, scaling: float, hidden: Any = Fal
 
 @pytest.mark.parametrize("readout", ["labels", "pointwise", "permutation"])
 def test_nothing_asks_flash_kernels_for_a_mask(folder: Path, readout: str) -> None:
-    """Padded rows, shared prefixes and pictures, under the rules of a kernel that this machine does
+    """Padded rows, shared prefixes and images, under the rules of a kernel that this machine does
     not have.
     """
     AttentionInterface.register("flash_rules", flash_rules)
     AttentionMaskInterface.register("flash_rules", flash_attention_mask)
     plain, flash = loaded(folder, readout), loaded(folder, readout)
     for config in (
-        flash._backbone.model.config.text_config,
-        flash._backbone.model.config.vision_config,
+        flash.backbone.model.config.text_config,
+        flash.backbone.model.config.vision_config,
     ):
         config._attn_implementation = (
             "flash_rules"  # what `attention=` does, which would look for the package
@@ -475,7 +484,7 @@ def test_nothing_asks_flash_kernels_for_a_mask(folder: Path, readout: str) -> No
 
 def test_flash_attention_is_taken_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_placement("cpu", None, "auto", None).attention == "sdpa"
-    monkeypatch.setattr(checkpoints, "_installed", lambda module: True)
+    monkeypatch.setattr(checkpoints, "_is_installed", lambda module: True)
     with pytest.raises(
         RNXError, match=r"needs cuda in bfloat16 or float16; got cpu in torch\.bfloat16"
     ):
@@ -519,7 +528,6 @@ def test_no_compiler_is_said_at_load(
 
 
 # ---- room
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_too_little_memory_at_load_is_said_with_figures(
@@ -528,7 +536,7 @@ def test_too_little_memory_at_load_is_said_with_figures(
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
 
-    monkeypatch.setattr(checkpoints, "_parts", full)
+    monkeypatch.setattr(checkpoints, "_load_pretrained", full)
     with pytest.raises(
         RNXError, match=r"does not fit on 'cpu' in torch\.float32; take dtype='bfloat16'"
     ):

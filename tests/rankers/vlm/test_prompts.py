@@ -36,21 +36,21 @@ def merging(*merges: str):
 def test_a_mixed_list_becomes_text_and_slots_in_order() -> None:
     prompt = ListPrompt(template="{query}|{candidates}|{query}>", candidate="{label}:{content};")
     assert prompt.pieces(["text", "both"], ["A", "B"], "text") == [
-        Slot(owner=QUERY, part="text"),
+        Slot(owner=QUERY, modality="text"),
         "|A:",
-        Slot(owner=0, part="text"),
+        Slot(owner=0, modality="text"),
         ";B:<|vision_start|>",
-        Slot(owner=1, part="image"),
+        Slot(owner=1, modality="image"),
         "<|vision_end|>",
-        Slot(owner=1, part="text"),
+        Slot(owner=1, modality="text"),
         ";|",
-        Slot(owner=QUERY, part="text"),
+        Slot(owner=QUERY, modality="text"),
         ">",
     ]
 
 
 def test_contents_of_the_three_kinds() -> None:
-    text, image = Slot(owner=4, part="text"), Slot(owner=4, part="image")
+    text, image = Slot(owner=4, modality="text"), Slot(owner=4, modality="image")
     assert content(4, "text") == [text]
     assert content(4, "image") == ["<|vision_start|>", image, "<|vision_end|>"]
     assert content(4, "both") == ["<|vision_start|>", image, "<|vision_end|>", text]
@@ -69,9 +69,10 @@ def test_the_pair_prompt_is_the_trained_format_cut_at_the_document() -> None:
         for piece in [*prefix, *suffix]
     )
     assert whole == (
-        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
-        'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-        f"<Instruct>: {INSTRUCTION}<Query>:what?\n<Document>:that.<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query "
+        'and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+        f"<|im_start|>user\n<Instruct>: {INSTRUCTION}<Query>:what?\n<Document>:that.<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
     assert isinstance(prefix[-1], str)
 

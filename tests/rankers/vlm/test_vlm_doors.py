@@ -40,7 +40,7 @@ def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
 
 
 def mixed_nodes() -> list[NodeWithScore]:
-    """A text, a picture, and a node that is both."""
+    """A text, an image, and a node that is both."""
     nodes = [
         TextNode(id_="text", text="a red apple"),
         ImageNode(id_="image", image=image_base64(RED, size=(90, 60))),
@@ -54,7 +54,6 @@ def order(hits: list[NodeWithScore]) -> list[tuple[str, float | None]]:
 
 
 # ---- RNXRerank
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_a_model(folder: Path, tmp_path: Path) -> None:
@@ -71,7 +70,7 @@ def test_a_folder_is_a_model(folder: Path, tmp_path: Path) -> None:
         assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
         assert all(type(score) is float and 0 <= score <= 1 for score in scores)
     first = order(reranker.postprocess_nodes(mixed_nodes(), query))
-    weights = weakref.ref(reranker._load()._ranker._backbone.model)  # type: ignore[attr-defined]
+    weights = weakref.ref(reranker._load()._ranker.backbone.model)  # type: ignore[attr-defined]
     reranker.unload()
     assert weights() is None
     assert (
@@ -114,8 +113,8 @@ def test_warm_scores_are_the_cold_ones(folder: Path, tmp_path: Path) -> None:
     assert order(warm.postprocess_nodes(mixed_nodes(), query_str="what is red?")) == cold
 
 
-def test_a_broken_picture_costs_itself_alone(folders: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+def test_a_broken_image_costs_itself_alone(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
     bad = ImageNode(id_="bad", image_path=str(tmp_path / "bad.png"))
     captioned = ImageNode(id_="captioned", text="a red card", image_path=str(tmp_path / "bad.png"))
     ruler = ImageNode(id_="ruler", image=image_base64(RED, size=(600, 2)))
@@ -162,7 +161,6 @@ def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 # ---- the command line
-# -----------------------------------------------------------------------------------------------
 
 
 def write_lists(folder: Path, *rows: Any) -> Path:
@@ -172,12 +170,12 @@ def write_lists(folder: Path, *rows: Any) -> Path:
 
 
 def mixed_rows(folder: Path) -> Path:
-    """A text query, a picture query and one that is both, over texts, pictures, both, and a picture
+    """A text query, an image query and one that is both, over texts, images, both, and an image
     that is broken.
     """
     write_image(folder / "red.png", RED, (80, 60))
     write_image(folder / "blue.jpg", BLUE, (60, 90))
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     candidates = [
         {"docid": "text", "text": "a red apple", "score": 3.0},
         {"docid": "image", "image": "red.png"},
@@ -200,7 +198,7 @@ def test_rnx_rerank_takes_a_folder(rnx: Rnx, folder: Path, tmp_path: Path) -> No
     found = {qid: [row[2] for row in run if row[0] == qid] for qid in ("t", "i", "b", "none")}
     assert all(sorted(found[qid]) == ["both", "image", "text"] for qid in ("t", "i"))
     assert sorted(found["b"]) == ["bad", "both", "image", "text"]
-    assert found["b"][-1] == "bad"  # a picture that cannot be read comes last
+    assert found["b"][-1] == "bad"  # an image that cannot be read comes last
     assert found["none"] == [
         "text",
         "image",
@@ -261,7 +259,7 @@ def test_the_doctor_has_lists_of_its_own_and_exit_code_0(
             label_mass=0.9,
             agreement=0.8,
             position_bias_share=0.1,
-            slot_bias=[0.1],
+            position_bias=[0.1],
         )
 
     monkeypatch.setattr("llama_index_rnx.batch.diagnose.diagnose", usable)
@@ -309,7 +307,7 @@ def graded_rows(folder: Path) -> Path:
     return write_lists(folder, *rows)
 
 
-def test_a_calibration_is_written_into_the_recipe_and_read_from_it(
+def test_a_calibration_is_written_into_the_config_and_read_from_it(
     rnx: Rnx, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "m"
@@ -319,13 +317,13 @@ def test_a_calibration_is_written_into_the_recipe_and_read_from_it(
     assert result.code == 0, result.err
     assert "position bias for lists of 6, 4" in result.out
     assert "With this calibration, on the same lists:" in result.out
-    recipe = json.loads((folder / "rnx.json").read_text())
-    assert (recipe["readout"], recipe["window"]) == ("labels", 6)
-    assert [len(row) for row in recipe["calibration"]["slot_bias"]] == [6, 4]
-    assert recipe["calibration"]["offset"] < 0
+    config = json.loads((folder / "rnx.json").read_text())
+    assert (config["readout"], config["window"]) == ("labels", 6)
+    assert [len(row) for row in config["calibration"]["slot_bias"]] == [6, 4]
+    assert config["calibration"]["offset"] < 0
     assert [path.name for path in folder.iterdir() if path.name.endswith(".part")] == []
     ranker = load_vlm(str(folder), device="cpu")
-    assert ranker.calibration == Calibration(**recipe["calibration"])
+    assert ranker.calibration == Calibration(**config["calibration"])
     nodes = [NodeWithScore(node=TextNode(id_=str(i), text="the same"), score=1.0) for i in range(6)]
     scores = [
         hit.score
@@ -336,7 +334,7 @@ def test_a_calibration_is_written_into_the_recipe_and_read_from_it(
         "calibrate", graded_rows(tmp_path), "--model", folder, "--to", tmp_path / "other.json"
     )
     assert elsewhere.code == 0
-    assert json.loads((tmp_path / "other.json").read_text()) == recipe
+    assert json.loads((tmp_path / "other.json").read_text()) == config
 
 
 def test_what_cannot_be_calibrated(rnx: Rnx, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -356,7 +354,6 @@ def test_what_cannot_be_calibrated(rnx: Rnx, folders: dict[str, Path], tmp_path:
 
 
 # ---- prompts
-# --------------------------------------------------------------------------------------------------------
 
 PAIR = "Question: {query}\nDocument: {content}\nDoes it help? "
 

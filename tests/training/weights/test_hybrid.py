@@ -192,7 +192,7 @@ def test_the_vision_tower_is_the_same_every_time_and_the_embedding_is_the_finer_
         torch.manual_seed(len(states))
         assemble(folder, tmp_path / name, tiny_config(), packages)
         states.append(
-            load_ranker(str(tmp_path / name), dtype="float32")._backbone.model.state_dict()
+            load_ranker(str(tmp_path / name), dtype="float32").backbone.model.state_dict()
         )  # type: ignore[attr-defined]
     one, two = states
     assert one.keys() == two.keys()
