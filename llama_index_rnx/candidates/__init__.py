@@ -13,7 +13,6 @@ from llama_index_rnx.candidates.images import (
     bytes_source,
     file_source,
     is_data_uri,
-    note_file,
     pil_source,
     source_at,
     url_source,
@@ -28,6 +27,7 @@ from llama_index_rnx.candidates.nodes import (
     inline_image,
     restore_inline_image,
     usable_candidate,
+    with_file_state,
     with_inline_image,
 )
 from llama_index_rnx.candidates.pixels import DEFAULT_MAX_PIXELS, pad_to_aspect
@@ -52,7 +52,6 @@ __all__ = [
     "image_of",
     "inline_image",
     "is_data_uri",
-    "note_file",
     "pad_to_aspect",
     "pil_source",
     "query_of",
@@ -61,6 +60,7 @@ __all__ = [
     "unreadable_images",
     "url_source",
     "usable_candidate",
+    "with_file_state",
     "with_inline_image",
     "without_unreadable_images",
 ]

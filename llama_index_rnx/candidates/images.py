@@ -37,10 +37,12 @@ _FROM_URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
 
-NOTED_FILES = 100_000
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """What a file was like at some time: its size in bytes, and when it was changed."""
 
-
-_noted: dict[str, str] = {}
+    size: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,15 @@ class ImageSource:
         return buffer.getvalue()
 
 
-def source_at(location: str | Path, label: str) -> ImageSource:
-    """Return the image that a string names where a path is expected: a file, or a `data:` URI."""
-    return base64_source(str(location), label) if is_data_uri(location) else file_source(location)
+def source_at(location: str | Path, label: str, indexed: FileState | None = None) -> ImageSource:
+    """Return the image that a string names where a path is expected: a file, or a `data:` URI.
+
+    Args:
+        indexed: as in `file_source`.
+    """
+    if is_data_uri(location):
+        return base64_source(str(location), label)
+    return file_source(location, indexed)
 
 
 def is_data_uri(location: object) -> bool:
@@ -105,10 +113,15 @@ def is_data_uri(location: object) -> bool:
     return _DATA_URI.match(head) is not None
 
 
-def file_source(path: str | Path) -> ImageSource:
-    """Return an image file. It may be missing: that shows when it is loaded."""
+def file_source(path: str | Path, indexed: FileState | None = None) -> ImageSource:
+    """Return an image file. It may be missing: that shows when it is loaded.
+
+    Args:
+        indexed: what the file was like when it was indexed; it identifies a file that is gone.
+    """
     path = Path(_local_path(str(path)))
-    return ImageSource(label=str(path), digest=file_digest(path), read=lambda: _checked_file(path))
+    digest = file_digest(path, indexed)
+    return ImageSource(label=str(path), digest=digest, read=lambda: _checked_file(path))
 
 
 def bytes_source(data: bytes, label: str) -> ImageSource:
@@ -160,15 +173,6 @@ def _local_path(path: str) -> str:
         ) from error
 
 
-def note_file(path: str, size: int, mtime_ns: int) -> None:
-    """Tells what an indexed file was like, so that it is recognised, and its memory found, after it
-    is gone.
-    """
-    _noted[path] = f"{path}|{size}|{mtime_ns}"
-    while len(_noted) > NOTED_FILES:
-        _noted.pop(next(iter(_noted)), None)
-
-
 def _checked_file(path: Path) -> Path:
     """Return the path of a regular file of allowed size: a device or a pipe (/dev/zero) would never
     end. Its bytes are read while it is decoded.
@@ -183,12 +187,15 @@ def _checked_file(path: Path) -> Path:
     return path
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path, indexed: FileState | None = None) -> str:
+    """Return the digest of a file as it is now; of a file that is gone, as it was when indexed."""
     try:
         status = os.stat(path)
     # A ValueError: the path has a zero byte, or the file system cannot write it.
     except (OSError, ValueError):
-        return _noted.get(str(path), f"{path}|missing")
+        if indexed is None:
+            return f"{path}|missing"
+        return f"{path}|{indexed.size}|{indexed.mtime_ns}"
     return f"{path}|{status.st_size}|{status.st_mtime_ns}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import BaseContentBlock, ImageBlock, TextBlock
+from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import (
     BaseNode,
     ImageNode,
@@ -21,6 +22,7 @@ from llama_index.core.schema import (
 
 from llama_index_rnx.candidates.candidate import Candidate, without_unreadable_images
 from llama_index_rnx.candidates.images import (
+    FileState,
     ImageSource,
     base64_source,
     file_digest,
@@ -53,6 +55,8 @@ class PageNode(ImageNode):
     page: int
     has_fields: bool = False
 
+    _indexed: FileState | None = PrivateAttr(default=None)
+
     @classmethod
     def class_name(cls) -> str:
         return "PageNode"
@@ -74,6 +78,32 @@ class PageNode(ImageNode):
             image = self.resolve_image().read()
             blocks.append(ImageBlock(image=image, image_mimetype="image/jpeg"))
         return blocks
+
+
+class IndexedImageNode(ImageNode):
+    """The node of an image file as an index gives it back: it knows what the file was like when it
+    was indexed, so that its memory is found after the file is gone.
+    """
+
+    _indexed: FileState | None = PrivateAttr(default=None)
+
+
+def with_file_state(node: BaseNode, size: int, mtime_ns: int) -> BaseNode:
+    """Return the node of an indexed file, with what the file was like when it was indexed.
+
+    Args:
+        node: made anew from an index; a `PageNode` is changed in place.
+    """
+    state = FileState(size=size, mtime_ns=mtime_ns)
+    if isinstance(node, PageNode):
+        node._indexed = state
+        return node
+    if type(node) is not ImageNode:
+        return node
+
+    image_node = IndexedImageNode.model_construct(node.model_fields_set, **dict(node))
+    image_node._indexed = state
+    return image_node
 
 
 def candidate_of(node: BaseNode, allow_urls: bool = False) -> Candidate:
@@ -138,7 +168,14 @@ def image_of(node: BaseNode, allow_urls: bool = False) -> ImageSource | None:
     if isinstance(node, PageNode):
         return _page_source(node)
     if isinstance(node, ImageNode):
-        return _first_source(node.image, node.image_path, node.image_url, node.node_id, allow_urls)
+        return _first_source(
+            node.image,
+            node.image_path,
+            node.image_url,
+            node.node_id,
+            allow_urls,
+            indexed=node._indexed if isinstance(node, IndexedImageNode) else None,
+        )
     if isinstance(node, Node) and node.image_resource is not None:
         resource = node.image_resource
         return _first_source(resource.data, resource.path, resource.url, node.node_id, allow_urls)
@@ -197,20 +234,25 @@ def _page_source(node: PageNode) -> ImageSource:
     drawn = "+fields" if node.has_fields else ""
     return ImageSource(
         label=f"{path}#{number}",
-        digest=f"{file_digest(path)}#{number}{drawn}",
+        digest=f"{file_digest(path, node._indexed)}#{number}{drawn}",
         read=lambda: draw_page(path, number - 1),
     )
 
 
 def _first_source(
-    data: Any, path: Any, url: Any, label: str, allow_urls: bool
+    data: Any,
+    path: Any,
+    url: Any,
+    label: str,
+    allow_urls: bool,
+    indexed: FileState | None = None,
 ) -> ImageSource | None:
     """Return the image that the first of these holds: data, a path, or a URL."""
     name = f"image of node {label!r}"
     if data:
         return base64_source(data, name)
     if path:
-        return source_at(path, name)
+        return source_at(path, name, indexed)
     if not url:
         return None
     if is_data_uri(url):
@@ -232,10 +274,12 @@ def _content_of(node: BaseNode) -> str:
 
 def _text_of(node: BaseNode) -> str:
     """Return what LlamaIndex would embed; metadata alone is no text."""
-    if not clean_text(_content_of(node)):
-        return ""
+    content = _content_of(node)
+    embedded = node.get_content(metadata_mode=MetadataMode.EMBED)
+    if embedded == content:
+        return clean_text(content)
 
-    return clean_text(node.get_content(metadata_mode=MetadataMode.EMBED))
+    return clean_text(embedded) if clean_text(content) else ""
 
 
 def _attempt(action: Callable[[], T], node: BaseNode) -> tuple[T | None, str]:

@@ -22,7 +22,7 @@ from llama_index_rnx.ingestion import Shard, device_of, resolve_shard
 
 if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load
     from llama_index_rnx.collection import NodeCollection, Skipped
-    from llama_index_rnx.ingestion import IndexReport
+    from llama_index_rnx.ingestion import IndexReport, Survey
 
 
 class Quantization(StrEnum):
@@ -40,11 +40,11 @@ class Shown(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be indexed."""
+    """What is to be indexed: the paths, and what lies below them."""
 
     paths: list[Path]
     share: Shard
-    follow_links: bool
+    surveyed: Survey
 
 
 SERVER = "Qdrant server"
@@ -150,8 +150,9 @@ def index(
         batches_in_flight=batches_in_flight,
     )
     part, own_device = resolve_shard(share, os.environ), device_of(device, os.environ)
-    work = Work(paths=paths, share=part, follow_links=follow_links)
-    with _opened(work, to, collection, storage, memory_path, own_device) as target:
+    # A wrong path shows before an empty index is made.
+    work = Work(paths=paths, share=part, surveyed=_survey(paths, follow_links))
+    with _opened(to, collection, storage, memory_path, own_device) as target:
         if progress is Shown.json:
             _tell(target, work)
         elif workers == 1:
@@ -162,15 +163,19 @@ def index(
             _print_report(_in_shares(target, work, workers, sys.argv[2:]), len(target), to)
 
 
+def _survey(paths: list[Path], follow_links: bool) -> Survey:
+    from llama_index_rnx.ingestion import survey
+
+    return survey(paths, follow_links)
+
+
 @contextmanager
 def _opened(
-    work: Work, to: str, name: str, storage: Storage, memory_path: str | None, device: str | None
+    to: str, name: str, storage: Storage, memory_path: str | None, device: str | None
 ) -> Iterator[NodeCollection]:
     from llama_index_rnx.collection import NodeCollection
     from llama_index_rnx.embed import RNXEmbedding
-    from llama_index_rnx.ingestion import survey
 
-    survey(work.paths, work.follow_links)  # a wrong path shows before an empty index is made
     embedding = RNXEmbedding(device=device)
     target = NodeCollection(
         to, name=name, embedding=embedding, memory_path=memory_path, storage=storage
@@ -184,7 +189,7 @@ def _opened(
 def _alone(target: NodeCollection, work: Work) -> IndexReport:
     from llama_index_rnx.ingestion import index_paths
 
-    return index_paths(target, work.paths, share=work.share, follow_links=work.follow_links)
+    return index_paths(target, work.paths, share=work.share, surveyed=work.surveyed)
 
 
 def _tell(target: NodeCollection, work: Work) -> None:
@@ -192,9 +197,7 @@ def _tell(target: NodeCollection, work: Work) -> None:
     from llama_index_rnx.ingestion import index_paths, send_report
 
     lines = JsonLines()
-    report = index_paths(
-        target, work.paths, share=work.share, bar=lines, follow_links=work.follow_links
-    )
+    report = index_paths(target, work.paths, share=work.share, bar=lines, surveyed=work.surveyed)
     send_report(report, lines)
 
 
@@ -217,7 +220,7 @@ def _one_writer(
                 share=work.share,
                 bar=bar,
                 prepare=crew.prepare,
-                follow_links=work.follow_links,
+                surveyed=work.surveyed,
             )
         finally:
             crew.close()

@@ -13,13 +13,15 @@ __all__ = [
     "Skipped",
     "Stamp",
     "Storage",
+    "WriteReport",
     "creation_settings",
     "holds_index",
 ]
 
 if TYPE_CHECKING:
     from llama_index_rnx.collection.collection import BATCH, NodeCollection
-    from llama_index_rnx.collection.points import TEXT, PreparedNode, Skipped, Stamp
+    from llama_index_rnx.collection.points import TEXT, PreparedNode, Stamp
+    from llama_index_rnx.collection.reports import Skipped, WriteReport
     from llama_index_rnx.collection.schema import creation_settings, holds_index
     from llama_index_rnx.collection.settings import FIELD_KINDS, Storage
 else:
@@ -32,9 +34,12 @@ else:
             ],
             "points": [
                 "PreparedNode",
-                "Skipped",
                 "Stamp",
                 "TEXT",
+            ],
+            "reports": [
+                "Skipped",
+                "WriteReport",
             ],
             "schema": [
                 "creation_settings",

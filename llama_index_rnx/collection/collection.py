@@ -1,7 +1,7 @@
-"""Nodes in Qdrant: create, upsert, search, payload <-> node.
+"""The collection of nodes: add, search, get, delete, copy.
 
-It knows no addresses and no faults (qdrant.py), no values and keys of metadata (metadata.py,
-paths.py) and no filter operators (filters.py).
+It knows no life of a Qdrant collection (qdrant_index.py), no filter operators (filters.py) and no
+way from a node to its vectors (indexer.py).
 """
 
 from __future__ import annotations
@@ -9,97 +9,75 @@ from __future__ import annotations
 import copy
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings import MultiModalEmbedding
-from llama_index.core.schema import (
-    BaseNode,
-    NodeWithScore,
-)
+from llama_index.core.schema import BaseNode, NodeWithScore
 from llama_index.core.vector_stores.types import MetadataFilters
-from platformdirs import user_cache_path
 from qdrant_client import QdrantClient, models
 
-from llama_index_rnx.candidates import (
-    SOURCE,
-    ImageSource,
-    Query,
-    candidate_of,
-    dense_texts_of,
-    dense_vector_of,
+from llama_index_rnx.candidates import SOURCE, Query
+from llama_index_rnx.collection.arguments import (
+    check_options,
+    checked_name,
+    checked_query,
+    default_memory_path,
 )
 from llama_index_rnx.collection.connection import (
-    MEMORY,
     Location,
-    TooLargeError,
-    client_again,
     client_options,
     connect,
-    urls_of,
+    reopen_client,
 )
 from llama_index_rnx.collection.filters import TextMatch, qdrant_filter, with_ids, with_substrings
-from llama_index_rnx.collection.fusion import DEPTH, RRF, fusion_query
-from llama_index_rnx.collection.json_paths import ROOT, paths
+from llama_index_rnx.collection.fusion import DEPTH, build_channels, fusion_query, search_params
+from llama_index_rnx.collection.indexer import Indexer, StampedNode
+from llama_index_rnx.collection.json_paths import ROOT
 from llama_index_rnx.collection.metadata import clean_name
 from llama_index_rnx.collection.points import (
-    IMAGE,
     NODE_FIELDS,
-    SPARSE,
     TEXT,
     PreparedNode,
-    Skipped,
     Stamp,
-    build_point,
-    check_path,
     deduplicate,
     node_from_payload,
     point_id_of,
-    with_stored_metadata,
 )
-from llama_index_rnx.collection.schema import (
-    LAYOUT,
-    PAYLOAD_INDEXES,
-    create_field_index,
-    creation_options,
-    creation_settings,
-    embedding_dimensions,
-)
+from llama_index_rnx.collection.qdrant_index import QdrantIndex
+from llama_index_rnx.collection.reports import Skipped, WriteReport
+from llama_index_rnx.collection.schema import stamp_filter
 from llama_index_rnx.collection.settings import Storage
 from llama_index_rnx.collection.upload import (
-    T,
     background_writes,
     batched,
     split_by_size,
     too_large_error,
-    upsert_points,
 )
 from llama_index_rnx.console import progress_bar
-from llama_index_rnx.embed import RNXEmbedding, embed_candidates, embed_query, fingerprint_of
-from llama_index_rnx.errors import ImageError, RNXError, shown
+from llama_index_rnx.embed import RNXEmbedding, dimensions_of, load_model
+from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.ranking import Ranker, get_or_compute_memories, with_dynamic_batching
-from llama_index_rnx.text import bm25, clean_text
+from llama_index_rnx.ranking import Ranker, with_dynamic_batching
 from llama_index_rnx.validation import checked_count, checked_ids, checked_nodes
 
-BATCH = 32  # nodes embedded, remembered and written together: a killed run loses no more
-SCROLL = 1_000
-EMBEDDED_SCROLL = 100_000  # the embedded engine goes through all points for each page
+# Nodes embedded, remembered and written together: a killed run loses no more.
+BATCH = 32
+# Paths in one filter of a server.
 _VALUES_A_FILTER = 500
 log = logging.getLogger(__name__)
 
 
 class NodeCollection:
-    """Nodes in Qdrant, each with the vectors of what it has: a text, an image, or both, and BM25
+    """Nodes in Qdrant: a dense vector for the text of a node, another one for its image, and BM25
     for its words.
 
     Args:
         location: a folder (embedded Qdrant), `":memory:"`, the URL of a server, several URLs of one
-            cluster (a list, or parted by commas: where one is dead another is asked), or a
+            cluster (a list, or separated by commas: a dead server is replaced by the next), or a
             `QdrantClient`.
         name: of the Qdrant collection.
         embedding: any LlamaIndex `MultiModalEmbedding`; by default `RNXEmbedding()`.
@@ -110,26 +88,31 @@ class NodeCollection:
         allow_urls: fetch the images of nodes that hold a URL only.
         storage: shards, replicas, quantization, gRPC ... of a Qdrant server.
 
-    A copy answers alike. `copy` shares the engine; `deepcopy` and `pickle` make a collection of
-    their own with the same
-    settings: `:memory:` travels with its points, a folder is opened again (by this process as often
-    as you like, by another one when this has closed it), a server is connected to. A `QdrantClient`
-    is shared by a deep copy, and pickled as what it was made with.
+    Attributes:
+        skipped: the nodes that the last `add` left out, and why.
+
+    A copy answers alike. `copy` shares the engine. `deepcopy` and `pickle` make a collection of
+    their own with the same settings: `:memory:` travels with its points, a folder is opened again
+    (by this process any number of times, by another one once this process has closed it), a server
+    is connected to. A `QdrantClient` is shared by a deep copy, and pickled as its arguments.
 
     Raises:
-        RNXError: Qdrant is not there, the folder is in use by another process, or the index was
-            made with another model or other settings of `storage`.
+        SettingsError: an argument does not fit.
+        StorageError: the folder is in use by another process or damaged, or the index was made with
+            another model or other settings of `storage`.
+        ConnectionFailedError: the server does not answer, or is too old.
 
     Example:
         >>> from llama_index.core.schema import TextNode
         >>> collection = NodeCollection(":memory:")
-        >>> collection.add([TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is iron oxide.")])
+        >>> honey = TextNode(id_="a", text="Bees make honey.")
+        >>> collection.add([honey, TextNode(id_="b", text="Rust is iron oxide.")])
         2
         >>> len(collection)
         2
         >>> [hit.node_id for hit in collection.search(Query(text="what do bees make?"), k=1)]
         ['a']
-        >>> collection.add([TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is red.")])  # one changed
+        >>> collection.add([honey, TextNode(id_="b", text="Rust is red.")])  # one changed
         1
     """
 
@@ -143,86 +126,107 @@ class NodeCollection:
         allow_urls: bool = False,
         storage: Storage | None = None,
     ) -> None:
-        _check_options(embedding, ranker, memory_path, storage)
-        self.location, self.name, self.storage = location, _checked(name), storage or Storage()
-        self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
-        self._ranker_setting, self._memory_path = ranker, memory_path
-        own = self.embedding.ranker if isinstance(self.embedding, RNXEmbedding) else None
-        self.ranker: Ranker | None = own if ranker == "auto" else ranker
-        self._shared_ranker = (
-            with_dynamic_batching(self.ranker) if self.ranker is not None else None
-        )
+        check_options(embedding, ranker, memory_path, storage)
+        self.location = location
+        self.name = checked_name(name)
+        self.storage = storage or Storage()
         self.allow_urls = allow_urls
         self.skipped: list[Skipped] = []
-        self._connection = connect(location, self.storage)
-        self._where, self._closed = self._connection.where, False
-        self._exists = self._prepared = self._quantized = False
-        self._connection.refuse_old_server()
+        self._ranker_setting = ranker
+        self._memory_path = memory_path
+
+        self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
+        model = load_model(self.embedding)
+        self.ranker: Ranker | None = model.ranker if ranker == "auto" else ranker
+        self._embeds_memories = model.reads_memories_of(self.ranker)
+        self._batching_ranker = None
+        if self.ranker is not None:
+            self._batching_ranker = with_dynamic_batching(self.ranker)
+
+        connection = connect(location, self.storage)
+        self._index = QdrantIndex(connection, self.name, self.storage, model.fingerprint)
         self.memories = self._open_memories(memory_path)
-        self._check_made()
-        self._connection.join(self)
 
     def add(self, nodes: Iterable[BaseNode], show_progress: bool | None = None) -> int:
-        """Writes the nodes that are new or changed; returns how many. Idempotent by node id.
+        """Write the nodes that are new or changed, and return how many. Idempotent by node id.
 
         A node that cannot be used (neither text nor image, an image that cannot be read) is left
         out, logged, and listed in `skipped`; all others are written.
 
         Raises:
-            RNXError: `nodes` is no list of nodes, two nodes with one id have different contents,
-                Qdrant does not answer, or the index is read-only.
+            SettingsError: `nodes` is no list of nodes, or two nodes with one id have different
+                contents.
+            StorageError: the index is read-only, closed, or cannot be written.
+            ConnectionFailedError: the server does not answer, or refuses.
         """
         distinct = deduplicate(checked_nodes(nodes))
         with progress_bar("indexing", len(distinct), "nodes", show_progress) as advance:
-            written = self.write(((node, None) for node in distinct), advance)
+            report = self.write(((node, None) for node in distinct), advance)
+        self.skipped = list(report.skipped)
         _warn_of(self.skipped)
-        return written
+        return report.written
 
-    def write(
-        self, stamped: Iterable[tuple[BaseNode, Stamp | None]], advance: Callable[[int], None]
-    ) -> int:
-        """As `add`, for a stream of nodes with the files that they came from; `advance(n)` is told
-        the progress.
+    def write(self, stamped: Iterable[StampedNode], advance: Callable[[int], None]) -> WriteReport:
+        """Do what `add` does for nodes with the files that they came from.
 
-        What is left out is listed in `skipped` and not logged: the caller tells of it by the names
-        of the files.
+        The nodes that are left out are in the report and not logged: the caller names them by their
+        files.
+
+        Args:
+            advance: called with the number of nodes of each batch, once it is done.
+
+        Raises:
+            StorageError, ConnectionFailedError: as `add`.
         """
-        self._check_writable()
-        self.skipped = []
-        self._create()
-        written, refused = 0, list[str]()
-        with background_writes(0 if self.embedded else self.storage.batches_in_flight) as submit:
+        self._index.check_writable()
+        self._index.create(partial(dimensions_of, self.embedding))
+        indexer = self._indexer()
+        count = 0
+        skipped: list[Skipped] = []
+        refused: list[Skipped] = []
+
+        at_once = 0 if self.embedded else self.storage.batches_in_flight
+        with background_writes(at_once, refused.extend) as submit:
             for batch in batched(stamped, BATCH):
-                points = self._points(self._changed(list(self._entries(batch))))
-                for part in split_by_size(points):
-                    submit(partial(self._upsert, part, refused))
-                written += len(points)
+                prepared, unusable = indexer.prepare(batch)
+                points, unreadable = indexer.build_points(self._changed(prepared))
+                for request in split_by_size(points):
+                    submit(partial(self._upsert, request))
+
+                count += len(points)
+                skipped += [*unusable, *unreadable]
                 advance(len(batch))
-        return written - len(refused)
+        return WriteReport(written=count - len(refused), skipped=skipped + refused)
 
     def delete(self, node_ids: Iterable[str]) -> None:
-        """Removes the nodes with these ids; unknown ids are ignored."""
+        """Remove the nodes with these ids; unknown ids are ignored.
+
+        Raises:
+            SettingsError: the ids are no strings.
+            StorageError, ConnectionFailedError: as `add`.
+        """
         ids = checked_ids(node_ids)
-        self._check_writable()
-        points = models.PointIdsList(points=[point_id_of(node_id) for node_id in ids])
-        if ids and self._is_there():
-            self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
+        self._index.check_writable()
+        points: list[int | str | UUID] = [point_id_of(node_id) for node_id in ids]
+        if points and self._index.exists():
+            self._index.delete(models.PointIdsList(points=points))
 
     def search(
         self, query: Query, k: int = 100, filters: MetadataFilters | None = None
     ) -> list[NodeWithScore]:
-        """The `k` nearest nodes, texts and images in one list, by one call.
+        """Return the `k` nearest nodes, texts and images in one list, by one call.
 
-        Two channels: what nodes say (dense and BM25, fused by reciprocal rank, Cormack et al. 2009)
-        and what they show. Their cosines are not comparable: a text's is about .8, a picture's .3.
-        An embedding that knows how likely a picture of a given cosine is the one
-        (`image_calibration`) adds that likelihood, on the scale of a text that is first in both
-        lists; so pictures do not crowd a question that no picture answers. Pictures without text
-        also have a place by their rank, further down, or a large collection would hide them. With
-        others the channels are fused by rank.
+        There are two channels: what nodes say (dense and BM25, fused by reciprocal rank, Cormack et
+        al. 2009) and what they show. Their cosines are not comparable: a text's is about .8, an
+        image's .3. An embedding that knows the probability that an image of a given cosine is the
+        right one (`image_calibration`) adds that probability, on the scale of a text that is first
+        in both lists; so images do not crowd a query that no image answers. Images without text
+        also count by their rank, further down, or a large collection would hide them. With other
+        embeddings the channels are fused by rank.
 
         Args:
             query: a `Query` of text, image or both; `RNXRetriever` makes one of a LlamaIndex query.
+            k: how many nodes come out at most, 1 or more.
             filters: LlamaIndex's metadata filters, nested ones too; applied before the search. Each
                 text operator reads that field of all nodes which meet the other filters of its
                 group: seconds for 100,000 on a server.
@@ -230,109 +234,114 @@ class NodeCollection:
         Returns:
             At most `k` nodes, best first, with the score of the fusion; none if nothing was ever
             added.
+
+        Raises:
+            SettingsError: the query is empty or no `Query`, `k` is below 1, a filter cannot be
+                used, or the query's vector has another length than those of the nodes.
+            ImageError: the query's image cannot be read.
+            StorageError, ConnectionFailedError: the index is closed; the server does not answer.
         """
-        query, k = _checked_query(query), checked_count(k, "k")
-        if not self._is_there():
+        query = checked_query(query)
+        k = checked_count(k, "k")
+        if not self._index.exists():
             return []
         self._check_length(query)
-        condition = qdrant_filter(filters, self._holding)
-        prefetch, fusion = (
-            self._channels(query, max(k, DEPTH), condition),
-            fusion_query(self.embedding, query),
-        )
-        found = self._call(
+
+        condition = qdrant_filter(filters, self._points_with_text)
+        params = search_params(self.storage.oversampling if self._index.quantized else None)
+        channels = build_channels(self.embedding, query, max(k, DEPTH), condition, params)
+        fusion = fusion_query(self.embedding, query)
+        response = self._index.call(
             lambda client: client.query_points(
-                self.name, prefetch=prefetch, query=fusion, limit=k, with_payload=NODE_FIELDS
+                self.name, prefetch=channels, query=fusion, limit=k, with_payload=NODE_FIELDS
             )
         )
-        points = sorted(
-            found.points, key=lambda point: (-point.score, str(point.id))
-        )  # a server orders ties by chance
+
+        # A server orders ties by chance.
+        points = sorted(response.points, key=lambda point: (-point.score, str(point.id)))
         return [
             NodeWithScore(node=node_from_payload(point.payload), score=float(point.score))
             for point in points
         ]
 
     def get(self, node_ids: Iterable[str]) -> list[BaseNode]:
-        """The nodes with these ids, in this order; unknown ids are left out."""
+        """Return the nodes with these ids, in this order; unknown ids are left out."""
         ids = [point_id_of(node_id) for node_id in checked_ids(node_ids)]
-        if not self._is_there():
+        if not self._index.exists():
             return []
-        points = self._call(
-            lambda client: client.retrieve(self.name, ids=ids, with_payload=NODE_FIELDS)
-        )
-        nodes = {str(point.id): node_from_payload(point.payload) for point in points}
+        records = self._index.retrieve(ids, NODE_FIELDS)
+        nodes = {str(record.id): node_from_payload(record.payload) for record in records}
         return [nodes[point_id] for point_id in ids if point_id in nodes]
 
     def files(
         self, paths: Collection[str], sources: Collection[str] = ()
     ) -> dict[str, list[dict[str, Any]]]:
-        """By file path, what is known of each node of these files, and of those whose nodes have
-        one of these sources: the fields of its `Stamp`, and its metadata."""
-        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        asked, named = set(paths), {clean_name(source) for source in sources}
-        for payload in self._of_files(paths, sources):
-            if "file" not in payload:
+        """Return, by file path, what the index holds of each node of these files, and of the files
+        whose nodes have one of these sources: the fields of its `Stamp`, and its metadata.
+        """
+        distinct_paths = set(paths)
+        names = {clean_name(source) for source in sources}
+        payloads: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for payload in self._payloads_of_files(paths, sources):
+            path = payload.get("file")
+            if path is None:
                 continue
-            if payload["file"] in asked or payload["metadata"].get(SOURCE) in named:
-                found[payload["file"]].append(payload)
-        return found
+            if path in distinct_paths or payload["metadata"].get(SOURCE) in names:
+                payloads[path].append(payload)
+        return payloads
 
     def paths(self) -> set[str]:
-        """The paths of all indexed files."""
-        return {payload["file"] for _, payload in self._scroll(["file"]) if "file" in payload}
+        """Return the paths of all indexed files."""
+        return {payload["file"] for _, payload in self._index.scroll(["file"]) if "file" in payload}
 
     def remove_file(self, path: str, except_stamp: Stamp | None = None) -> None:
-        """Removes the nodes of a file; with `except_stamp` only those of its other versions."""
-        self._check_writable()
+        """Remove the nodes of a file; with `except_stamp` only those of its other versions."""
+        self._index.check_writable()
         same_path = models.FieldCondition(
             key="file", match=models.MatchValue(value=clean_name(path))
         )
         condition = models.Filter(must=[same_path])
         if except_stamp is not None:
-            condition.must_not = [_with_stamp(except_stamp)]
-        selector = models.FilterSelector(filter=condition)
-        self._call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
+            condition.must_not = [stamp_filter(except_stamp)]
+        self._index.delete(models.FilterSelector(filter=condition))
 
     @property
     def embedded(self) -> bool:
-        """Whether Qdrant runs in this process: a folder then has one writer, this one."""
-        return self._connection.embedded
+        """Whether Qdrant runs in this process: a folder then has one writer, this process."""
+        return self._index.embedded
 
     def __len__(self) -> int:
-        if not self._is_there():
-            return 0
-        return int(self._call(lambda client: client.count(self.name, exact=True)).count)
+        return self._index.count()
 
     def close(self) -> None:
-        """Lets go of Qdrant and of the memory store; an embedded index is then free for other
-        processes.
-        """
-        self._closed = True
+        """Release Qdrant and the memory store; other processes can then open an embedded index."""
         self.memories.close()
-        self._connection.leave(self)  # one folder may be open twice in a process
+        self._index.close()
 
     def __copy__(self) -> NodeCollection:
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, skipped=[], memories=copy.copy(self.memories))
-        other._connection.join(other)
-        return other
+        duplicate = object.__new__(type(self))
+        duplicate.__dict__.update(self.__dict__)
+        duplicate.skipped = []
+        duplicate.memories = copy.copy(self.memories)
+        duplicate._index = copy.copy(self._index)
+        return duplicate
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NodeCollection:
-        """Models are shared, as they are by all who use them."""
-        own = not isinstance(self.location, QdrantClient)
-        points = self._connection.dump(self.name) if own else None
-        return _made_again(type(self), self._settings(), points)
+        """Return a collection of its own; all collections share the models."""
+        is_own_engine = not isinstance(self.location, QdrantClient)
+        points = self._index.dump() if is_own_engine else None
+        return _rebuild(type(self), self._settings(), points)
 
     def __reduce__(self) -> tuple[Callable[..., NodeCollection], tuple[Any, ...]]:
-        settings, options = self._settings(), None
+        settings = self._settings()
+        options = None
         if isinstance(self.location, QdrantClient):
             options = client_options(self.location)
             del settings["location"]
-        return _made_again, (type(self), settings, self._connection.dump(self.name), options)
+        return _rebuild, (type(self), settings, self._index.dump(), options)
 
     def _settings(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Return the arguments of the constructor."""
         return {
             "location": self.location,
             "name": self.name,
@@ -343,382 +352,121 @@ class NodeCollection:
             "storage": self.storage,
         }
 
-    def _entries(self, batch: Sequence[tuple[BaseNode, Stamp | None]]) -> Iterator[PreparedNode]:
-        for node, stamp in batch:
-            try:
-                check_path(stamp)
-                storable = with_stored_metadata(node)
-                entry = PreparedNode(
-                    node=storable, candidate=candidate_of(storable, self.allow_urls), stamp=stamp
-                )
-                entry.payload  # noqa: B018  (made here, so that a node that cannot be stored costs itself only)
-            except RNXError as error:
-                self._skip(node.node_id, error)
-            else:
-                yield entry
+    def _open_memories(self, memory_path: str | Path | None) -> MemoryStore:
+        """Open the memory store. A read-only index has read-only memories beside it; what else is
+        remembered stays in RAM.
+        """
+        if memory_path is not None:
+            return MemoryStore(memory_path)
+        folder = default_memory_path(self.location)
+        return MemoryStore(folder, read_only=self._index.read_only)
 
-    def _changed(self, entries: list[PreparedNode]) -> list[PreparedNode]:
-        """Those that are not there yet, or there with another content; of equal ids the last."""
-        ids = {entry.point_id: entry for entry in entries}
-        known = self._call(
-            lambda client: client.retrieve(
-                self.name, ids=list(ids), with_payload=["digest", "file_stat", "file_reader"]
-            )
+    def _indexer(self) -> Indexer:
+        return Indexer(
+            embedding=self.embedding,
+            ranker=self._batching_ranker,
+            memories=self.memories,
+            embeds_memories=self._embeds_memories,
+            allow_urls=self.allow_urls,
         )
-        for point in known:
-            payload, stamp = point.payload or {}, ids[str(point.id)].stamp
-            same_file = stamp is None or stamp.matches(payload)
-            if payload.get("digest") == ids[str(point.id)].payload["digest"] and same_file:
-                del ids[str(point.id)]
-        return list(ids.values())
 
-    def _points(self, entries: list[PreparedNode]) -> list[models.PointStruct]:
-        """Embeds and remembers; a broken image costs its own node only."""
-        if not entries:
-            return []
-        candidates = [entry.candidate for entry in entries]
-        try:
-            if self._shared_ranker is not None:
-                get_or_compute_memories(
-                    self._shared_ranker, candidates, self.memories
-                )  # an RNXEmbedding finds its vectors in them
-            vectors = embed_candidates(self.embedding, candidates)
-        except ImageError as error:
-            if len(entries) == 1:
-                self._skip(entries[0].node.node_id, error)
-                return []
-            half = len(entries) // 2
-            return self._points(entries[:half]) + self._points(entries[half:])
-        return [build_point(entry, found) for entry, found in zip(entries, vectors, strict=True)]
+    def _changed(self, prepared: Sequence[PreparedNode]) -> list[PreparedNode]:
+        """Return the nodes that the index lacks, or holds with another content; of equal ids the
+        last.
+        """
+        changed = {node.point_id: node for node in prepared}
+        fields = ["digest", "file_stat", "file_reader"]
+        for record in self._index.retrieve(list(changed), fields):
+            node = changed[str(record.id)]
+            payload = record.payload or {}
+            same_file = node.stamp is None or node.stamp.matches(payload)
+            if same_file and payload.get("digest") == node.payload["digest"]:
+                del changed[node.point_id]
+        return list(changed.values())
+
+    def _upsert(self, points: list[models.PointStruct]) -> list[Skipped]:
+        """Write the points, and return the nodes that are too large for the server."""
+        skipped = []
+        for point, error in self._index.upsert(points):
+            node_id = clean_name(node_from_payload(point.payload).node_id)
+            reason = clean_name(str(too_large_error(point, error)))
+            skipped.append(Skipped(id=node_id, reason=reason))
+        return skipped
 
     def _check_length(self, query: Query) -> None:
-        """Raises RNXError for a vector of the caller's own that is not as long as those of the
+        """Raise SettingsError for a vector of the caller's own that is not as long as those of the
         nodes.
         """
         if query.dense_vector is None:
             return
-        vectors: Any = self._call(
-            lambda client: client.get_collection(self.name)
-        ).config.params.vectors
+        vectors: Any = self._index.config().params.vectors
         if len(query.dense_vector) != vectors[TEXT].size:
-            raise RNXError(
-                f"the query's embedding has {len(query.dense_vector)} numbers, the vectors of this collection have "
-                f"{vectors[TEXT].size}; embed the query by the collection's embedding, or leave it out."
+            raise SettingsError(
+                f"the query's embedding has {len(query.dense_vector)} numbers, the vectors of this "
+                f"collection have {vectors[TEXT].size}; embed the query by the collection's "
+                "embedding, or leave it out."
             )
 
-    def _channels(
-        self, query: Query, depth: int, condition: models.Filter | None
-    ) -> list[models.Prefetch]:
-        dense, params = embed_query(self.embedding, query), self._search_params()
-        said = [
-            models.Prefetch(query=dense, using=TEXT, limit=depth, filter=condition, params=params)
-        ]
-        indices, values = bm25.query_vector(query.text)
-        if indices:
-            sparse = models.SparseVector(indices=indices, values=values)
-            said.append(models.Prefetch(query=sparse, using=SPARSE, limit=depth, filter=condition))
-        shown = models.Prefetch(
-            query=dense, using=IMAGE, limit=depth, filter=condition, params=params
-        )
-        channels = [models.Prefetch(prefetch=said, query=RRF, limit=depth), shown]
-        if isinstance(self.embedding, RNXEmbedding):
-            alone = models.Filter(must=[_PICTURE_ALONE, *([condition] if condition else [])])
-            pictures = models.Prefetch(
-                query=dense, using=IMAGE, limit=depth, filter=alone, params=params
-            )
-            channels.append(models.Prefetch(prefetch=[pictures], query=RRF, limit=depth))
-        return channels
-
-    def _upsert(self, points: list[models.PointStruct], refused: list[str]) -> None:
-        """Writes the points; what a server finds too large is halved until the large node stands
-        alone, and is left out.
-
-        refused: gets the ids of the points that were left out; several threads write.
-        """
-        try:
-            self._call(partial(upsert_points, name=self.name, points=points))
-        except TooLargeError as error:
-            if len(points) == 1:
-                refused.append(str(points[0].id))
-                self._skip(
-                    node_from_payload(points[0].payload).node_id, too_large_error(points[0], error)
-                )
-                return
-            half = len(points) // 2
-            self._upsert(points[:half], refused)
-            self._upsert(points[half:], refused)
-
-    def _holding(self, match: TextMatch, among: models.Filter | None) -> models.Condition:
-        """A condition that is true of the points which hold a text; to make it the field is read
-        page by page.
+    def _points_with_text(self, match: TextMatch, among: models.Filter | None) -> models.Condition:
+        """Return a condition that is true of the points which hold a text; the field is read page
+        by page to make it.
         """
         if self.embedded and not match.ignore_case:
-            return with_substrings(match, [match.part])
-        found = self._scroll(match.fields, among)
-        matching = (
-            (point_id, metadata)
-            for point_id, payload in found
-            if match.matches(metadata := payload.get(ROOT))
-        )
+            return with_substrings(match, [match.substring])
+
+        matching: dict[str, Any] = {}
+        for point_id, payload in self._index.scroll(match.fields, among):
+            metadata = payload.get(ROOT)
+            if match.matches(metadata):
+                matching[point_id] = metadata
         if self.embedded:
-            return with_substrings(match, {match.spelling(metadata) for _, metadata in matching})
-        return with_ids([point_id for point_id, _ in matching])
-
-    def _call(self, action: Callable[[QdrantClient], T]) -> T:
-        if self._closed:
-            raise RNXError(
-                f"the collection {self.name!r} at {self._where} was closed; open it again by NodeCollection(...)."
+            return with_substrings(
+                match, {match.spelling(metadata) for metadata in matching.values()}
             )
-        return self._connection.ask(action)
+        return with_ids(list(matching))
 
-    def _check_writable(self) -> None:
-        if self._connection.read_only:
-            raise RNXError(
-                f"the index in {self._where} is read-only and can only be searched; make the folder writable, or index into "
-                "another one."
-            )
-
-    def _open_memories(self, memory_path: str | Path | None) -> MemoryStore:
-        """A read-only index has read-only memories beside it; what else is remembered stays in RAM."""
-        if memory_path is not None:
-            return MemoryStore(memory_path)
-        return MemoryStore(_memory_folder(self.location), read_only=self._connection.read_only)
-
-    def _skip(self, node_id: str, error: Exception) -> None:
-        self.skipped.append(Skipped(id=clean_name(node_id), reason=clean_name(str(error))))
-
-    def _of_files(
+    def _payloads_of_files(
         self, paths: Collection[str], sources: Collection[str]
     ) -> Iterable[dict[str, Any]]:
-        """A server finds these nodes by its payload indexes; the embedded engine, that has none,
-        gives all.
+        """Return the payloads of these files. A server finds them by its payload indexes; the
+        embedded engine has none and gives all.
         """
         fields = ["file", "file_stat", "file_sha", "file_nodes", "file_reader", "metadata"]
         if self.embedded:
-            return [payload for _, payload in self._scroll(fields)]
-        found: dict[str, dict[str, Any]] = {}
+            return [payload for _, payload in self._index.scroll(fields)]
+
+        payloads: dict[str, dict[str, Any]] = {}
         for key, values in (("file", paths), (f"{ROOT}.{SOURCE}", sources)):
-            for part in batched(map(clean_name, values), _VALUES_A_FILTER):
-                among = models.FieldCondition(key=key, match=models.MatchAny(any=part))
-                found.update(self._scroll(fields, models.Filter(must=[among])))
-        return found.values()
-
-    def _scroll(
-        self, fields: list[str], condition: models.Filter | None = None
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Point id and these fields of the payload, of all points or of those that meet the
-        condition.
-        """
-        offset: Any = None
-        page = EMBEDDED_SCROLL if self.embedded else SCROLL
-        while self._is_there():
-            points, offset = self._call(
-                partial(_scrolled, self.name, fields, condition, offset, page)
-            )
-            yield from ((str(point.id), point.payload or {}) for point in points)
-            if offset is None:
-                return
-
-    def _is_there(self) -> bool:
-        if not self._exists:
-            self._exists = bool(self._call(lambda client: client.collection_exists(self.name)))
-        return self._exists
-
-    def _search_params(self) -> models.SearchParams | None:
-        """With quantization: more than asked for by single bytes, then put in order by the full
-        vectors.
-        """
-        if not self._quantized:
-            return None
-        rescored = models.QuantizationSearchParams(
-            rescore=True, oversampling=self.storage.oversampling
-        )
-        return models.SearchParams(quantization=rescored)
-
-    def _check_made(self) -> None:
-        """Refuses an index whose vectors another model made (its cosines would mean nothing), or
-        with other settings.
-        """
-        if not self._is_there():
-            return
-        config = self._call(lambda client: client.get_collection(self.name)).config
-        made = (config.metadata or {}).get("rnx")
-        if not made or made.get("layout") != LAYOUT:
-            raise RNXError(
-                f"collection {self.name!r} at {self._where} was not made by this package; choose another name= or folder."
-            )
-        ours = fingerprint_of(self.embedding)
-        if made["embedding"] != ours:
-            raise RNXError(
-                f"the index at {self._where} was made with {made['embedding']}, the embedding given is {ours}; "
-                "pass the same embedding=, or index again into a new folder."
-            )
-        found = creation_options(config)
-        self.storage.refuse_unless_made(found, self.name, self._where)
-        self._quantized = found["quantization"] is not None
-
-    def _create(self) -> None:
-        """Makes the collection unless it is there; of two workers that try at once the second takes
-        what the first made.
-        """
-        if not self._is_there():
-            settings = creation_settings(
-                self.storage, embedding_dimensions(self.embedding), fingerprint_of(self.embedding)
-            )
-            try:
-                self._connection.create(self.name, settings)
-            except ValueError:  # RNXError from a server
-                if not self._is_there():
-                    raise
-            else:
-                self._check_metadata()
-            self._check_made()
-        if (
-            not self._prepared and not self.embedded
-        ):  # the embedded engine has no payload indexes and warns
-            self._index_payload()
-        self._prepared = True
-
-    def _check_metadata(self) -> None:
-        """Of a server that hides its version: one that is too old keeps no metadata, and the
-        collection goes again.
-        """
-        config = self._call(lambda client: client.get_collection(self.name)).config
-        if not config.metadata:
-            self._call(lambda client: client.delete_collection(self.name))
-            raise RNXError(
-                f"Qdrant at {self._where} keeps no metadata of collections; Qdrant 1.16 or newer is needed."
-            )
-
-    def _index_payload(self) -> None:
-        asked = self.storage.metadata_indexes.items()
-        wanted = PAYLOAD_INDEXES | {path: kind for name, kind in asked for path in paths(name)}
-        there = self._call(lambda client: client.get_collection(self.name)).payload_schema
-        for key, kind in wanted.items():
-            if key not in there:
-                self._call(
-                    partial(
-                        create_field_index,
-                        name=self.name,
-                        field=key,
-                        kind=models.PayloadSchemaType(kind),
-                    )
-                )
+            for batch in batched(map(clean_name, values), _VALUES_A_FILTER):
+                among = models.FieldCondition(key=key, match=models.MatchAny(any=batch))
+                condition = models.Filter(must=[among])
+                payloads.update(self._index.scroll(fields, condition))
+        return payloads.values()
 
 
-def _made_again(
+def _rebuild(
     kind: type[NodeCollection],
     settings: Mapping[str, Any],
     points: Any,
     options: Mapping[str, Any] | None = None,
 ) -> NodeCollection:
-    """A collection of these settings, with the points of an engine in RAM and the options of a
-    client that was handed in.
+    """Return a collection of these settings.
+
+    Args:
+        points: of an engine in RAM, None for any other one.
+        options: of a client that the user handed in.
     """
-    location = {} if options is None else {"location": client_again(options)}
+    location = {} if options is None else {"location": reopen_client(options)}
     collection = kind(**{**settings, **location})
     if points is not None:
-        collection._connection.restore(collection.name, points)
-        collection._check_made()
+        collection._index.restore(points)
     return collection
 
 
 def _warn_of(skipped: Sequence[Skipped]) -> None:
-    """One line for a call, however many nodes it left out."""
-    if skipped:
-        others = (
-            f" (and {len(skipped) - 1:,} others, listed in `skipped`)" if len(skipped) > 1 else ""
-        )
-        log.warning("node %r is left out: %s%s", skipped[0].id, skipped[0].reason, others)
-
-
-def _with_stamp(stamp: Stamp) -> models.Filter:
-    """The nodes that were read off this content by this reader."""
-    fields = {"file_sha": stamp.sha256} | ({"file_reader": stamp.reader} if stamp.reader else {})
-    return models.Filter(
-        must=[
-            models.FieldCondition(key=key, match=models.MatchValue(value=value))
-            for key, value in fields.items()
-        ]
-    )
-
-
-def _scrolled(
-    name: str,
-    fields: list[str],
-    condition: models.Filter | None,
-    offset: Any,
-    page: int,
-    client: QdrantClient,
-) -> tuple[list[models.Record], Any]:
-    return client.scroll(
-        name, scroll_filter=condition, limit=page, offset=offset, with_payload=fields
-    )
-
-
-_PICTURE_ALONE = models.FieldCondition(key="kind", match=models.MatchValue(value="image"))
-
-
-def _checked(name: str) -> str:
-    """An embedded collection is a folder of its name: it must not lead out of the index."""
-    if not isinstance(name, str):
-        raise RNXError(f"name= got a {_kind(name)}; the name of a collection is a string.")
-    is_path = name in (".", "..") or bool(set(name) & set("/\\"))
-    if not name.strip() or is_path or not name.isprintable() or len(name.encode()) > 255:
-        raise RNXError(
-            f"{shown(name)} is no name of a collection; give one to 255 characters, without slashes."
-        )
-    return name
-
-
-def _check_options(embedding: Any, ranker: Any, memory_path: Any, storage: Any) -> None:
-    if embedding is not None and not isinstance(embedding, BaseEmbedding):
-        raise RNXError(
-            f"embedding= got a {_kind(embedding)}; a LlamaIndex MultiModalEmbedding is needed."
-        )
-    is_auto = ranker is None or (isinstance(ranker, str) and ranker == "auto")
-    if not is_auto and (isinstance(ranker, type) or not isinstance(ranker, Ranker)):
-        raise RNXError(
-            f"ranker= got a {_kind(ranker)}; a Ranker (load_ranker(...)), 'auto' or None is needed."
-        )
-    if memory_path is not None and not isinstance(memory_path, str | Path):
-        raise RNXError(
-            f"memory_path= got a {_kind(memory_path)}; a folder or an address is needed."
-        )
-    if storage is not None and not isinstance(storage, Storage):
-        raise RNXError(f"storage= got a {_kind(storage)}; Storage(...) is needed.")
-
-
-def _kind(value: Any) -> str:
-    return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
-def _checked_query(query: Any) -> Query:
-    """The query, its text as an index can hold it."""
-    if not isinstance(query, Query):
-        raise RNXError(
-            f"query= got a {_kind(query)}; Query(text=..., image=...) is needed; RNXRetriever takes strings."
-        )
-    if not isinstance(query.text, str) or not (
-        query.image is None or isinstance(query.image, ImageSource)
-    ):
-        raise RNXError(
-            "the query's text must be a string, its image one of file_source(path) or bytes_source(data)."
-        )
-    cleaned = replace(
-        query,
-        text=clean_text(query.text),
-        dense_texts=dense_texts_of(query.dense_texts),
-        dense_vector=dense_vector_of(query.dense_vector),
-    )
-    if cleaned.is_empty:
-        raise RNXError("the query is empty; give it a text, an image, or both.")
-    return cleaned
-
-
-def _memory_folder(location: Location) -> Path | None:
-    if isinstance(location, QdrantClient) or str(location) == MEMORY:
-        return None
-    if urls_of(location):
-        return user_cache_path("llama-index-rnx") / "memories"
-    return Path(str(location)).expanduser().resolve() / "memories"
+    """Log one line for a call, however many nodes it left out."""
+    if not skipped:
+        return
+    first = skipped[0]
+    more = f" (and {len(skipped) - 1:,} others, listed in `skipped`)" if len(skipped) > 1 else ""
+    log.warning("node %r is left out: %s%s", first.id, first.reason, more)

@@ -1,4 +1,4 @@
-"""The line to Qdrant: which engine, which of several servers answers, when to ask again. It knows
+"""The connection to Qdrant: which engine, which of several servers answers, when to retry. It knows
 no nodes and no vectors.
 """
 
@@ -33,36 +33,40 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 from llama_index_rnx.collection.readonly import is_read_only, read_index
 from llama_index_rnx.collection.settings import Storage, format_settings
 from llama_index_rnx.collection.unpickling import restricted_unpickling
-from llama_index_rnx.errors import RNXError, shown
+from llama_index_rnx.errors import (
+    ConnectionFailedError,
+    RNXError,
+    SettingsError,
+    StorageError,
+    one_line,
+    shown,
+)
 from llama_index_rnx.network import http_options, is_loopback_url, usable_proxies
-from llama_index_rnx.system import keep_private, make_file, make_folder
+from llama_index_rnx.system import keep_private, make_file
 
 Location = str | Path | QdrantClient | Sequence[str]
 MEMORY = ":memory:"
-PORT = 6333  # of a URL that names none; gRPC is on the port after
+PORT = 6333  # of a URL that names none; gRPC uses the port after it
 SCHEMES = ("http://", "https://")
-OLDEST = (1, 16)  # the first that keeps metadata of collections
-OWN_FILES = (
-    "meta.json",
-    "collection",
-    "collection/*",
-    "collection/*/*",
-)  # that embedded Qdrant makes in a folder
+OLDEST = (1, 16)  # the first version that keeps metadata of collections
+
+# The files that embedded Qdrant makes in a folder.
+OWN_FILES = ("meta.json", "collection", "collection/*", "collection/*/*")
 T = TypeVar("T")
 
-_TROUBLE = (
+# What a client raises for a server that does not answer, or refuses.
+_SERVER_ERRORS = (
     ApiException,
     httpx.HTTPError,
     ConnectionError,
     ResourceExhaustedResponse,
     grpc.RpcError,
 )
-_MAY_PASS_REST = {
-    404,
-    408,
-    429,
-}  # 404: a node that was just started does not know the collection yet
-_MAY_PASS_GRPC = {
+
+# Answers that may be others a moment later. 404: a node of a cluster that has just started does not
+# know the collection yet.
+_TRANSIENT_REST = {404, 408, 429}
+_TRANSIENT_GRPC = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -72,7 +76,8 @@ _MAY_PASS_GRPC = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.NOT_FOUND,
 }
-# Its own pauses grow to two minutes: a server that is back would be asked too late.
+
+# The pauses of gRPC itself grow to two minutes: a server that is back would be called too late.
 _GRPC_OPTIONS = {
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.max_reconnect_backoff_ms": 2_000,
@@ -80,30 +85,36 @@ _GRPC_OPTIONS = {
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:\d{2,5}")
 _TOO_LARGE = re.compile(r"larger than (allowed|max)|too large|length limit", re.IGNORECASE)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+# The connections to folders that are open in this process: Qdrant locks a folder.
 _folders: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()
+# An embedded engine has one sqlite connection, so its users take turns.
 _locks: weakref.WeakKeyDictionary[QdrantClient, threading.RLock] = weakref.WeakKeyDictionary()
+# The clients that were made here, and not by the user.
 _own: weakref.WeakSet[QdrantClient] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_own() -> None:
-    """Those that nobody closed: qdrant-client would do it when Python is half gone, and print a
-    traceback.
+    """Close the clients that nobody closed: qdrant-client would do it while Python shuts down, and
+    print a traceback.
     """
     for client in list(_own):
         client.close()
 
 
-class TooLargeError(RNXError):
+class TooLargeError(ConnectionFailedError):
     """A server, or a gateway before it, does not take a request of that size."""
 
 
 class Connection:
     """One engine: embedded, or the servers of one cluster, of which the one that answered last is
-    asked first.
+    called first.
 
-    where: its place, for messages. embedded: whether Qdrant runs in this process. read_only:
-    whether nothing can be written.
+    Attributes:
+        where: its place, for messages.
+        embedded: whether Qdrant runs in this process.
+        read_only: whether nothing can be written.
     """
 
     def __init__(
@@ -114,98 +125,100 @@ class Connection:
         owned: bool = True,
         read_only: bool = False,
     ) -> None:
-        self.where, self.read_only = where, read_only
-        self._clients, self._storage, self._owned = list(clients), storage, owned
-        _own.update(clients if owned else ())
+        self.where = where
+        self.read_only = read_only
+        self.embedded = isinstance(clients[0]._client, QdrantLocal)
+        self._clients = list(clients)
+        self._storage = storage
+        self._owned = owned
         self._first = 0
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
-        self.embedded = isinstance(self._clients[0]._client, QdrantLocal)
-        self._lock = _locks.setdefault(
-            self._clients[0], threading.RLock()
-        )  # embedded: one sqlite connection for all
+        self._lock = _locks.setdefault(clients[0], threading.RLock())
+        _own.update(clients if owned else ())
 
-    def ask(self, action: Callable[[QdrantClient], T]) -> T:
-        """Every word with Qdrant goes through here. What fails for now is asked again, of each
-        server in turn.
+    def call(self, action: Callable[[QdrantClient], T]) -> T:
+        """Run an action with a client. Every call of Qdrant goes through here.
 
-        So an action must be one that may be done twice: Qdrant's upserts and deletions are.
+        Transient errors are retried, on each server in turn, with growing pauses. So an action must
+        be one that may run twice, as Qdrant's upserts and deletions are.
 
         Raises:
-            RNXError: no server answers, or one refuses.
+            ConnectionFailedError: no server answers, or one refuses.
+            StorageError: an embedded index cannot be read or written.
         """
         if self.embedded:
-            return self._ask_embedded(action)
+            return self._call_embedded(action)
+
         for pause in [0.0, *self._storage.pauses]:
             time.sleep(pause)
-            for server in range(self._first, self._first + len(self._clients)):
+            for index in range(self._first, self._first + len(self._clients)):
+                server = index % len(self._clients)
                 try:
-                    found = action(self._clients[server % len(self._clients)])
+                    result = action(self._clients[server])
                 except ValueError as error:
-                    is_closed = "closed" in str(
-                        error
-                    )  # grpc's word for a client that somebody closed
-                    if not is_closed and not isinstance(error, JSONDecodeError):
+                    # "closed": gRPC's word for a client that somebody closed.
+                    if "closed" not in str(error) and not isinstance(error, JSONDecodeError):
                         raise
-                    raise self._refused(error) from error
-                except _TROUBLE as error:
-                    if not _may_pass(error, len(self._clients)):
-                        raise self._refused(error) from error
-                    last = error
+                    raise self._failure(error) from error
+                except _SERVER_ERRORS as error:
+                    if not _is_transient(error, len(self._clients)):
+                        raise self._failure(error) from error
+                    last_error = error
                 else:
-                    self._first = server % len(self._clients)
-                    return found
-        raise self._refused(last) from last
+                    self._first = server
+                    return result
+        raise self._failure(last_error) from last_error
 
-    def _ask_embedded(self, action: Callable[[QdrantClient], T]) -> T:
+    def _call_embedded(self, action: Callable[[QdrantClient], T]) -> T:
         try:
             with self._lock:
                 return action(self._clients[0])
         except (sqlite3.Error, OSError) as error:
-            advice = (
-                "make the folder writable"
-                if _is_forbidden(error)
-                else "make room on the disk, or mend it"
-            )
-            raise RNXError(
-                f"the index in {self.where} cannot be written or read ({line_of(error)}); {advice}, and run the same again: "
-                "what was written is whole."
+            advice = "make room on the disk, or repair it"
+            if _is_forbidden(error):
+                advice = "make the folder writable"
+            raise StorageError(
+                f"the index in {self.where} cannot be written or read ({line_of(error)}); "
+                f"{advice}, and run the same again: what was written is whole."
             ) from error
         except RuntimeError as error:
             if "closed" not in str(error):
                 raise
-            raise RNXError(
+            raise StorageError(
                 f"the Qdrant client of {self.where} was closed; make a new one."
             ) from error
 
-    def refuse_old_server(self) -> None:
-        """Raises RNXError for a server that is too old; one that does not say its version is taken
-        as new enough.
+    def check_version(self) -> None:
+        """Raise ConnectionFailedError for a server that is too old. A server that does not say its
+        version is taken as new enough.
         """
-        version = None if self.embedded else self.ask(_version)
+        version = None if self.embedded else self.call(_version)
         numbers = re.match(r"v?(\d+)\.(\d+)", version or "")
         if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
             needed = ".".join(map(str, OLDEST))
-            raise RNXError(
-                f"Qdrant at {self.where} is {version}; {needed} or newer is needed: update the server."
+            raise ConnectionFailedError(
+                f"Qdrant at {self.where} is {version}; {needed} or newer is needed: "
+                "update the server."
             )
 
     def create(self, name: str, settings: dict[str, Any]) -> None:
-        """Makes a collection; of a folder, for its owner alone."""
+        """Create a collection; the files of one in a folder are private to their owner."""
 
         def action(client: QdrantClient) -> None:
             client.create_collection(name, **settings)
 
-        if not self.embedded or self.where == ":memory:":
-            self.ask(action)
+        if not self.embedded or self.where == MEMORY:
+            self.call(action)
             return
         with keep_private(Path(self.where), OWN_FILES):
-            self.ask(action)
+            self.call(action)
 
-    def join(self, user: object) -> None:
-        """Counts a user: the last to leave closes an engine that was opened here."""
+    def acquire(self, user: object) -> None:
+        """Count a user: the last one to release an engine that was opened here closes it."""
         self._users.add(user)
 
-    def leave(self, user: object) -> None:
+    def release(self, user: object) -> None:
+        """Forget a user, and close the engine after the last one."""
         self._users.discard(user)
         if self._owned and not self._users:
             _folders.pop(self.where, None)
@@ -218,8 +231,8 @@ class Connection:
         return getattr(self._clients[0]._client, "location", None) == MEMORY
 
     def dump(self, name: str) -> Any:
-        """A copy of a collection of an engine in RAM; None where it can be opened again, or does
-        not exist.
+        """Return a copy of a collection of an engine in RAM; None for one that does not exist, and
+        for other engines, which can be opened again.
         """
         if not self.in_ram:
             return None
@@ -228,142 +241,152 @@ class Connection:
             return copy.deepcopy(engine.collections.get(name))
 
     def restore(self, name: str, points: Any) -> None:
-        """Puts what `dump` gave into this engine in RAM: the points in their order, so that equal
-        scores stay in order, too.
+        """Put what `dump` returned into this engine in RAM. The points keep their order, so that
+        equal scores stay in order, too.
         """
         engine: Any = self._clients[0]._client
         with self._lock:
             engine.collections[name] = points
 
-    def _refused(self, error: Exception) -> RNXError:
+    def _failure(self, error: Exception) -> RNXError:
         if _is_too_large(error):
             return TooLargeError(
                 f"Qdrant at {self.where} takes no request of that size: {line_of(error)}"
             )
-        if _answered(error):
-            return RNXError(f"Qdrant at {self.where} refused: {line_of(error)}")
-        return RNXError(
-            f"Qdrant at {self.where} does not answer ({line_of(error)}); start it, or check the address."
+        if _is_answer(error):
+            return ConnectionFailedError(f"Qdrant at {self.where} refused: {line_of(error)}")
+        return ConnectionFailedError(
+            f"Qdrant at {self.where} does not answer ({line_of(error)}); "
+            "start it, or check the address."
         )
 
 
 def connect(location: Location, storage: Storage) -> Connection:
-    """The engine at a location: a folder, `:memory:`, the URL of a server, several of one cluster,
-    or a client.
+    """Return the engine at a location: a folder, `:memory:`, the URL of a server, several of one
+    cluster, or a client.
 
     Raises:
-        RNXError: there is no place in it, a folder is in use or damaged, or server settings are
-            given for a folder.
+        SettingsError: it is no location, or server settings are given for a folder.
+        StorageError: a folder is in use or damaged.
     """
-    connection = _connected(location, storage)
-    if connection.embedded and storage.given:
-        raise RNXError(
-            f"{format_settings(storage.given)} was given for {connection.where}; only a Qdrant server has such settings: give its URL, "
-            "or leave them out."
+    connection = _connect(location, storage)
+    if connection.embedded and storage.non_default:
+        raise SettingsError(
+            f"{format_settings(storage.non_default)} was given for {connection.where}; "
+            "only a Qdrant server has such settings: give its URL, or leave them out."
         )
     return connection
 
 
 def client_options(client: QdrantClient) -> dict[str, Any]:
-    """What a client was made with, so that another process can make it again.
+    """Return the arguments that a client was made with, so that another process can make it again.
 
     Raises:
-        RNXError: something of it cannot be sent to another process.
+        SettingsError: an argument cannot be sent to another process.
     """
     options = {name: value for name, value in client.init_options.items() if value is not None}
-    strange = sorted(name for name, value in options.items() if callable(value))
-    if strange:
-        raise RNXError(
-            f"a QdrantClient was handed over that cannot be pickled ({', '.join(strange)} is a function); give the URL of its "
-            "server instead."
+    functions = sorted(name for name, value in options.items() if callable(value))
+    if functions:
+        raise SettingsError(
+            "a QdrantClient was handed over that cannot be pickled "
+            f"({', '.join(functions)} is a function); give the URL of its server instead."
         )
     return options
 
 
-def client_again(options: Mapping[str, Any]) -> QdrantClient:
-    """The client of these options.
+def reopen_client(options: Mapping[str, Any]) -> QdrantClient:
+    """Return a client of these arguments.
 
     Raises:
-        RNXError: its folder is in use, here or in another process.
+        StorageError: its folder is in use, here or in another process.
     """
     try:
         return QdrantClient(**options)
     except (RuntimeError, OSError, ValueError) as error:
-        raise RNXError(
+        raise StorageError(
             f"the QdrantClient of this collection cannot be made again ({line_of(error)})."
         ) from error
 
 
 def urls_of(location: Location) -> list[str]:
-    """The servers that a location names, several parted by commas or as a list; none for a folder."""
+    """Return the servers that a location names, several separated by commas or as a list; none for
+    a folder.
+
+    Raises:
+        SettingsError: it is no location, or something in a list of servers is no URL.
+    """
     if isinstance(location, Path | QdrantClient):
         return []
     if isinstance(location, AsyncQdrantClient):
-        raise RNXError(
-            "location= got an AsyncQdrantClient; a QdrantClient is needed, async methods use it from a thread."
+        raise SettingsError(
+            "location= got an AsyncQdrantClient; a QdrantClient is needed, "
+            "async methods use it from a thread."
         )
     if not isinstance(location, str) and not _is_list_of_texts(location):
-        raise RNXError(
-            f"location= got {_short(location)}; a folder, ':memory:', the URL of a Qdrant server (or a list of them) or a "
-            "QdrantClient is needed."
+        raise SettingsError(
+            f"location= got {type(location).__name__} {shown(location)}; a folder, ':memory:', "
+            "the URL of a Qdrant server (or a list of them) or a QdrantClient is needed."
         )
-    parts = (
-        location.split(",")
-        if isinstance(location, str) and location.startswith(SCHEMES)
-        else location
-    )
-    if isinstance(parts, str):
+    if isinstance(location, str) and not location.startswith(SCHEMES):
         return []
-    found = [part.strip().rstrip("/") for part in parts if part.strip()]
-    strange = [part for part in found if not part.startswith(SCHEMES)]
-    if strange or not found:
-        raise RNXError(
-            f"{', '.join(strange) or 'nothing'} stands in a list of servers; URLs (http://host:6333) are allowed."
+
+    names = location.split(",") if isinstance(location, str) else location
+    urls = [name.strip().rstrip("/") for name in names if name.strip()]
+    others = [url for url in urls if not url.startswith(SCHEMES)]
+    if others or not urls:
+        raise SettingsError(
+            f"{', '.join(others) or 'nothing'} stands in a list of servers; "
+            "URLs (http://host:6333) are allowed."
         )
-    return found
+    return urls
 
 
 def line_of(error: BaseException) -> str:
-    """What an error says, in one line."""
-    text = (error.details() or "") if isinstance(error, grpc.Call) else str(error)
-    return " ".join(text.split())[:300] or type(error).__name__
+    """Return the message of an error in one line; of a gRPC call, what the server said."""
+    if isinstance(error, grpc.Call):
+        details = error.details()
+        return one_line(details) if details else type(error).__name__
+    return one_line(error)
 
 
-def _connected(location: Location, storage: Storage) -> Connection:
+def _connect(location: Location, storage: Storage) -> Connection:
     if isinstance(location, QdrantClient):
         return Connection([location], "the given client", storage, owned=False)
+
     urls = urls_of(location)
     if urls:
         return Connection([_client(url, storage) for url in urls], ",".join(urls), storage)
-    if not str(location).strip():
-        raise RNXError(
-            "no place was given; an index is a folder, :memory:, or the URL of a Qdrant server."
+
+    text = str(location)
+    if not text.strip():
+        raise SettingsError(
+            "no location was given; an index is a folder, :memory:, or the URL of a Qdrant server."
         )
-    if str(location) == MEMORY:
-        return Connection(
-            [QdrantClient(MEMORY, force_disable_check_same_thread=True)], MEMORY, storage
+    if text == MEMORY:
+        client = QdrantClient(MEMORY, force_disable_check_same_thread=True)
+        return Connection([client], MEMORY, storage)
+    if "\0" in text or "://" in text:
+        raise SettingsError(
+            f"{text!r} is no folder; an index is a folder, :memory:, "
+            "or http://host:6333 of a Qdrant server."
         )
-    if "\0" in str(location) or "://" in str(location):
-        raise RNXError(
-            f"{str(location)!r} is no folder; an index is a folder, :memory:, or http://host:6333 of a Qdrant server."
-        )
-    if _HOST_AND_PORT.fullmatch(str(location)) and not Path(str(location)).exists():
-        raise RNXError(
-            f"{location} looks like the address of a server; its URL is http://{location}."
-        )
-    return _embedded(_folder_of(str(location)), storage)
+    if _HOST_AND_PORT.fullmatch(text) and not Path(text).exists():
+        raise SettingsError(f"{text} looks like the address of a server; its URL is http://{text}.")
+    return _embedded(_folder_of(text), storage)
 
 
 def _folder_of(location: str) -> Path:
     try:
         folder = Path(location).expanduser().resolve()
-        folder.lstat()  # here the system says that a name is too long
+        # Here the system says that a name is too long.
+        folder.lstat()
     except FileNotFoundError:
         return folder
-    except (OSError, ValueError, RuntimeError) as error:  # half a surrogate pair, or ~ of nobody
-        raise RNXError(
-            f"{shown(location)} can be no folder ({line_of(error)}); an index is a folder, :memory:, or http://host:6333 "
-            "of a Qdrant server."
+    # Half a surrogate pair, or the home folder of an unknown user.
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SettingsError(
+            f"{shown(location)} can be no folder ({line_of(error)}); an index is a folder, "
+            ":memory:, or http://host:6333 of a Qdrant server."
         ) from error
     return folder
 
@@ -372,9 +395,10 @@ def _client(url: str, storage: Storage) -> QdrantClient:
     try:
         port = urlsplit(url).port or PORT
     except ValueError as error:
-        raise RNXError(
+        raise SettingsError(
             f"{url} is no address of a server ({error}); http://host:6333 is one."
         ) from error
+
     direct = {"grpc.enable_http_proxy": 0} if is_loopback_url(url) else {}
     with usable_proxies(url):
         return QdrantClient(
@@ -390,114 +414,103 @@ def _client(url: str, storage: Storage) -> QdrantClient:
 
 
 def _embedded(folder: Path, storage: Storage) -> Connection:
-    """One client a folder and process: Qdrant locks the folder, and a notebook cell may well run
-    twice.
+    """Return the connection to a folder, one for a process: Qdrant locks the folder, and a notebook
+    cell may well run twice.
     """
-    known = _folders.get(str(folder))
-    if known is not None:
-        return known
+    existing = _folders.get(str(folder))
+    if existing is not None:
+        return existing
     if folder.exists() and not folder.is_dir():
-        raise RNXError(
+        raise SettingsError(
             f"{folder} is a file; an index is a folder, :memory:, or the URL of a Qdrant server."
         )
-    if storage.given:  # before an empty index is made
-        raise RNXError(
-            f"{format_settings(storage.given)} was given for {folder}; only a Qdrant server has such settings: give its URL."
+    # Before an empty index is made.
+    if storage.non_default:
+        raise SettingsError(
+            f"{format_settings(storage.non_default)} was given for {folder}; "
+            "only a Qdrant server has such settings: give its URL."
         )
+
     read_only = is_read_only(folder)
     try:
-        client = read_index(folder) if read_only else _opened(folder)
+        client = read_index(folder) if read_only else _open_folder(folder)
     except RuntimeError as error:
-        raise RNXError(
-            f"the index in {folder} is in use by another process; wait for it, or run a Qdrant server and give its URL."
+        raise StorageError(
+            f"the index in {folder} is in use by another process; "
+            "wait for it, or run a Qdrant server and give its URL."
         ) from error
-    except (
-        OSError,
-        sqlite3.Error,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ) as error:  # of a damaged file
-        advice = (
-            "make the folder readable and writable"
-            if _is_forbidden(error)
-            else "make room on a full disk"
-        )
-        raise RNXError(
-            f"the index in {folder} cannot be opened ({line_of(error)}); {advice}, or index again into a new folder."
+    # A damaged file may raise any of these.
+    except (OSError, sqlite3.Error, ValueError, TypeError, LookupError, AttributeError) as error:
+        advice = "make room on a full disk"
+        if _is_forbidden(error):
+            advice = "make the folder readable and writable"
+        raise StorageError(
+            f"the index in {folder} cannot be opened ({line_of(error)}); {advice}, "
+            "or index again into a new folder."
         ) from error
-    connection = _folders[str(folder)] = Connection(
-        [client], str(folder), storage, read_only=read_only
-    )
+
+    connection = Connection([client], str(folder), storage, read_only=read_only)
+    _folders[str(folder)] = connection
     return connection
 
 
-def _opened(folder: Path) -> QdrantClient:
-    make_folder(folder)
+def _open_folder(folder: Path) -> QdrantClient:
     make_file(folder / ".lock")
     with restricted_unpickling(), keep_private(folder, OWN_FILES):
         return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
 
 
 def _version(client: QdrantClient) -> str | None:
-    """The version that a server says it is; None where something in between hides it."""
+    """Return the version that a server reports; None where a gateway hides it."""
     try:
         return client.info().version
     except (UnexpectedResponse, JSONDecodeError):
         return None
     except ResponseHandlingException as error:
-        if isinstance(
-            error.source, httpx.HTTPError | OSError
-        ):  # silence, not an answer of another kind
+        # Silence is an error; an answer of another kind is not.
+        if isinstance(error.source, httpx.HTTPError | OSError):
             raise
         return None
     except grpc.RpcError as error:
-        if not _answered(error):
+        if not _is_answer(error):
             raise
         return None
 
 
 def _is_list_of_texts(location: Any) -> bool:
     return isinstance(location, list | tuple | set | frozenset) and all(
-        isinstance(part, str) for part in location
+        isinstance(name, str) for name in location
     )
 
 
-def _short(value: Any) -> str:
-    return f"{type(value).__name__} {shown(value)}"
-
-
 def _is_forbidden(error: Exception) -> bool:
-    """Whether a file may not be written, as opposed to a disk that is full or a file that is
-    damaged.
-    """
+    """Return whether a file may not be written, as opposed to a full disk or a damaged file."""
     number = error.errno if isinstance(error, OSError) else None
     return number in _READ_ONLY or "readonly" in str(error)
 
 
 def _is_too_large(error: Exception) -> bool:
-    if isinstance(error, UnexpectedResponse) and error.status_code == 413:
-        return True
-    may_say_so = isinstance(error, UnexpectedResponse) or (
-        isinstance(error, grpc.Call) and _answered(error)
-    )
-    return may_say_so and _TOO_LARGE.search(line_of(error)) is not None
+    """Return whether the error is about the size of a request."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code == 413 or _TOO_LARGE.search(line_of(error)) is not None
+    if isinstance(error, grpc.Call) and _is_answer(error):
+        return _TOO_LARGE.search(line_of(error)) is not None
+    return False
 
 
-def _may_pass(error: BaseException, servers: int) -> bool:
-    """Whether another server, or this one a moment later, may do what this one just did not."""
+def _is_transient(error: BaseException, servers: int) -> bool:
+    """Return whether another of the servers, or this one a moment later, may succeed."""
     if isinstance(error, UnexpectedResponse):
         status = error.status_code or 500
-        return status >= 500 or (status in _MAY_PASS_REST and (status != 404 or servers > 1))
+        return status >= 500 or (status in _TRANSIENT_REST and (status != 404 or servers > 1))
     if isinstance(error, grpc.Call):
         code = error.code()
-        return code in _MAY_PASS_GRPC and (code != grpc.StatusCode.NOT_FOUND or servers > 1)
+        return code in _TRANSIENT_GRPC and (code != grpc.StatusCode.NOT_FOUND or servers > 1)
     return True
 
 
-def _answered(error: BaseException) -> bool:
-    """Whether the error is what a server said, not its silence."""
+def _is_answer(error: BaseException) -> bool:
+    """Return whether the error is what a server said, not its silence."""
     if isinstance(error, grpc.Call):
         return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
     return not isinstance(error, ResponseHandlingException | httpx.HTTPError | ConnectionError)

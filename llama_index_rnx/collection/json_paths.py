@@ -25,7 +25,7 @@ _WITH_INDEX = re.compile(r"^([^\[\]]+)((?:\[[0-9]*\])+)$")
 
 
 def stored_key(key: str) -> str:
-    r"""The name under which Qdrant holds a key.
+    r"""Return the name under which Qdrant holds a key.
 
     Example:
         >>> [stored_key(key) for key in ("file name", 'the "key"', "")]
@@ -35,23 +35,23 @@ def stored_key(key: str) -> str:
 
 
 def original_key(stored: str) -> str:
-    """The key that `stored_key` was given."""
+    """Return the key that `stored_key` was given."""
     return unquote(stored.removeprefix(_RENAMED)) if stored.startswith(_RENAMED) else stored
 
 
 def stored_keys(value: Any) -> Any:
-    """A JSON value with the keys of all its objects as Qdrant holds them."""
+    """Return a JSON value with the keys of all its objects as Qdrant holds them."""
     return _renamed(value, stored_key)
 
 
 def original_keys(value: Any) -> Any:
-    """The JSON value that `stored_keys` was given."""
+    """Return the JSON value that `stored_keys` was given."""
     return _renamed(value, original_key)
 
 
 def paths(key: str) -> list[str]:
-    """The JSON paths of Qdrant for all that a key may mean: one key with dots in it, keys of nested
-    objects, items of lists.
+    """Return the JSON paths of Qdrant for all that a key may mean: one key with dots in it, keys of
+    nested objects, items of lists.
 
     Example:
         >>> paths("file name"), paths("author.name")
@@ -66,15 +66,15 @@ def paths(key: str) -> list[str]:
 
 
 def fields(key: str) -> list[str]:
-    """The payload fields to read for `values_at`: a field cannot be chosen inside the items of a
-    list, so the whole list.
+    """Return the payload fields to read for `values_at`. A field cannot be chosen inside the items
+    of a list, so of a list it is the whole.
     """
     return list(dict.fromkeys(_field(steps) for steps in _readings(key)))
 
 
 def values_at(metadata: Any, key: str) -> list[Any]:
-    """The values that stored metadata has at a key, in all that it may mean; the items of lists one
-    by one.
+    """Return the values that stored metadata has at a key, in all that the key may mean; the items
+    of lists one by one.
     """
     return [value for steps in _readings(key) for value in _values(metadata, steps)]
 
@@ -87,13 +87,16 @@ class _Step(NamedTuple):
 
 
 def _readings(key: str) -> list[list[_Step]]:
-    parts = clean_name(key).split(".")
-    if len(parts) - 1 > MOST_DOTS:
-        keys = [[".".join(parts)], parts]
+    """Return what a key may mean: each reading is a list of steps from the outer key inwards."""
+    names = clean_name(key).split(".")
+    if len(names) - 1 > MOST_DOTS:
+        keys = [[".".join(names)], names]
     else:
-        keys = [_joined(parts, dots) for dots in product((True, False), repeat=len(parts) - 1)]
-    flat = [[_Step(part) for part in reading] for reading in keys]
-    indexed = [[_indexed(part) for part in reading] for reading in keys]
+        joints = product((True, False), repeat=len(names) - 1)
+        keys = [_join(names, is_joined) for is_joined in joints]
+
+    flat = [[_Step(name) for name in reading] for reading in keys]
+    indexed = [[_indexed(name) for name in reading] for reading in keys]
     return flat + [steps for steps in indexed if steps not in flat]
 
 
@@ -106,30 +109,36 @@ def _field(steps: list[_Step]) -> str:
 def _values(value: Any, steps: list[_Step]) -> list[Any]:
     if not steps:
         return value if isinstance(value, list) else [value]
-    step, name = steps[0], stored_key(steps[0].key)
+
+    step = steps[0]
+    name = stored_key(step.key)
     if not isinstance(value, dict) or name not in value:
         return []
-    items = _items(value[name], _INDEX.findall(step.indices))
-    return [found for item in items for found in _values(item, steps[1:])]
+    values = []
+    for item in _items(value[name], _INDEX.findall(step.indices)):
+        values += _values(item, steps[1:])
+    return values
 
 
 def _items(value: Any, indices: list[str]) -> list[Any]:
+    """Return the items of a list at an index, of all its items where the index is empty."""
     if not indices:
         return [value]
     if not isinstance(value, list):
         return []
     chosen = value[int(indices[0]) :][:1] if indices[0] else value
-    return [item for one in chosen for item in _items(one, indices[1:])]
+    return [inner for item in chosen for inner in _items(item, indices[1:])]
 
 
-def _joined(parts: list[str], dots: tuple[bool, ...]) -> list[str]:
-    reading = parts[:1]
-    for is_part_of_key, part in zip(dots, parts[1:], strict=True):
-        if is_part_of_key:
-            reading[-1] += f".{part}"
+def _join(names: list[str], is_joined: tuple[bool, ...]) -> list[str]:
+    """Return the names with a dot between those that are joined to the one before."""
+    keys = names[:1]
+    for joined, name in zip(is_joined, names[1:], strict=True):
+        if joined:
+            keys[-1] += f".{name}"
         else:
-            reading.append(part)
-    return reading
+            keys.append(name)
+    return keys
 
 
 def _quoted(key: str) -> str:
@@ -138,9 +147,9 @@ def _quoted(key: str) -> str:
     return name if is_plain else f'"{name}"'
 
 
-def _indexed(part: str) -> _Step:
-    match = _WITH_INDEX.match(part)
-    return _Step(match[1], match[2]) if match else _Step(part)
+def _indexed(name: str) -> _Step:
+    match = _WITH_INDEX.match(name)
+    return _Step(match[1], match[2]) if match else _Step(name)
 
 
 def _renamed(value: Any, rename: Callable[[str], str]) -> Any:

@@ -1,5 +1,4 @@
-"""What is stored for a Python value: its natural JSON value. It knows no nodes, no filters and no
-Qdrant.
+"""The JSON value that is stored for a Python value. It knows no nodes, no filters and no Qdrant.
 
 Metadata comes from pandas rows, PDF readers and user code, so it holds more than JSON does: numpy
 scalars, dates, sets, NaN, halves of surrogate pairs. One rule turns each into JSON, for what is
@@ -20,16 +19,19 @@ from typing import Any
 import numpy as np
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, SettingsError
 
 MAX_DEPTH = 24  # gRPC servers refuse messages that are nested deeper than about 30 JSON levels
-_SMALLEST_INT, _LARGEST_INT = -(2**63), 2**63 - 1  # what every Qdrant engine stores exactly
+
+# The integers that every Qdrant engine stores exactly.
+_SMALLEST_INT = -(2**63)
+_LARGEST_INT = 2**63 - 1
 _MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _ESCAPED_BYTE = re.compile(r"\\udc[89a-f][0-9a-f]")
 
 
 def json_value(value: Any, depth: int = 0) -> Any:
-    """The JSON value that is stored for a Python value, made of new lists and dictionaries.
+    """Return the JSON value that is stored for a Python value, made of new lists and dictionaries.
 
     Numbers, booleans and strings stay what they are; numpy and pandas scalars and `Decimal` become
     plain numbers; dates and times ISO 8601 text; sets sorted lists; NaN, infinity, NaT and NA null;
@@ -37,12 +39,14 @@ def json_value(value: Any, depth: int = 0) -> Any:
     them.
 
     Raises:
-        RNXError: the value has no JSON value that is the same tomorrow, or is nested more than 24
-            levels deep.
+        SettingsError: the value has no JSON value that is the same tomorrow, or is nested more than
+            24 levels deep.
 
     Example:
-        >>> json_value({"year": np.int64(2024), "tags": {"b", "a"}, "score": float("nan"), "day": np.datetime64("2024-05-01")})
-        {'year': 2024, 'tags': ['a', 'b'], 'score': None, 'day': '2024-05-01'}
+        >>> json_value({"year": np.int64(2024), "tags": {"b", "a"}, "score": float("nan")})
+        {'year': 2024, 'tags': ['a', 'b'], 'score': None}
+        >>> json_value(np.datetime64("2024-05-01"))
+        '2024-05-01'
     """
     if value is None or isinstance(value, bool):
         return value
@@ -58,27 +62,27 @@ def json_value(value: Any, depth: int = 0) -> Any:
 
 
 def json_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a node as it is stored.
+    """Return the metadata of a node as it is stored.
 
     Raises:
-        RNXError: a value has no JSON value; the line names its key.
+        SettingsError: a value has no JSON value; the message names its key.
     """
     stored: dict[str, Any] = {}
     for key, value in metadata.items():
         try:
             stored |= json_value({key: value})
         except (RNXError, RecursionError) as error:
-            raise RNXError(
+            raise SettingsError(
                 f"metadata {key!r} cannot be stored ({error}); change or remove it."
             ) from error
     if len(stored) < len(metadata):
-        raise RNXError("two metadata keys are the same text; name them apart.")
+        raise SettingsError("two metadata keys are the same text; name them apart.")
     return stored
 
 
 def clean_name(text: str) -> str:
-    r"""A string that UTF-8 can write: halves of surrogate pairs become their escapes, so different
-    names stay different.
+    r"""Return a string that UTF-8 can write: halves of surrogate pairs become their escapes, so
+    different names stay different.
 
     Example:
         >>> clean_name("a\ud800")
@@ -88,23 +92,24 @@ def clean_name(text: str) -> str:
 
 
 def original_path(name: str) -> str:
-    """The path that `clean_name` was given, so that a file whose name is not UTF-8 can be opened
-    again.
+    """Return the path that `clean_name` was given, so that a file whose name is not UTF-8 can be
+    opened again.
     """
     return _ESCAPED_BYTE.sub(lambda escape: chr(int(escape[0][2:], 16)), name)
 
 
 def json_text(value: Any) -> str:
-    """A JSON value as text, equal for equal values."""
+    """Return a JSON value as text, equal for equal values."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _container(value: Any, depth: int) -> Any:
     if depth >= MAX_DEPTH:
-        raise RNXError(f"it is nested more than {MAX_DEPTH} levels deep, or holds itself")
+        raise SettingsError(f"it is nested more than {MAX_DEPTH} levels deep, or holds itself")
     if isinstance(value, Mapping):
         return _mapping(value, depth)
-    if hasattr(value, "_asdict"):  # a named tuple
+    # A named tuple.
+    if hasattr(value, "_asdict"):
         return _mapping(value._asdict(), depth)
     items = [json_value(item, depth + 1) for item in value]
     return _ordered(items) if isinstance(value, Set) else items
@@ -113,18 +118,20 @@ def _container(value: Any, depth: int) -> Any:
 def _mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     stored = {_key(key): json_value(item, depth + 1) for key, item in value.items()}
     if len(stored) < len(value):
-        raise RNXError("two of its keys are the same text")
+        raise SettingsError("two of its keys are the same text")
     return stored
 
 
 def _key(key: Any) -> str:
-    """JSON knows text keys only: others are written as JSON writes the value."""
+    """Return a key as text, as JSON has no others: a key of another kind is written as JSON writes
+    the value.
+    """
     name = json_value(key)
     return name if isinstance(name, str) else json_text(name)
 
 
 def _ordered(items: list[Any]) -> list[Any]:
-    """A set has no order; the stored list must be the same each time."""
+    """Return the items of a set in an order: the stored list must be the same each time."""
     try:
         return sorted(items)
     except TypeError:
@@ -138,21 +145,27 @@ def _number(value: int | float) -> int | float | str | None:
         return value
     try:
         return str(value)
-    except ValueError as error:  # Python writes at most 4,300 digits
-        raise RNXError("it is an integer of thousands of digits") from error
+    # Python writes at most 4,300 digits.
+    except ValueError as error:
+        raise SettingsError("it is an integer of thousands of digits") from error
 
 
 def _from_numpy(value: Any) -> Any:
-    """Arrays as lists, scalars as Python's own. Dates finer than a microsecond are cut: `item()`
-    would make numbers of them.
+    """Return arrays as lists, scalars as Python's own. Dates finer than a microsecond are cut:
+    `item()` would make numbers of them.
     """
-    if value.dtype.kind in "mM" and np.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as"):
-        value = value.astype(f"{value.dtype.kind}8[us]")
-    if value.dtype.names:  # a row of a structured array
+    kind = value.dtype.kind
+    if kind in "mM" and np.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as"):
+        value = value.astype(f"{kind}8[us]")
+
+    # Rows of a structured array.
+    if value.dtype.names:
         return _fields(value) if value.ndim == 0 else [_fields(row) for row in value]
+
     plain = value.tolist()
-    unchanged = isinstance(plain, np.generic | np.ndarray)  # longdouble has no Python type
-    return float(plain) if unchanged else plain
+    # A longdouble has no Python type.
+    is_unchanged = isinstance(plain, np.generic | np.ndarray)
+    return float(plain) if is_unchanged else plain
 
 
 def _fields(row: Any) -> dict[str, Any]:
@@ -160,13 +173,11 @@ def _fields(row: Any) -> dict[str, Any]:
 
 
 def _object(value: Any, depth: int) -> Any:
-    """Values that are neither JSON nor numpy: pydantic knows those of the standard library, the
-    others say it themselves.
+    """Return the JSON value of what is neither JSON nor numpy: pydantic knows the standard library,
+    and other objects are asked for their text.
     """
-    if type(value).__name__ in (
-        "NAType",
-        "NaTType",
-    ):  # pandas' missing values, by name: pandas need not be installed
+    # The missing values of pandas, by name: pandas need not be installed.
+    if type(value).__name__ in ("NAType", "NaTType"):
         return None
     if isinstance(value, Decimal):
         return _decimal(value)
@@ -174,26 +185,25 @@ def _object(value: Any, depth: int) -> Any:
         return _bytes_text(bytes(value))
     if isinstance(value, datetime):
         return to_jsonable_python(_plain_datetime(value))
-    if hasattr(value, "tolist"):  # a pandas Series or Index, a tensor
+    # A pandas Series or Index, a tensor.
+    if hasattr(value, "tolist"):
         return json_value(value.tolist(), depth + 1)
     return _by_pydantic(value, depth)
 
 
 def _by_pydantic(value: Any, depth: int) -> Any:
     try:
-        found = to_jsonable_python(value, inf_nan_mode="constants", fallback=_inside)
+        plain = to_jsonable_python(value, inf_nan_mode="constants", fallback=_inside)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        raise RNXError(f"its {type(value).__name__} has no JSON value") from error
-    return (
-        found
-        if isinstance(found, str) and found == clean_name(found)
-        else json_value(found, depth + 1)
-    )
+        raise SettingsError(f"its {type(value).__name__} has no JSON value") from error
+    if isinstance(plain, str) and plain == clean_name(plain):
+        return plain
+    return json_value(plain, depth + 1)
 
 
 def _plain_datetime(value: Any) -> datetime:
-    """A subclass's value as Python's own: a pandas `Timestamp` has nanoseconds, which no engine
-    compares.
+    """Return the value of a subclass as Python's own: a pandas `Timestamp` has nanoseconds, which
+    no engine compares.
     """
     return datetime(
         value.year,
@@ -222,10 +232,12 @@ def _bytes_text(data: bytes) -> str:
 
 
 def _inside(value: Any) -> Any:
-    """A value inside a dataclass or a model that pydantic does not know.
+    """Return the JSON value of what pydantic does not know inside a dataclass or a model.
 
-    Of an unknown class it is what the object says of itself, unless that changes from one run to
-    the next.
+    Of an unknown class it is the object's text, unless that changes from one run to the next.
+
+    Raises:
+        TypeError: the text is an address in memory.
     """
     if isinstance(value, np.generic | np.ndarray):
         return json_value(value)

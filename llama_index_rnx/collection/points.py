@@ -25,10 +25,9 @@ from llama_index_rnx.candidates import (
     Candidate,
     PageNode,
     inline_image,
-    note_file,
     restore_inline_image,
+    with_file_state,
 )
-from llama_index_rnx.collection.connection import line_of
 from llama_index_rnx.collection.json_paths import original_keys, stored_keys
 from llama_index_rnx.collection.metadata import (
     clean_name,
@@ -38,40 +37,42 @@ from llama_index_rnx.collection.metadata import (
     original_path,
 )
 from llama_index_rnx.embed import Vectors
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, SettingsError, one_line
 from llama_index_rnx.text import bm25
 
-TEXT, IMAGE, SPARSE = (
-    "text",
-    "image",
-    "bm25",
-)  # the named vectors of a point: it has those that its node has
-
+# The names of a point's vectors: it has those that its node has.
+TEXT = "text"
+IMAGE = "image"
+SPARSE = "bm25"
 
 _NAMESPACE = uuid.UUID("6f6c1f9c-7f0b-5a54-9a0e-6d1b2f1f7a11")
-
 
 _NODE_TYPES: dict[str, type[BaseNode]] = {
     kind.class_name(): kind
     for kind in (TextNode, ImageNode, Node, Document, ImageDocument, IndexNode, PageNode)
 }
 
-
-_EXCLUDED = (
-    "excluded_embed_metadata_keys",
-    "excluded_llm_metadata_keys",
-)  # fields of a node that name metadata keys
-
+# Fields of a node that name metadata keys.
+_EXCLUDED = ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
 
 _PATHS = ("image_path", "pdf_path")  # fields of a node that name a file
+
+# The fields of a payload that a node is made of.
+NODE_FIELDS = models.PayloadSelectorInclude(
+    include=["node", "metadata", "image_data", "file", "file_stat"]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """Which file a node came from: enough to see whether the file changed and whether all its nodes
-    are there.
+    """The file that a node came from: enough to see whether the file changed and whether all its
+    nodes are there.
 
-    `reader` is the version of what read the file; in an index of before it was counted it is 0.
+    Attributes:
+        size: in bytes.
+        mtime_ns: when the file was changed, in nanoseconds.
+        nodes: how many nodes the file gives.
+        reader: the version of the code that read the file; 0 in an index that is older than that.
     """
 
     path: str
@@ -82,7 +83,7 @@ class Stamp:
     reader: int = 0
 
     def payload(self) -> dict[str, Any]:
-        """The payload fields of a stamp, flat."""
+        """Return the payload fields of a stamp, flat."""
         fields = {
             "file": self.path,
             "file_stat": [self.size, self.mtime_ns],
@@ -92,22 +93,16 @@ class Stamp:
         return fields | ({"file_reader": self.reader} if self.reader else {})
 
     def matches(self, payload: Mapping[str, Any]) -> bool:
-        """Whether a node with this payload was read off the same state of the file, and alike."""
+        """Return whether a node with this payload was read from the same state of the file, and by
+        the same version of the reader.
+        """
         same_reader = payload.get("file_reader", 0) == self.reader
         return same_reader and payload.get("file_stat") == [self.size, self.mtime_ns]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A node or a file that was left out, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class PreparedNode:
-    """A node on its way into Qdrant, its metadata as it is stored."""
+    """A node on its way into Qdrant: with its metadata as it is stored, and its candidate."""
 
     node: BaseNode
     candidate: Candidate
@@ -119,8 +114,8 @@ class PreparedNode:
 
     @cached_property
     def payload(self) -> dict[str, Any]:
-        """What is stored: the node as JSON, its metadata apart (for filters), an inline image apart
-        (for size).
+        """The payload of the point: the node as JSON, its metadata apart (for filters), an inline
+        image apart (for size).
         """
         payload: dict[str, Any] = {
             "node": json_text(_node_fields(self.node)),
@@ -130,56 +125,94 @@ class PreparedNode:
         inline = inline_image(self.node)
         if inline is not None:
             payload["image_data"] = inline.decode("utf-8", "replace")
-        payload["digest"] = hashlib.sha256(
-            f"{self.candidate.digest}\n{json_text(payload)}".encode()
-        ).hexdigest()
+
+        contents = f"{self.candidate.digest}\n{json_text(payload)}"
+        payload["digest"] = hashlib.sha256(contents.encode()).hexdigest()
         return payload | (self.stamp.payload() if self.stamp else {})
 
 
-NODE_FIELDS = models.PayloadSelectorInclude(
-    include=["node", "metadata", "image_data", "file", "file_stat"]
-)
-
-
 def point_id_of(node_id: str) -> str:
+    """Return the id of the point of a node: Qdrant takes UUIDs only."""
     return str(uuid.uuid5(_NAMESPACE, clean_name(node_id)))
 
 
-def build_point(entry: PreparedNode, dense: Vectors) -> models.PointStruct:
+def build_point(prepared: PreparedNode, dense: Vectors) -> models.PointStruct:
+    """Return the point of a node, with a vector for BM25 where its text has words."""
     vectors: dict[str, Any] = {}
     if dense.text is not None:
         vectors[TEXT] = dense.text
-        indices, values = bm25.document_vector(entry.candidate.text)
+        indices, values = bm25.document_vector(prepared.candidate.text)
         if indices:
             vectors[SPARSE] = models.SparseVector(indices=indices, values=values)
     if dense.image is not None:
         vectors[IMAGE] = dense.image
-    return models.PointStruct(id=entry.point_id, vector=vectors, payload=entry.payload)
+    return models.PointStruct(id=prepared.point_id, vector=vectors, payload=prepared.payload)
 
 
 def check_path(stamp: Stamp | None) -> None:
+    """Raise SettingsError for a file whose name is not UTF-8."""
     if stamp is not None and clean_name(stamp.path) != stamp.path:
-        raise RNXError(f"{clean_name(stamp.path)}: the name of the file is not UTF-8; rename it.")
+        raise SettingsError(
+            f"{clean_name(stamp.path)}: the name of the file is not UTF-8; rename it."
+        )
 
 
 def with_stored_metadata(node: BaseNode) -> BaseNode:
-    """The node with its metadata as it is stored, so that what is embedded now is what a retrieved
-    node says later.
+    """Return the node with its metadata as it is stored, so that what is embedded now is what a
+    retrieved node says later.
+
+    Raises:
+        SettingsError: a value of the metadata cannot be stored.
     """
     excluded = {name: [clean_name(key) for key in getattr(node, name)] for name in _EXCLUDED}
     return node.model_copy(update={"metadata": json_metadata(node.metadata), **excluded})
 
 
+def node_from_payload(payload: Mapping[str, Any] | None) -> BaseNode:
+    """Return the node of a point, made anew."""
+    payload = payload or {}
+    fields = json.loads(payload["node"])
+    for name in _PATHS:
+        if isinstance(fields.get(name), str):
+            fields[name] = original_path(fields[name])
+    fields["metadata"] = original_keys(payload.get("metadata") or {})
+
+    node = _NODE_TYPES[fields["class_name"]].from_dict(fields)
+    if "file" in payload:
+        size, mtime_ns = payload["file_stat"]
+        node = with_file_state(node, size, mtime_ns)
+    if "image_data" in payload:
+        restore_inline_image(node, payload["image_data"].encode())
+    return node
+
+
+def deduplicate(nodes: Sequence[BaseNode]) -> list[BaseNode]:
+    """Return each node once.
+
+    Raises:
+        SettingsError: two nodes with one id have different contents.
+    """
+    by_id: dict[str, BaseNode] = {}
+    for node in nodes:
+        first = by_id.setdefault(clean_name(node.node_id), node)
+        if first is not node and not _stored_alike(first, node):
+            raise SettingsError(
+                f"two different nodes have the id {node.node_id!r}; give each an id of its own."
+            )
+    return list(by_id.values())
+
+
 def _node_fields(node: BaseNode) -> dict[str, Any]:
-    """The node as JSON, without its metadata and its inline image."""
+    """Return the node as JSON, without its metadata and its inline image."""
     try:
         dumped = node.model_dump(
             mode="json", exclude={"embedding", "image", "metadata"}, fallback=json_value
         )
         fields: dict[str, Any] = json_value(_with_clean_texts(dumped))
     except (ValueError, TypeError, RecursionError) as error:
-        raise RNXError(
-            f"node {node.node_id!r} cannot be stored as JSON ({line_of(error)}); mend text or metadata."
+        raise SettingsError(
+            f"node {node.node_id!r} cannot be stored as JSON ({one_line(error)}); "
+            "correct its text or metadata."
         ) from error
     if fields.get("class_name") not in _NODE_TYPES:
         fields["class_name"] = _stored_kind(node)
@@ -187,59 +220,33 @@ def _node_fields(node: BaseNode) -> dict[str, Any]:
 
 
 def _stored_kind(node: BaseNode) -> str:
-    """As what a node of the user's own class comes back."""
+    """Return the class that a node of the user's own class comes back as."""
     for kind in (ImageNode, TextNode, Node):
         if isinstance(node, kind):
             return kind.class_name()
-    raise RNXError(
-        f"node {node.node_id!r} is a {type(node).__name__}, which is no kind of TextNode, ImageNode or Node; make it one."
+    raise SettingsError(
+        f"node {node.node_id!r} is a {type(node).__name__}, which is no kind of TextNode, "
+        "ImageNode or Node; make it one."
     )
 
 
 def _with_clean_texts(fields: dict[str, Any]) -> dict[str, Any]:
-    """In a text half a surrogate pair becomes a question mark, as in what is embedded; elsewhere
-    its escape.
+    """Replace half a surrogate pair in a text by a question mark, as in what is embedded; elsewhere
+    it becomes its escape.
     """
-    for owner in (
-        fields,
-        *(fields.get(name) or {} for name in ("text_resource", "image_resource")),
-    ):
+    resources = (fields.get(name) or {} for name in ("text_resource", "image_resource"))
+    for owner in (fields, *resources):
         if isinstance(owner.get("text"), str):
             owner["text"] = owner["text"].encode("utf-8", "replace").decode()
     return fields
 
 
-def node_from_payload(payload: Mapping[str, Any] | None) -> BaseNode:
-    fields = json.loads((payload or {})["node"])
-    fields |= {
-        name: original_path(fields[name]) for name in _PATHS if isinstance(fields.get(name), str)
-    }
-    metadata = original_keys((payload or {}).get("metadata") or {})
-    node = _NODE_TYPES[fields["class_name"]].from_dict(fields | {"metadata": metadata})
-    if payload and "file" in payload:
-        note_file(payload["file"], *payload["file_stat"])
-    if payload and "image_data" in payload:
-        restore_inline_image(node, payload["image_data"].encode())
-    return node
-
-
-def _equal(one: BaseNode, other: BaseNode) -> bool:
-    """Whether both are stored alike: numpy's 1 is 1."""
-    if one.hash == other.hash:
+def _stored_alike(first: BaseNode, second: BaseNode) -> bool:
+    """Return whether both nodes are stored alike: numpy's 1 is 1."""
+    if first.hash == second.hash:
         return True
     try:
-        return bool(with_stored_metadata(one).hash == with_stored_metadata(other).hash)
-    except RNXError:  # one of them cannot be stored
+        return bool(with_stored_metadata(first).hash == with_stored_metadata(second).hash)
+    # One of them cannot be stored.
+    except RNXError:
         return False
-
-
-def deduplicate(nodes: Sequence[BaseNode]) -> list[BaseNode]:
-    """Each node once; two with one id must be equal."""
-    seen: dict[str, BaseNode] = {}
-    for node in nodes:
-        first = seen.setdefault(clean_name(node.node_id), node)
-        if first is not node and not _equal(first, node):
-            raise RNXError(
-                f"two different nodes have the id {node.node_id!r}; give each an id of its own."
-            )
-    return list(seen.values())

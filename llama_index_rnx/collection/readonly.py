@@ -1,8 +1,8 @@
-"""Opens an index in a folder that cannot be written: a mount with `:ro`, an image layer, somebody
-else's folder.
+"""Open an index in a folder that cannot be written: a mount with `:ro`, an image layer, the folder
+of another user. It knows no nodes.
 
-Embedded Qdrant wants to lock and to write what it opens. So the points are read from its files
-once, into an engine in RAM. It knows no nodes.
+Embedded Qdrant locks and writes the folder that it opens. So the points are read from its files
+once, into an engine in RAM.
 """
 
 from __future__ import annotations
@@ -22,36 +22,34 @@ from qdrant_client.local.qdrant_local import META_INFO_FILENAME, QdrantLocal
 
 from llama_index_rnx.collection.unpickling import restricted_loads
 
-_WAYS = (
-    "mode=ro",
-    "mode=ro&immutable=1",
-)  # the second where sqlite cannot even take a lock for reading
+# How sqlite opens a file; the second where it cannot even take a lock for reading.
+_MODES = ("mode=ro", "mode=ro&immutable=1")
 
 
 def is_read_only(folder: Path) -> bool:
-    """Whether there is an index of which this process may not write every file."""
+    """Return whether the folder holds an index of which this process may not write every file."""
     if not (folder / META_INFO_FILENAME).is_file():
         return False
-    written = [
+    files = [
         folder,
         folder / META_INFO_FILENAME,
         folder / ".lock",
         *folder.glob(f"collection/*/{STORAGE_FILE_NAME}"),
     ]
-    return not all(os.access(path, os.W_OK) for path in written if path.exists())
+    return not all(os.access(path, os.W_OK) for path in files if path.exists())
 
 
 def read_index(folder: Path) -> QdrantClient:
-    """An engine in RAM with all that the index of a folder holds.
+    """Return an engine in RAM with all that the index of a folder holds.
 
     Raises:
         OSError, ValueError, LookupError, sqlite3.Error: the index is damaged or cannot be read.
     """
-    made = json.loads((folder / META_INFO_FILENAME).read_text())["collections"]
+    collections = json.loads((folder / META_INFO_FILENAME).read_text())["collections"]
     client = QdrantClient(":memory:", force_disable_check_same_thread=True)
     engine = client._client
     assert isinstance(engine, QdrantLocal)
-    for name, config in made.items():
+    for name, config in collections.items():
         stored = (folder / "collection" / name / STORAGE_FILE_NAME).resolve()
         if not stored.is_relative_to(folder.resolve()):
             raise ValueError(f"collection {name!r} lies outside")
@@ -69,27 +67,25 @@ def _read_collection(config: models.CreateCollection, file: Path) -> LocalCollec
 
 
 class _StoredPoints:
-    """Stands where embedded Qdrant has its file, while a collection loads its points."""
+    """Takes the place of embedded Qdrant's own file while a collection loads its points."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def load(self) -> list[Any]:
+        """Return the points; of two copies of one the later."""
         points = [restricted_loads(data) for (data,) in _rows(self._file)]
-        return list(
-            {str(point.id): point for point in points}.values()
-        )  # of two copies the later one
+        return list({str(point.id): point for point in points}.values())
 
 
 def _rows(file: Path) -> list[tuple[bytes]]:
     query = "SELECT point FROM points ORDER BY rowid"
-    for way in _WAYS:
+    for mode in _MODES:
+        address = f"{file.absolute().as_uri()}?{mode}"
         try:
-            with closing(
-                sqlite3.connect(f"{file.absolute().as_uri()}?{way}", uri=True)
-            ) as connection:
+            with closing(sqlite3.connect(address, uri=True)) as connection:
                 return connection.execute(query).fetchall()
         except sqlite3.OperationalError:
-            if way == _WAYS[-1]:
+            if mode == _MODES[-1]:
                 raise
     raise AssertionError("unreachable")

@@ -1,8 +1,8 @@
-"""Lets only plain points out of embedded Qdrant's files. It knows no nodes and opens no files.
+"""Read only plain points from embedded Qdrant's files. It knows no nodes and opens no files.
 
 Embedded Qdrant keeps every point as a pickle, and a pickle can name any function to be called. So
 while a folder is opened its pickles are read by an unpickler that knows Qdrant's own data classes
-and nothing else: an index that somebody else made can be wrong, but it cannot run anything.
+and nothing else: an index that somebody else made can be damaged, but it cannot run anything.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from qdrant_client.http.models import models
 from qdrant_client.local import persistence
 
-_reading: Any = persistence  # the module that reads and writes points
-_turn = threading.RLock()
+_persistence: Any = persistence  # the module that reads and writes points
+_lock = threading.RLock()
 
 
 class UnsafePickleError(ValueError):
@@ -29,16 +29,16 @@ class UnsafePickleError(ValueError):
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = getattr(models, name, None) if module == models.__name__ else None
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        kind = getattr(models, name, None) if module == models.__name__ else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             raise UnsafePickleError(
                 f"a point in it names {module}.{name}, which is no data of Qdrant's"
             )
-        return found
+        return kind
 
 
 def restricted_loads(data: bytes) -> Any:
-    """A stored point.
+    """Return a stored point.
 
     Raises:
         UnsafePickleError: it is damaged, or would call something.
@@ -47,17 +47,18 @@ def restricted_loads(data: bytes) -> Any:
         return _PlainUnpickler(io.BytesIO(data)).load()
     except UnsafePickleError:
         raise
-    except Exception as error:  # a damaged pickle may raise anything
+    # A damaged pickle may raise anything.
+    except Exception as error:
         raise UnsafePickleError(f"a point in it is damaged ({type(error).__name__})") from error
 
 
 @contextmanager
 def restricted_unpickling() -> Iterator[None]:
-    """While this holds, whatever embedded Qdrant reads is read so."""
-    with _turn:
-        kept = _reading.pickle
-        _reading.pickle = SimpleNamespace(dumps=pickle.dumps, loads=restricted_loads)
+    """Make embedded Qdrant read its points by `restricted_loads` inside the block."""
+    with _lock:
+        original = _persistence.pickle
+        _persistence.pickle = SimpleNamespace(dumps=pickle.dumps, loads=restricted_loads)
         try:
             yield
         finally:
-            _reading.pickle = kept
+            _persistence.pickle = original

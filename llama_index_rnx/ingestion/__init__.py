@@ -9,6 +9,7 @@ __all__ = [
     "MemoryWorkerPool",
     "Shard",
     "SourceFile",
+    "Survey",
     "device_of",
     "discover",
     "file_of",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from llama_index_rnx.ingestion.discovery import SourceFile, discover, survey
+    from llama_index_rnx.ingestion.discovery import SourceFile, Survey, discover, survey
     from llama_index_rnx.ingestion.indexing import (
         IndexReport,
         index_file,
@@ -41,6 +42,7 @@ else:
         submod_attrs={
             "discovery": [
                 "SourceFile",
+                "Survey",
                 "discover",
                 "survey",
             ],

@@ -1,4 +1,4 @@
-"""Which files lie below the named paths. It opens none of them."""
+"""Find the files below the named paths. It opens none of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import SettingsError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-
-
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".markdown"})
-
-
 PDF_SUFFIX = ".pdf"
-
-
 KNOWN_SUFFIXES = IMAGE_SUFFIXES | TEXT_SUFFIXES | {PDF_SUFFIX}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file to index. `docid` is its path relative to the folder that was named."""
+    """A file to index. `docid` is its path relative to the folder that the user named."""
 
     path: Path
     docid: str
@@ -32,8 +26,12 @@ class SourceFile:
 
 @dataclass(kw_only=True)
 class Survey:
-    """What lies below the named paths: files of known kinds, how many others, links that were not
-    followed.
+    """What lies below the named paths.
+
+    Attributes:
+        files: of known kinds, in a fixed order.
+        ignored: how many files of other kinds there are; hidden ones are not counted.
+        outside: links that lead out of the named paths and were not followed.
     """
 
     files: list[SourceFile] = field(default_factory=list)
@@ -43,79 +41,95 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A path below one that was named, and its name relative to that."""
+    """A path below one of the named paths, and its name relative to that."""
 
     path: Path
     docid: str
 
 
 def discover(paths: Sequence[Path], follow_links: bool = False) -> tuple[list[SourceFile], int]:
-    """The files of known kinds below the paths, in a fixed order, and how many others there were;
-    hidden ones are passed by.
+    """Return the files of known kinds below the paths, in a fixed order, and the number of files of
+    other kinds. Hidden files are passed over.
+
+    Raises:
+        SettingsError: as `survey`.
     """
-    found = survey(paths, follow_links)
-    return found.files, found.ignored
+    surveyed = survey(paths, follow_links)
+    return surveyed.files, surveyed.ignored
 
 
 def survey(paths: Sequence[Path], follow_links: bool = False) -> Survey:
-    """Looks through the named paths: each real folder once, each real file once, by its plain name
+    """Walk through the named paths: each real folder once, each real file once, by its plain name
     where it has one.
 
     A link is followed if it leads to something below the named paths, or always with
     `follow_links`.
 
     Raises:
-        RNXError: a path does not exist, or there is no file of a known kind in any of them.
+        SettingsError: a path does not exist, or there is no file of a known kind in any of them.
     """
     for path in paths:
         if not os.path.exists(path):
-            raise RNXError(f"{path} does not exist; give files or folders with {_kinds()}.")
+            raise SettingsError(f"{path} does not exist; give files or folders with {_kinds()}.")
 
-    found, roots = Survey(), [real_path(path) for path in paths]
-    files, walked, links = dict[Path, SourceFile](), set[Path](), deque[_Entry]()
+    result = Survey()
+    roots = [real_path(path) for path in paths]
+    files: dict[Path, SourceFile] = {}
+    walked: set[Path] = set()
+    links: deque[_Entry] = deque()
+
     for path in paths:
-        named = _Entry(path=path, docid="" if os.path.isdir(path) else path.name)
-        links.extend(_take_in(named, files, walked, found))
+        root = _Entry(path=path, docid="" if os.path.isdir(path) else path.name)
+        links.extend(_take_in(root, files, walked, result))
     while links:
         link = links.popleft()
         if not follow_links and _leads_out(link.path, roots):
-            found.outside.append(str(link.path))
+            result.outside.append(str(link.path))
         else:
-            links.extend(_take_in(link, files, walked, found))
+            links.extend(_take_in(link, files, walked, result))
 
-    found.files = list(files.values())
-    if not found.files:
-        raise _nothing(paths, found)
-    return found
+    result.files = list(files.values())
+    if not result.files:
+        raise _nothing_to_index(paths, result)
+    return result
 
 
 def _take_in(
-    entry: _Entry, files: dict[Path, SourceFile], walked: set[Path], found: Survey
+    entry: _Entry, files: dict[Path, SourceFile], walked: set[Path], result: Survey
 ) -> list[_Entry]:
-    """Takes in a file, or all plain files below a folder; the links in it are for later, when all
-    plain names are known.
+    """Take in a file, or all plain files below a folder. Return the links in the folder: they are
+    followed later, when all plain names are known.
     """
-    plain, links = _walk(entry, walked) if os.path.isdir(entry.path) else ([entry], [])
-    found.ignored += sum(not _add(files, one) for one in plain)
+    plain = [entry]
+    links: list[_Entry] = []
+    if os.path.isdir(entry.path):
+        plain, links = _walk(entry, walked)
+    for file in plain:
+        if not _add(files, file):
+            result.ignored += 1
     return links
 
 
 def _walk(start: _Entry, walked: set[Path]) -> tuple[list[_Entry], list[_Entry]]:
-    """The files and folders below a folder that are no links, and the links; what was walked
-    through before is left out.
+    """Return the plain files below a folder, and the links. Folders that were walked through before
+    are left out.
     """
-    plain, links = list[_Entry](), list[_Entry]()
+    plain: list[_Entry] = []
+    links: list[_Entry] = []
     for folder, folders, names in os.walk(start.path):
         real = real_path(Path(folder))
         if real in walked:
             folders.clear()
             continue
         walked.add(real)
+
         below = Path(start.docid) / Path(folder).relative_to(start.path)
-        shown = [name for name in sorted(names) + sorted(folders) if not name.startswith(".")]
-        linked = {name for name in shown if _is_link(Path(folder) / name)}
-        folders[:] = sorted(name for name in folders if name in shown and name not in linked)
-        for name in shown:
+        visible = [name for name in sorted(names) + sorted(folders) if not name.startswith(".")]
+        linked = {name for name in visible if _is_link(Path(folder) / name)}
+        # `os.walk` goes on with what is left in this list.
+        folders[:] = sorted(name for name in folders if name in visible and name not in linked)
+
+        for name in visible:
             entry = _Entry(path=Path(folder) / name, docid=(below / name).as_posix())
             if name in linked:
                 links.append(entry)
@@ -125,20 +139,20 @@ def _walk(start: _Entry, walked: set[Path]) -> tuple[list[_Entry], list[_Entry]]
 
 
 def _add(files: dict[Path, SourceFile], entry: _Entry) -> bool:
-    """Takes a file in, unless it is there by another name; whether it is one of a known kind.
+    """Take a file in, unless it is there by another name. Return whether it is of a known kind.
 
-    A device, a pipe or a socket is none: to read it might never end. A link to nothing is taken in,
+    A device, a pipe or a socket is not: reading it might never end. A link to nothing is taken in,
     so that it is listed with the reason.
     """
     real = real_path(entry.path)
     if real.suffix.lower() in KNOWN_SUFFIXES:
         path = real
-    elif (
-        entry.path.suffix.lower() in KNOWN_SUFFIXES
-    ):  # a store of contents knows no suffixes, its links have them
+    # A content-addressed store knows no suffixes; the links to it have them.
+    elif entry.path.suffix.lower() in KNOWN_SUFFIXES:
         path = real_path(entry.path.parent) / entry.path.name
     else:
         return False
+
     if not os.path.isfile(real) and os.path.exists(real):
         return False
     files.setdefault(real, SourceFile(path=path, docid=entry.docid))
@@ -146,8 +160,8 @@ def _add(files: dict[Path, SourceFile], entry: _Entry) -> bool:
 
 
 def _leads_out(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a link leads to a folder, or a file of a known kind, that is not below the named
-    paths.
+    """Return whether a link leads to a folder, or a file of a known kind, that is not below the
+    named paths.
     """
     real = real_path(path)
     if is_inside(real, roots):
@@ -157,30 +171,33 @@ def _leads_out(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    """Return whether a path is one of the roots, or below one."""
     return any(path.is_relative_to(root) for root in roots)
 
 
-def _is_link(path: Path) -> bool:
-    """Also a junction of Windows, which Python knows from 3.12 on."""
-    return os.path.islink(path) or (hasattr(path, "is_junction") and path.is_junction())
-
-
 def real_path(path: Path) -> Path:
+    """Return the path with all links resolved, or the absolute path where that is not possible."""
     try:
-        return Path(os.path.realpath(path))  # Path.resolve() raises where a link names itself
-    except OSError:  # a link that may not be read, as some of /proc
+        # Path.resolve() raises where a link names itself.
+        return Path(os.path.realpath(path))
+    except OSError:
+        # A link that may not be read, as some of /proc.
         return Path(os.path.abspath(path))
 
 
-def _nothing(paths: Sequence[Path], found: Survey) -> RNXError:
+def _is_link(path: Path) -> bool:
+    """Return whether a path is a link, or a junction of Windows (known from Python 3.12 on)."""
+    return os.path.islink(path) or (hasattr(path, "is_junction") and path.is_junction())
+
+
+def _nothing_to_index(paths: Sequence[Path], result: Survey) -> SettingsError:
     names = ", ".join(str(path) for path in paths)
-    links = (
-        f", {len(found.outside)} links that lead out: --follow-links follows them"
-        if found.outside
-        else ""
-    )
-    return RNXError(
-        f"no file to index in {names} ({found.ignored} of other kinds{links}); known are {_kinds()}."
+    links = ""
+    if result.outside:
+        links = f", {len(result.outside)} links that lead out: --follow-links follows them"
+    return SettingsError(
+        f"no file to index in {names} ({result.ignored} of other kinds{links}); "
+        f"known are {_kinds()}."
     )
 
 

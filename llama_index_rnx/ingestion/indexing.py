@@ -1,49 +1,47 @@
-"""Folders -> nodes: PDFs page by page, pictures, texts. It knows files and what changed, not models
-and not Qdrant.
+"""Folders become nodes in a collection: PDFs page by page, images, texts. It knows files and what
+changed, not models and not Qdrant.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llama_index.core.schema import BaseNode
-
-from llama_index_rnx.candidates import SOURCE
-from llama_index_rnx.collection import NodeCollection, Skipped, Stamp
+from llama_index_rnx.collection import NodeCollection, Skipped
 from llama_index_rnx.console import Bar, progress_bar
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.ingestion.discovery import (
     IMAGE_SUFFIXES,
     PDF_SUFFIX,
     SourceFile,
+    Survey,
     is_inside,
     real_path,
     survey,
 )
+from llama_index_rnx.ingestion.naming import IndexedFiles, distinct_names, names_as_indexed
 from llama_index_rnx.ingestion.readers import (
-    count_nodes,
+    FileContents,
     file_of,
-    nodes_of,
+    read_file,
     read_text,
     reader_of,
-    stamp_of,
 )
 from llama_index_rnx.ingestion.sharding import Shard
 from llama_index_rnx.text import is_cut_by_words
 
-# Looked up in the index, stamped and written before the next: of the rest only names are held.
+# Files that are looked up in the index together: of the others only names are held.
 FILES_AT_ONCE = 4_096
-Known = dict[str, list[dict[str, Any]]]  # by path, what the index holds of a file
+# Nodes that are read before any of them is written, so that the bar knows how many there are. A
+# page takes about 8 KB; one larger file is read as a whole.
+NODES_AT_ONCE = 4_096
 # Nodes of one file written at a time where somebody watches: on one core about two seconds of
 # pages.
 STEP = 8
-
 
 Prepare = Callable[[Sequence[SourceFile], int], None]
 
@@ -53,8 +51,13 @@ class IndexReport:
     """What a run did: nodes written, files that had not changed, files and nodes left out (with the
     reason).
 
-    outside: links that lead out of the named folders and were not followed. outside_kept: files
-    that were indexed through such links before, and that stay in the index as they are.
+    Attributes:
+        files: how many files this run looked at.
+        ignored: how many files of other kinds there are.
+        missing: indexed files that are gone; their nodes are kept.
+        outside: links that lead out of the named folders and were not followed.
+        outside_kept: files that were indexed through such links before, and that stay in the index
+            as they are.
     """
 
     written: int = 0
@@ -75,8 +78,9 @@ def index_paths(
     bar: Bar | None = None,
     prepare: Prepare | None = None,
     follow_links: bool = False,
+    surveyed: Survey | None = None,
 ) -> IndexReport:
-    """Indexes files and folders; what is there already and did not change is left alone.
+    """Index files and folders; files that the index holds and that did not change are left alone.
 
     A changed file replaces its nodes: first the new ones are written, then the old ones removed, so
     that a killed run never loses a file. A file that cannot be read is left out and listed; the
@@ -85,210 +89,183 @@ def index_paths(
     Args:
         share: only this share of the files; others take the rest, at the same time and of the same
             paths.
-        bar: is told the progress instead of a drawn one.
-        prepare: is called with the files of each part that are new or changed and the number of
-            their nodes, before they are written.
+        bar: gets the progress instead of a drawn one.
+        prepare: called with the files that are new or changed and the number of their nodes, before
+            they are written; several times in a large corpus.
         follow_links: follow links that lead out of the named paths, too; those that stay inside
             always are.
+        surveyed: what lies below the paths, from somebody who has walked through them.
 
     Raises:
-        RNXError: a path does not exist, or there is no file of a known kind in any of them.
+        SettingsError: a path does not exist, or there is no file of a known kind in any of them.
+        StorageError, ConnectionFailedError: as `NodeCollection.add`.
     """
-    found, part_of = survey(paths, follow_links), share or Shard()
-    named_apart = zip(found.files, _named_apart(found.files), strict=True)
-    own = [named for source, named in named_apart if part_of.takes(source.docid)]
-    report = IndexReport(files=len(own), ignored=found.ignored, outside=found.outside)
+    surveyed = surveyed or survey(paths, follow_links)
+    share = share or Shard()
+    renamed = distinct_names(surveyed.files)
+    pairs = zip(surveyed.files, renamed, strict=True)
+    files = [file for source, file in pairs if share.contains(source.docid)]
+    report = IndexReport(files=len(files), ignored=surveyed.ignored, outside=surveyed.outside)
+
     with progress_bar("indexing", 0, "nodes", show_progress if bar is None else False) as drawn:
-        for start in range(0, len(own), FILES_AT_ONCE):
-            _index_part(
-                collection, own[start : start + FILES_AT_ONCE], report, bar or drawn, prepare
-            )
-    if part_of == Shard():
+        for start in range(0, len(files), FILES_AT_ONCE):
+            group = files[start : start + FILES_AT_ONCE]
+            _index_group(collection, group, report, bar or drawn, prepare)
+    if share == Shard():
         look_back(collection, paths, report)
     return report
 
 
 def look_back(collection: NodeCollection, paths: Sequence[Path], report: IndexReport) -> None:
-    """Notes the indexed files that this run could not see: those that are gone, those behind links
-    that it did not follow.
-
-    Their nodes are kept until somebody says otherwise.
+    """Note the indexed files that this run could not see: files that are gone, and files behind
+    links that it did not follow. Their nodes are kept.
     """
-    roots, beyond = (
-        [real_path(path) for path in paths],
-        [real_path(Path(link)) for link in report.outside],
-    )
+    roots = [real_path(path) for path in paths]
+    outside = [real_path(Path(link)) for link in report.outside]
     for path in sorted(collection.paths()):
         if is_inside(Path(path), roots):
             if not os.path.exists(path):
                 report.missing.append(path)
-        elif is_inside(Path(path), beyond):
+        elif is_inside(Path(path), outside):
             report.outside_kept.append(path)
 
 
 def index_file(
     collection: NodeCollection, source: SourceFile, advance: Callable[[int, int], None]
 ) -> IndexReport:
-    """Indexes one file in small steps; `advance(done, total)` is told its nodes, before the first
-    step and after each.
+    """Index one file in small steps.
 
-    What `advance` raises stops the work between two steps: what was written is whole, and another
-    call goes on from there.
+    Args:
+        advance: called with the nodes that are done and their total: with (0, 0) before the file
+            is read, then before the first step and after each. An error that it raises stops the
+            work between two steps: what was written is whole, and another call goes on from there.
 
     Raises:
-        RNXError: the file cannot be read.
+        RNXError, OSError: the file cannot be read.
     """
-    stamp, report, done = stamp_of(source, count_nodes(source)), IndexReport(files=1), 0
-    advance(done, stamp.nodes)
-    stream = ((node, stamp) for node in nodes_of(source))
-    while part := list(islice(stream, STEP)):
-        report.written += collection.write(part, lambda _: None)
-        report.skipped.extend(collection.skipped)
-        done += len(part)
-        advance(done, stamp.nodes)
+    advance(0, 0)
+    contents = read_file(source)
+    report = IndexReport(files=1)
+    total = len(contents.nodes)
+    done = 0
+    advance(done, total)
+
+    stream = ((node, contents.stamp) for node in contents.nodes)
+    while step := list(islice(stream, STEP)):
+        written = collection.write(step, lambda _: None)
+        report.written += written.written
+        report.skipped.extend(written.skipped)
+        done += len(step)
+        advance(done, total)
     return report
 
 
-def _index_part(
+def is_complete(source: SourceFile, nodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all nodes of the file as it is now are in the index, and were read as they are
+    read now.
+
+    Args:
+        nodes: what `NodeCollection.files` gives for the path of the file.
+
+    Raises:
+        OSError: the file is gone, or may not be read.
+    """
+    shas = {node["file_sha"] for node in nodes}
+    if len(shas) != 1 or len(nodes) < nodes[0]["file_nodes"]:
+        return False
+
+    status = source.path.stat()
+    if [status.st_size, status.st_mtime_ns] != nodes[0]["file_stat"]:
+        return False
+
+    readers = {node.get("file_reader", 0) for node in nodes}
+    return all(_reads_alike(source, reader) for reader in readers)
+
+
+def _index_group(
     collection: NodeCollection,
-    part: Sequence[SourceFile],
+    files: Sequence[SourceFile],
     report: IndexReport,
     bar: Bar,
     prepare: Prepare | None,
 ) -> None:
-    known = collection.files(
-        [str(source.path) for source in part], [source.docid for source in part]
-    )
-    work = list(_changed(_named_as_known(collection, part, known), known, report))
-    nodes = sum(stamp.nodes for _, stamp in work)
-    bar.add_total(nodes)
-    if prepare is not None:
-        prepare([source for source, _ in work], nodes)
-    report.written += collection.write(_stream(work, report), bar)
-    report.skipped.extend(collection.skipped)
-    _remove_old_versions(collection, work, known, report)
+    paths = [str(source.path) for source in files]
+    indexed = collection.files(paths, [source.docid for source in files])
+    renamed = names_as_indexed(collection, files, indexed)
+
+    for batch in _batches_by_nodes(_read_changed(renamed, indexed, report)):
+        stamped = [(node, contents.stamp) for contents in batch for node in contents.nodes]
+        bar.add_total(len(stamped))
+        if prepare is not None:
+            prepare([contents.source for contents in batch], len(stamped))
+
+        written = collection.write(stamped, bar)
+        report.written += written.written
+        report.skipped.extend(written.skipped)
+        _remove_old_versions(collection, batch, indexed, report)
 
 
-def _stream(
-    work: Sequence[tuple[SourceFile, Stamp]], report: IndexReport
-) -> Iterator[tuple[BaseNode, Stamp]]:
-    """The nodes of all files in one stream, so that batches are full even where every file is one
-    picture.
+def _batches_by_nodes(contents: Iterable[FileContents]) -> Iterator[list[FileContents]]:
+    """Yield the files in batches of `NODES_AT_ONCE` nodes or a little more. The last one is smaller
+    and may be empty: there is always one, so that an index is made, or refused, without new nodes.
     """
-    for source, stamp in work:
+    batch: list[FileContents] = []
+    nodes = 0
+    for file in contents:
+        batch.append(file)
+        nodes += len(file.nodes)
+        if nodes >= NODES_AT_ONCE:
+            yield batch
+            batch = []
+            nodes = 0
+    yield batch
+
+
+def _read_changed(
+    files: Sequence[SourceFile], indexed: IndexedFiles, report: IndexReport
+) -> Iterator[FileContents]:
+    """Read the files that are new, changed, or not completely in the index. A bad one is noted in
+    the report, and the others go on.
+    """
+    for source in files:
         try:
-            yield from ((node, stamp) for node in nodes_of(source))
+            if is_complete(source, indexed.get(str(source.path), [])):
+                report.unchanged += 1
+                continue
+            yield read_file(source)
         except (RNXError, OSError) as error:
             report.skipped.append(Skipped(id=source.docid, reason=_reason(source, error)))
 
 
 def _remove_old_versions(
     collection: NodeCollection,
-    work: Sequence[tuple[SourceFile, Stamp]],
-    known: Known,
+    batch: Sequence[FileContents],
+    indexed: IndexedFiles,
     report: IndexReport,
 ) -> None:
-    """What a changed file gave before goes once all that it gives now is there; if a part failed,
-    it stays.
+    """Remove the nodes that a changed file gave before, once all nodes that it gives now are there.
+    If one of them failed, the old nodes stay.
     """
     failed = {file_of(skipped.id) for skipped in report.skipped}
-    for source, stamp in work:
-        before = known.get(str(source.path), [])
-        is_changed = any(one["file_sha"] != stamp.sha256 for one in before)
-        gave_more = len(before) > stamp.nodes  # the same content, which was cut otherwise
+    for contents in batch:
+        source = contents.source
+        old_nodes = indexed.get(str(source.path), [])
+        is_changed = any(node["file_sha"] != contents.stamp.sha256 for node in old_nodes)
+        # The same content may have been cut otherwise.
+        gave_more = len(old_nodes) > contents.stamp.nodes
         if (is_changed or gave_more) and source.docid not in failed:
-            collection.remove_file(str(source.path), except_stamp=stamp)
-
-
-def _changed(
-    files: Sequence[SourceFile], known: Known, report: IndexReport
-) -> Iterator[tuple[SourceFile, Stamp]]:
-    """The files that are new, changed, or not completely there. Bad ones are listed and passed by."""
-    for source in files:
-        try:
-            if is_complete(source, known.get(str(source.path), [])):
-                report.unchanged += 1
-                continue
-            yield source, stamp_of(source, count_nodes(source))
-        except (RNXError, OSError) as error:
-            report.skipped.append(Skipped(id=source.docid, reason=_reason(source, error)))
-
-
-def is_complete(source: SourceFile, nodes: Sequence[dict[str, Any]]) -> bool:
-    """All nodes of the file as it is now are in the index, and were read as they are read now.
-
-    `nodes`: those of `NodeCollection.files` for its path.
-    """
-    shas = {one["file_sha"] for one in nodes}
-    if len(shas) != 1 or len(nodes) < nodes[0]["file_nodes"]:
-        return False
-    found = source.path.stat()
-    if [found.st_size, found.st_mtime_ns] != nodes[0]["file_stat"]:
-        return False
-    return all(
-        _reads_alike(source, reader) for reader in {one.get("file_reader", 0) for one in nodes}
-    )
+            collection.remove_file(str(source.path), except_stamp=contents.stamp)
 
 
 def _reads_alike(source: SourceFile, reader: int) -> bool:
-    """Whether that version of what reads the file gave what it gives now."""
+    """Return whether that version of the reader gave what this one gives."""
     if reader == reader_of(source):
         return True
     is_text = source.path.suffix.lower() not in IMAGE_SUFFIXES | {PDF_SUFFIX}
     return is_text and reader == 0 and is_cut_by_words(read_text(source.path))
 
 
-def _named_apart(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """Two folders may hold the same relative path: the second file gets its folder's name in front,
-    the third more.
-
-    Every worker of a run does this for all files, not for its share, so that they agree.
-    """
-    taken: set[str] = set()
-    named = []
-    for source in files:
-        docid = next(name for name in _names(source) if name not in taken)
-        taken.add(docid)
-        named.append(replace(source, docid=docid))
-    return named
-
-
-def _named_as_known(
-    collection: NodeCollection, part: Sequence[SourceFile], known: Known
-) -> list[SourceFile]:
-    """A file keeps the name that it has in the index, and takes none that another file has there."""
-    own, owners = _names_in(known)
-    clashing = [source for source in part if str(source.path) not in own and source.docid in owners]
-    if clashing:
-        wanted = [name for source in clashing for name in _names(source)]
-        owners |= _names_in(collection.files([], wanted))[1]
-    free = {
-        source.path: next(name for name in _names(source) if name not in owners)
-        for source in clashing
-    }
-    return [
-        replace(source, docid=own.get(str(source.path)) or free.get(source.path, source.docid))
-        for source in part
-    ]
-
-
-def _names_in(known: Known) -> tuple[dict[str, str], dict[str, str]]:
-    """path -> name, name -> path"""
-    own = {path: str(nodes[0]["metadata"][SOURCE]) for path, nodes in known.items()}
-    return own, {docid: path for path, docid in own.items()}
-
-
-def _names(source: SourceFile) -> list[str]:
-    """What a file may be called, the best first; the last is its own alone."""
-    path = source.path.as_posix()
-    root = Path(path.removesuffix(source.docid).rstrip("/")).name
-    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-    return [source.docid, f"{root}/{source.docid}", f"{root}-{mark}/{source.docid}"]
-
-
 def _reason(source: SourceFile, error: Exception) -> str:
-    return (
-        f"{source.path}: {error.strerror}"
-        if isinstance(error, OSError) and error.strerror
-        else str(error)
-    )
+    if isinstance(error, OSError) and error.strerror:
+        return f"{source.path}: {error.strerror}"
+    return str(error)

@@ -1,5 +1,5 @@
-"""Many processes index one corpus: of a server each writes its share, for a folder they remember
-and one writes.
+"""Many processes index one corpus: into a server each writes its share; for a folder all of them
+make memories, and one writes.
 
 It knows processes and lines of JSON between them, neither models nor Qdrant. Nothing is lost with a
 worker that dies: what it wrote is whole, and the next run takes up the rest.
@@ -32,17 +32,17 @@ from llama_index_rnx.ingestion.sharding import Shard
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker, get_or_compute_memories, with_dynamic_batching
 
-OnProgress = Callable[[dict[str, Any]], None]
+OnLine = Callable[[dict[str, Any]], None]
 GO_ON = "what was written is whole, the same command goes on from there"
 
 
 class Worker:
-    """A process of this Python that is told and tells lines of JSON; every line it writes goes to
-    `tell`.
+    """A process of this Python that reads and writes lines of JSON; `on_line` gets every line that
+    it writes, in a thread of its own.
     """
 
     def __init__(
-        self, module: str, arguments: Sequence[str], tell: OnProgress, threads: int
+        self, module: str, arguments: Sequence[str], on_line: OnLine, threads: int
     ) -> None:
         environment = {
             "OMP_NUM_THREADS": str(threads),
@@ -59,22 +59,24 @@ class Worker:
         )
         self._errors: list[str] = []
         self._readers = [
-            threading.Thread(target=self._hear, args=(tell,), daemon=True),
-            threading.Thread(target=self._hear_errors, daemon=True),
+            threading.Thread(target=self._read_stdout, args=(on_line,), daemon=True),
+            threading.Thread(target=self._read_stderr, daemon=True),
         ]
         for reader in self._readers:
             reader.start()
 
     @property
     def pid(self) -> int:
+        """The number of the process."""
         return self._process.pid
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
         return self._process.poll() is None
 
-    def ask(self, line: dict[str, Any]) -> bool:
-        """Whether it could be told; a dead one cannot."""
+    def send(self, line: dict[str, Any]) -> bool:
+        """Write a line to the process, and return whether that succeeded: a dead one takes none."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(line) + "\n")
@@ -83,71 +85,74 @@ class Worker:
             return False
         return True
 
-    def end(self) -> str | None:
-        """Waits for its end; says in a line how it failed, None if it did not."""
+    def join(self) -> str | None:
+        """Wait for the end of the process; return in a line how it failed, None if it did not."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
         except BrokenPipeError:
             self._errors.append("it was gone before its work was read")
+
         code = self._process.wait()
         for reader in self._readers:
             reader.join()
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
+
         if code == 0:
             return None
-        said = self._errors[-1].removeprefix("error: ") if self._errors else "it said nothing"
-        return f"ended by signal {-code}" if code < 0 else said
+        if code < 0:
+            return f"ended by signal {-code}"
+        return self._errors[-1].removeprefix("error: ") if self._errors else "no error output"
 
-    def stop(self) -> None:
-        """Kills it; what it wrote before is whole."""
+    def kill(self) -> None:
+        """Kill the process; what it wrote before is whole."""
         self._process.kill()
-        self.end()
+        self.join()
 
-    def _hear(self, tell: OnProgress) -> None:
+    def _read_stdout(self, on_line: OnLine) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            tell(json.loads(line))
+            on_line(json.loads(line))
 
-    def _hear_errors(self) -> None:
+    def _read_stderr(self) -> None:
         assert self._process.stderr is not None
         self._errors.extend(line.strip() for line in self._process.stderr if line.strip())
 
 
 def index_sharded(command: Sequence[str], workers: int, share: Shard, bar: Bar) -> IndexReport:
-    """Runs `rnx index` so many times at once, each with its part of the share; the sum of what they
-    report.
+    """Run `rnx index` in several processes at once, each with its part of the share, and return the
+    sum of their reports.
 
     Raises:
         RNXError: a worker failed; the others went on to their end.
     """
     reports: list[IndexReport] = []
 
-    def tell(fact: dict[str, Any]) -> None:
-        bar.add_total(fact.get("expect", 0))
-        bar(fact.get("done", 0))
-        if "report" in fact:
-            reports.append(report_of(fact["report"]))
+    def on_line(message: dict[str, Any]) -> None:
+        bar.add_total(message.get("expect", 0))
+        bar(message.get("done", 0))
+        if "report" in message:
+            reports.append(report_of(message["report"]))
 
-    crew = [
+    shards = [share.subshard(index, workers) for index in range(1, workers + 1)]
+    processes = [
         Worker(
             "llama_index_rnx.cli",
-            ["index", *command, "--share", str(share.part(number, workers)), "--progress", "json"],
-            tell,
+            ["index", *command, "--share", str(shard), "--progress", "json"],
+            on_line,
             _threads(workers),
         )
-        for number in range(1, workers + 1)
+        for shard in shards
     ]
-    ends = _end_all(crew)
-    failed = [
-        f"worker {number} of {workers}: {said}"
-        for number, said in enumerate(ends, start=1)
-        if said is not None
+    failures = [
+        f"worker {number} of {workers}: {failure}"
+        for number, failure in enumerate(_join_all(processes), start=1)
+        if failure is not None
     ]
-    if failed:
-        raise RNXError(f"{'; '.join(failed)}; {GO_ON}.")
+    if failures:
+        raise RNXError(f"{'; '.join(failures)}; {GO_ON}.")
     return _sum(reports)
 
 
@@ -155,59 +160,60 @@ class MemoryWorkerPool:
     """Processes that make the memories of files ahead, so that the one writer of a folder finds
     them ready.
 
-    One that dies costs time only: the writer makes what is missing.
+    A process that dies costs time only: the writer makes what is missing.
     """
 
     def __init__(self, workers: int, memory_path: str, device: str | None, bar: Bar) -> None:
         self._bar = bar
-        self._ended = [threading.Semaphore(0) for _ in range(workers)]
+        self._finished = [threading.Semaphore(0) for _ in range(workers)]
         arguments = [memory_path, *([device] if device else [])]
         self.crew = [
             Worker(
                 "llama_index_rnx.ingestion.workers",
                 arguments,
-                partial(self._hear, ended),
+                partial(self._on_line, finished),
                 _threads(workers),
             )
-            for ended in self._ended
+            for finished in self._finished
         ]
 
     def prepare(self, sources: Sequence[SourceFile], nodes: int) -> None:
-        """Returns when each of the files was looked at by a worker, or that worker is gone."""
+        """Return when a worker has looked at each of the files, or that worker is gone."""
         self._bar.add_total(nodes)
-        for number, worker in enumerate(self.crew):
-            worker.ask(
-                {"files": [[str(one.path), one.docid] for one in sources[number :: len(self.crew)]]}
-            )
-        for worker, ended in zip(self.crew, self._ended, strict=True):
-            while not ended.acquire(timeout=0.5) and worker.lives:
+        for index, worker in enumerate(self.crew):
+            share = sources[index :: len(self.crew)]
+            worker.send({"files": [[str(source.path), source.docid] for source in share]})
+        for worker, finished in zip(self.crew, self._finished, strict=True):
+            while not finished.acquire(timeout=0.5) and worker.is_alive:
                 pass
 
     def close(self) -> None:
-        """Lets them end; they have nothing left to do."""
+        """Wait for the end of the processes, which have nothing left to do."""
         for worker in self.crew:
-            worker.end()
+            worker.join()
 
-    def _hear(self, ended: threading.Semaphore, fact: dict[str, Any]) -> None:
-        self._bar(fact.get("done", 0))
-        if "ended" in fact:
-            ended.release()
+    def _on_line(self, finished: threading.Semaphore, message: dict[str, Any]) -> None:
+        self._bar(message.get("done", 0))
+        if "ended" in message:
+            finished.release()
 
 
 def report_of(fields: dict[str, Any]) -> IndexReport:
-    """A report that was told as JSON."""
-    return IndexReport(**{**fields, "skipped": [Skipped(**one) for one in fields["skipped"]]})
+    """Return the report that a worker sent as JSON."""
+    skipped = [Skipped(**item) for item in fields["skipped"]]
+    return IndexReport(**{**fields, "skipped": skipped})
 
 
 def send_report(report: IndexReport, lines: JsonLines) -> None:
+    """Write a report as a line of JSON."""
     lines.send(report=asdict(report))
 
 
 def remember_files(
     ranker: Ranker, store: MemoryStore, sources: Sequence[SourceFile], lines: JsonLines
 ) -> None:
-    """Puts what the files' nodes become into the store. What cannot be read is left to the writer,
-    who says so.
+    """Put the memories of the files' nodes into the store. A file that cannot be read is left to
+    the writer, who reports it.
     """
     candidates = _candidates(sources)
     while batch := list(islice(candidates, BATCH)):
@@ -236,40 +242,43 @@ def _threads(workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // workers)
 
 
-def _end_all(crew: Sequence[Worker]) -> list[str | None]:
+def _join_all(workers: Sequence[Worker]) -> list[str | None]:
     try:
-        return [worker.end() for worker in crew]
-    except BaseException:  # Ctrl-C: none is left behind
-        for worker in crew:
-            worker.stop()
+        return [worker.join() for worker in workers]
+    # Ctrl-C: no process is left behind.
+    except BaseException:
+        for worker in workers:
+            worker.kill()
         raise
 
 
 def _sum(reports: Sequence[IndexReport]) -> IndexReport:
+    """Return one report for all workers. Each of them walked through all files, so `ignored` and
+    `outside` are the same in each.
+    """
     return IndexReport(
-        written=sum(one.written for one in reports),
-        files=sum(one.files for one in reports),
-        unchanged=sum(one.unchanged for one in reports),
-        ignored=max((one.ignored for one in reports), default=0),  # each walked through all
+        written=sum(report.written for report in reports),
+        files=sum(report.files for report in reports),
+        unchanged=sum(report.unchanged for report in reports),
+        ignored=max((report.ignored for report in reports), default=0),
         outside=reports[0].outside if reports else [],
-        skipped=[skipped for one in reports for skipped in one.skipped],
+        skipped=[skipped for report in reports for skipped in report.skipped],
     )
 
 
 def main() -> None:
-    """One of the `MemoryWorkerPool`: asked for files by lines on stdin, it tells on stdout how far
-    it is and when it ended.
+    """Run one process of the `MemoryWorkerPool`: it gets files by lines on stdin, and writes to
+    stdout how far it is and when it has finished.
     """
-    memory_path, device = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-    ranker, store, lines = (
-        with_dynamic_batching(RNXEmbedding(device=device).ranker),
-        MemoryStore(memory_path),
-        JsonLines(),
-    )
+    memory_path = sys.argv[1]
+    device = sys.argv[2] if len(sys.argv) > 2 else None
+    ranker = with_dynamic_batching(RNXEmbedding(device=device).ranker)
+    store = MemoryStore(memory_path)
+    lines = JsonLines()
+
     for line in sys.stdin:
-        sources = [
-            SourceFile(path=Path(path), docid=docid) for path, docid in json.loads(line)["files"]
-        ]
+        files = json.loads(line)["files"]
+        sources = [SourceFile(path=Path(path), docid=docid) for path, docid in files]
         remember_files(ranker, store, sources, lines)
         lines.send(ended=True)
 

@@ -20,7 +20,10 @@ from llama_index_rnx.memory.backend import MemoryBackend
 from llama_index_rnx.memory.open_backend import open_backend
 from llama_index_rnx.memory.ram_cache import RAM, Memory
 
-_open_stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
+# The stores with a place of their own that are open in this process. A reranker that was given no
+# `memory_path` has a store without a place: it looks here, and so finds what a collection prepared
+# when it indexed, although neither knows the other. Nobody else reads or writes this set.
+OPEN_STORES: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 
 
 class MemoryStore:
@@ -57,26 +60,34 @@ class MemoryStore:
         self._backend: MemoryBackend | None = None
         if path is not None:
             self._backend = open_backend(path, read_only)
-            _open_stores.add(self)
+            OPEN_STORES.add(self)
 
     def __reduce__(self) -> tuple[type[MemoryStore], tuple[str | Path | None, bool]]:
         """Make a copy another store of the same path."""
         return type(self), (self.path, self.read_only)
 
     def find(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Memory]:
-        """What is remembered of these contents by the ranker with this fingerprint; unknown ones
-        are left out.
+        """Return what the ranker with this fingerprint remembers of these contents, by digest;
+        unknown contents are left out. Nothing is written to the store's place.
         """
         keys = {_key(fingerprint, digest): digest for digest in digests}
-        found = {key: memory for key in keys if (memory := RAM.get(key)) is not None}
-        if self._backend is not None:  # another store may have put them into RAM
-            self._write({key: found[key] for key in self._backend.missing_keys(list(found))})
-        for store in [self] if self._backend is not None else list(_open_stores):
-            kept = store._read([key for key in keys if key not in found])
-            for key, memory in kept.items():
+        memories = {key: memory for key in keys if (memory := RAM.get(key)) is not None}
+        stores = [self] if self._backend is not None else list(OPEN_STORES)
+        for store in stores:
+            stored = store._read([key for key in keys if key not in memories])
+            for key, memory in stored.items():
                 RAM.put(key, memory)
-            found.update(kept)
-        return {keys[key]: memory for key, memory in found.items()}
+            memories.update(stored)
+        return {keys[key]: memory for key, memory in memories.items()}
+
+    def persist(self, fingerprint: str, memories: Mapping[str, Memory]) -> None:
+        """Write the memories (digest -> memory) that this store's place lacks: `find` may have
+        found them in RAM, where another store put them. Without a place nothing happens.
+        """
+        if self._backend is None:
+            return
+        keyed = {_key(fingerprint, digest): memory for digest, memory in memories.items()}
+        self._write({key: keyed[key] for key in self._backend.missing_keys(list(keyed))})
 
     def keep(self, fingerprint: str, memories: Mapping[str, Memory]) -> None:
         """Keep memories (digest -> memory), in RAM and in the store."""

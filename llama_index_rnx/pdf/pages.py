@@ -81,22 +81,13 @@ def count_pages(path: str | Path, limits: Limits | None = None) -> int:
         RNXError: it is missing, broken, encrypted, has more than `MAX_PAGES`, or opening it takes
             too much time or memory.
     """
-    try:
-        header, _ = _ask("count", path, WHOLE, limits)
-    except UnreadableError as error:
-        raise RNXError(
-            f"{path}: cannot be opened as a PDF ({error}); mend it or leave it out."
-        ) from error
-
-    pages = int(header["pages"])
-    if pages > MAX_PAGES:
-        raise RNXError(f"{path}: has {pages:,} pages; at most {MAX_PAGES:,} are read, split it.")
-    return pages
+    return _open_and_count(path, limits, keep_open=False)
 
 
 def read_pages(path: str | Path, limits: Limits | None = None) -> list[PageText]:
     """Return the texts of a PDF's pages: text layer, filled fields, broken words joined.
 
+    The document is opened once: the process that counts its pages keeps it open and reads them.
     A page without a text layer, as of a scan, and one that cannot be read have an empty text.
 
     Raises:
@@ -105,7 +96,7 @@ def read_pages(path: str | Path, limits: Limits | None = None) -> list[PageText]
     pages: list[PageText] = []
     faults: dict[int, str] = {}
     room = MAX_CHARACTERS
-    for index in range(count_pages(path, limits)):
+    for index in range(_open_and_count(path, limits, keep_open=True)):
         try:
             pages.append(_page_text(path, index, limits) if room > 0 else NO_TEXT)
         except UnreadableError as error:
@@ -132,6 +123,25 @@ def draw_page(
         return Image.frombytes("RGB", size, data, "raw", "BGR", int(header["stride"]))
     except (UnreadableError, ValueError) as error:
         raise ImageError(f"{path}#{index + 1}: the page cannot be drawn ({error}).") from error
+
+
+def _open_and_count(path: str | Path, limits: Limits | None, keep_open: bool) -> int:
+    """Return the number of pages.
+
+    Args:
+        keep_open: leave the document open for its pages, which are read next.
+    """
+    try:
+        header, _ = _ask("count", path, WHOLE, limits, keep_open=keep_open)
+    except UnreadableError as error:
+        raise RNXError(
+            f"{path}: cannot be opened as a PDF ({error}); mend it or leave it out."
+        ) from error
+
+    pages = int(header["pages"])
+    if pages > MAX_PAGES:
+        raise RNXError(f"{path}: has {pages:,} pages; at most {MAX_PAGES:,} are read, split it.")
+    return pages
 
 
 def _page_text(path: str | Path, index: int, limits: Limits | None) -> PageText:

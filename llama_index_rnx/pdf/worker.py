@@ -302,7 +302,7 @@ def serve(requests: queue.SimpleQueue[dict[str, Any]], out: BinaryIO) -> None:
 
         with guard.limits(request["seconds"], request["memory"]):
             header, data = reader.answer(request)
-        if request["do"] == "count":
+        if request["do"] == "count" and not request.get("keep_open"):
             reader.close()  # an upload is moved next
 
         send(out, header | {"size": len(data), "last": guard.is_swollen(request["memory"])}, data)

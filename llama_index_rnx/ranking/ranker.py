@@ -301,13 +301,17 @@ def get_or_compute_memories(
     Raises:
         ImageError: a picture cannot be read; `get_usable_memories` goes on without it.
     """
-    found = store.find(ranker.fingerprint, [candidate.digest for candidate in candidates])
-    unknown = {c.digest: c for c in candidates if c.digest not in found}
+    fingerprint = ranker.fingerprint
+    memories = store.find(fingerprint, [candidate.digest for candidate in candidates])
+    if memories and store.path is not None:
+        store.persist(fingerprint, memories)
+
+    unknown = {c.digest: c for c in candidates if c.digest not in memories}
     missing = list(unknown.values())
     for start in range(0, len(missing), REMEMBER_AT_ONCE):
-        part = missing[start : start + REMEMBER_AT_ONCE]
-        memories = checked_memories(ranker, ranker.remember(part), len(part))
-        made = {c.digest: memory for c, memory in zip(part, memories, strict=True)}
-        store.keep(ranker.fingerprint, made)
-        found.update(made)
-    return [found[candidate.digest] for candidate in candidates]
+        batch = missing[start : start + REMEMBER_AT_ONCE]
+        computed = checked_memories(ranker, ranker.remember(batch), len(batch))
+        by_digest = {c.digest: memory for c, memory in zip(batch, computed, strict=True)}
+        store.keep(fingerprint, by_digest)
+        memories.update(by_digest)
+    return [memories[candidate.digest] for candidate in candidates]

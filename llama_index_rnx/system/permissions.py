@@ -30,9 +30,13 @@ def make_folder(path: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Create an empty private file, unless it exists; sqlite gives the files beside it the same
-    permissions.
+    """Create an empty private file and its folders, unless they exist; sqlite gives the files
+    beside it the same permissions.
+
+    Raises:
+        FileExistsError: a file is there where a folder is needed.
     """
+    make_folder(path.parent)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
 

@@ -640,7 +640,7 @@ def test_a_file_is_no_index(tmp_path: Path) -> None:
 
 def test_no_place_is_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RNXError, match="no place was given"):
+    with pytest.raises(RNXError, match="no location was given"):
         NodeCollection(" ", embedding=FakeEmbedding())
     assert list(tmp_path.iterdir()) == []
 

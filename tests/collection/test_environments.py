@@ -24,7 +24,7 @@ from llama_index_rnx import NodeCollection, RNXError, RNXRerank
 from llama_index_rnx.candidates import Query, candidate_of
 from llama_index_rnx.collection import Storage
 from llama_index_rnx.collection import connection as qdrant
-from llama_index_rnx.memory import RAM, MemoryStore
+from llama_index_rnx.memory import RAM, MemoryStore, sqlite_backend
 from llama_index_rnx.network import is_loopback_url
 from llama_index_rnx.rankers.remote import RemoteRanker
 
@@ -309,7 +309,7 @@ def test_a_memory_folder_without_the_right_to_write_says_so(
     def forbidden(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("llama_index_rnx.memory.sqlite_backend._connect", forbidden)
+    monkeypatch.setattr(sqlite_backend, "_connect", forbidden)
     with pytest.warns(RuntimeWarning, match="Make the folder writable"):
         MemoryStore(tmp_path / "memories")
 
@@ -357,14 +357,15 @@ def test_a_server_that_hides_its_version_and_keeps_no_metadata(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
-    create = collection._connection._clients[0].create_collection
+    (client,) = collection._index._connection._clients
+    create = client.create_collection
 
     def older(name: str, **settings: Any) -> bool:
         return create(name, **{**settings, "metadata": None})
 
-    monkeypatch.setattr(collection._connection._clients[0], "create_collection", older)
+    monkeypatch.setattr(client, "create_collection", older)
     with pytest.raises(
         RNXError, match=r"keeps no metadata of collections; Qdrant 1\.16 or newer is needed"
     ):
         collection.add(NODES)
-    assert not collection._connection._clients[0].collection_exists("rnx")
+    assert not client.collection_exists("rnx")

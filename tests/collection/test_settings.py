@@ -25,7 +25,8 @@ from llama_index_rnx import NodeCollection, RNXError, Storage
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.collection import connection as qdrant
 from llama_index_rnx.collection.connection import Connection, connect, urls_of
-from llama_index_rnx.collection.upload import background_writes as _behind
+from llama_index_rnx.collection.fusion import search_params
+from llama_index_rnx.collection.upload import background_writes
 
 _names = itertools.count()
 
@@ -153,9 +154,16 @@ def test_a_quantized_collection_is_searched_with_rescoring(
     again = open_on(
         qdrant_server, opened, small.name
     )  # it sees by itself that the collection is quantized
-    assert plain._search_params() is None
-    assert again._search_params().quantization.rescore is True  # type: ignore[union-attr]
-    assert small._search_params().quantization.oversampling == 3.0  # type: ignore[union-attr]
+    assert [collection._index.quantized for collection in (plain, small, again)] == [
+        False,
+        True,
+        True,
+    ]
+    params = search_params(3.0)
+    assert params is not None
+    assert params.quantization is not None
+    assert params.quantization.rescore is True
+    assert params.quantization.oversampling == 3.0
     exact = ranks(plain, "red word7")
     assert exact["n7"] == max(exact.values())
     for collection in (small, again):
@@ -299,7 +307,7 @@ def test_what_may_pass_is_asked_again_after_pauses_that_grow(
     fault: Exception, no_pause: list[float]
 ) -> None:
     server = Answers(fault, fault, fault)
-    assert asking(server, retries=3).ask(lambda client: client.count()) == "found"  # type: ignore[arg-type, call-arg]
+    assert asking(server, retries=3).call(lambda client: client.count()) == "found"  # type: ignore[arg-type, call-arg]
     assert server.asked == 4
     assert no_pause == [0.0, 0.2, 0.4, 0.8]
 
@@ -312,14 +320,14 @@ def test_what_will_not_pass_is_said_at_once(
 ) -> None:
     server = Answers(fault)
     with pytest.raises(RNXError, match=f"Qdrant at there {word}"):
-        asking(server).ask(lambda client: client.count())  # type: ignore[arg-type, call-arg]
+        asking(server).call(lambda client: client.count())  # type: ignore[arg-type, call-arg]
     assert server.asked == 1
 
 
 def test_attempts_end(no_pause: list[float]) -> None:
     server = Answers(*[GONE] * 10)
     with pytest.raises(RNXError, match="does not answer"):
-        asking(server, retries=2).ask(lambda client: client.count())  # type: ignore[arg-type, call-arg]
+        asking(server, retries=2).call(lambda client: client.count())  # type: ignore[arg-type, call-arg]
     assert server.asked == 3
     assert Storage(retries=8).pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
 
@@ -328,7 +336,7 @@ def test_another_server_is_asked_without_a_pause_and_stays_the_first(no_pause: l
     dead, young, well = Answers(*[GONE] * 10), Answers(http_fault(404)), Answers()
     connection = asking(dead, young, well)
     for _ in range(3):
-        assert connection.ask(lambda client: client.count()) == "found"  # type: ignore[arg-type, call-arg]
+        assert connection.call(lambda client: client.count()) == "found"  # type: ignore[arg-type, call-arg]
     assert (dead.asked, young.asked, well.asked) == (1, 1, 3)
     assert no_pause == [0.0] * 3
 
@@ -336,13 +344,13 @@ def test_another_server_is_asked_without_a_pause_and_stays_the_first(no_pause: l
 def test_a_write_that_fails_behind_comes_out() -> None:
     done: list[int] = []
 
-    def work(number: int) -> None:
+    def work(number: int) -> int:
         if number == 3:
             raise RNXError("the server is full")
-        done.append(number)
+        return number
 
     def write_all() -> None:
-        with _behind(2) as submit:
+        with background_writes(2, done.append) as submit:
             for number in range(100):
                 submit(partial(work, number))
 

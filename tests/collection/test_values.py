@@ -33,7 +33,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import Query
-from llama_index_rnx.collection import Stamp, Storage, collection
+from llama_index_rnx.collection import Stamp, Storage, qdrant_index, upload
 from llama_index_rnx.collection.connection import TooLargeError, _is_too_large
 
 OP, AND, OR, NOT = FilterOperator, FilterCondition.AND, FilterCondition.OR, FilterCondition.NOT
@@ -225,14 +225,14 @@ def test_text_is_looked_up_among_the_nodes_of_the_other_filters(
     library: NodeCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    scroll = library._scroll
+    scroll = library._index.scroll
 
     def counted(fields: list[str], condition: Any = None) -> Any:
         for point_id, payload in scroll(fields, condition):
             read.append(point_id)
             yield point_id, payload
 
-    monkeypatch.setattr(library, "_scroll", counted)
+    monkeypatch.setattr(library._index, "scroll", counted)
     assert (
         search(library, rule("title", "APPLE", OP.TEXT_MATCH_INSENSITIVE), rule("v", 2024)) == "ab"
     )
@@ -305,9 +305,10 @@ def test_a_file_whose_name_is_not_utf_8(place: Place, tmp_path: Path) -> None:
     stamp = Stamp(path=str(picture), size=1, mtime_ns=2, sha256="s", nodes=1)
     assert found.add([ImageNode(id_="a", image_path=str(picture))]) == 1
     assert found.get(["a"])[0].image_path == str(picture)  # type: ignore[attr-defined]
-    assert found.write([(TextNode(id_="b", text="words"), stamp)], lambda _: None) == 0
-    assert "rename it" in found.skipped[0].reason
-    found.skipped[0].reason.encode()
+    report = found.write([(TextNode(id_="b", text="words"), stamp)], lambda _: None)
+    assert report.written == 0
+    assert "rename it" in report.skipped[0].reason
+    report.skipped[0].reason.encode()
     assert found.paths() == set()
     assert found.files([str(picture)], [str(picture)]) == {}
     found.remove_file(str(picture))
@@ -367,7 +368,7 @@ def test_values_by_grpc_as_by_rest(qdrant_server: QdrantServer, grpc: bool) -> N
     assert search(found, rule("year", 2024)) == "ab"
     assert search(found, rule("file name", "x")) == search(found, rule("v1.2", "y")) == "a"
     assert search(found, rule("file name", "X", OP.TEXT_MATCH_INSENSITIVE)) == "a"
-    schema = found._call(lambda client: client.get_collection(found.name)).payload_schema
+    schema = found._index.call(lambda client: client.get_collection(found.name)).payload_schema
     assert {'metadata."file name"', 'metadata."v1.2"', "metadata.v1.2", "metadata.year"} <= set(
         schema
     )
@@ -380,15 +381,15 @@ def test_values_by_grpc_as_by_rest(qdrant_server: QdrantServer, grpc: bool) -> N
 def test_parts_are_measured_with_their_metadata(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "REQUEST_BYTES", 100_000)
+    monkeypatch.setattr(upload, "REQUEST_BYTES", 100_000)
     sizes: list[int] = []
-    write = collection._write
+    write = qdrant_index.upsert_points
 
     def counted(client: QdrantClient, name: str, points: Any) -> None:
         sizes.append(len(points))
         write(client, name, points)
 
-    monkeypatch.setattr(collection, "_write", counted)
+    monkeypatch.setattr(qdrant_index, "upsert_points", counted)
     found = place.open()
     assert found.add([node(f"n{i}", html="é" * 20_000) for i in range(6)]) == 6
     assert sizes == [1] * 6  # 40 kB each as UTF-8, and 25 kB for its vector
@@ -397,14 +398,14 @@ def test_parts_are_measured_with_their_metadata(
 def test_a_node_too_large_for_the_server_costs_itself_alone(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = collection._write
+    write = qdrant_index.upsert_points
 
     def refusing(client: QdrantClient, name: str, points: Any) -> None:
         if any("big" in point.payload["node"] for point in points):
             raise TooLargeError("too large")
         write(client, name, points)
 
-    monkeypatch.setattr(collection, "_write", refusing)
+    monkeypatch.setattr(qdrant_index, "upsert_points", refusing)
     found = place.open()
     assert found.add([node("a"), node("b"), node("big"), node("c"), node("d")]) == 4
     assert [one.id for one in found.skipped] == ["big"]

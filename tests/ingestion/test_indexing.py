@@ -370,16 +370,16 @@ def test_a_folder_named_like_a_file(docs: Path, collection: NodeCollection) -> N
 def test_a_file_that_goes_away_while_we_index(
     docs: Path, collection: NodeCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import llama_index_rnx.ingestion.indexing as files
+    import llama_index_rnx.ingestion.indexing as indexing
 
-    real = files._changed
+    real = indexing._read_changed
 
     def vanishing(*args: Any) -> Iterator[Any]:
         yield from list(real(*args))
         (docs / "red.png").unlink(missing_ok=True)
         (docs / "paper.pdf").unlink(missing_ok=True)
 
-    monkeypatch.setattr(files, "_changed", vanishing)
+    monkeypatch.setattr(indexing, "_read_changed", vanishing)
     report = indexed(collection, docs)
     assert {skipped.id.split("#")[0] for skipped in report.skipped} == {"red.png", "paper.pdf"}
     assert "long.txt" in files_of(collection)

@@ -41,18 +41,18 @@ NAMES = [f"folder{i % 7}/file{i}.pdf" for i in range(1_000)]
 # --- shares
 
 
-@pytest.mark.parametrize("of", [1, 2, 3, 8])
-def test_every_file_is_in_exactly_one_share_and_shares_are_about_equal(of: int) -> None:
-    shares = [Shard(number=number, of=of) for number in range(1, of + 1)]
-    assert all(sum(share.takes(name) for share in shares) == 1 for name in NAMES)
-    assert all(abs(sum(map(share.takes, NAMES)) - 1_000 / of) < 60 for share in shares)
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_file_is_in_exactly_one_share_and_shares_are_about_equal(count: int) -> None:
+    shares = [Shard(index=number, count=count) for number in range(1, count + 1)]
+    assert all(sum(share.contains(name) for share in shares) == 1 for name in NAMES)
+    assert all(abs(sum(map(share.contains, NAMES)) - 1_000 / count) < 60 for share in shares)
 
 
 def test_the_parts_of_a_share_are_the_share() -> None:
-    whole = Shard(number=2, of=3)
-    parts = [whole.part(number, 4) for number in (1, 2, 3, 4)]
-    assert [sum(part.takes(name) for part in parts) for name in NAMES] == [
-        int(whole.takes(name)) for name in NAMES
+    whole = Shard(index=2, count=3)
+    parts = [whole.subshard(number, 4) for number in (1, 2, 3, 4)]
+    assert [sum(part.contains(name) for part in parts) for name in NAMES] == [
+        int(whole.contains(name)) for name in NAMES
     ]
 
 
@@ -60,8 +60,8 @@ def test_the_parts_of_a_share_are_the_share() -> None:
     ("asked", "environment", "expected"),
     [
         (None, {}, Shard()),
-        ("2/8", {"RANK": "0", "WORLD_SIZE": "4"}, Shard(number=2, of=8)),
-        (None, {"RANK": "3", "WORLD_SIZE": "4"}, Shard(number=4, of=4)),
+        ("2/8", {"RANK": "0", "WORLD_SIZE": "4"}, Shard(index=2, count=8)),
+        (None, {"RANK": "3", "WORLD_SIZE": "4"}, Shard(index=4, count=4)),
         (None, {"RANK": "", "WORLD_SIZE": ""}, Shard()),
     ],
 )
@@ -124,7 +124,7 @@ def test_shares_together_are_the_whole(qdrant_server: QdrantServer, docs: Path) 
     crew = [
         NodeCollection(qdrant_server.url, name=name, embedding=FakeEmbedding()) for _ in range(3)
     ]
-    shares = [Shard(number=number, of=3) for number in (1, 2, 3)]
+    shares = [Shard(index=number, count=3) for number in (1, 2, 3)]
     work = [
         lambda c=c, s=s: index_paths(c, paths, share=s) for c, s in zip(crew, shares, strict=True)
     ]  # type: ignore[misc]
@@ -289,7 +289,7 @@ def test_a_killed_worker_is_named_and_the_next_run_completes(
         threads=1,
     )
     os.kill(worker.pid, signal.SIGKILL)
-    assert worker.end() == "ended by signal 9"
+    assert worker.join() == "ended by signal 9"
     monkeypatch.setenv("RANK", "1")  # what `accelerate launch` says to a process
     monkeypatch.setenv("WORLD_SIZE", "2")
     facts = [json.loads(line) for line in rnx(*command, "--progress", "json").out.splitlines()]

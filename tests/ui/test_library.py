@@ -18,7 +18,7 @@ from fakes.ui import put, settled
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.ingestion import index_paths
-from llama_index_rnx.ingestion import indexing as files
+from llama_index_rnx.ingestion import readers as files
 from llama_index_rnx.pdf import pages as pdf
 from llama_index_rnx.pdf.pages import PageText
 from llama_index_rnx.pdf.worker_pool import Pool

@@ -81,6 +81,8 @@ class MiniRanker:
         self._max_chunks = max(1, min(MAX_CHUNKS, -(-max_text_tokens // CHUNK_PIECES)))
         self._fingerprint = f"{NAME}/{config['digest']}/{self._max_chunks}/{LAYOUT}"
         self.image_calibration: tuple[float, float] = tuple(config["retrieval"])
+        image = model.image.config
+        self.dimensions = image.text_width + image.dim + 2  # of a dense vector: 384 + 384
         self._text_query = lru_cache(maxsize=256)(self._encode_query)
         self._image_query = lru_cache(maxsize=64)(self._encode_image_query)
 
@@ -204,6 +206,12 @@ class MiniRanker:
             return None
         vector: list[float] = self._image_side(memory).tolist()
         return vector
+
+    def dense_vectors(
+        self, memories: Sequence[Memory]
+    ) -> list[tuple[list[float] | None, list[float] | None]]:
+        """The `text_vector` and the `image_vector` of each memory."""
+        return [(self.text_vector(memory), self.image_vector(memory)) for memory in memories]
 
     def _text_side(self, text: Tensor, caption: Tensor) -> Tensor:
         share = CAPTION_SHARE
