@@ -1,4 +1,4 @@
-"""Starts the processes that read PDFs, reuses them, and kills those that hang. It knows no pages."""
+"""Starts the processes that read PDFs, reuses them, kills those that hang. It knows no pages."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class Pool:
         return is_free or self._closed
 
     def _idle_for(self, document: str) -> Child | None:
-        """Take the idle process that has this document open, or another one; None if none is idle."""
+        """Take an idle process, if possible the one that has this document open; or None."""
         for child in [child for child in self._idle if not child.is_alive]:
             self._idle.remove(child)
             # It is dead already: this closes the pipes to it.
