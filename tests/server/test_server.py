@@ -26,8 +26,7 @@ from llama_index_rnx.rankers import remote
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.rankers.remote import RemoteRanker, endpoint, scores_of
 from llama_index_rnx.ranking import Ranker
-from llama_index_rnx.server import Limits, create_app, serving
-from llama_index_rnx.server import app as serve
+from llama_index_rnx.server import Limits, create_app, create_listener, serving
 
 DOCUMENTS = ["Bees make honey.", "Rust is iron oxide.", "The moon has craters."]
 
@@ -422,7 +421,9 @@ def test_the_command_passes_on_what_was_asked(
     from fastapi.testclient import TestClient
 
     served: list[Any] = []
-    monkeypatch.setattr(serve, "run_server", lambda app, host, port: served.append(app))
+    monkeypatch.setattr(
+        "llama_index_rnx.server.run.run_server", lambda app, host, port: served.append(app)
+    )
     place = str(tmp_path / "memories")
     assert (
         rnx(
@@ -480,7 +481,7 @@ def test_a_taken_port_is_one_line(
     rnx: Rnx, mini: MiniRanker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llama_index_rnx.load_ranker", lambda *_, **__: mini)
-    with serve.open_door("127.0.0.1", 0) as taken:
+    with create_listener("127.0.0.1", 0) as taken:
         result = rnx("serve", "--port", taken.getsockname()[1])
     assert result.code == 2
     assert re.fullmatch(
