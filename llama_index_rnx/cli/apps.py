@@ -1,5 +1,5 @@
-"""Commands that people or programs talk to: `rnx serve`, `chat`, `ui`, `demo`. They know no HTTP and
-no model.
+"""Commands that people or programs talk to: `rnx serve`, `chat`, `ui`, `demo`. They know neither
+HTTP nor a model.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ def chat(
     model: Model = RANKER_NAME,
     collection: CollectionName = COLLECTION_NAME,
 ) -> None:
-    """Ask an index in the terminal, with follow-up questions. The sources stand under each answer."""
+    """Ask an index in the terminal, with follow-up questions. The sources stand under each
+    answer.
+    """
     options = parse_llm_options(llm_options)
     with open_index(from_, collection) as index:
         from llama_index_rnx.chat import conversations
@@ -214,7 +216,9 @@ def ui(
 def demo(
     folder: Annotated[Path, typer.Option(help="Where corpus, index and page go.")] = Path("demo"),
 ) -> None:
-    """Run the main job on a small corpus, from nothing. It indexes, retrieves, reranks and shows."""
+    """Run the main job on a small corpus, from nothing. It indexes, retrieves, reranks and
+    shows.
+    """
     from llama_index_rnx.demo import run_demo
 
     run_demo(folder)

@@ -46,7 +46,9 @@ def program() -> None:
 
 
 def main() -> None:
-    """Run a command line in this process; a user's mistake is one line on stderr and exit code 2."""
+    """Run a command line in this process; a user's mistake is one line on stderr and exit code
+    2.
+    """
     warnings.filterwarnings("ignore", category=UserWarning, module="qdrant_client")
     clean_what_python_prints()
     arguments = sys.argv[1:]

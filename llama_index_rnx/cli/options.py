@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 # The heading of these options on a help page.
 COMPUTE = "How a ranker computes"
 
-CollectionName = Annotated[
-    str, typer.Option("--collection", help="Name of the Qdrant collection.")
-]
+CollectionName = Annotated[str, typer.Option("--collection", help="Name of the Qdrant collection.")]
 From = Annotated[
     str, typer.Option("--from", help="The index: a folder, or the URL of a Qdrant server.")
 ]

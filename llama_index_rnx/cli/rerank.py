@@ -96,7 +96,7 @@ def calibrate(
         Path | None, typer.Option(help="Write this file instead of the folder's rnx.json.")
     ] = None,
 ) -> None:
-    """Fit a model's position bias and, with grades, its probabilities. They go into its rnx.json."""
+    """Fit the position bias and, with grades, probabilities. They go into the model's rnx.json."""
     from llama_index_rnx.batch import calibrate as calibrate_model
 
     calibration, diagnosis = calibrate_model(lists, model, to)

@@ -86,7 +86,9 @@ def _read_batch(
             raise SettingsError("--run needs --queries FILE; a single query prints to the screen.")
         return []
     if query or image is not None:
-        raise SettingsError("--queries takes the place of QUERY and --image; give one or the other.")
+        raise SettingsError(
+            "--queries takes the place of QUERY and --image; give one or the other."
+        )
     if run is None:
         raise SettingsError(
             "--queries needs --run OUT.trec, the file that the TREC run is written to."

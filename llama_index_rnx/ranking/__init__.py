@@ -1,5 +1,6 @@
 """Scoring lists with any ranker: the protocol, windows, scheduling. It holds no model."""
 
+from llama_index_rnx.defaults import Windows
 from llama_index_rnx.ranking.batching import (
     TooLargeError,
     batches_by_token_budget,
@@ -12,7 +13,7 @@ from llama_index_rnx.ranking.batching import (
 )
 from llama_index_rnx.ranking.calibration import Calibration
 from llama_index_rnx.ranking.executor import check_caller, run_in_executor
-from llama_index_rnx.ranking.pipeline import LISTS_AT_ONCE, Windows, rank, rank_many
+from llama_index_rnx.ranking.pipeline import LISTS_AT_ONCE, rank, rank_many
 from llama_index_rnx.ranking.ranker import (
     BatchRanker,
     Ranker,

@@ -50,7 +50,6 @@ else:
             ],
             "errors": [
                 "MAPPED_ERRORS",
-                "ASGIMessage",
                 "RequestError",
                 "request_error",
             ],

@@ -80,7 +80,7 @@ _QUERY_SCHEMA = {
         {"type": "array"},
     ],
 }
-_REQUEST_SCHEMA = {
+_REQUEST_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"required": [name], "properties": {name: {"type": "array"}}}
         for name in ("documents", "texts")

@@ -422,7 +422,7 @@ def test_the_command_passes_on_what_was_asked(
 
     served: list[Any] = []
     monkeypatch.setattr(
-        "llama_index_rnx.server.run.run_server", lambda app, host, port: served.append(app)
+        "llama_index_rnx.server.run_server", lambda app, host, port: served.append(app)
     )
     place = str(tmp_path / "memories")
     assert (
