@@ -19,79 +19,98 @@ from llama_index_rnx.demo.charts import Spec, draw_chart
 from llama_index_rnx.demo.drawings import bicycle_parts
 from llama_index_rnx.demo.style import INK, SOFT, STYLE, prepare_canvas
 
-PAGE = (595.0, 842.0)  # A4 in points
-LEFT, TOP, WIDTH, FOOT = 72.0, 78.0, 451.0, 48.0
-SIZES = {"# ": 25.0, "## ": 16.0, "- ": 11.5, "": 11.5}
-CHART_HEIGHT = 262.0  # of the axes, in points
+# All lengths are in points, all heights are measured from the top edge of the page.
+POINTS_PER_INCH = 72
+PAGE_WIDTH = 595.0  # A4
+PAGE_HEIGHT = 842.0
+LEFT = 72.0
+TOP = 78.0
+TEXT_WIDTH = 451.0
+FOOT = 48.0
+BULLET = "- "
+INDENT = 14.0  # of a bullet's text
+SIZES = {"# ": 25.0, "## ": 16.0, BULLET: 11.5, "": 11.5}
+BLOCK_GAP = 7.0
+CHART_HEIGHT = 262.0  # of the axes alone
+CHART_TOP = 40.0  # above the axes
+CHART_BLOCK = CHART_HEIGHT + 86.0  # with all that stands around the axes
+CHART_ORDER = 5  # Texts have 3.
 
 
 def save_booklet(text: str, charts: Mapping[str, Spec], path: Path) -> None:
-    """A PDF with a text layer from a simple markup: `# `, `## `, `- `, paragraphs, `{chart}`, and
-    `---` between pages.
+    """Write a PDF with a text layer from a simple markup: `# `, `## `, `- `, paragraphs, `{chart}`,
+    and `---` between pages.
     """
-    metadata = {
-        "Title": text.split("\n", 1)[0].lstrip("# "),
-        "CreationDate": None,
-        "Creator": None,
-        "Producer": None,
-    }
+    title = text.split("\n", 1)[0].lstrip("# ")
+    metadata = {"Title": title, "CreationDate": None, "Creator": None, "Producer": None}
+    pages = text.split("\n---\n")
     with mpl.rc_context(STYLE), PdfPages(path, metadata=metadata) as pdf:
-        pages = text.split("\n---\n")
         for number, page in enumerate(pages, start=1):
-            figure = Figure(figsize=(PAGE[0] / 72, PAGE[1] / 72), facecolor="white")
-            _draw_page(
-                figure, page, charts, footer=f"{metadata['Title']}  ·  {number} of {len(pages)}"
-            )
+            size = (PAGE_WIDTH / POINTS_PER_INCH, PAGE_HEIGHT / POINTS_PER_INCH)
+            figure = Figure(figsize=size, facecolor="white")
+            _draw_page(figure, page, charts, footer=f"{title}  ·  {number} of {len(pages)}")
             pdf.savefig(figure)
 
 
 def _draw_page(figure: Figure, page: str, charts: Mapping[str, Spec], footer: str) -> None:
-    y = TOP  # points from the top edge
+    y = TOP
     for block in page.strip().split("\n\n"):
         if block.startswith("{"):
-            _place_chart(figure, block.strip("{}\n"), charts, y)
-            y += CHART_HEIGHT + 86
+            _draw_chart(figure, block.strip("{}\n"), charts, y)
+            y += CHART_BLOCK
             continue
         for line in block.split("\n"):
-            y = _write(figure, line, y)
-        y += 7
-    _put(figure, LEFT, PAGE[1] - FOOT, footer, size=8.5, color=SOFT)
+            y = _write_line(figure, line, y)
+        y += BLOCK_GAP
+    _put_text(figure, LEFT, PAGE_HEIGHT - FOOT, footer, size=8.5, color=SOFT)
 
 
-def _place_chart(figure: Figure, name: str, charts: Mapping[str, Spec], y: float) -> None:
-    left, right = (70, 24) if charts.get(name, {}).get("kind") == "barh" else (36, 24)
-    box = (LEFT + left, PAGE[1] - y - 40 - CHART_HEIGHT, WIDTH - left - right, CHART_HEIGHT)
-    axes = figure.add_axes((box[0] / PAGE[0], box[1] / PAGE[1], box[2] / PAGE[0], box[3] / PAGE[1]))
-    axes.set_zorder(
-        5
-    )  # after the text (3): the order of drawing is the order of reading in the text layer
+def _draw_chart(figure: Figure, name: str, charts: Mapping[str, Spec], y: float) -> None:
+    left_margin = 70 if charts.get(name, {}).get("kind") == "barh" else 36
+    right_margin = 24
+    width = TEXT_WIDTH - left_margin - right_margin
+    bottom = PAGE_HEIGHT - y - CHART_TOP - CHART_HEIGHT
+    axes = figure.add_axes(
+        (
+            (LEFT + left_margin) / PAGE_WIDTH,
+            bottom / PAGE_HEIGHT,
+            width / PAGE_WIDTH,
+            CHART_HEIGHT / PAGE_HEIGHT,
+        )
+    )
+
+    # Draw charts after texts: the order of drawing is the reading order of the text layer.
+    axes.set_zorder(CHART_ORDER)
     if name == "bicycle_parts":
         bicycle_parts(prepare_canvas(axes))
     else:
         draw_chart(axes, charts[name])
 
 
-def _write(figure: Figure, line: str, y: float) -> float:
-    """One paragraph, heading or bullet; returns where the next begins."""
+def _write_line(figure: Figure, line: str, y: float) -> float:
+    """Write one paragraph, heading or bullet; return where the next one begins."""
     mark = next(mark for mark in SIZES if line.startswith(mark))
-    size, words = SIZES[mark], line[len(mark) :]
-    heading = mark.startswith("#")
-    indent = 14.0 if mark == "- " else 0.0
-    for number, part in enumerate(_wrapped(words, size, WIDTH - indent)):
-        y += size * (1.25 if heading else 1.5)
-        text = f"•  {part}" if mark == "- " and number == 0 else part
-        _put(
+    size = SIZES[mark]
+    text = line[len(mark) :]
+    is_heading = mark.startswith("#")
+    is_bullet = mark == BULLET
+    indent = INDENT if is_bullet else 0.0
+
+    for number, row in enumerate(_wrap(text, size, TEXT_WIDTH - indent)):
+        y += size * (1.25 if is_heading else 1.5)
+        is_first = number == 0
+        _put_text(
             figure,
-            LEFT + (indent if mark == "- " and number else 0.0),
+            LEFT if is_first else LEFT + indent,
             y,
-            text,
+            f"•  {row}" if is_bullet and is_first else row,
             size,
-            weight="bold" if heading else "normal",
+            weight="bold" if is_heading else "normal",
         )
-    return y + (4 if heading else 0)
+    return y + (4 if is_heading else 0)
 
 
-def _put(
+def _put_text(
     figure: Figure,
     x: float,
     y: float,
@@ -101,8 +120,8 @@ def _put(
     weight: str = "normal",
 ) -> None:
     figure.text(
-        x / PAGE[0],
-        1 - y / PAGE[1],
+        x / PAGE_WIDTH,
+        1 - y / PAGE_HEIGHT,
         text,
         fontsize=size,
         color=color,
@@ -111,11 +130,11 @@ def _put(
     )
 
 
-def _wrapped(text: str, size: float, width: float) -> Iterator[str]:
+def _wrap(text: str, size: float, width: float) -> Iterator[str]:
     line = ""
     for word in text.split():
         longer = f"{line} {word}".strip()
-        if line and sum(_letter(letter) for letter in longer) * size > width:
+        if line and sum(_letter_width(letter) for letter in longer) * size > width:
             yield line
             longer = word
         line = longer
@@ -123,20 +142,15 @@ def _wrapped(text: str, size: float, width: float) -> Iterator[str]:
 
 
 @cache
-def _letter(letter: str) -> float:
-    """The width of a letter at a size of 1 point; a blank draws nothing, so it is taken between two
-    letters.
+def _letter_width(letter: str) -> float:
+    """Return the width of a letter at a size of 1 point. It is measured between two bars, as a
+    blank draws nothing.
     """
     font = font_manager.FontProperties(family="DejaVu Sans")
-    return (
-        float(
-            TextPath((0, 0), f"|{letter}|", size=100, prop=font).get_extents().width
-            - _bars_alone(font)
-        )
-        / 100
-    )
+    path = TextPath((0, 0), f"|{letter}|", size=100, prop=font)
+    return float(path.get_extents().width - _width_of_bars(font)) / 100
 
 
 @cache
-def _bars_alone(font: Any) -> float:
+def _width_of_bars(font: Any) -> float:
     return float(TextPath((0, 0), "||", size=100, prop=font).get_extents().width)

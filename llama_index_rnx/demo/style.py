@@ -6,9 +6,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-INK, SOFT, GRID = "#24292f", "#6a7078", "#e4e2dc"
+INK = "#24292f"
+SOFT = "#6a7078"
+GRID = "#e4e2dc"
 COLOURS = ["#2f5f8a", "#e0a33c", "#7fa650", "#b4574a", "#7b6a9b"]
-STACKED = {"Solar": "#e9b44c", "Wind": "#6aa6c9", "Hydro": "#2f5f8a"}  # as everybody draws them
+# Sources of energy in the colours that everybody expects.
+STACKED = {"Solar": "#e9b44c", "Wind": "#6aa6c9", "Hydro": "#2f5f8a"}
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -31,12 +34,13 @@ STYLE: dict[Any, Any] = {
     "ytick.left": False,
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "pdf.fonttype": 42,  # text stays text: a PDF reader can find and copy it
+    # Text stays text, which a PDF reader can find and copy.
+    "pdf.fonttype": 42,
 }
 
 
 def prepare_canvas(axes: Axes) -> Axes:
-    """Axes of 100 x 75 units without ticks or frame."""
+    """Make the axes a canvas of 100 x 75 units without ticks or frame, and return them."""
     axes.set(xlim=(0, 100), ylim=(0, 75), aspect="equal")
     axes.axis("off")
     return axes
