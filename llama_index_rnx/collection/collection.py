@@ -79,6 +79,7 @@ from llama_index_rnx.collection.upload import (
     upsert_points,
 )
 from llama_index_rnx.console import progress_bar
+from llama_index_rnx.defaults import COLLECTION_NAME, TOP_K
 from llama_index_rnx.embed import RNXEmbedding, embed_candidates, embed_query, fingerprint_of
 from llama_index_rnx.errors import ImageError, RNXError, shown
 from llama_index_rnx.memory import MemoryStore
@@ -136,7 +137,7 @@ class NodeCollection:
     def __init__(
         self,
         location: Location,
-        name: str = "rnx",
+        name: str = COLLECTION_NAME,
         embedding: MultiModalEmbedding | None = None,
         ranker: Ranker | Literal["auto"] | None = "auto",
         memory_path: str | Path | None = None,
@@ -209,7 +210,7 @@ class NodeCollection:
             self._call(lambda client: client.delete(self.name, points_selector=points, wait=True))
 
     def search(
-        self, query: Query, k: int = 100, filters: MetadataFilters | None = None
+        self, query: Query, k: int = TOP_K, filters: MetadataFilters | None = None
     ) -> list[NodeWithScore]:
         """The `k` nearest nodes, texts and images in one list, by one call.
 

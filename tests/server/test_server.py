@@ -20,7 +20,7 @@ from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextN
 
 from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Candidate, Query, file_source
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import ConnectionFailedError, ImageError, RNXError, StorageError
 from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.rankers import remote
 from llama_index_rnx.rankers.mini import MiniRanker
@@ -488,6 +488,27 @@ def test_a_taken_port_is_one_line(
         r"error: port \d+ of 127.0.0.1 cannot be had \(.*in use\); choose another --port.\n",
         result.err,
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConnectionFailedError("http://host:1/rerank: no answer in 4 tries."), 503),
+        (StorageError("the disk is full."), 503),
+        (RNXError("a ranker's own refusal."), 400),
+    ],
+)
+def test_what_fails_behind_the_server_is_not_the_callers_mistake(
+    error: RNXError, status: int
+) -> None:
+    class Failing(FakeRanker):
+        def score(self, query: Query, memories: Any) -> list[float]:
+            raise error
+
+    with serving(Failing()) as address:
+        answer = ask(address)
+    assert answer.status_code == status
+    assert answer.json()["message"] == str(error)
 
 
 def test_a_server_for_a_block_is_gone_behind_it() -> None:
