@@ -266,12 +266,8 @@ def _skip_note(ids: Sequence[str]) -> str:
 
 
 class Upload:
-    """A file that is being received. If the block ends before `finish`, nothing of it remains.
-
-    Example:
-        >>> with library.receive("report.pdf") as upload:  # doctest: +SKIP
-        ...     upload.write(b"%PDF-1.7 ...")
-        ...     entry, is_known = upload.finish()
+    """A file that is being received, from `Library.receive`: in a `with` block call `write` for each
+    piece, then `finish`. If the block ends before `finish`, nothing of the file remains.
     """
 
     def __init__(self, library: Library, name: str) -> None:

@@ -531,7 +531,7 @@ def test_no_redirect_to_a_host_that_the_caller_names(url: str) -> None:
 
 
 async def test_who_is_turned_away_under_load_is_not_read() -> None:
-    """The answer comes before the body: it may be megabytes, and nobody waits for the rest of it."""
+    """The answer comes before the body, which may be megabytes: nobody waits for the rest of it."""
     app = create_app(FakeRanker, limits=Limits(at_once=1))
     async with app.router.lifespan_context(app):
         app.state.service._at_work = 1
