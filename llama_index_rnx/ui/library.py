@@ -266,8 +266,8 @@ def _skip_note(ids: Sequence[str]) -> str:
 
 
 class Upload:
-    """A file that is being received, from `Library.receive`: in a `with` block call `write` for each
-    piece, then `finish`. If the block ends before `finish`, nothing of the file remains.
+    """A file that is being received, made by `Library.receive`. In a `with` block call `write` for
+    each piece, then `finish`; if the block ends before `finish`, nothing of the file remains.
     """
 
     def __init__(self, library: Library, name: str) -> None:
