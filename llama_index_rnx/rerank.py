@@ -25,6 +25,7 @@ from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from pydantic import ValidationError
 
 from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidates
+from llama_index_rnx.defaults import RANKER_NAME, TOP_N
 from llama_index_rnx.errors import ImageError, SettingsError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
@@ -117,10 +118,10 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", protected_namespaces=())
 
     model: str = Field(
-        default="rnx-mini",
+        default=RANKER_NAME,
         description="rnx-mini, a local folder, a hub id, or the URL of a /rerank service.",
     )
-    top_n: int = Field(default=5, ge=1, description="How many nodes come out at most.")
+    top_n: int = Field(default=TOP_N, ge=1, description="How many nodes come out at most.")
     window: int | None = Field(
         default=None, ge=1, description="Candidates read at once; default: what the model can."
     )
@@ -170,7 +171,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
     _memories: MemoryStore | None = PrivateAttr(default=None)
     _failures: int = PrivateAttr(default=0)
 
-    def __init__(self, model: str = "rnx-mini", top_n: int = 5, **options: Any) -> None:
+    def __init__(self, model: str = RANKER_NAME, top_n: int = TOP_N, **options: Any) -> None:
         ranker = options.get("ranker")
         if ranker is not None and not isinstance(ranker, Ranker):
             raise SettingsError(

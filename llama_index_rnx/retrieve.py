@@ -11,6 +11,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.collection import NodeCollection
+from llama_index_rnx.defaults import TOP_K
 from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.ranking import run_in_executor
 from llama_index_rnx.validation import checked_callbacks, checked_count
@@ -65,7 +66,7 @@ class RNXRetriever(BaseRetriever):
     def __init__(
         self,
         collection: NodeCollection,
-        top_k: int = 100,
+        top_k: int = TOP_K,
         filters: MetadataFilters | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:

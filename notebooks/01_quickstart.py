@@ -23,7 +23,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import QueryBundle
 
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
-from llama_index_rnx.demo import PICTURE_QUERY, build_corpus
+from llama_index_rnx.demo import IMAGE_QUERY, build_corpus
 from llama_index_rnx.ingestion import index_paths
 from llama_index_rnx.results import compare
 
@@ -108,7 +108,7 @@ compare(retriever, reranker, "Why does our heat pump use so much electricity on 
 # askew and too bright. `QueryBundle` is LlamaIndex's own.
 
 # %%
-compare(retriever, reranker, QueryBundle("", image_path=str(work / PICTURE_QUERY)), n=3)
+compare(retriever, reranker, QueryBundle("", image_path=str(work / IMAGE_QUERY)), n=3)
 
 # %% [markdown]
 # ## When it goes wrong

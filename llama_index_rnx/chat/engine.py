@@ -28,6 +28,7 @@ from llama_index_rnx.chat.llms import EXTRACT, RankerLLM, load_llm
 from llama_index_rnx.chat.prompts import CONTEXT_PROMPT, PAGES_PROMPT, REFINE_PROMPT
 from llama_index_rnx.chat.sources import MultimodalSynthesizer, numbered
 from llama_index_rnx.collection import NodeCollection
+from llama_index_rnx.defaults import TOP_K, TOP_N
 from llama_index_rnx.errors import RNXError, SettingsError, one_line, shown
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
@@ -253,8 +254,8 @@ def conversations(
     llm: str = EXTRACT,
     options: Mapping[str, Any] | None = None,
     images: bool | None = None,
-    k: int = 100,
-    n: int = 5,
+    k: int = TOP_K,
+    n: int = TOP_N,
 ) -> Callable[[], RNXChatEngine]:
     """Load all that conversations over a collection share, and return a function that begins a new
     one.

@@ -1,5 +1,5 @@
-"""Help pages as typer writes them without rich, which takes longer than all the rest; with options
-in their panels.
+"""Help pages as typer writes them without rich, which takes longer than all the rest, with options
+under headings. It knows no command.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 # typer converts the value of every option by pydantic, which takes longer to import than typer
-# itself; also that of a `--help` that was not given. A default that is a bool needs no converting.
+# itself; even that of a `--help` that was not given. A default that is a bool needs no converting.
 CONTEXT_SETTINGS: dict[str, Any] = {"default_map": {"help": False}}
 
 
@@ -29,5 +29,6 @@ class CommandWithPanels(TyperCommand):
 
 
 def _panel_of(parameter: Any) -> str:
-    own = getattr(parameter, "rich_help_panel", None)  # `--help` may be an option of another class
-    return own or ("Arguments" if parameter.param_type_name == "argument" else "Options")
+    # `--help` may be an option of a class without panels.
+    panel = getattr(parameter, "rich_help_panel", None)
+    return panel or ("Arguments" if parameter.param_type_name == "argument" else "Options")

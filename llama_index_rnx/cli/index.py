@@ -1,5 +1,5 @@
 """`rnx index`: options in, a collection filled, a report out; by one process, by several, or one
-share of it.
+shard of the work. It knows no models.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llama_index_rnx.cli.options import CollectionName
 from llama_index_rnx.collection import FIELD_KINDS, Storage
 from llama_index_rnx.console import print_note
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.defaults import COLLECTION_NAME
+from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.ingestion import Shard, device_of, resolve_shard
 
-if TYPE_CHECKING:  # torch and LlamaIndex take seconds to load
+if TYPE_CHECKING:
     from llama_index_rnx.collection import NodeCollection, Skipped
     from llama_index_rnx.ingestion import IndexReport, Survey
 
@@ -31,26 +33,31 @@ class Quantization(StrEnum):
     int8 = "int8"
 
 
-class Shown(StrEnum):
-    """How the progress is told."""
+class ProgressFormat(StrEnum):
+    """How progress is shown."""
 
     bar = "bar"
     json = "json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class IndexJob:
     """What is to be indexed: the paths, and what lies below them."""
 
     paths: list[Path]
-    share: Shard
+    shard: Shard
     surveyed: Survey
 
 
+# Headings on the help page.
 SERVER = "Qdrant server"
 WORK = "Many processes and machines"
-SHOWN_LINKS = 3  # of those that were not followed
-SHOWN_PARTS = 3  # of one file, of those that were left out
+
+MAX_LINKS_SHOWN = 3  # of those that were not followed
+MAX_REASONS_SHOWN = 3  # for one file, of nodes that were left out
+
+# The options that a process with `--workers` does not hand on to them.
+OPTIONS_OF_PARENT = ("--workers", "--share", "--progress")
 
 
 def index(
@@ -64,16 +71,15 @@ def index(
             help="Where the index goes: a folder, or the URL of a Qdrant server (several: a,b,c).",
         ),
     ],
-    collection: Annotated[
-        str, typer.Option("--collection", help="Name of the Qdrant collection.")
-    ] = "rnx",
+    collection: CollectionName = COLLECTION_NAME,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links that lead out of the folders, too.")
     ] = False,
     memory_path: Annotated[
         str | None,
         typer.Option(
-            help="Where memories are kept: a folder, or an address (file://, s3:// ...) for many machines."
+            help="Where memories are kept: a folder, or an address (file://, s3:// ...) for many "
+            "machines."
         ),
     ] = None,
     device: Annotated[
@@ -91,8 +97,9 @@ def index(
         ),
     ] = None,
     progress: Annotated[
-        Shown, typer.Option(help="A bar, or lines of JSON on stdout.", rich_help_panel=WORK)
-    ] = Shown.bar,
+        ProgressFormat,
+        typer.Option(help="A bar, or lines of JSON on stdout.", rich_help_panel=WORK),
+    ] = ProgressFormat.bar,
     shards: Annotated[
         int | None, typer.Option(help="Parts of the collection.", rich_help_panel=SERVER)
     ] = None,
@@ -125,15 +132,15 @@ def index(
     ] = False,
     timeout: Annotated[
         int, typer.Option(min=1, help="Seconds a request.", rich_help_panel=SERVER)
-    ] = 60,
+    ] = Storage.timeout,
     retries: Annotated[
         int, typer.Option(min=0, help="Further attempts.", rich_help_panel=SERVER)
-    ] = 4,
+    ] = Storage.retries,
     batches_in_flight: Annotated[
         int, typer.Option(min=1, help="Batches being written.", rich_help_panel=SERVER)
-    ] = 2,
+    ] = Storage.batches_in_flight,
 ) -> None:
-    """Index PDFs (page by page), pictures and texts. Run it again to take up what is new or
+    """Index PDFs (page by page), images and texts. Run it again to take up what is new or
     changed.
     """
     storage = Storage(
@@ -143,24 +150,29 @@ def index(
         on_disk=on_disk or None,
         payload_on_disk=payload_on_disk or None,
         quantization="int8" if quantization else None,
-        metadata_indexes=_metadata_indexes(metadata_index or []),
+        metadata_indexes=_parse_metadata_indexes(metadata_index or []),
         grpc=grpc,
         timeout=timeout,
         retries=retries,
         batches_in_flight=batches_in_flight,
     )
-    part, own_device = resolve_shard(share, os.environ), device_of(device, os.environ)
+    shard = resolve_shard(share, os.environ)
+
     # A wrong path shows before an empty index is made.
-    work = Work(paths=paths, share=part, surveyed=_survey(paths, follow_links))
-    with _opened(to, collection, storage, memory_path, own_device) as target:
-        if progress is Shown.json:
-            _tell(target, work)
-        elif workers == 1:
-            _print_report(_alone(target, work), len(target), to)
+    job = IndexJob(paths=paths, shard=shard, surveyed=_survey(paths, follow_links))
+    own_device = device_of(device, os.environ)
+
+    with _open_target(to, collection, storage, memory_path, own_device) as target:
+        if progress is ProgressFormat.json:
+            _index_with_json_lines(target, job)
+            return
+        if workers == 1:
+            report = _index_alone(target, job)
         elif target.embedded:
-            _print_report(_one_writer(target, work, workers, own_device), len(target), to)
+            report = _index_with_memory_workers(target, job, workers, own_device)
         else:
-            _print_report(_in_shares(target, work, workers, sys.argv[2:]), len(target), to)
+            report = _index_in_shards(target, job, workers, sys.argv[2:])
+        _print_report(report, len(target), to)
 
 
 def _survey(paths: list[Path], follow_links: bool) -> Survey:
@@ -170,7 +182,7 @@ def _survey(paths: list[Path], follow_links: bool) -> Survey:
 
 
 @contextmanager
-def _opened(
+def _open_target(
     to: str, name: str, storage: Storage, memory_path: str | None, device: str | None
 ) -> Iterator[NodeCollection]:
     from llama_index_rnx.collection import NodeCollection
@@ -186,117 +198,139 @@ def _opened(
         target.close()
 
 
-def _alone(target: NodeCollection, work: Work) -> IndexReport:
+def _index_alone(target: NodeCollection, job: IndexJob) -> IndexReport:
     from llama_index_rnx.ingestion import index_paths
 
-    return index_paths(target, work.paths, share=work.share, surveyed=work.surveyed)
+    return index_paths(target, job.paths, share=job.shard, surveyed=job.surveyed)
 
 
-def _tell(target: NodeCollection, work: Work) -> None:
+def _index_with_json_lines(target: NodeCollection, job: IndexJob) -> None:
+    """Index in this process and write the progress and the report as lines of JSON on stdout."""
     from llama_index_rnx.console import JsonLines
     from llama_index_rnx.ingestion import index_paths, send_report
 
     lines = JsonLines()
-    report = index_paths(target, work.paths, share=work.share, bar=lines, surveyed=work.surveyed)
+    report = index_paths(target, job.paths, share=job.shard, bar=lines, surveyed=job.surveyed)
     send_report(report, lines)
 
 
-def _one_writer(
-    target: NodeCollection, work: Work, workers: int, device: str | None
+def _index_with_memory_workers(
+    target: NodeCollection, job: IndexJob, workers: int, device: str | None
 ) -> IndexReport:
-    """A folder has one writer: the others make the memories that it needs, which is nearly all of
-    the work.
+    """Index into a folder. Embedded Qdrant allows one writer per folder, so the workers only
+    precompute memories, which is nearly all of the work, and this process writes.
     """
     from llama_index_rnx.console import progress_bar
     from llama_index_rnx.ingestion import MemoryWorkerPool, index_paths
 
     print_note(f"a folder has one writer: {workers} workers read and embed, this process writes")
     with progress_bar("indexing", 0, "steps (embedded, written)") as bar:
-        crew = MemoryWorkerPool(workers, str(target.memories.path), device, bar)
+        pool = MemoryWorkerPool(workers, str(target.memories.path), device, bar)
         try:
             return index_paths(
                 target,
-                work.paths,
-                share=work.share,
+                job.paths,
+                share=job.shard,
                 bar=bar,
-                prepare=crew.prepare,
-                surveyed=work.surveyed,
+                prepare=pool.prepare,
+                surveyed=job.surveyed,
             )
         finally:
-            crew.close()
+            pool.close()
 
 
-def _in_shares(
-    target: NodeCollection, work: Work, workers: int, arguments: list[str]
+def _index_in_shards(
+    target: NodeCollection, job: IndexJob, workers: int, arguments: list[str]
 ) -> IndexReport:
+    """Index into a server: every worker runs this command line for a shard of its own."""
     from llama_index_rnx.console import progress_bar
     from llama_index_rnx.ingestion import index_sharded, look_back
 
+    worker_arguments = remove_options(arguments, *OPTIONS_OF_PARENT)
     with progress_bar("indexing", 0, "nodes") as bar:
-        report = index_sharded(
-            _without(arguments, "--workers", "--share", "--progress"), workers, work.share, bar
-        )
-    if work.share == Shard():
-        look_back(target, work.paths, report)
+        report = index_sharded(worker_arguments, workers, job.shard, bar)
+    if job.shard == Shard():
+        look_back(target, job.paths, report)
     return report
 
 
-def _without(arguments: list[str], *names: str) -> list[str]:
-    """The same command line without these options and their values."""
-    kept, skip = list[str](), False
+def remove_options(arguments: list[str], *names: str) -> list[str]:
+    """Return a command line without these options and their values.
+
+    Example:
+        >>> arguments = ["docs", "--workers", "4", "--share=1/2", "--to", "x"]
+        >>> remove_options(arguments, "--workers", "--share")
+        ['docs', '--to', 'x']
+    """
+    remaining: list[str] = []
+    is_value = False
     for argument in arguments:
         option = argument.split("=")[0]
-        if not skip and option not in names:
-            kept.append(argument)
-        skip = not skip and argument in names  # its value follows
-    return kept
+        if not is_value and option not in names:
+            remaining.append(argument)
+
+        # The value of an option without "=" is the next argument.
+        is_value = not is_value and argument in names
+    return remaining
 
 
-def _metadata_indexes(asked: list[str]) -> dict[str, str]:
-    found = dict(one.rpartition(":")[::2] for one in asked)
-    if "" in found:
-        raise RNXError(
-            f"--metadata-index {', '.join(asked)}: FIELD:KIND is allowed, KIND one of {', '.join(FIELD_KINDS)}."
+def _parse_metadata_indexes(texts: list[str]) -> dict[str, str]:
+    kinds: dict[str, str] = {}
+    for text in texts:
+        field, _, kind = text.rpartition(":")
+        kinds[field] = kind
+    if "" in kinds:
+        raise SettingsError(
+            f"--metadata-index {', '.join(texts)}: FIELD:KIND is allowed, "
+            f"KIND one of {', '.join(FIELD_KINDS)}."
         )
-    return found
+    return kinds
 
 
 def _print_report(report: IndexReport, total: int, to: str) -> None:
+    changed = report.files - report.unchanged
     print_note(
-        f"{report.written} nodes written from {report.files - report.unchanged} new or changed files, "
-        f"{report.unchanged} files unchanged, {report.ignored} of other kinds; {total} nodes in {to}"
+        f"{report.written} nodes written from {changed} new or changed files, "
+        f"{report.unchanged} files unchanged, {report.ignored} of other kinds; "
+        f"{total} nodes in {to}"
     )
     for path in report.missing:
         print_note(f"gone: {path} (its nodes are kept)")
-    for line in _left_out(report.skipped):
+    for line in _skip_reasons(report.skipped):
         print_note(f"left out: {line}")
     _print_links(report)
 
 
-def _left_out(skipped: Sequence[Skipped]) -> Iterator[str]:
-    """The reasons; of one file a few and how many more, for it may say that it has 20,000 pages."""
+def _skip_reasons(skipped: Sequence[Skipped]) -> Iterator[str]:
+    """Yield why nodes were left out: for each file a few reasons and how many more, as a file may
+    claim to have 20,000 pages.
+    """
     from llama_index_rnx.ingestion import file_of
 
-    by_file: dict[str, list[Skipped]] = {}
-    for one in skipped:
-        by_file.setdefault(file_of(one.id), []).append(one)
+    reasons_by_file: dict[str, list[str]] = {}
+    for node in skipped:
+        reasons_by_file.setdefault(file_of(node.id), []).append(node.reason)
 
-    for file, parts in by_file.items():
-        yield from (part.reason for part in parts[:SHOWN_PARTS])
-        if len(parts) > SHOWN_PARTS:
-            yield f"{file}: {len(parts) - SHOWN_PARTS:,} more of its pages or passages"
+    for file, reasons in reasons_by_file.items():
+        yield from reasons[:MAX_REASONS_SHOWN]
+        if len(reasons) > MAX_REASONS_SHOWN:
+            yield f"{file}: {len(reasons) - MAX_REASONS_SHOWN:,} more of its pages or passages"
 
 
 def _print_links(report: IndexReport) -> None:
     if not report.outside:
         return
-    count, first = len(report.outside), ", ".join(report.outside[:SHOWN_LINKS])
-    more = ", ..." if count > SHOWN_LINKS else ""
+
+    count = len(report.outside)
+    verb = "link leads" if count == 1 else "links lead"
+    paths = ", ".join(report.outside[:MAX_LINKS_SHOWN])
+    ellipsis = ", ..." if count > MAX_LINKS_SHOWN else ""
     print_note(
-        f"not followed: {count} {'link leads' if count == 1 else 'links lead'} out of the folders "
-        f"({first}{more}); followed with --follow-links"
+        f"not followed: {count} {verb} out of the folders ({paths}{ellipsis}); "
+        "followed with --follow-links"
     )
     if report.outside_kept:
         print_note(
-            f"kept as they are: {len(report.outside_kept)} files that were indexed through them before"
+            f"kept as they are: {len(report.outside_kept)} files "
+            "that were indexed through them before"
         )

@@ -58,6 +58,7 @@ from llama_index_rnx.collection.upload import (
     too_large_error,
 )
 from llama_index_rnx.console import progress_bar
+from llama_index_rnx.defaults import COLLECTION_NAME, TOP_K
 from llama_index_rnx.embed import RNXEmbedding, dimensions_of, load_model
 from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.memory import MemoryStore
@@ -119,7 +120,7 @@ class NodeCollection:
     def __init__(
         self,
         location: Location,
-        name: str = "rnx",
+        name: str = COLLECTION_NAME,
         embedding: MultiModalEmbedding | None = None,
         ranker: Ranker | Literal["auto"] | None = "auto",
         memory_path: str | Path | None = None,
@@ -212,7 +213,7 @@ class NodeCollection:
             self._index.delete(models.PointIdsList(points=points))
 
     def search(
-        self, query: Query, k: int = 100, filters: MetadataFilters | None = None
+        self, query: Query, k: int = TOP_K, filters: MetadataFilters | None = None
     ) -> list[NodeWithScore]:
         """Return the `k` nearest nodes, texts and images in one list, by one call.
 

@@ -1,5 +1,5 @@
 """`rnx demo`: the main job on a small corpus, from nothing: files -> index -> retrieve -> rerank ->
-tables and a page.
+tables and a page. It knows no models.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from rich.console import Console
 
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.console import SafeConsole
-from llama_index_rnx.demo.corpus import CORPUS, PICTURE_QUERY, build_corpus
+from llama_index_rnx.defaults import TOP_K, TOP_N
+from llama_index_rnx.demo.corpus import CORPUS, IMAGE_QUERY, build_corpus
 from llama_index_rnx.embed import RNXEmbedding
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import StorageError
 from llama_index_rnx.ingestion import index_paths
 from llama_index_rnx.rerank import RNXRerank
 from llama_index_rnx.results import Comparison, compare, html_page, print_table
 from llama_index_rnx.retrieve import RNXRetriever
 
-INDEX, PAGE = "index", "demo.html"
+INDEX = "index"
+PAGE = "demo.html"
 TITLE = "Texts and images in one list, best first"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoQuery:
-    """What is asked. `image` is a path in the demo's folder; `about` says what kind of thing holds
-    the answer.
+    """One query of the demo.
+
+    about: which kind of file holds the answer. image: a path in the demo's folder.
     """
 
     about: str
@@ -38,7 +41,7 @@ class DemoQuery:
     image: str | None = None
 
     def bundle(self, folder: Path) -> QueryBundle:
-        """As LlamaIndex takes it."""
+        """Return the query as LlamaIndex takes it."""
         return QueryBundle(self.text, image_path=str(folder / self.image) if self.image else None)
 
 
@@ -53,8 +56,8 @@ QUERIES = (
         text="How much electricity came from solar and wind in each month?",
     ),
     DemoQuery(
-        about="a picture as the query: part of one that is indexed, askew and brighter",
-        image=PICTURE_QUERY,
+        about="an image as the query: part of one that is indexed, askew and brighter",
+        image=IMAGE_QUERY,
     ),
 )
 
@@ -63,36 +66,43 @@ def run_demo(
     folder: Path,
     *,
     queries: Sequence[DemoQuery] = QUERIES,
-    top_k: int = 100,
-    top_n: int = 5,
+    top_k: int = TOP_K,
+    top_n: int = TOP_N,
     console: Console | None = None,
     show_progress: bool | None = None,
 ) -> Path:
-    """Builds a corpus in `folder`, indexes it, asks, prints each list before and after reranking;
-    returns the HTML page.
+    """Build a corpus in `folder`, index it, run the queries, print each list before and after
+    reranking; return the path of the HTML page.
 
-    A second run finds corpus and index and adds nothing.
+    A second run uses the same corpus and index and adds nothing.
 
     Raises:
-        RNXError: an optional package is missing, or the folder cannot be written.
+        SettingsError: an optional package is missing.
+        StorageError: the folder cannot be written.
     """
     console = console or SafeConsole(highlight=False)
     _build(folder, console)
     embedding = RNXEmbedding()
-    digest = embedding.ranker.fingerprint.split("/")[1]  # a newer model gets an index of its own
+
+    # A newer model gets an index of its own.
+    digest = embedding.ranker.fingerprint.split("/")[1]
     collection = NodeCollection(folder / f"{INDEX}-{digest}", embedding=embedding)
     try:
         _index(collection, folder, console, show_progress)
-        retriever, reranker = RNXRetriever(collection, top_k=top_k), RNXRerank(top_n=top_n)
-        for query in queries[:1]:  # opens models and memories, which is not part of the times below
+        retriever = RNXRetriever(collection, top_k=top_k)
+        reranker = RNXRerank(top_n=top_n)
+
+        # The first query opens models and memories, which is no part of the times below.
+        for query in queries[:1]:
             compare(retriever, reranker, query.bundle(folder), top_n)
-        sections = [_ask(retriever, reranker, query, folder, console) for query in queries]
+        comparisons = [_run_query(retriever, reranker, query, folder, console) for query in queries]
     finally:
         collection.close()
+
     page = folder / PAGE
-    page.write_text(html_page(sections, title=TITLE), encoding="utf-8")
+    page.write_text(html_page(comparisons, title=TITLE), encoding="utf-8")
     console.print(
-        f"The same as a page, with pictures: {page.resolve()}", markup=False, soft_wrap=True
+        f"The same as a page, with images: {page.resolve()}", markup=False, soft_wrap=True
     )
     return page
 
@@ -102,11 +112,12 @@ def _build(folder: Path, console: Console) -> None:
     try:
         build_corpus(folder)
     except OSError as error:
-        raise RNXError(
-            f"{error.filename or folder}: cannot be written ({error.strerror}); choose another --folder."
+        raise StorageError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); "
+            "choose another --folder."
         ) from error
     count = sum(len(names) for _, _, names in os.walk(folder / CORPUS))
-    _say(console, f"corpus: {count} files in {folder / CORPUS}", start)
+    _print_step(console, f"corpus: {count} files in {folder / CORPUS}", start)
 
 
 def _index(
@@ -116,29 +127,35 @@ def _index(
     report = index_paths(collection, [folder / CORPUS], show_progress=show_progress)
     for skipped in report.skipped:
         console.print(f"left out: {skipped.reason}", markup=False)
-    _say(
+    _print_step(
         console,
-        f"index: {report.written} nodes written, {report.unchanged} files unchanged, {len(collection)} nodes",
+        f"index: {report.written} nodes written, {report.unchanged} files unchanged, "
+        f"{len(collection)} nodes",
         start,
     )
 
 
-def _ask(
+def _run_query(
     retriever: RNXRetriever, reranker: RNXRerank, query: DemoQuery, folder: Path, console: Console
 ) -> Comparison:
-    """One query, before and after; the time is that of retrieving and reranking together."""
-    section = compare(retriever, reranker, query.bundle(folder), reranker.top_n)
+    """Print the hits of one query before and after reranking. The time is that of retrieving and
+    reranking together.
+    """
+    comparison = compare(retriever, reranker, query.bundle(folder), reranker.top_n)
+    milliseconds = comparison.seconds * 1000
+
     console.print(f"\n{query.text or query.image}", style="bold", markup=False)
     console.print(query.about, style="dim", markup=False)
-    print_table(section.before, console, title="retrieved", query=query.text)
+    print_table(comparison.before, console, title="retrieved", query=query.text)
     print_table(
-        section.after,
+        comparison.after,
         console,
-        title=f"reranked ({section.seconds * 1000:.0f} ms with retrieval)",
+        title=f"reranked ({milliseconds:.0f} ms with retrieval)",
         query=query.text,
     )
-    return section
+    return comparison
 
 
-def _say(console: Console, text: str, start: float) -> None:
-    console.print(f"{text} ({time.perf_counter() - start:.1f} s)", markup=False, soft_wrap=True)
+def _print_step(console: Console, text: str, start: float) -> None:
+    seconds = time.perf_counter() - start
+    console.print(f"{text} ({seconds:.1f} s)", markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """Scoring lists with any ranker: the protocol, windows, scheduling. It holds no model."""
 
+from llama_index_rnx.defaults import Windows
 from llama_index_rnx.ranking.batching import (
     TooLargeError,
     batches_by_token_budget,
@@ -17,7 +18,7 @@ from llama_index_rnx.ranking.memories import (
     get_or_compute_memories,
     get_usable_memories,
 )
-from llama_index_rnx.ranking.pipeline import LISTS_AT_ONCE, Windows, rank, rank_many
+from llama_index_rnx.ranking.pipeline import LISTS_AT_ONCE, rank, rank_many
 from llama_index_rnx.ranking.placement import (
     DTYPES,
     fast_cpu_dtype,

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from llama_index_rnx.candidates import Candidate, Query
+from llama_index_rnx.defaults import Windows
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking.memories import UsableMemories, get_usable_memories
 from llama_index_rnx.ranking.ranker import Ranker
@@ -21,8 +21,6 @@ from llama_index_rnx.ranking.windows import (
     sliding_windows,
     with_last,
 )
-
-Windows = Literal["sliding", "parallel"]
 
 # Lists of a batch: enough windows for a GPU, and few enough memories (a hundred images: 160 MB).
 LISTS_AT_ONCE = 8

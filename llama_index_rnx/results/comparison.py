@@ -12,6 +12,7 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_rnx.candidates import query_of
+from llama_index_rnx.defaults import TOP_N
 from llama_index_rnx.results.hits import hits_of_lists
 from llama_index_rnx.results.html import Comparison
 
@@ -20,7 +21,7 @@ def compare(
     retriever: BaseRetriever,
     reranker: BaseNodePostprocessor | None,
     query: str | QueryBundle,
-    n: int = 5,
+    n: int = TOP_N,
 ) -> Comparison:
     """Retrieve, rerank (unless `reranker` is None), and keep the best `n` of both lists; a notebook
     shows them as cards.

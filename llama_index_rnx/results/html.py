@@ -111,8 +111,12 @@ def html_cell(content: str) -> str:
 
 
 def style_sheet() -> str:
-    """Return the styles of everything here, all inside `.rnx`."""
-    return files("llama_index_rnx").joinpath("results", "report.css").read_text(encoding="utf-8")
+    """Return the styles of everything here, all inside `.rnx`. The sizes that Python computes with
+    are custom properties in front, for report.css and for the page of `rnx ui`.
+    """
+    sizes = f"--card-height: {CARD}px; --card-gap: {GAP}px; --link-width: {LINKS}px;"
+    styles = files("llama_index_rnx").joinpath("results", "report.css").read_text(encoding="utf-8")
+    return f".rnx {{ {sizes} }}\n{styles}"
 
 
 def excerpt_of(hit: Hit, query: str) -> list[tuple[str, bool]]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 __all__ = [
+    "MAPPED_ERRORS",
+    "ASGIMessage",
     "GuardedProtocol",
     "Limits",
     "Receive",
@@ -14,16 +16,20 @@ __all__ = [
     "Scope",
     "Send",
     "create_app",
+    "create_listener",
+    "decode_headers",
+    "request_error",
     "run_server",
     "serving",
-    "warn_of_open_server",
 ]
 
 if TYPE_CHECKING:
     from llama_index_rnx.server.app import create_app
+    from llama_index_rnx.server.asgi import ASGIMessage, Receive, Scope, Send, decode_headers
     from llama_index_rnx.server.connections import GuardedProtocol
-    from llama_index_rnx.server.limits import Limits, Receive, RequestError, Scope, Send
-    from llama_index_rnx.server.run import run_server, serving, warn_of_open_server
+    from llama_index_rnx.server.errors import MAPPED_ERRORS, RequestError, request_error
+    from llama_index_rnx.server.limits import Limits
+    from llama_index_rnx.server.run import create_listener, run_server, serving
     from llama_index_rnx.server.schemas import RerankRequest, RerankResponse
 else:
     __getattr__, __dir__, _ = lazy_loader.attach(
@@ -32,20 +38,28 @@ else:
             "app": [
                 "create_app",
             ],
+            "asgi": [
+                "ASGIMessage",
+                "Receive",
+                "Scope",
+                "Send",
+                "decode_headers",
+            ],
             "connections": [
                 "GuardedProtocol",
             ],
+            "errors": [
+                "MAPPED_ERRORS",
+                "RequestError",
+                "request_error",
+            ],
             "limits": [
                 "Limits",
-                "Receive",
-                "RequestError",
-                "Scope",
-                "Send",
             ],
             "run": [
+                "create_listener",
                 "run_server",
                 "serving",
-                "warn_of_open_server",
             ],
             "schemas": [
                 "RerankRequest",

@@ -1,9 +1,9 @@
-"""Connections of strangers: uvicorn waits for the head of a request, or for a reader, as long as
-the other side likes.
+"""Limits on open connections: uvicorn itself waits for the head of a request, or for a slow reader,
+as long as the other side likes. It knows no request.
 
-Here a connection has some seconds for a head, another that does not read its answer is cut off, and
-when there are too many the one that has waited longest for a head goes. A head takes a caller that
-means well milliseconds.
+Here a connection has some seconds to send a head. A connection whose other side does not read its
+answer is cut off. When there are too many connections, the one that has waited longest for a head
+is closed. An honest caller sends a head within milliseconds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 10.0  # from the first moment, or the first byte, to the end of a request's head
-WRITE_SECONDS = 60.0  # within which the other side must take what was sent
-MAX_CONNECTIONS = 512  # well below the 1,024 open files that a process usually may have
+# The longest time from the start of a connection, or from the first byte of a request, to the end
+# of the request's head.
+HEAD_SECONDS = 10.0
+# The longest time within which the other side must take what was sent.
+WRITE_SECONDS = 60.0
+# Well below the 1,024 open files that a process usually may have.
+MAX_CONNECTIONS = 512
 
 
 class GuardedProtocol(H11Protocol):
-    """uvicorn's own protocol with these limits; pass it as `uvicorn.Config(http=GuardedProtocol)`."""
+    """uvicorn's protocol with these limits; pass it as `uvicorn.Config(http=GuardedProtocol)`."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -54,9 +58,9 @@ class GuardedProtocol(H11Protocol):
 
     @property
     def waits_for_head(self) -> bool:
-        """Whether no request is at work here; the rest of a body that was refused counts as none."""
-        answered = self.cycle is not None and self.cycle.response_complete
-        return self.conn.their_state is h11.IDLE or answered
+        """Whether no request is at work here; the rest of a refused body counts as none."""
+        is_answered = self.cycle is not None and self.cycle.response_complete
+        return self.conn.their_state is h11.IDLE or is_answered
 
     def _watch_head(self) -> None:
         self.waits_since = self.loop.time()
@@ -68,14 +72,21 @@ class GuardedProtocol(H11Protocol):
             self.transport.abort()
 
     def _make_room(self) -> None:
-        """If there are too many, close the connection that waits longest for a head, perhaps this."""
+        """If there are too many connections, close the one that waits longest for a head; it may be
+        this one.
+        """
         if len(self.connections) <= MAX_CONNECTIONS:
             return
-        opened: list[Any] = [each for each in self.connections if not each.transport.is_closing()]
-        if len(opened) <= MAX_CONNECTIONS:
+
+        open_connections: list[Any] = [
+            connection for connection in self.connections if not connection.transport.is_closing()
+        ]
+        if len(open_connections) <= MAX_CONNECTIONS:
             return
-        waiting = [each for each in opened if each.waits_for_head]
-        min(waiting, key=lambda each: each.waits_since).transport.abort()
+
+        waiting = [connection for connection in open_connections if connection.waits_for_head]
+        oldest = min(waiting, key=lambda connection: connection.waits_since)
+        oldest.transport.abort()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:

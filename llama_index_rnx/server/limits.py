@@ -1,23 +1,13 @@
-"""What one server takes, and the answer to a request that it does not take."""
+"""How much one server accepts. It imports nothing, so that a help page can name its defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
-
-from starlette.responses import JSONResponse
-
-RETRY_SOON = {"Retry-After": "1"}  # second
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one server takes.
+    """How much one server accepts.
 
     body: bytes of a request, after it was inflated.
     bodies: bytes of all requests that are being received, wait or are at work.
@@ -25,7 +15,7 @@ class Limits:
     seconds: for receiving a request, and again for its ranking.
     idle: seconds within a request's body without a byte.
     text: characters of a document that are read; the rest is cut off.
-    characters, pixels: of all texts and all pictures of a request, as they are read.
+    characters, pixels: of all texts and all images of a request, as they are read.
     """
 
     body: int = 64 * 2**20
@@ -36,21 +26,3 @@ class Limits:
     text: int = 50_000
     characters: int = 8_000_000
     pixels: int = 1_000_000_000
-
-
-class RequestError(Exception):
-    """A request that gets a status and one line instead of a ranking."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers
-
-    def response(self) -> JSONResponse:
-        # Cohere's clients show `message`, those of Jina and FastAPI `detail`.
-        body = {"message": self.message, "detail": self.message}
-        return JSONResponse(body, status_code=self.status, headers=self.headers)
-
-
-def stopping() -> RequestError:
-    """The answer to a request that is cancelled, which uvicorn does when the server has to end."""
-    return RequestError(503, "the server is stopping; try again in a moment.", RETRY_SOON)

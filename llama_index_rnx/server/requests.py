@@ -1,5 +1,5 @@
-"""A request becomes a query and candidates, measured against the limits before any work. It knows
-no ranker.
+"""Turns a request into a query and candidates, measured against the limits before any work. It
+knows no ranker.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from llama_index_rnx.candidates import (
     count_pixels,
     url_source,
 )
-from llama_index_rnx.errors import RNXError
-from llama_index_rnx.server.limits import Limits, RequestError
-from llama_index_rnx.server.schemas import Content, ContentPart, RerankRequest, content_of
+from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.server.content import Content, content_of
+from llama_index_rnx.server.errors import RequestError
+from llama_index_rnx.server.limits import Limits
+from llama_index_rnx.server.schemas import ContentPart, RerankRequest
 from llama_index_rnx.text import clean_text
 
 MAX_WARNINGS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What a ranker gets of a request.
+class RankingInput:
+    """The query and the candidates of a request.
 
-    candidates: of the documents that hold something, each under its index as id.
-    warnings: a line for each document, or part of one, that could not be read.
+    candidates: the documents that hold something to read; the id of each is its index in the
+        request.
+    warnings: a line for each document that could not be read, or only in part.
     """
 
     query: Query
@@ -37,27 +40,29 @@ class Reading:
     warnings: list[str]
 
 
-def read_documents(request: RerankRequest, limits: Limits, allow_urls: bool) -> Reading:
-    """The query and the documents of a request.
+def read_documents(request: RerankRequest, limits: Limits, allow_urls: bool) -> RankingInput:
+    """Return the query and the documents of a request.
 
     Raises:
-        Refused: there are more characters or pixels than allowed, or the query holds nothing.
-        RNXError: the query's image cannot be read.
+        RequestError: there are more characters or pixels than allowed (413), or the query holds
+            nothing (400).
+        ImageError: the query's image cannot be read.
     """
     reader = _Reader(limits, allow_urls)
-    query = reader.query(request.query)
+    query = reader.read_query(request.query)
+
     candidates = []
     for index, document in enumerate(request.listed):
         content = content_of(document, request.rank_fields or ())
-        candidate = reader.candidate(index, content)
+        candidate = reader.read_candidate(index, content)
         if candidate is not None:
             candidates.append(candidate)
-    return Reading(query=query, candidates=candidates, warnings=reader.warnings)
+    return RankingInput(query=query, candidates=candidates, warnings=reader.warnings)
 
 
 @dataclass
 class _Reader:
-    """Counts what it has read of one request."""
+    """Reads one request and counts its characters and pixels."""
 
     limits: Limits
     allow_urls: bool
@@ -65,47 +70,57 @@ class _Reader:
     characters: int = 0
     pixels: int = 0
 
-    def query(self, sent: str | ContentPart) -> Query:
-        content = Content(text=sent) if isinstance(sent, str) else _content_of_part(sent)
-        text = self._text(content.text, "query")
-        image = self._image(content.image, "the query") if content.image else None
+    def read_query(self, query: str | ContentPart) -> Query:
+        if isinstance(query, str):
+            content = Content(text=query)
+        else:
+            content = Content(text=query.text or "", image=query.image.strip())
+
+        text = self._read_text(content.text, "query")
+        image = self._read_image(content.image, "the query") if content.image else None
         if not text and image is None:
             raise RequestError(400, "query: needs a text, an image, or both.")
         return Query(text=text, image=image)
 
-    def candidate(self, index: int, content: Content) -> Candidate | None:
-        """None where nothing can be read; then, as for an image that cannot, there is a warning."""
+    def read_candidate(self, index: int, content: Content) -> Candidate | None:
+        """Return None and note a warning where nothing can be read. An image that cannot be read
+        beside a text costs a warning only.
+        """
         label = f"document {index}"
-        text, image = self._text(content.text.lstrip()[: self.limits.text], label), None
+        text = self._read_text(content.text.lstrip()[: self.limits.text], label)
+        image = None
         try:
-            image = self._image(content.image.strip(), label) if content.image else None
+            image = self._read_image(content.image.strip(), label) if content.image else None
         except RNXError as error:
             self.warnings.append(f"{label}: {error}")
         else:
             if not text and image is None:
                 self.warnings.append(f"{label} holds neither text nor image.")
+
         if not text and image is None:
             return None
         return Candidate(id=str(index), text=text, image=image)
 
-    def _text(self, sent: str, label: str) -> str:
-        text = clean_text(sent)
+    def _read_text(self, raw_text: str, label: str) -> str:
+        text = clean_text(raw_text)
         self.characters += len(text)
         if self.characters > self.limits.characters:
             message = f"more than {self.limits.characters:,} characters up to {label}"
             raise RequestError(413, f"{message}; send fewer or shorter documents.")
         return text
 
-    def _image(self, sent: str, label: str) -> ImageSource:
-        """Never a path: what stands on this machine's disk is nobody's business."""
-        if sent.lower().startswith(("http://", "https://")):
+    def _read_image(self, address: str, label: str) -> ImageSource:
+        """Return an image that was sent as base64, as a data: URI or as a URL. It is never read
+        from a path: no caller may see the files of this machine.
+        """
+        if address.lower().startswith(("http://", "https://")):
             if not self.allow_urls:
                 advice = "send the image as base64 or a data: URI."
-                raise RNXError(f"this server fetches no URLs; {advice}")
-            return url_source(sent)
+                raise ImageError(f"this server fetches no URLs; {advice}")
+            return url_source(address)
 
         name = f"image of {label}"
-        data: Any = base64_source(sent, label=name).read()
+        data: Any = base64_source(address, label=name).read()
         self.pixels += count_pixels(data, name)
         if self.pixels > self.limits.pixels:
             message = f"more than {self.limits.pixels:,} pixels up to {label}"
@@ -113,12 +128,8 @@ class _Reader:
         return bytes_source(data, name)
 
 
-def _content_of_part(part: ContentPart) -> Content:
-    return Content(text=part.text or "", image=part.image.strip())
-
-
-def shortened(warnings: list[str]) -> list[str]:
-    """The first of them, and how many more there are."""
+def shorten_warnings(warnings: list[str]) -> list[str]:
+    """Return the first few warnings, and how many more there are."""
     if len(warnings) <= MAX_WARNINGS:
         return warnings
     return [*warnings[:MAX_WARNINGS], f"and {len(warnings) - MAX_WARNINGS} more."]

@@ -1,4 +1,4 @@
-"""Runs the server: in the foreground until it is stopped, or in a thread."""
+"""Runs the server: in the foreground until it is stopped, or in a thread. It knows no route."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import uvicorn
 from fastapi import FastAPI
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import ConnectionFailedError, SettingsError
 from llama_index_rnx.ranking import Ranker
 from llama_index_rnx.server.app import create_app
 from llama_index_rnx.server.connections import GuardedProtocol
 from llama_index_rnx.server.limits import Limits
 from llama_index_rnx.system import run_until_stopped
+
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.01
 
 
 @contextmanager
@@ -27,10 +31,14 @@ def serving(
     allow_urls: bool = False,
     cors_origins: Sequence[str] = (),
 ) -> Iterator[str]:
-    """A server in a thread of this process, on a free port of this machine, for as long as the
-    block lasts: yields its URL.
+    """Run a server in a thread of this process, on a free port of this machine, for as long as the
+    block lasts; yield its URL.
 
-    For notebooks and tests; people are served by `rnx serve`.
+    It is meant for notebooks and tests; `rnx serve` is the server for people.
+
+    Raises:
+        SettingsError: see `create_app`.
+        ConnectionFailedError: the server did not start.
 
     Example:
         >>> from llama_index_rnx import RNXRerank, load_ranker
@@ -39,8 +47,6 @@ def serving(
         >>> url.startswith("http://127.0.0.1:")
         True
     """
-    import uvicorn
-
     app = create_app(
         lambda: ranker,
         limits=limits,
@@ -49,54 +55,51 @@ def serving(
         cors_origins=cors_origins,
         loopback_only=api_key is None,
     )
-    with socket.socket() as door:
-        door.bind(
-            ("127.0.0.1", 0)
-        )  # bound here and handed over, so that nobody else can take the port in between
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="error", ws="none", http=GuardedProtocol)
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+    config = uvicorn.Config(app, log_level="error", ws="none", http=GuardedProtocol)
+    server = uvicorn.Server(config)
+
+    with socket.socket() as listener:
+        # Bind here and hand the socket over, so that nobody else can take the port in between.
+        listener.bind((LOOPBACK, 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             while not server.started and thread.is_alive():
-                time.sleep(0.01)
+                time.sleep(POLL_SECONDS)
             if not server.started:
-                raise RNXError("the server did not start; its error stands above.")
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+                raise ConnectionFailedError("the server did not start; its error stands above.")
+            yield f"http://{LOOPBACK}:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
 
 
 def run_server(app: FastAPI, host: str, port: int) -> None:
-    """Serves until it is stopped: Ctrl-C ends it within five seconds, SIGTERM finishes what is at
-    work, 30 seconds at most.
+    """Serve until the process is told to stop: Ctrl-C ends it within five seconds; SIGTERM lets it
+    finish what is at work, for 30 seconds at most.
 
     Raises:
-        RNXError: the address or the port cannot be had.
+        SettingsError: the address or the port cannot be had.
     """
-    import uvicorn
-
-    with warn_of_open_server(host, port) as door:
+    with create_listener(host, port) as listener:
         config = uvicorn.Config(
             app, log_level="info", server_header=False, ws="none", http=GuardedProtocol
         )
-        run_until_stopped(config, door)
+        run_until_stopped(config, listener)
 
 
-def warn_of_open_server(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+def create_listener(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at this address.
 
     Raises:
-        RNXError: the address or the port cannot be had.
+        SettingsError: the address or the port cannot be had.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
+        return socket.create_server((host, port), family=family)
     except OSError as error:
-        reason = str(error.strerror).split(" (")[0]  # behind it Python names the address once more
-        raise RNXError(
+        # Python repeats the address in brackets behind the reason.
+        reason = str(error.strerror).split(" (")[0]
+        raise SettingsError(
             f"port {port} of {host} cannot be had ({reason}); choose another --port."
         ) from error

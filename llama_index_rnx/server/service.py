@@ -1,4 +1,4 @@
-"""A ranker and its store as requests see them: limits, metrics, rankings. It knows no HTTP."""
+"""One ranker and its memories for many requests: limits, metrics, rankings. It knows no HTTP."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker, Ranking, rank, run_in_executor, with_dynamic_batching
-from llama_index_rnx.server.limits import RETRY_SOON, Limits, RequestError
-from llama_index_rnx.server.requests import Reading, read_documents, shortened
-from llama_index_rnx.server.schemas import (
-    RerankRequest,
-    RerankResponse,
-    Result,
-)
+from llama_index_rnx.server.errors import RETRY_SOON, RequestError
+from llama_index_rnx.server.limits import Limits
+from llama_index_rnx.server.requests import RankingInput, read_documents, shorten_warnings
+from llama_index_rnx.server.schemas import RerankRequest, RerankResponse, Result
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 
 
 class Metrics:
-    """Prometheus counters of one server."""
+    """The Prometheus counters of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -42,101 +39,111 @@ class Metrics:
 
 
 class Service:
-    """One ranker and its memories, for all callers at once; of requests at work or waiting there
-    are `limits.at_once`.
+    """One ranker and its memories for all callers; at most `limits.at_once` requests are at work or
+    waiting.
     """
 
     def __init__(
         self, ranker: Ranker, store: MemoryStore, limits: Limits, allow_urls: bool
     ) -> None:
-        self.ranker, self.limits, self.meter = with_dynamic_batching(ranker), limits, Metrics()
-        self._store, self._allow_urls = store, allow_urls
+        self.ranker = with_dynamic_batching(ranker)
+        self.limits = limits
+        self.metrics = Metrics()
+        self._store = store
+        self._allow_urls = allow_urls
         self._lock = threading.Lock()
-        self._at_work, self._moved = 0, 0.0
+        self._at_work = 0
+        self._last_progress = 0.0
 
     async def rerank(self, request: RerankRequest) -> RerankResponse:
-        """The ranking of a request; documents that hold nothing to read come last, with a score of
-        0.
+        """Rank the documents of a request. Documents that hold nothing to read come last, with a
+        score of 0.
 
         Raises:
-            Refused: the server is full, the request too large, or the ranking took too long.
-            RNXError: the query's image cannot be read.
+            RequestError: the server is full (503), the request too large (413), or the ranking took
+                too long (503).
+            ImageError: the query's image cannot be read.
         """
-        read = await asyncio.to_thread(read_documents, request, self.limits, self._allow_urls)
+        inputs = await asyncio.to_thread(read_documents, request, self.limits, self._allow_urls)
         ranking = Ranking(order=[], scores=[])
-        if read.candidates:
-            ranking = await self._admitted(
-                lambda: rank(self.ranker, self._store, read.query, read.candidates)
+        if inputs.candidates:
+            ranking = await self._run(
+                lambda: rank(self.ranker, self._store, inputs.query, inputs.candidates)
             )
-        self.meter.documents.inc(len(request.listed))
-        return build_response(request, read, ranking, self.ranker.name)
+        self.metrics.documents.inc(len(request.listed))
+        return build_response(request, inputs, ranking, self.ranker.name)
 
     def refuse_when_full(self, arriving: int = 0) -> None:
-        """Raises Refused when no place is free; requests that are just arriving take one, too."""
+        """Refuse a request when no turn is free; `arriving` requests, which are still being
+        received, take one, too.
+
+        Raises:
+            RequestError: no turn is free (503).
+        """
         waiting = self._at_work + arriving
         if waiting >= self.limits.at_once:
-            self.meter.requests.labels("503").inc()
+            self.metrics.requests.labels("503").inc()
             raise RequestError(
                 503, f"{waiting} requests are waiting already; try again in a moment.", RETRY_SOON
             )
 
-    async def _admitted(self, work: Callable[[], Ranking]) -> Ranking:
+    async def _run(self, work: Callable[[], Ranking]) -> Ranking:
         self.refuse_when_full()
         self._count(+1)
         limit = asyncio.timeout(self.limits.seconds)
         try:
             async with limit:
-                # A cancelled request ends when its thread is free.
+                # A cancelled request counts until its thread is free.
                 ranking = await run_in_executor(work, ended=lambda: self._count(-1))
         except TimeoutError as error:
-            if not limit.expired():  # it is the ranker's own
+            # A time-out of the ranker itself is no time-out of the request.
+            if not limit.expired():
                 raise
             message = f"no ranking within {self.limits.seconds:g} seconds; send fewer documents."
             raise RequestError(503, message, RETRY_SOON) from error
-        self._moved = time.monotonic()
+        self._last_progress = time.monotonic()
         return ranking
 
     def _count(self, change: int) -> None:
-        """Note that a request begins or ends; called from any thread."""
+        """Note that a request begins or ends. Any thread may call it."""
         with self._lock:
             if self._at_work == 0:
-                self._moved = time.monotonic()
+                self._last_progress = time.monotonic()
             self._at_work += change
-            self.meter.at_work.set(self._at_work)
+            self.metrics.at_work.set(self._at_work)
 
     def stalled_seconds(self) -> float:
-        """For how long no request was answered and the model finished nothing, although requests
-        are at work.
+        """Return for how many seconds no request was answered and the model finished nothing,
+        although requests are at work; 0.0 when none is at work.
 
-        Requests that were given up count as no answer: under steady traffic some end all the time.
-        It is 0.0 when none is at work.
+        A request that was given up is no answer: under steady traffic some end all the time.
         """
         with self._lock:
-            at_work, moved = self._at_work, self._moved
+            at_work = self._at_work
+            last_progress = self._last_progress
         if at_work == 0:
             return 0.0
-        return time.monotonic() - max(moved, getattr(self.ranker, "moved", 0.0))
+        return time.monotonic() - max(last_progress, getattr(self.ranker, "moved", 0.0))
 
 
 def build_response(
-    request: RerankRequest, read: Reading, ranking: Ranking, model: str
+    request: RerankRequest, inputs: RankingInput, ranking: Ranking, model: str
 ) -> RerankResponse:
-    """Best first; behind all that was ranked stands what was not, in the order of the request."""
-    unusable = {index for index in ranking.faults if not read.candidates[index].text}
-    ranked = {
-        int(read.candidates[index].id): score
-        for index, score in zip(ranking.order, ranking.scores, strict=True)
-        if index not in unusable
-    }
+    """Return the response, best first. Documents that were not ranked come last, in the order of
+    the request.
+    """
+    scores = _scores_by_index(inputs, ranking)
 
-    lowest = min([0.0, *ranked.values()])  # a service behind this server may score below 0
-    scores = ranked | {index: lowest for index in range(len(request.listed)) if index not in ranked}
+    # A service behind this server may score below 0.
+    lowest = min([0.0, *scores.values()])
+    for index in range(len(request.listed)):
+        scores.setdefault(index, lowest)
     results = [Result(index=index, relevance_score=score) for index, score in scores.items()]
 
-    warnings = [*read.warnings, *ranking.faults.values()]
     meta: dict[str, Any] = {"api_version": {"version": "2"}}
+    warnings = [*inputs.warnings, *ranking.faults.values()]
     if warnings:
-        meta["warnings"] = shortened(warnings)
+        meta["warnings"] = shorten_warnings(warnings)
     return RerankResponse(
         id=str(uuid.uuid4()),
         model=model,
@@ -144,3 +151,15 @@ def build_response(
         usage={"total_tokens": 0, "documents": len(request.listed)},
         meta=meta,
     )
+
+
+def _scores_by_index(inputs: RankingInput, ranking: Ranking) -> dict[int, float]:
+    """Return the score of each ranked document by its index in the request, best first; without
+    the documents that hold nothing but an image that could not be read.
+    """
+    unreadable = {index for index in ranking.faults if not inputs.candidates[index].text}
+    return {
+        int(inputs.candidates[index].id): score
+        for index, score in zip(ranking.order, ranking.scores, strict=True)
+        if index not in unreadable
+    }

@@ -1,8 +1,8 @@
-"""The HTTP of `rnx ui`: a page, questions answered as streams of JSON lines, pictures by node id,
+"""The HTTP of `rnx ui`: a page, questions answered as streams of JSON lines, images by node id,
 uploads.
 
-It knows neither models nor threads: conversations are in talks.py, files in uploads.py, who may
-speak to it in guard.py.
+It knows neither models nor threads: conversations are in conversations.py, files in library.py, and
+middleware.py decides who may speak to it.
 """
 
 from __future__ import annotations
@@ -12,193 +12,201 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 from urllib.parse import unquote
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from llama_index_rnx.candidates import image_of
 from llama_index_rnx.chat import RNXChatEngine
 from llama_index_rnx.collection import NodeCollection
-from llama_index_rnx.errors import RNXError
 from llama_index_rnx.results import style_sheet, thumbnail
-from llama_index_rnx.server import RequestError
-from llama_index_rnx.ui.conversations import Conversations, EventDict, Threads
+from llama_index_rnx.server import MAPPED_ERRORS, RequestError, request_error
+from llama_index_rnx.ui.conversations import AnswerThreads, Conversations, EventDict
 from llama_index_rnx.ui.library import Library
+from llama_index_rnx.ui.limits import PageLimits
 from llama_index_rnx.ui.middleware import PageGuard
 
-PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
-SIDES = (300, 1_600)  # pixels of a picture's longer side: on a card, and enlarged
+MEDIA_TYPES = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+SIDES = (300, 1_600)  # pixels of an image's longer side: on a card, and enlarged
+DRAWN_AT_ONCE = 2  # images
 FILES_SHOWN = 200
-_KEY = re.compile(r"[0-9a-zA-Z-]{16,64}")
+MISTAKE_STATUS = 422  # of a question or a file that its sender can mend
 
-
-@dataclass(frozen=True, kw_only=True)
-class PageLimits:
-    """question: bytes of a request; waiting: questions at work or waiting; uploads: at once;
-    silence: seconds in an answer without a word; pause: seconds in an upload without a byte."""
-
-    question: int = 64 * 2**10
-    waiting: int = 16
-    uploads: int = 4
-    silence: float = 300.0
-    pause: float = 60.0
+_CONVERSATION_KEY = re.compile(r"[0-9a-zA-Z-]{16,64}")
 
 
 class AppState:
-    """What all visitors share."""
+    """What all visitors share: the index, its files, the conversations, the limits."""
 
     def __init__(
         self,
         collection: NodeCollection,
         library: Library,
-        begin: Callable[[], RNXChatEngine],
+        new_engine: Callable[[], RNXChatEngine],
         limits: PageLimits,
     ) -> None:
-        self.collection, self.documents, self.limits = collection, library, limits
-        self.conversations, self.threads = Conversations(begin), Threads()
-        engine = begin()
-        self.writer = None if engine.quotes else engine.writer
-        self.drawing, self.uploads = asyncio.Semaphore(2), 0
+        self.collection = collection
+        self.library = library
+        self.limits = limits
+        self.conversations = Conversations(new_engine)
+        self.threads = AnswerThreads()
+        self.drawing = asyncio.Semaphore(DRAWN_AT_ONCE)
+        self.uploads = 0
 
-    def state(self) -> dict[str, Any]:
-        """What the page shows of the index."""
-        entries = self.documents.entries()
+        engine = new_engine()
+        self.writer = None if engine.quotes else engine.writer
+
+    def describe_index(self) -> dict[str, Any]:
+        """Return what the page shows of the index, as JSON."""
+        entries = self.library.entries()
         return {
-            "nodes": len(self.documents),
+            "nodes": len(self.library),
             "files": [entry.to_dict() for entry in entries[-FILES_SHOWN:]],
-            "more": self.documents.unlisted + max(0, len(entries) - FILES_SHOWN),
+            "more": self.library.unlisted + max(0, len(entries) - FILES_SHOWN),
             "writer": self.writer,
-            "max_bytes": self.documents.max_bytes,
+            "max_bytes": self.library.max_bytes,
         }
 
-    def picture(self, node_id: str, side: int) -> bytes:
-        """The picture of a node of the index, and of nothing else, as a JPEG.
+    def draw_image(self, node_id: str, side: int) -> bytes:
+        """Return the image of a node of the index, and of nothing else, as a JPEG of at most `side`
+        pixels.
 
         Raises:
-            Refused: there is no such node, or it has no picture that can be drawn.
+            RequestError: there is no such node, or it has no image (404).
+            ImageError: the image cannot be read.
         """
         for node in self.collection.get([node_id]):
             image = image_of(node)
             if image is not None:
                 return thumbnail(image, side)
-        raise RequestError(404, "the index has no picture of that name.")
+        raise RequestError(404, "the index has no image of that name.")
 
 
 def create_page(
     collection: NodeCollection,
     library: Library,
-    begin: Callable[[], RNXChatEngine],
+    new_engine: Callable[[], RNXChatEngine],
     limits: PageLimits = PageLimits(),
 ) -> FastAPI:
-    """The application. `begin` starts a conversation, see
-    `llama_index_rnx.chat.engine.conversations`.
+    """Return the application.
+
+    Args:
+        new_engine: starts a conversation, see `llama_index_rnx.chat.conversations`.
     """
 
     @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        app.state.desk = AppState(collection, library, begin, limits)
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.page = AppState(collection, library, new_engine, limits)
         yield
-        app.state.desk.threads.close()
+        app.state.page.threads.close()
 
-    app = FastAPI(title="rnx ui", lifespan=running, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(_routes())
+    app = FastAPI(
+        title="rnx ui", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.include_router(_create_router())
     app.add_middleware(PageGuard)
-    for kind in (RequestError, RNXError, HTTPException, ClientDisconnect):
-        app.add_exception_handler(kind, _refused)
+    for kind in MAPPED_ERRORS:
+        app.add_exception_handler(kind, _answer_error)
     return app
 
 
-def _routes() -> APIRouter:
-    routes = APIRouter()
-    routes.add_api_route("/", _page("index.html"))
-    routes.add_api_route("/page.css", _page("page.css"))
-    routes.add_api_route("/page.js", _page("page.js"))
-    routes.add_api_route("/report.css", _styles)
-    routes.add_api_route("/api/index", _state)
-    routes.add_api_route("/api/image", _image)
-    routes.add_api_route("/api/ask", _ask, methods=["POST"], response_model=None)
-    routes.add_api_route("/api/conversation", _conversation)
-    routes.add_api_route("/api/conversation", _forget, methods=["DELETE"])
-    routes.add_api_route("/api/files", _upload, methods=["PUT"])
-    return routes
+def _create_router() -> APIRouter:
+    router = APIRouter()
+    router.add_api_route("/", _static_file("index.html"))
+    router.add_api_route("/page.css", _static_file("page.css"))
+    router.add_api_route("/page.js", _static_file("page.js"))
+    router.add_api_route("/report.css", _style_sheet)
+    router.add_api_route("/api/index", _index)
+    router.add_api_route("/api/image", _image)
+    router.add_api_route("/api/ask", _ask, methods=["POST"], response_model=None)
+    router.add_api_route("/api/conversation", _conversation)
+    router.add_api_route("/api/conversation", _forget, methods=["DELETE"])
+    router.add_api_route("/api/files", _upload, methods=["PUT"])
+    return router
 
 
-def _page(name: str) -> Callable[[], Response]:
+def _static_file(name: str) -> Callable[[], Response]:
     text = files("llama_index_rnx").joinpath("ui", "static", name).read_text(encoding="utf-8")
-    return lambda: Response(text, media_type=PAGE[name])
+    return lambda: Response(text, media_type=MEDIA_TYPES[name])
 
 
-def _styles() -> Response:
+def _style_sheet() -> Response:
     return Response(style_sheet(), media_type="text/css")
 
 
-def _state(request: Request) -> JSONResponse:
-    return JSONResponse(_desk(request).state())
+def _index(request: Request) -> JSONResponse:
+    return JSONResponse(_state_of(request).describe_index())
 
 
 async def _image(request: Request, id: str, side: int = SIDES[0]) -> Response:
     if side not in SIDES:
         raise RequestError(422, f"side got {side}; allowed are {SIDES[0]} and {SIDES[1]}.")
-    desk = _desk(request)
-    async with desk.drawing:
-        jpeg = await asyncio.to_thread(desk.picture, id, side)
+
+    state = _state_of(request)
+    async with state.drawing:
+        jpeg = await asyncio.to_thread(state.draw_image, id, side)
     return Response(
         jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"}
     )
 
 
 async def _ask(request: Request) -> StreamingResponse:
-    desk = _desk(request)
-    if desk.threads.waiting >= desk.limits.waiting:
+    state = _state_of(request)
+    if state.threads.waiting >= state.limits.waiting:
         raise RequestError(
-            503, f"{desk.threads.waiting} questions are waiting already; try again in a moment."
+            503, f"{state.threads.waiting} questions are waiting already; try again in a moment."
         )
-    question = await _question(request, desk.limits.question)
-    conversation = desk.conversations.of(_key(request))
-    events = desk.threads.stream(lambda: conversation.ask(question), desk.limits.silence)
+
+    question = await _read_question(request, state.limits.question)
+    conversation = state.conversations.open(_conversation_key(request))
+    events = state.threads.stream(lambda: conversation.ask(question), state.limits.silence)
     return StreamingResponse(_json_lines(events), media_type="application/x-ndjson")
 
 
 def _conversation(request: Request) -> JSONResponse:
-    return JSONResponse(_desk(request).conversations.of(_key(request)).turns())
+    conversation = _state_of(request).conversations.open(_conversation_key(request))
+    return JSONResponse(conversation.turns())
 
 
 def _forget(request: Request) -> JSONResponse:
-    _desk(request).conversations.forget(_key(request))
+    _state_of(request).conversations.forget(_conversation_key(request))
     return JSONResponse({})
 
 
 async def _upload(request: Request) -> JSONResponse:
-    desk, length = _desk(request), request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > desk.documents.max_bytes:
+    state = _state_of(request)
+    _check_length(request, state.library.max_bytes)
+    if state.uploads >= state.limits.uploads:
         raise RequestError(
-            413,
-            f"the file has more than {desk.documents.max_bytes >> 20} MiB; choose a smaller one.",
+            503, f"{state.uploads} files are on their way already; try again in a moment."
         )
-    if desk.uploads >= desk.limits.uploads:
-        raise RequestError(
-            503, f"{desk.uploads} files are on their way already; try again in a moment."
-        )
-    desk.uploads += 1
+
+    name = unquote(request.headers.get("x-file-name", ""))
+    state.uploads += 1
     try:
-        with desk.documents.receive(unquote(request.headers.get("x-file-name", ""))) as upload:
-            async for data in _arriving(request, desk.limits.pause):
+        with state.library.receive(name) as upload:
+            async for data in _read_chunks(request, state.limits.pause):
                 await asyncio.to_thread(upload.write, data)
-            entry, again = await asyncio.to_thread(upload.finish)
+            entry, is_known = await asyncio.to_thread(upload.finish)
     finally:
-        desk.uploads -= 1
+        state.uploads -= 1
     return JSONResponse(
-        {"file": entry.to_dict(), "again": again}, status_code=200 if again else 202
+        {"file": entry.to_dict(), "again": is_known}, status_code=200 if is_known else 202
     )
 
 
-async def _arriving(request: Request, pause: float) -> AsyncIterator[bytes]:
+def _check_length(request: Request, max_bytes: int) -> None:
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > max_bytes:
+        raise RequestError(
+            413, f"the file has more than {max_bytes >> 20} MiB; choose a smaller one."
+        )
+
+
+async def _read_chunks(request: Request, pause: float) -> AsyncIterator[bytes]:
     stream = aiter(request.stream())
     try:
         while data := await asyncio.wait_for(anext(stream, b""), pause):
@@ -209,7 +217,7 @@ async def _arriving(request: Request, pause: float) -> AsyncIterator[bytes]:
         ) from error
 
 
-async def _question(request: Request, limit: int) -> str:
+async def _read_question(request: Request, limit: int) -> str:
     body = bytearray()
     async for data in request.stream():
         body += data
@@ -217,13 +225,14 @@ async def _question(request: Request, limit: int) -> str:
             raise RequestError(
                 413, f"the question has more than {limit:,} bytes; ask a shorter one."
             )
+
     try:
-        found = json.loads(body)["question"]
+        question = json.loads(body)["question"]
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(422, 'send the question as {"question": "..."}.') from error
-    if not isinstance(found, str) or not found.strip():
+    if not isinstance(question, str) or not question.strip():
         raise RequestError(422, "the question is empty; ask something.")
-    return found
+    return question
 
 
 async def _json_lines(events: AsyncIterator[EventDict]) -> AsyncIterator[bytes]:
@@ -231,29 +240,22 @@ async def _json_lines(events: AsyncIterator[EventDict]) -> AsyncIterator[bytes]:
         yield json.dumps(event).encode() + b"\n"
 
 
-def _key(request: Request) -> str:
-    """Which conversation: the page makes the key itself, one for each tab, and a foreign page
-    cannot send this header.
+def _conversation_key(request: Request) -> str:
+    """Return the key of the visitor's conversation. The page makes it, one for each tab; a foreign
+    page cannot send this header.
     """
     key = request.headers.get("x-conversation", "")
-    if not _KEY.fullmatch(key):
+    if not _CONVERSATION_KEY.fullmatch(key):
         raise RequestError(
             422, "X-Conversation needs a key of 16 to 64 letters, digits and hyphens."
         )
     return key
 
 
-def _desk(request: Request) -> AppState:
-    found: AppState = request.app.state.desk
-    return found
+def _state_of(request: Request) -> AppState:
+    state: AppState = request.app.state.page
+    return state
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, HTTPException):
-        error = RequestError(error.status_code, str(error.detail), error.headers)
-    elif isinstance(error, ClientDisconnect):
-        error = RequestError(499, "the caller is gone.")
-    elif isinstance(error, RNXError):
-        error = RequestError(422, str(error))
-    assert isinstance(error, RequestError)
-    return error.response()
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+    return request_error(error, mistake_status=MISTAKE_STATUS).response()

@@ -1,9 +1,7 @@
-"""The files of an index that grows while it is asked: uploads, judged by their content, then
-indexed one after the other.
+"""The files of an index that grows while it is asked: uploads, then indexed one after the other.
 
-It knows files and a thread, no HTTP. A name is only shown: on disk a file is called by the hash of
-its content. It appears there whole or not at all, and what was not indexed to the end is taken up
-again by the next start.
+It knows files and a thread, no HTTP. On disk a file is called by the hash of its content. It
+appears there whole or not at all, and the next start takes up what was not indexed to the end.
 """
 
 from __future__ import annotations
@@ -15,37 +13,45 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from llama_index_rnx.candidates import SOURCE, file_source
+from llama_index_rnx.candidates import SOURCE
 from llama_index_rnx.collection import NodeCollection
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import RNXError, SettingsError, one_line
 from llama_index_rnx.ingestion import SourceFile, index_file, is_complete
-from llama_index_rnx.pdf import count_pages
 from llama_index_rnx.system import make_folder, private_opener, write_text
 from llama_index_rnx.text import clean
+from llama_index_rnx.ui.limits import MAX_UPLOAD_BYTES
+from llama_index_rnx.ui.uploaded_files import (
+    checked_suffix,
+    display_name,
+    free_name,
+    with_suffix,
+)
 
-MAX_BYTES = 64 * 2**20
-MAX_PAGES = 2_000  # of a PDF; half an hour of one core
 MAX_WAITING = 32  # files on their way into the index
-MAX_NAME = 120  # characters
-LISTED = 2_000  # files that were indexed elsewhere and are listed; a server may hold millions
-STALE = 3_600  # seconds after which the part of an upload belongs to nobody
-HEAD = 1_024  # bytes; a PDF may begin a little later
+# Files that were indexed elsewhere and are listed here; a server may hold millions.
+MAX_LISTED = 2_000
+STALE_SECONDS = 3_600  # after which nobody finishes the file of an upload
 CLOSE_SECONDS = 4.0  # to wait for the step at work
-GLANCE = 64 * 64  # pixels that a picture is read at, to see whether it can be
+MAX_SKIPPED_SHOWN = 3  # nodes that were left out, in a note
+
+NAME_SUFFIX = ".json"  # of the file that holds the name of an uploaded file
+UNFINISHED_SUFFIX = ".part"  # of an upload that is not whole yet
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A file and how far it is. `done` of `total` nodes (pages, mostly) are in the index; `note`
-    says what went wrong.
+    """A file and its progress.
+
+    done, total: nodes (pages, mostly) that are in the index, and that the file has.
+    note: what went wrong.
     """
 
     key: str
@@ -56,6 +62,7 @@ class Entry:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the entry as the page reads it."""
         return asdict(self)
 
 
@@ -64,109 +71,140 @@ class _StoppedError(Exception):
 
 
 class Library:
-    """The files of a collection. Indexing runs in a thread of its own, so that questions are
-    answered meanwhile.
+    """The files of a collection. They are indexed in a thread, so that questions are answered
+    meanwhile.
 
     Args:
-        folder: where uploaded files are kept; the index looks into them whenever a page is drawn.
+        folder: where uploaded files are stored; the index reads them whenever a page is drawn.
         max_bytes: of one file.
     """
 
     def __init__(
-        self, collection: NodeCollection, folder: Path, max_bytes: int = MAX_BYTES
+        self, collection: NodeCollection, folder: Path, max_bytes: int = MAX_UPLOAD_BYTES
     ) -> None:
-        self.folder, self.max_bytes = folder, max_bytes
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.unlisted = 0
         self._collection = collection
         self._entries: dict[str, Entry] = {}
-        self.unlisted = 0
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closed = threading.Event()
+
         make_folder(folder)
-        self._find()
+        self._remove_stale_uploads()
+        self._list_files()
         self._thread = threading.Thread(target=self._index_all, name="rnx indexing", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
-        """Nodes that can be found now."""
+        """Return the number of nodes that can be found now."""
         return len(self._collection)
 
     def entries(self) -> list[Entry]:
-        """All files, uploads that are at work last."""
+        """Return all files; uploads that are at work come last."""
         with self._lock:
             return list(self._entries.values())
 
     def receive(self, name: str) -> Upload:
-        """Begins an upload.
+        """Begin an upload.
 
         Raises:
-            RNXError: too many files wait already.
+            SettingsError: too many files wait already.
         """
         waiting = sum(entry.state in ("waiting", "indexing") for entry in self.entries())
         if waiting >= MAX_WAITING:
-            raise RNXError(
+            raise SettingsError(
                 f"{waiting} files wait already to be indexed; try again when some of them are done."
             )
-        return Upload(self, shown_name(name))
+        return Upload(self, display_name(name))
 
-    def keep(self, part: Path, sha: str, name: str) -> tuple[Entry, bool]:
-        """Takes a whole and readable file in; returns its entry and whether it was there already,
+    def add(self, path: Path, sha: str, name: str) -> tuple[Entry, bool]:
+        """Take a whole file in; return its entry, and whether the same content is there already,
         under whatever name.
+
+        Raises:
+            SettingsError: see `checked_suffix`.
         """
-        suffix = kind_of(part, name)
+        suffix = checked_suffix(path, name)
         with self._lock:
-            known = self._entries.get(sha)
-            if known is not None and known.state != "failed":
-                part.unlink()
-                return known, True
-            named = known.name if known else free_name(_suffixed(name, suffix), self._is_taken)
-            write_text(self.folder / f"{sha}.json", json.dumps({"name": named}))
-            part.replace(self.folder / f"{sha}{suffix}")
-            entry = self._entries[sha] = Entry(key=sha, name=named, state="waiting")
+            entry = self._entries.get(sha)
+            if entry is not None and entry.state != "failed":
+                path.unlink()
+                return entry, True
+
+            # A file that failed before keeps the name that it had.
+            if entry is not None:
+                file_name = entry.name
+            else:
+                file_name = free_name(with_suffix(name, suffix), self._is_taken)
+            write_text(self.folder / f"{sha}{NAME_SUFFIX}", json.dumps({"name": file_name}))
+            path.replace(self.folder / f"{sha}{suffix}")
+            entry = Entry(key=sha, name=file_name, state="waiting")
+            self._entries[sha] = entry
         self._work.put(sha)
         return entry, False
 
     def close(self) -> None:
-        """Stops after the step at work, which is waited for `CLOSE_SECONDS` at most: a page may
-        never end.
+        """Stop after the step at work, but wait for `CLOSE_SECONDS` at most: a page may never end.
 
-        What was written is whole then, too, and the file goes on at the next start.
+        What was written is whole either way, and the file goes on at the next start.
         """
         self._closed.set()
         self._work.put("")
         self._thread.join(timeout=CLOSE_SECONDS)
 
-    def _find(self) -> None:
-        """What the index holds, and what an earlier process left to do."""
-        for part in self.folder.glob("*.part"):
-            if time.time() - part.stat().st_mtime > STALE:
-                part.unlink(missing_ok=True)
-        sources, paths = list(self._sources()), sorted(self._collection.paths())
-        self.unlisted = max(0, len(paths) - LISTED)
-        known = self._collection.files({*paths[:LISTED], *(str(source.path) for source in sources)})
-        for name, sha, count in sorted(map(_indexed, known.values()), reverse=True):
+    def _remove_stale_uploads(self) -> None:
+        for path in self.folder.glob(f"*{UNFINISHED_SUFFIX}"):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink(missing_ok=True)
+
+    def _list_files(self) -> None:
+        """List the files of the index, and those that an earlier process did not index."""
+        sources = list(self._uploaded_files())
+        paths = sorted(self._collection.paths())
+        self.unlisted = max(0, len(paths) - MAX_LISTED)
+        nodes_by_path = self._collection.files(
+            {*paths[:MAX_LISTED], *(str(source.path) for source in sources)}
+        )
+
+        indexed = map(_name_hash_and_count, nodes_by_path.values())
+        for name, sha, count in sorted(indexed, reverse=True):
             self._entries[sha] = Entry(key=sha, name=name, state="ready", done=count, total=count)
         for source in sources:
             sha = source.path.stem
-            if not is_complete(source, known.get(str(source.path), [])) and (
-                sha not in self._entries or str(source.path) in known
-            ):
+            if self._needs_indexing(source, nodes_by_path):
                 self._entries[sha] = Entry(key=sha, name=source.docid, state="waiting")
                 self._work.put(sha)
 
-    def _is_taken(self, name: str) -> bool:
-        return any(entry.name == name for entry in self._entries.values()) or bool(
-            self._collection.files((), [name])
-        )
+    def _needs_indexing(
+        self, source: SourceFile, nodes_by_path: Mapping[str, Sequence[dict[str, Any]]]
+    ) -> bool:
+        """Whether an uploaded file is not indexed to the end. The same content under another path
+        of the index is enough.
+        """
+        path = str(source.path)
+        if is_complete(source, nodes_by_path.get(path, [])):
+            return False
+        return path in nodes_by_path or source.path.stem not in self._entries
 
-    def _sources(self) -> Iterator[SourceFile]:
-        for named in sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
-            for path in self.folder.glob(f"{named.stem}.*"):
-                if path.suffix not in (".json", ".part"):
-                    yield SourceFile(
-                        path=path.resolve(),
-                        docid=json.loads(named.read_text(encoding="utf-8"))["name"],
-                    )
+    def _is_taken(self, name: str) -> bool:
+        if any(entry.name == name for entry in self._entries.values()):
+            return True
+        return bool(self._collection.files((), [name]))
+
+    def _uploaded_files(self) -> Iterator[SourceFile]:
+        """Yield the uploaded files, the oldest first."""
+        name_files = self.folder.glob(f"*{NAME_SUFFIX}")
+        for name_file in sorted(name_files, key=lambda path: path.stat().st_mtime):
+            name = json.loads(name_file.read_text(encoding="utf-8"))["name"]
+            for path in self._paths_of(name_file.stem):
+                yield SourceFile(path=path.resolve(), docid=name)
+
+    def _paths_of(self, sha: str) -> list[Path]:
+        """Return the path of the uploaded file with this hash, if there is one."""
+        paths = self.folder.glob(f"{sha}.*")
+        return [path for path in paths if path.suffix not in (NAME_SUFFIX, UNFINISHED_SUFFIX)]
 
     def _index_all(self) -> None:
         while not self._closed.is_set():
@@ -176,71 +214,68 @@ class Library:
                     self._index(sha)
             except _StoppedError:
                 return
-            except Exception as error:  # of one file; the next ones are indexed all the same
-                if (
-                    self._closed.is_set()
-                ):  # nobody waited for the end of a page, and the index is closed
+            except Exception as error:
+                # Nobody waited for the end of a page, and the collection is closed.
+                if self._closed.is_set():
                     return
+
+                # One file fails; the next ones are indexed all the same.
                 if not isinstance(error, (RNXError, OSError)):
                     log.exception("indexing failed")
-                self._change(sha, state="failed", note=self._said(sha, error))
+                self._change(sha, state="failed", note=self._error_line(sha, error))
 
     def _index(self, sha: str) -> None:
-        path = next(
-            path for path in self.folder.glob(f"{sha}.*") if path.suffix not in (".json", ".part")
-        ).resolve()
+        path = self._paths_of(sha)[0].resolve()
 
         def advance(done: int, total: int) -> None:
             if self._closed.is_set():
                 raise _StoppedError
             self._change(sha, state="indexing", done=done, total=total)
 
-        report = index_file(
-            self._collection, SourceFile(path=path, docid=self._entries[sha].name), advance
-        )
-        left_out = [skipped.id for skipped in report.skipped]
-        total = self._entries[sha].total
-        note = (
-            f"left out: {', '.join(left_out[:3])}{' and more' if len(left_out) > 3 else ''}"
-            if left_out
-            else ""
-        )
-        self._change(sha, state="failed" if len(left_out) == total else "ready", note=note)
+        source = SourceFile(path=path, docid=self._entries[sha].name)
+        report = index_file(self._collection, source, advance)
+
+        skipped = [node.id for node in report.skipped]
+        all_skipped = len(skipped) == self._entries[sha].total
+        self._change(sha, state="failed" if all_skipped else "ready", note=_skip_note(skipped))
 
     def _change(self, sha: str, **fields: Any) -> None:
         with self._lock:
             self._entries[sha] = replace(self._entries[sha], **fields)
 
-    def _said(self, sha: str, error: Exception) -> str:
-        """The error in one line, with the name that the user knows."""
-        line = " ".join(str(error).split())[:300] or type(error).__name__
+    def _error_line(self, sha: str, error: Exception) -> str:
+        """Return the error in one line, with the name that the user knows instead of the path."""
+        line = one_line(error)
         for path in self.folder.resolve().glob(f"{sha}.*"):
             line = line.replace(str(path), self._entries[sha].name)
         return line
 
 
-def _indexed(nodes: Sequence[dict[str, Any]]) -> tuple[str, str, int]:
-    """Name, hash and number of nodes of an indexed file."""
-    return (
-        clean(str(nodes[0]["metadata"].get(SOURCE, nodes[0]["file"]))),
-        nodes[0]["file_sha"],
-        len(nodes),
-    )
+def _name_hash_and_count(nodes: Sequence[dict[str, Any]]) -> tuple[str, str, int]:
+    """Return the name, the hash and the number of nodes of an indexed file."""
+    node = nodes[0]
+    name = node["metadata"].get(SOURCE, node["file"])
+    return clean(str(name)), node["file_sha"], len(nodes)
+
+
+def _skip_note(ids: Sequence[str]) -> str:
+    if not ids:
+        return ""
+    more = " and more" if len(ids) > MAX_SKIPPED_SHOWN else ""
+    return f"left out: {', '.join(ids[:MAX_SKIPPED_SHOWN])}{more}"
 
 
 class Upload:
-    """A file on its way in. Whatever ends the block before `finish`, nothing of the file stays.
-
-    Example:
-        >>> with library.receive("report.pdf") as upload:  # doctest: +SKIP
-        ...     upload.write(b"%PDF-1.7 ...")
-        ...     entry, again = upload.finish()
+    """A file that is being received, made by `Library.receive`. In a `with` block call `write` for
+    each piece, then `finish`; if the block ends before `finish`, nothing of the file remains.
     """
 
     def __init__(self, library: Library, name: str) -> None:
-        self._library, self._name, self._size = library, name, 0
+        self._library = library
+        self._name = name
+        self._size = 0
         self._sha = hashlib.sha256()
-        self._path = library.folder / f"{uuid.uuid4().hex}.part"
+        self._path = library.folder / f"{uuid.uuid4().hex}{UNFINISHED_SUFFIX}"
 
     def __enter__(self) -> Self:
         self._stream = open(self._path, "xb", opener=private_opener)
@@ -256,96 +291,26 @@ class Upload:
         self._path.unlink(missing_ok=True)
 
     def write(self, data: bytes) -> None:
-        """Some bytes more.
+        """Append some bytes.
 
         Raises:
-            RNXError: there are too many by now.
+            SettingsError: the file has more than `Library.max_bytes` by now.
         """
         self._size += len(data)
-        if self._size > self._library.max_bytes:
-            raise RNXError(
-                f"{self._name}: has more than {self._library.max_bytes >> 20} MiB; give a smaller file."
+        max_bytes = self._library.max_bytes
+        if self._size > max_bytes:
+            raise SettingsError(
+                f"{self._name}: has more than {max_bytes >> 20} MiB; give a smaller file."
             )
         self._sha.update(data)
         self._stream.write(data)
 
     def finish(self) -> tuple[Entry, bool]:
-        """The file is whole: its entry, and whether the same content was there already.
+        """Hand the whole file to the library; return its entry, and whether the same content was
+        there already.
 
         Raises:
-            RNXError: it is empty, broken, too large, or neither a PDF nor a picture.
+            SettingsError: see `checked_suffix`.
         """
         self._stream.close()
-        return self._library.keep(self._path, self._sha.hexdigest(), self._name)
-
-
-def shown_name(given: str) -> str:
-    """A name that is only shown: no folders, nothing invisible, not too long.
-
-    Example:
-        >>> shown_name("../../etc/pass\\x00wd.pdf"), shown_name("C:\\\\docs\\\\a.pdf"), shown_name("..")
-        ('pass wd.pdf', 'a.pdf', 'upload')
-    """
-    name = clean(given.replace("\\", "/").rsplit("/", 1)[-1]).strip(". ")
-    return name[-MAX_NAME:] or "upload"
-
-
-def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
-    """The name, or with a number where another file has it.
-
-    Example:
-        >>> free_name("a.pdf", {"a.pdf", "a (2).pdf"}.__contains__)
-        'a (3).pdf'
-    """
-    stem, dot, suffix = name.rpartition(".")
-    number = 1
-    while is_taken(found := name if number == 1 else f"{stem} ({number}){dot}{suffix}"):
-        number += 1
-    return found
-
-
-def kind_of(path: Path, name: str) -> str:
-    """The suffix that the content of a file deserves, whatever its name says; all of it is looked
-    at, not only its head.
-
-    Raises:
-        RNXError: it is empty, broken, too large, or neither a PDF nor a picture.
-    """
-    with path.open("rb") as stream:
-        head = stream.read(HEAD)
-    if not head:
-        raise RNXError(f"{name}: is empty (0 bytes); choose another file.")
-    suffix = _suffix(head)
-    if suffix is None:
-        raise RNXError(
-            f"{name}: is neither a PDF nor a picture (PNG, JPEG, WebP); choose another file."
-        )
-    try:
-        _open(path, suffix, name)
-    except RNXError as error:
-        raise RNXError(str(error).replace(str(path), name)) from error
-    return suffix
-
-
-def _suffixed(name: str, suffix: str) -> str:
-    """With the suffix of its content: so no picture has a name that reads like the page of a PDF."""
-    return name if Path(name).suffix.lower().replace("jpeg", "jpg") == suffix else name + suffix
-
-
-def _suffix(head: bytes) -> str | None:
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return ".png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return ".jpg"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return ".webp"
-    return ".pdf" if b"%PDF-" in head else None
-
-
-def _open(path: Path, suffix: str, name: str) -> None:
-    if suffix != ".pdf":
-        file_source(path).load(max_pixels=GLANCE)
-        return
-    pages = count_pages(path)
-    if not 0 < pages <= MAX_PAGES:
-        raise RNXError(f"{name}: has {pages:,} pages; from 1 to {MAX_PAGES:,} are taken.")
+        return self._library.add(self._path, self._sha.hexdigest(), self._name)

@@ -1,5 +1,5 @@
-"""`rnx ui`: a page on this machine to ask an index and to add files to it. Here it is put together
-and run.
+"""Puts `rnx ui` together and runs it: the index, its files, and a server on this machine. It knows
+no route.
 """
 
 from __future__ import annotations
@@ -11,36 +11,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import uvicorn
 from platformdirs import user_data_path
 
 from llama_index_rnx.chat import RNXChatEngine
 from llama_index_rnx.collection import NodeCollection, holds_index
-from llama_index_rnx.errors import RNXError
-from llama_index_rnx.ui.library import MAX_BYTES, Library
+from llama_index_rnx.errors import StorageError
+from llama_index_rnx.server import GuardedProtocol, create_listener
+from llama_index_rnx.system import run_until_stopped
+from llama_index_rnx.ui.app import create_page
+from llama_index_rnx.ui.library import Library
+from llama_index_rnx.ui.limits import MAX_UPLOAD_BYTES
 
-LOOPBACK = "127.0.0.1"  # and nothing else: whoever reaches the page reads the files
+# The page listens nowhere else: everybody who reaches it can read the files.
+LOOPBACK = "127.0.0.1"
 UPLOADS = "uploads"
 
 
 @contextmanager
 def open_library(
-    location: str, name: str, max_bytes: int = MAX_BYTES
+    location: str, name: str, max_bytes: int = MAX_UPLOAD_BYTES
 ) -> Iterator[tuple[NodeCollection, Library]]:
-    """The index at a location and its files; without a location a temporary one, which is gone
-    afterwards.
+    """Yield the index at a location and its files. A folder that is not there yet becomes an index.
 
-    A folder that is not there yet becomes an index.
+    Args:
+        location: a folder, the URL of a Qdrant server, or "" for a temporary index, which is gone
+            behind the block.
+        name: of the Qdrant collection.
+        max_bytes: of one uploaded file.
 
     Raises:
-        RNXError: the folder holds other things, the index is in use by another process, or Qdrant
-            does not answer.
+        StorageError: the folder holds other things, or another process uses the index.
+        ConnectionFailedError: Qdrant does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="rnx-") as temporary:
         location = location or temporary
-        _check(location)
+        _check_location(location)
         collection = NodeCollection(location, name=name)
         try:
-            library = Library(collection, uploads_of(location, name), max_bytes)
+            library = Library(collection, uploads_folder(location, name), max_bytes)
             try:
                 yield collection, library
             finally:
@@ -49,9 +58,11 @@ def open_library(
             collection.close()
 
 
-def uploads_of(location: str, name: str) -> Path:
-    """Where uploaded files are kept: inside the index; of a server's, with the user's data."""
-    if location.startswith(("http://", "https://")):
+def uploads_folder(location: str, name: str) -> Path:
+    """Return the folder for uploaded files: inside the index, or with the user's data for an index
+    on a server.
+    """
+    if _is_url(location):
         digest = hashlib.sha256(f"{location}\n{name}".encode()).hexdigest()[:16]
         return user_data_path("llama-index-rnx") / UPLOADS / digest
     return Path(location).expanduser() / UPLOADS / quote(name, safe="")
@@ -60,38 +71,43 @@ def uploads_of(location: str, name: str) -> Path:
 def run_page(
     collection: NodeCollection,
     library: Library,
-    begin: Callable[[], RNXChatEngine],
+    new_engine: Callable[[], RNXChatEngine],
     port: int,
-    told: Callable[[str], None],
+    on_ready: Callable[[str], None],
 ) -> None:
-    """Serves until it is stopped; `told` is given the address once the page can be opened.
+    """Serve the page until the process is told to stop.
+
+    Args:
+        new_engine: starts a conversation.
+        port: of this machine; 0 for any that is free.
+        on_ready: is called with the address once the page can be opened.
 
     Raises:
-        RNXError: the port is taken.
+        SettingsError: the port is taken.
     """
-    import uvicorn
-
-    from llama_index_rnx.server import GuardedProtocol, warn_of_open_server
-    from llama_index_rnx.system import run_until_stopped
-    from llama_index_rnx.ui.app import create_page
-
-    with warn_of_open_server(LOOPBACK, port) as door:
-        told(f"http://{LOOPBACK}:{door.getsockname()[1]}")
+    with create_listener(LOOPBACK, port) as listener:
+        on_ready(f"http://{LOOPBACK}:{listener.getsockname()[1]}")
         config = uvicorn.Config(
-            create_page(collection, library, begin),
+            create_page(collection, library, new_engine),
             log_level="warning",
             ws="none",
             http=GuardedProtocol,
             server_header=False,
         )
-        run_until_stopped(config, door)
+        run_until_stopped(config, listener)
 
 
-def _check(location: str) -> None:
+def _check_location(location: str) -> None:
+    """Refuse a folder that holds other things than an index."""
     folder = Path(location).expanduser()
-    if location.startswith(("http://", "https://")) or holds_index(folder) or not folder.exists():
+    if _is_url(location) or holds_index(folder) or not folder.exists():
         return
     if not folder.is_dir() or any(folder.iterdir()):
-        raise RNXError(
-            f"{location} holds other things than an index; give an index, or a folder that is not there yet."
+        raise StorageError(
+            f"{location} holds other things than an index; "
+            "give an index, or a folder that is not there yet."
         )
+
+
+def _is_url(location: str) -> bool:
+    return location.startswith(("http://", "https://"))

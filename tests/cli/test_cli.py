@@ -161,7 +161,7 @@ def test_an_interrupt_ends_with_130(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llama_index_rnx.ingestion.indexing.index_paths", stop)
+    monkeypatch.setattr("llama_index_rnx.ingestion.index_paths", stop)
     result = rnx("index", docs, "--to", tmp_path / "idx")
     assert result.code == 130
     assert "the same command goes on from there" in result.err
@@ -427,7 +427,8 @@ def test_half_a_surrogate_pair_is_no_traceback(rnx: Rnx, tmp_path: Path, index: 
     assert rnx("search", "--queries", queries, "--run", tmp_path / "r", "--from", index).code == 0
     lists = write_rows(
         tmp_path / "l.jsonl",
-        '{"qid": "q", "query": "\\ud83d bees", "candidates": [{"docid": "d\\ud83d", "text": "\\ud83d"}]}',
+        '{"qid": "q", "query": "\\ud83d bees", '
+        '"candidates": [{"docid": "d\\ud83d", "text": "\\ud83d"}]}',
     )
     assert rnx("rerank", lists, "--run", tmp_path / "r2").code in (0, 2)
 

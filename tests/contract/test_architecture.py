@@ -15,7 +15,7 @@ TRAINING = sorted((ROOT / "training").rglob("*.py"))
 # The floors of the package, from the ground: a room imports from lower floors only.
 # A room is a folder with a face (`__init__.py`), or a single file at the root.
 FLOORS = (
-    {"errors", "moved"},
+    {"errors", "moved", "defaults"},
     {"text", "system", "network", "validation"},
     {"console", "memory", "pdf"},
     {"candidates"},

@@ -38,8 +38,10 @@ import contextlib, io, json, sys
 from llama_index_rnx.cli import main
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["rnx", *arguments]
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        main()
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.suppress(SystemExit):
+            main()
 """
 
 
@@ -108,7 +110,10 @@ def test_every_public_name_is_there_on_first_use() -> None:
 
 
 def test_modules_of_the_package_are_there_without_an_import_of_their_own() -> None:
-    program = "import llama_index_rnx\nassert llama_index_rnx.candidates.candidate.Query(text='q').text == 'q'"
+    program = (
+        "import llama_index_rnx\n"
+        "assert llama_index_rnx.candidates.candidate.Query(text='q').text == 'q'"
+    )
     assert "llama_index_rnx.candidates.candidate" in modules_after(program)
 
 

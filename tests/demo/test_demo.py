@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from llama_index_rnx import RNXError
-from llama_index_rnx.demo import PICTURE_QUERY, build_corpus
+from llama_index_rnx.demo import IMAGE_QUERY, build_corpus
 from llama_index_rnx.demo import corpus as demo_corpus
 from llama_index_rnx.demo import run as demo
 from llama_index_rnx.demo.corpus import CORPUS, MANIFEST
@@ -59,8 +59,8 @@ def test_the_corpus_has_every_kind_of_file(corpus: Path) -> None:
     names = files_in(corpus / CORPUS)
     assert Counter(Path(name).parts[0] for name in names) == KINDS
     assert len(set(names.values())) == len(names)
-    assert (corpus / PICTURE_QUERY).is_file()
-    assert not (corpus / PICTURE_QUERY).is_relative_to(corpus / CORPUS)
+    assert (corpus / IMAGE_QUERY).is_file()
+    assert not (corpus / IMAGE_QUERY).is_relative_to(corpus / CORPUS)
 
 
 def test_the_booklets_have_text_in_reading_order_and_charts(corpus: Path) -> None:
@@ -166,8 +166,8 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_the_picture_query_is_a_changed_part(corpus: Path) -> None:
     with (
-        Image.open(corpus / PICTURE_QUERY) as part,
-        Image.open(corpus / demo_corpus.PICTURE_QUERY_FROM) as artwork,
+        Image.open(corpus / IMAGE_QUERY) as part,
+        Image.open(corpus / demo_corpus.IMAGE_QUERY_ARTWORK) as artwork,
     ):
         assert max(part.size) <= 480
         assert part.size[0] / part.size[1] != pytest.approx(
@@ -213,7 +213,7 @@ def _few_files(corpus: Path, folder: Path) -> None:
         "artworks/irises.jpg",
         "artworks/wheat-field-with-cypresses.jpg",
     ]
-    for name in [*(f"{CORPUS}/{name}" for name in names), PICTURE_QUERY]:
+    for name in [*(f"{CORPUS}/{name}" for name in names), IMAGE_QUERY]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / name).exists():
             shutil.copyfile(corpus / name, folder / name)

@@ -17,7 +17,7 @@ from conftest import Rnx
 from fakes import RED, FakeEmbedding, write_image, write_pdf
 
 from llama_index_rnx import NodeCollection, RNXError
-from llama_index_rnx.cli.index import _without
+from llama_index_rnx.cli.index import remove_options
 from llama_index_rnx.collection import Skipped
 from llama_index_rnx.ingestion import IndexReport, discover, index_paths, survey
 from llama_index_rnx.ingestion.workers import _sum, report_of
@@ -273,7 +273,7 @@ def test_the_command_lists_them_and_follows_when_asked(docs: Path, rnx: Rnx) -> 
 
 def test_the_option_reaches_the_workers_and_their_reports_come_back() -> None:
     line = ["docs", "--follow-links", "--workers", "2", "--to", "http://there"]
-    assert _without(line, "--workers", "--share", "--progress") == [
+    assert remove_options(line, "--workers", "--share", "--progress") == [
         "docs",
         "--follow-links",
         "--to",

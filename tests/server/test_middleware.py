@@ -24,7 +24,6 @@ from fastapi.testclient import TestClient
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.server import Limits, connections, create_app, serving
-from llama_index_rnx.server import app as serve
 
 BODY = {"query": "rust", "documents": ["bees", "rust"]}
 PACKED = json.dumps(BODY).encode()
@@ -85,7 +84,7 @@ def test_a_wrong_key_on_all_paths_but_health(keyed: TestClient, headers: Any, pa
 
 @pytest.mark.parametrize("key", ["", " ", "\n\t"])
 def test_an_empty_key_starts_no_server(rnx: Rnx, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    monkeypatch.setattr(serve, "run_server", pytest.fail)
+    monkeypatch.setattr("llama_index_rnx.server.run_server", pytest.fail)
     with pytest.raises(RNXError, match="the API key is empty"):
         create_app(FakeRanker, api_key=key)
     by_option = rnx("serve", "--api-key", key)
@@ -154,7 +153,9 @@ def test_the_command_warns_of_an_open_door(
 ) -> None:
     served: list[FastAPI] = []
     monkeypatch.setattr("llama_index_rnx.load_ranker", lambda *_, **__: mini)
-    monkeypatch.setattr(serve, "run_server", lambda app, host, port: served.append(app))
+    monkeypatch.setattr(
+        "llama_index_rnx.server.run_server", lambda app, host, port: served.append(app)
+    )
     result = rnx("serve", *options)
     assert ("anybody" in result.err) == warned
     assert len(result.err.splitlines()) == warned

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_rnx.server import Limits, create_app, serving
-from llama_index_rnx.server.app import RERANK_PATHS
-from llama_index_rnx.server.schemas import content_of
+from llama_index_rnx.server.content import content_of
+from llama_index_rnx.server.routes import RERANK_PATHS
 
 TEXTS = ["Bees make honey.", "Rust is iron oxide."]
 TRUNCATED = base64.b64encode(image_bytes(RED, size=(200, 200))[:-60]).decode()

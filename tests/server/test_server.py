@@ -20,14 +20,13 @@ from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextN
 
 from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Candidate, Query, file_source
-from llama_index_rnx.errors import ImageError, RNXError
+from llama_index_rnx.errors import ConnectionFailedError, ImageError, RNXError, StorageError
 from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.rankers.mini import MiniRanker
 from llama_index_rnx.rankers.remote import RemoteRanker, endpoint
 from llama_index_rnx.rankers.service_formats import scores_of
 from llama_index_rnx.ranking import Ranker
-from llama_index_rnx.server import Limits, create_app, serving
-from llama_index_rnx.server import app as serve
+from llama_index_rnx.server import Limits, create_app, create_listener, serving
 
 DOCUMENTS = ["Bees make honey.", "Rust is iron oxide.", "The moon has craters."]
 
@@ -422,7 +421,9 @@ def test_the_command_passes_on_what_was_asked(
     from fastapi.testclient import TestClient
 
     served: list[Any] = []
-    monkeypatch.setattr(serve, "run_server", lambda app, host, port: served.append(app))
+    monkeypatch.setattr(
+        "llama_index_rnx.server.run_server", lambda app, host, port: served.append(app)
+    )
     place = str(tmp_path / "memories")
     assert (
         rnx(
@@ -480,13 +481,34 @@ def test_a_taken_port_is_one_line(
     rnx: Rnx, mini: MiniRanker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llama_index_rnx.load_ranker", lambda *_, **__: mini)
-    with serve.open_door("127.0.0.1", 0) as taken:
+    with create_listener("127.0.0.1", 0) as taken:
         result = rnx("serve", "--port", taken.getsockname()[1])
     assert result.code == 2
     assert re.fullmatch(
         r"error: port \d+ of 127.0.0.1 cannot be had \(.*in use\); choose another --port.\n",
         result.err,
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConnectionFailedError("http://host:1/rerank: no answer in 4 tries."), 503),
+        (StorageError("the disk is full."), 503),
+        (RNXError("a ranker's own refusal."), 400),
+    ],
+)
+def test_what_fails_behind_the_server_is_not_the_callers_mistake(
+    error: RNXError, status: int
+) -> None:
+    class Failing(FakeRanker):
+        def score(self, query: Query, memories: Any) -> list[float]:
+            raise error
+
+    with serving(Failing()) as address:
+        answer = ask(address)
+    assert answer.status_code == status
+    assert answer.json()["message"] == str(error)
 
 
 def test_a_server_for_a_block_is_gone_behind_it() -> None:
@@ -509,7 +531,7 @@ def test_no_redirect_to_a_host_that_the_caller_names(url: str) -> None:
 
 
 async def test_who_is_turned_away_under_load_is_not_read() -> None:
-    """The answer comes before the body: it may be megabytes, and nobody waits for the rest of it."""
+    """The answer comes before the body, which may be megabytes: nobody waits for the rest of it."""
     app = create_app(FakeRanker, limits=Limits(at_once=1))
     async with app.router.lifespan_context(app):
         app.state.service._at_work = 1

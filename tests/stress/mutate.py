@@ -77,5 +77,9 @@ def pictures() -> list[bytes]:
 
 @cache
 def documents() -> list[bytes]:
-    return [pdf_bytes(["one"]), pdf_bytes(["a (b) c", "two"], colour=(9, 9, 9)), pdf_bytes(["x"], encrypted=True),
-            pdf_bytes(["x", "y"], broken_page=0)]  # fmt: skip
+    return [
+        pdf_bytes(["one"]),
+        pdf_bytes(["a (b) c", "two"], colour=(9, 9, 9)),
+        pdf_bytes(["x"], encrypted=True),
+        pdf_bytes(["x", "y"], broken_page=0),
+    ]

@@ -84,5 +84,6 @@ def test_damage_is_seen_and_made_good(
         made += len(ranker.remembered) - before
         shutil.rmtree(folder)
     print(
-        f"{times} files damaged ({getattr(damage, '__name__', '')}): {made / times:.0f} of {2 * len(TEXTS)} memories made again"
+        f"{times} files damaged ({getattr(damage, '__name__', '')}): "
+        f"{made / times:.0f} of {2 * len(TEXTS)} memories made again"
     )

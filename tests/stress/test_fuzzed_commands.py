@@ -130,7 +130,7 @@ WHOLE = {
 
 @st.composite
 def arguments(draw: Any) -> list[str]:
-    """A command with flags that it has, values for them, and sometimes what does not belong there."""
+    """A command with flags that it has, values for them, and sometimes a flag that it has not."""
     command = draw(st.sampled_from(sorted(FLAGS)))
     found = [command, *draw(st.lists(WORDS, max_size=3))]
     for flag in draw(st.lists(st.sampled_from(FLAGS[command]), max_size=5)):

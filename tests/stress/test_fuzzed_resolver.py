@@ -81,7 +81,7 @@ def test_pdf_files(count: int, tmp_path: Path) -> None:
 
 
 def pages(path: Path) -> Iterator[Any]:
-    """What indexing and a ranker do with a PDF: its nodes, and the first three of its pages drawn."""
+    """Do what indexing and a ranker do with a PDF: make its nodes, draw its first three pages."""
     nodes = list(nodes_of(SourceFile(path=path, docid=path.name)))
     assert len(nodes) < 100_000
     for node in nodes[:3]:

@@ -37,7 +37,7 @@ def warm() -> Iterator[Warm]:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """All that a run left: by point id its payload and its vectors, and the stored memories by key."""
+    """All that a run left: payloads and vectors by point id, and the stored memories by key."""
 
     points: dict[str, tuple[dict[str, Any], dict[str, Any]]]
     memories: dict[bytes, bytes]
@@ -80,7 +80,7 @@ def opened(folder: Path) -> Index:
 
 
 def corpus(folder: Path, edition: int) -> Path:
-    """Notes, pictures and a PDF; the second edition changes a third of them and lengthens the PDF."""
+    """Write notes, images and a PDF; the second edition changes a third and lengthens the PDF."""
     folder.mkdir(exist_ok=True)
     for i, text in enumerate(texts(NOTES)):
         if edition == 1 or i % 3 == 0:

@@ -94,7 +94,8 @@ def test_in_mid_upsert(kills: int, qdrant_server: QdrantServer) -> None:
         collection.close()
     assert hit > kills // 2
     print(
-        f"killed {hit} of {kills} times in mid-upsert, {failed} times the caller was told; nothing lost, nothing doubled"
+        f"killed {hit} of {kills} times in mid-upsert, {failed} times the caller was told; "
+        "nothing lost, nothing doubled"
     )
 
 

@@ -92,15 +92,29 @@ def test_training_reads_checkpoints_of_others_by_the_unpickler_that_runs_nothing
 @pytest.mark.parametrize(
     "source",
     [
-        "import pickle", "from pickle import loads", "import cloudpickle as c", "torch.load(path)", "eval(text)",
-        "torch.load(path, weights_only=False)", "np.load(path, allow_pickle=True)", "load(x, trust_remote_code=yes)",
-        "subprocess.run(line, shell=True)", "os.system(line)",
+        "import pickle",
+        "from pickle import loads",
+        "import cloudpickle as c",
+        "torch.load(path)",
+        "eval(text)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "load(x, trust_remote_code=yes)",
+        "subprocess.run(line, shell=True)",
+        "os.system(line)",
     ],
-)  # fmt: skip
+)
 def test_the_scan_sees_what_it_looks_for(source: str) -> None:
     assert list(faults(source))
 
 
 def test_the_scan_lets_pass_what_is_safe() -> None:
-    safe = "np.load(path)\ntorch.load(path, weights_only=True)\nload(x, trust_remote_code=False)\nmodel.eval()\nre.compile(a)"
+    lines = [
+        "np.load(path)",
+        "torch.load(path, weights_only=True)",
+        "load(x, trust_remote_code=False)",
+        "model.eval()",
+        "re.compile(a)",
+    ]
+    safe = "\n".join(lines)
     assert list(faults(safe)) == []

@@ -23,7 +23,8 @@ from conftest import ROOT, free_port
 pytestmark = pytest.mark.stress
 
 CLIENT = """
-import json, sys, time, types, torch, warnings  # the memories alone, not the package: they load in a second
+import json, sys, time, types, torch, warnings
+# Load the memories alone, not the package: that takes a second.
 package = sys.modules["llama_index_rnx"] = types.ModuleType("llama_index_rnx")
 package.__path__ = [sys.argv[1]]
 from llama_index_rnx.memory import RAM, MemoryStore

@@ -78,10 +78,12 @@ def soaked(count: int, ask: Callable[[str], object]) -> Found:
     slope = _slope([used for used, _, _, _ in half]) / (count / PARTS)
     added = [last - first for first, last in zip(half[0], half[-1], strict=True)]
     print(
-        f"{count} queries: in use {half[0][0] >> 10} -> {half[-1][0] >> 10} MiB, {slope:+.2f} KiB a query in the second half;"
+        f"{count} queries: in use {half[0][0] >> 10} -> {half[-1][0] >> 10} MiB, "
+        f"{slope:+.2f} KiB a query in the second half;"
     )
     print(
-        f"resident {half[0][1] >> 10} -> {half[-1][1] >> 10} MiB; open files {added[2]:+}, threads {added[3]:+}"
+        f"resident {half[0][1] >> 10} -> {half[-1][1] >> 10} MiB; "
+        f"open files {added[2]:+}, threads {added[3]:+}"
     )
     return Found(slope=slope, kept=(added[1] - added[0]) >> 10, files=added[2], threads=added[3])
 
@@ -100,10 +102,10 @@ def in_use() -> int:
 class Mallinfo(ctypes.Structure):
     """glibc's struct mallinfo2."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()  # noqa: SIM905
+    _names = (
+        "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()  # noqa: SIM905
     )
+    _fields_ = tuple(zip(_names, [ctypes.c_size_t] * len(_names), strict=True))
 
 
 def resident() -> int:

@@ -152,7 +152,8 @@ def texts(count: int) -> Sequence[str]:
     """Texts with words of their own."""
     subjects = ["bees", "iron", "moon", "bread", "tyres", "coffee", "paint", "frost"]
     return [
-        f"Note {i} speaks of {subjects[i % 8]} and of number {i * 37 % 101}. It was written on day {i}."
+        f"Note {i} speaks of {subjects[i % 8]} and of number {i * 37 % 101}. "
+        f"It was written on day {i}."
         for i in range(count)
     ]
 

@@ -203,7 +203,7 @@ def test_what_goes_wrong_is_one_line_and_the_page_goes_on(
         assert "the index is empty" in ask(tab, "anything?").locator(".answer").inner_text()
         for name, data, part in (
             ("none.pdf", b"", "is empty"),
-            ("note.pdf", b"Dear diary", "neither a PDF nor a picture"),
+            ("note.pdf", b"Dear diary", "neither a PDF nor an image"),
             ("big.pdf", bytes(2**20 + 1), "more than 1 MiB"),
         ):
             send(tab, name, data)

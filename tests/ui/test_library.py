@@ -17,15 +17,14 @@ from fakes.ui import put, settled
 
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import Query
-from llama_index_rnx.ingestion import index_paths
-from llama_index_rnx.ingestion import readers as files
+from llama_index_rnx.ingestion import index_paths, readers
 from llama_index_rnx.pdf import pages as pdf
 from llama_index_rnx.pdf.pages import PageText
 from llama_index_rnx.pdf.worker_pool import Pool
-from llama_index_rnx.ui import library as uploads
-from llama_index_rnx.ui import open_library
+from llama_index_rnx.ui import library as ui_library
+from llama_index_rnx.ui import open_library, uploaded_files
 from llama_index_rnx.ui.library import Library
-from llama_index_rnx.ui.run import uploads_of
+from llama_index_rnx.ui.run import uploads_folder
 
 
 @contextmanager
@@ -67,8 +66,8 @@ def test_the_content_says_what_a_file_is(tmp_path: Path) -> None:
     ("name", "data", "part"),
     [
         ("empty.pdf", b"", "empty.pdf: is empty (0 bytes)"),
-        ("note.pdf", b"Dear diary", "note.pdf: is neither a PDF nor a picture"),
-        ("page.html", b"<html><script>alert(1)</script>", "neither a PDF nor a picture"),
+        ("note.pdf", b"Dear diary", "note.pdf: is neither a PDF nor an image"),
+        ("page.html", b"<html><script>alert(1)</script>", "neither a PDF nor an image"),
         ("torn.pdf", pdf_bytes(["a"])[:200], "torn.pdf: cannot be opened as a PDF"),
         (
             "locked.pdf",
@@ -89,7 +88,7 @@ def test_the_content_says_what_a_file_is(tmp_path: Path) -> None:
 def test_what_is_refused_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, part: str
 ) -> None:
-    monkeypatch.setattr(uploads, "MAX_PAGES", 3)
+    monkeypatch.setattr(uploaded_files, "MAX_PAGES", 3)
     with opened(tmp_path, max_bytes=2**20) as (_, library):
         with pytest.raises(RNXError) as error:
             put(library, name, data)
@@ -221,7 +220,7 @@ def test_a_page_that_never_ends_costs_itself(
 def test_closing_does_not_wait_for_a_page_that_never_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(uploads, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(ui_library, "CLOSE_SECONDS", 0.2)
     monkeypatch.setenv("RNX_PDF_SECONDS", "600")
     monkeypatch.setenv("RNX_PDF_MIB", "1000000")
     own = Pool()
@@ -243,9 +242,9 @@ def test_uploads_that_were_read_otherwise_are_read_again_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before, opened(tmp_path) as (collection, library):
-        before.setattr(files, "reader_of", lambda source: 0)
+        before.setattr(readers, "reader_of", lambda source: 0)
         before.setattr(
-            files,
+            readers,
             "read_pages",
             lambda path: [PageText(text="must be cali\x02brated", has_fields=False)],
         )
@@ -261,7 +260,7 @@ def test_uploads_that_were_read_otherwise_are_read_again_at_the_start(
 
 
 def test_too_many_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MAX_WAITING", 0)
+    monkeypatch.setattr(ui_library, "MAX_WAITING", 0)
     with opened(tmp_path) as (_, library), pytest.raises(RNXError, match="0 files wait already"):
         put(library, "a.png", image_bytes(RED))
 
@@ -277,6 +276,7 @@ def test_where_an_index_may_be(tmp_path: Path) -> None:
     with pytest.raises(RNXError, match="holds other things"), open_library(str(tmp_path), "rnx"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "new"]
-    one, other = uploads_of("http://localhost:6333", "a"), uploads_of("http://localhost:6333", "b")
-    assert one != other
-    assert one.parent == other.parent
+    first = uploads_folder("http://localhost:6333", "a")
+    second = uploads_folder("http://localhost:6333", "b")
+    assert first != second
+    assert first.parent == second.parent

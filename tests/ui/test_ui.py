@@ -24,12 +24,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank, RNXRetriever
-from llama_index_rnx.candidates import candidate as candidates
+from llama_index_rnx.candidates import nodes
 from llama_index_rnx.chat.engine import chat_engine
 from llama_index_rnx.cli import entry_point as cli
-from llama_index_rnx.ui import conversations as talks
+from llama_index_rnx.ui import PageLimits
+from llama_index_rnx.ui import conversations as ui_conversations
 from llama_index_rnx.ui import run as ui
-from llama_index_rnx.ui.app import PageLimits
 from llama_index_rnx.ui.library import Library
 
 pytestmark = pytest.mark.filterwarnings(
@@ -189,7 +189,7 @@ def test_a_dead_language_model_costs_one_line(filled: tuple[NodeCollection, Libr
 def test_one_that_never_answers(
     filled: tuple[NodeCollection, Library], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(talks, "PATIENCE", 0.05)
+    monkeypatch.setattr(ui_conversations, "TIMEOUT_SECONDS", 0.05)
     gates: dict[str, Any] = {"inside": threading.Semaphore(0), "go": threading.Event()}
     with page(
         *filled, lambda: engine_of(filled[0], SlowLLM(gates=gates)), PageLimits(silence=0.5)
@@ -252,9 +252,8 @@ def test_an_upload_is_indexed_while_others_ask(
         return original(self, *given)
 
     monkeypatch.setattr(NodeCollection, "write", slow)
-    monkeypatch.setattr(
-        candidates, "draw_page", lambda *given: Image.new("RGB", (30, 40), RED)
-    )  # 400 pages in full: a minute
+    # To draw 400 pages in full takes a minute.
+    monkeypatch.setattr(nodes, "draw_page", lambda *_: Image.new("RGB", (30, 40), RED))
     with page(*filled) as url:
         answer = put(url, "long.pdf", pdf_bytes([f"page {i} about topic{i}" for i in range(200)]))
         assert (answer.status_code, answer.json()["file"]["name"]) == (202, "long.pdf")

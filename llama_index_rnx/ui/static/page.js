@@ -3,45 +3,45 @@
 const byId = (id) => document.getElementById(id);
 const turns = byId("turns"), sight = byId("sight"), large = byId("large"), box = byId("question"), notice = byId("notice");
 const arrows = { up: "↑", down: "↓", same: "=" };
-const cardHeight = 124, gap = 12, linkWidth = 72; // as in report.css
+const cssPixels = (name) => parseFloat(getComputedStyle(document.body).getPropertyValue(name)); // of a custom property
 const silent = "The program behind this page does not answer; is it still running?";
 
 function el(tag, className = "", ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children.filter((child) => child !== null));
-  return made;
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  element.append(...children.filter((child) => child !== null));
+  return element;
 }
 
 function button(className, name, action, ...children) {
-  const made = el("button", className, ...children);
-  made.type = "button";
-  if (name) made.setAttribute("aria-label", name);
-  made.addEventListener("click", action);
-  return made;
+  const element = el("button", className, ...children);
+  element.type = "button";
+  if (name) element.setAttribute("aria-label", name);
+  element.addEventListener("click", action);
+  return element;
 }
 
-function drawn(tag, attributes, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
+function svgElement(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
 }
 
-function picture(hit, side) {
-  const made = el("img");
-  made.alt = hit.name;
-  made.loading = "lazy";
-  made.addEventListener("error", () => made.replaceWith(el("span", "broken", "no picture")));
-  made.src = `api/image?side=${side}&id=${encodeURIComponent(hit.id)}`;
-  return made;
+function imageOf(hit, side) {
+  const image = el("img");
+  image.alt = hit.name;
+  image.loading = "lazy";
+  image.addEventListener("error", () => image.replaceWith(el("span", "broken", "no image")));
+  image.src = `api/image?side=${side}&id=${encodeURIComponent(hit.id)}`;
+  return image;
 }
 
-const marked = (pieces) => pieces.map(([text, isWord]) => (isWord ? el("mark", "", text) : text));
-const number = (score) => (Math.abs(score) >= 0.1 || score === 0 ? score.toFixed(2) : score.toPrecision(2));
-const many = (count, one, more = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : more}`;
+const marked = (excerpt) => excerpt.map(([text, isWord]) => (isWord ? el("mark", "", text) : text));
+const formatScore = (score) => (Math.abs(score) >= 0.1 || score === 0 ? score.toFixed(2) : score.toPrecision(2));
+const countOf = (count, singular, plural = `${singular}s`) => `${count.toLocaleString("en")} ${count === 1 ? singular : plural}`;
 
-function say(line) {
+function showNotice(line) {
   notice.textContent = line;
   notice.hidden = !line;
 }
@@ -55,7 +55,7 @@ function newKey() {
 }
 if (!key) newKey();
 
-let shown = { hits: [], place: -1, turn: null }; // what the panel and the dialog look at
+let shown = { hits: [], index: -1, turn: null }; // what the panel and the dialog show
 let stop = null; // ends the answer at work
 
 class Turn {
@@ -70,36 +70,36 @@ class Turn {
     this.root.scrollIntoView({ block: "start" });
   }
 
-  tell(event) {
-    if (event.found) this.found(event.found);
-    if (event.said) this.say(event.said);
+  apply(event) {
+    if (event.found) this.showSources(event.found);
+    if (event.said) this.addText(event.said);
     if (event.failed) this.fail(event.failed);
   }
 
-  found({ query, before, after, seconds }) {
+  showSources({ query, before, after, seconds }) {
     this.hits = after;
     this.wait.textContent = "Reading";
     if (query && query !== this.question) this.wait.before(el("p", "looked", `Looked for: ${query}`));
     if (!after.length) return;
-    this.cards = after.map((hit, place) => sourceCard(hit, () => look(this, place)));
+    this.cards = after.map((hit, index) => sourceCard(hit, () => look(this, index)));
     this.root.append(el("div", "sources", ...this.cards), reordered(this, before, after, seconds));
     look(this, 0, false);
   }
 
-  say(text) {
+  addText(text) {
     this.text = (this.text ?? "") + text;
     this.wait.remove();
     const pieces = this.text.split(/\[(\d{1,2})\]/); // text, number, text, ...
     this.answer.replaceChildren(...pieces.map((piece, i) => (i % 2 ? this.cite(Number(piece)) : piece)));
-    const first = Number(pieces[1]) - 1; // what the answer rests on is seen beside it
+    const first = Number(pieces[1]) - 1; // The source that the answer rests on stands beside it.
     if (!this.cited && this.hits[first]) look(this, first, false), (this.cited = true);
   }
 
   cite(rank) {
     if (rank < 1 || rank > this.hits.length) return `[${rank}]`;
-    const made = button("cite", `Source ${rank}: ${this.hits[rank - 1].name}`, () => look(this, rank - 1), String(rank));
-    made.title = this.hits[rank - 1].name;
-    return made;
+    const citation = button("cite", `Source ${rank}: ${this.hits[rank - 1].name}`, () => look(this, rank - 1), String(rank));
+    citation.title = this.hits[rank - 1].name;
+    return citation;
   }
 
   fail(line) {
@@ -128,7 +128,7 @@ async function ask(question) {
     });
     if (!reply.ok) throw new Error((await reply.json()).message);
     let last = {};
-    for await (last of events(reply.body)) turn.tell(last);
+    for await (last of events(reply.body)) turn.apply(last);
     if (!last.done && !last.failed) turn.fail(silent);
   } catch (error) {
     turn.fail(control.signal.aborted ? "Stopped." : error instanceof TypeError ? silent : error.message);
@@ -161,52 +161,52 @@ function busy(is) {
 // ---- sources ---------------------------------------------------------------------------------------------------------
 
 function glance(hit) {
-  if (hit.kind !== "text") return el("div", "glance", picture(hit, 300));
+  if (hit.kind !== "text") return el("div", "glance", imageOf(hit, 300));
   return el("div", "glance words", hit.excerpt.map(([text]) => text).join("").slice(0, 140));
 }
 
 function sourceCard(hit, action) {
   const where = el("div", "where", el("b", "", String(hit.rank)), hit.name);
-  const how = el("div", "how", el("span", "", number(hit.score)), movement(hit));
-  const made = button("source-card", "", action, glance(hit), el("div", "label", where, how));
-  made.title = hit.name;
-  return made;
+  const how = el("div", "how", el("span", "", formatScore(hit.score)), movement(hit));
+  const card = button("source-card", "", action, glance(hit), el("div", "label", where, how));
+  card.title = hit.name;
+  return card;
 }
 
 function movement(hit) {
-  const made = el("span", hit.moved, hit.moved === "same" ? "" : `${arrows[hit.moved]} ${hit.was}`);
-  made.title = `the retriever had it at ${hit.was}`;
-  return made;
+  const label = el("span", hit.moved, hit.moved === "same" ? "" : `${arrows[hit.moved]} ${hit.was}`);
+  label.title = `the retriever had it at ${hit.was}`;
+  return label;
 }
 
 function reordered(turn, before, after, seconds) {
   const rank = new Map(after.map((hit) => [hit.id, hit.rank]));
-  const went = (hit) => {
+  const newRank = (hit) => {
     const to = rank.get(hit.id);
     if (!to) return el("span", "gone", "–");
     return el("span", to < hit.rank ? "up" : to > hit.rank ? "down" : "same", `→ ${to}`);
   };
-  const came = (hit) => el("span", hit.moved, `${arrows[hit.moved]} ${hit.was}`);
-  const lists = el("div", "lists", list("Retrieved", before, went), links(before, after), list("Reranked", after, came));
+  const oldRank = (hit) => el("span", hit.moved, `${arrows[hit.moved]} ${hit.was}`);
+  const lists = el("div", "lists", list("Retrieved", before, newRank), links(before, after), list("Reranked", after, oldRank));
   const title = `Before and after reranking (${Math.round(seconds * 1000).toLocaleString("en")} ms)`;
-  const made = el("details", "reorder", el("summary", "", title), lists);
+  const details = el("details", "reorder", el("summary", "", title), lists);
   lists.addEventListener("click", (event) => {
     const card = event.target.closest(".card");
-    const hit = [...after, ...before].find((one) => one.id === card?.dataset.id);
+    const hit = [...after, ...before].find((other) => other.id === card?.dataset.id);
     if (!hit) return;
-    const place = after.findIndex((one) => one.id === hit.id);
-    if (place >= 0) look(turn, place);
+    const index = after.findIndex((other) => other.id === hit.id);
+    if (index >= 0) look(turn, index);
     else look({ hits: [hit] }, 0);
   });
-  return made;
+  return details;
 }
 
 function list(name, hits, moved) {
   const items = hits.map((hit) => {
-    const bar = drawn("svg", { class: "bar", "aria-hidden": "true" }, drawn("rect", { width: `${hit.share * 100}%`, height: 4, rx: 2 }));
-    const foot = el("p", "foot", el("span", "kind", hit.kind), bar, el("span", "", number(hit.score)));
+    const bar = svgElement("svg", { class: "bar", "aria-hidden": "true" }, svgElement("rect", { width: `${hit.share * 100}%`, height: 4, rx: 2 }));
+    const foot = el("p", "foot", el("span", "kind", hit.kind), bar, el("span", "", formatScore(hit.score)));
     const body = el("div", "body", el("p", "source", hit.name), el("p", "text", ...marked(hit.excerpt)), foot);
-    const thumb = hit.kind === "text" ? null : el("div", "thumb", picture(hit, 300));
+    const thumb = hit.kind === "text" ? null : el("div", "thumb", imageOf(hit, 300));
     const card = button(`card ${hit.kind}`, "", () => {}, el("div", "rank", el("b", "", String(hit.rank)), moved(hit)), thumb, body);
     card.dataset.id = hit.id;
     card.title = hit.name;
@@ -216,31 +216,32 @@ function list(name, hits, moved) {
 }
 
 function links(before, after) {
-  const height = (cardHeight + gap) * Math.max(before.length, after.length), half = linkWidth / 2;
-  const middle = (row) => row * (cardHeight + gap) + cardHeight / 2;
-  const old = new Map(before.map((hit, row) => [hit.id, row])), kept = new Set(after.map((hit) => hit.id));
-  const stubs = before.flatMap((hit, row) => (kept.has(hit.id) ? [] : [drawn("path", { class: "gone", d: `M0 ${middle(row)}h12` })]));
+  const cardHeight = cssPixels("--card-height"), rowHeight = cardHeight + cssPixels("--card-gap"), linkWidth = cssPixels("--link-width");
+  const height = rowHeight * Math.max(before.length, after.length), half = linkWidth / 2;
+  const middle = (row) => row * rowHeight + cardHeight / 2;
+  const old = new Map(before.map((hit, row) => [hit.id, row])), reranked = new Set(after.map((hit) => hit.id));
+  const stubs = before.flatMap((hit, row) => (reranked.has(hit.id) ? [] : [svgElement("path", { class: "gone", d: `M0 ${middle(row)}h12` })]));
   const curves = after.map((hit, row) => {
     const start = old.has(hit.id) ? middle(old.get(hit.id)) : height, end = middle(row);
     const d = `M0 ${start}C${half} ${start} ${half} ${end} ${linkWidth} ${end}`;
-    return drawn("path", { class: hit.moved + (old.has(hit.id) ? "" : " far"), d });
+    return svgElement("path", { class: hit.moved + (old.has(hit.id) ? "" : " far"), d });
   });
   const size = { height, viewBox: `0 0 ${linkWidth} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" };
-  return el("div", "links", drawn("svg", size, ...stubs, ...curves));
+  return el("div", "links", svgElement("svg", size, ...stubs, ...curves));
 }
 
-// What the panel beside the conversation shows; on a small screen, where there is none, the dialog.
-function look(turn, place, asked = true) {
-  shown = { hits: turn.hits, place, turn };
-  for (const one of document.querySelectorAll("[aria-current]")) one.removeAttribute("aria-current");
-  turn.cards?.[place]?.setAttribute("aria-current", "true");
-  for (const one of turn.answer?.querySelectorAll(".cite") ?? []) {
-    if (one.textContent === String(place + 1)) one.setAttribute("aria-current", "true");
+// Show a source in the panel beside the conversation; on a small screen, which has no panel, in the dialog.
+function look(turn, index, isClicked = true) {
+  shown = { hits: turn.hits, index, turn };
+  for (const element of document.querySelectorAll("[aria-current]")) element.removeAttribute("aria-current");
+  turn.cards?.[index]?.setAttribute("aria-current", "true");
+  for (const citation of turn.answer?.querySelectorAll(".cite") ?? []) {
+    if (citation.textContent === String(index + 1)) citation.setAttribute("aria-current", "true");
   }
-  const hit = turn.hits[place];
+  const hit = turn.hits[index];
   sight.hidden = false;
   sight.replaceChildren(head(hit, false), facts(hit), ...content(hit));
-  if (large.open || (asked && getComputedStyle(sight).display === "none")) enlarge();
+  if (large.open || (isClicked && getComputedStyle(sight).display === "none")) enlarge();
 }
 
 function head(hit, closes) {
@@ -251,46 +252,46 @@ function head(hit, closes) {
 }
 
 function facts(hit) {
-  return el("p", "facts", `Score ${number(hit.score)}; the retriever had it at ${hit.was}`);
+  return el("p", "facts", `Score ${formatScore(hit.score)}; the retriever had it at ${hit.was}`);
 }
 
 function content(hit) {
   if (hit.kind === "text") return [el("div", "passage", hit.text)];
-  const sheet = button("bare sheet", "Enlarge the picture", enlarge, picture(hit, 1600));
+  const sheet = button("bare sheet", "Enlarge the image", enlarge, imageOf(hit, 1600));
   const text = hit.text.trim() ? el("details", "passage", el("summary", "", "Text of the page"), el("div", "", hit.text)) : null;
   return text ? [sheet, text] : [sheet];
 }
 
 function enlarge() {
-  const hit = shown.hits[shown.place], stage = el("div", "stage");
+  const hit = shown.hits[shown.index], stage = el("div", "stage");
   if (hit.kind === "text") stage.append(el("div", "passage", hit.text));
   else {
-    const seen = picture(hit, 1600);
-    seen.addEventListener("click", () => stage.classList.toggle("whole"));
-    stage.append(seen);
+    const image = imageOf(hit, 1600);
+    image.addEventListener("click", () => stage.classList.toggle("whole"));
+    stage.append(image);
   }
   large.replaceChildren(el("div", "frame", head(hit, true), stage));
   if (!large.open) large.showModal();
 }
 
 function walk(step) {
-  const { turn, hits, place } = shown;
-  if (hits.length) look(turn, (place + step + hits.length) % hits.length);
+  const { turn, hits, index } = shown;
+  if (hits.length) look(turn, (index + step + hits.length) % hits.length);
 }
 
 // ---- files -----------------------------------------------------------------------------------------------------------
 
 let index = { nodes: 0, files: [], more: 0, writer: null, max_bytes: Infinity };
-const uploads = new Map(); // those on their way, by a number of our own
+const uploads = new Map(); // files on their way, by a number that counts them
 let timer = 0;
 
 async function refresh() {
   clearTimeout(timer);
   try {
     index = await (await fetch("api/index")).json();
-    if (notice.textContent === silent) say("");
+    if (notice.textContent === silent) showNotice("");
   } catch {
-    say(silent);
+    showNotice(silent);
   }
   showFiles();
   const working = index.files.some((file) => ["waiting", "indexing"].includes(file.state));
@@ -301,7 +302,7 @@ function showFiles() {
   const rows = [...index.files].reverse().map((file) => el("li", file.state, el("span", "name", file.name), ...stateOf(file)));
   const coming = [...uploads.values()].reverse().map(comingRow);
   byId("files").replaceChildren(...coming, ...rows);
-  byId("stock").textContent = `${many(index.files.length + index.more, "file")}, ${many(index.nodes, "page or part", "pages and parts")}`;
+  byId("stock").textContent = `${countOf(index.files.length + index.more, "file")}, ${countOf(index.nodes, "page or part", "pages and parts")}`;
   byId("writer").textContent = index.writer
     ? `Answers are written by ${index.writer} from the sources below them.`
     : "Answers are quoted from the files; no language model is at work.";
@@ -309,26 +310,26 @@ function showFiles() {
   byId("welcome").classList.toggle("empty", !filled);
   title.textContent = filled ? "Ask your documents" : "Add a file, then ask about it";
   text.textContent = filled
-    ? "Pages, pictures and texts are read together as one list. Each answer comes with its sources, and with what reranking changed."
-    : "Drop PDFs or pictures here. A PDF is read page by page, as text and as a picture.";
+    ? "Pages, images and texts are read together as one list. Each answer comes with its sources, and with what reranking changed."
+    : "Drop PDFs or images here. A PDF is read page by page, as text and as an image.";
   choose.hidden = filled;
   byId("welcome").hidden = turns.childElementCount > 0;
 }
 
 function stateOf(file) {
   if (file.state === "failed") return [el("span", "failed", file.note)];
-  const parts = file.name.endsWith(".pdf") ? many(file.total, "page") : file.total > 1 ? many(file.total, "part") : "";
+  const parts = file.name.endsWith(".pdf") ? countOf(file.total, "page") : file.total > 1 ? countOf(file.total, "part") : "";
   if (file.state === "ready") return [el("span", "about", [parts, file.note].filter(Boolean).join("; "))];
   if (file.state === "waiting") return [el("span", "about", "waits to be read"), bar(0, 1, file.name)];
   return [el("span", "about", `reading, ${file.done} of ${file.total}`), bar(file.done, file.total, file.name)];
 }
 
-function bar(value, most, name) {
-  const made = el("progress");
-  made.max = most || 1;
-  made.value = value;
-  made.setAttribute("aria-label", name);
-  return made;
+function bar(value, total, name) {
+  const element = el("progress");
+  element.max = total || 1;
+  element.value = value;
+  element.setAttribute("aria-label", name);
+  return element;
 }
 
 function comingRow(coming) {
@@ -351,7 +352,7 @@ function send(file) {
     const reply = JSON.parse(request.responseText || "{}");
     if (request.status >= 300) return fail((reply.message ?? "was refused.").replace(`${file.name}: `, ""));
     uploads.delete(coming.id);
-    say(reply.again ? `${file.name} is there already, as ${reply.file.name}.` : "");
+    showNotice(reply.again ? `${file.name} is there already, as ${reply.file.name}.` : "");
     refresh();
   });
   request.open("PUT", "api/files");
@@ -362,7 +363,7 @@ function send(file) {
 
 const sendAll = (files) => [...files].forEach(send);
 
-// ---- hands on it -----------------------------------------------------------------------------------------------------
+// ---- input ---------------------------------------------------------------------------------------------------------
 
 byId("ask").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -370,7 +371,7 @@ byId("ask").addEventListener("submit", (event) => {
   const question = box.value.trim();
   if (!question) return box.focus();
   box.value = "";
-  say("");
+  showNotice("");
   ask(question);
 });
 
@@ -386,7 +387,7 @@ byId("begin").addEventListener("click", () => {
   newKey();
   turns.replaceChildren();
   sight.hidden = true;
-  shown = { hits: [], place: -1, turn: null };
+  shown = { hits: [], index: -1, turn: null };
   showFiles();
   box.focus();
 });
@@ -428,7 +429,7 @@ if (matchMedia("(max-width: 720px)").matches) document.querySelector(".stock").o
 const past = await fetch("api/conversation", { headers: { "X-Conversation": key } }).then((reply) => reply.json(), () => []);
 for (const { question, events } of past) {
   const turn = new Turn(question);
-  events.forEach((event) => turn.tell(event));
+  events.forEach((event) => turn.apply(event));
   turn.end();
 }
 await refresh();
