@@ -94,8 +94,7 @@ def test_it_connects_to_the_address_that_was_checked(names: dict[str, list[str]]
     names["images.example"] = ["93.184.216.34"]
     transport, seen = answering(lambda _: httpx.Response(200, content=b"pixels"))
     assert (
-        fetch("https://user:secret@images.example/a.png?x=1#part", transport=transport)
-        == b"pixels"
+        fetch("https://user:secret@images.example/a.png?x=1#part", transport=transport) == b"pixels"
     )
     (request,) = seen
     assert str(request.url) == "https://93.184.216.34/a.png?x=1"
