@@ -28,13 +28,13 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def _collect_here() -> Iterator[None]:
-    """What the engines leave open is thrown away before another test is blamed for it."""
+    """Collect what the engines left open, before another test is blamed for it."""
     yield
     gc.collect()
 
 
 class RecordingLLM(MockLLM):
-    """Answers with a fixed word and keeps every message that it was sent."""
+    """Answers with a fixed word and records every message that it gets."""
 
     _sent: list[ChatMessage] = PrivateAttr(default_factory=list)
 
@@ -91,18 +91,18 @@ def parts(collection: NodeCollection) -> tuple[RNXRetriever, RNXRerank, FakeRank
 
 
 def check(llm: RecordingLLM, sources: Sequence[Any], ranker: FakeRanker) -> None:
-    """The four red nodes were chosen out of seven, and text and pictures of all of them reached the
-    prompt.
+    """Check that the four red nodes were chosen out of seven, and that text and images of all of
+    them reached the prompt.
     """
     assert {source.node_id for source in sources} == {"text", "image", "both", "page"}
     assert ranker.reads == [7]
     assert "a red apple fell" in llm.text()
-    images = llm.blocks(ImageBlock)
-    seen = [image.resolve_image().read() for image in images]
-    assert image_bytes(RED) in seen
-    assert image_bytes(BLUE) not in seen
-    assert image_bytes(GREEN) not in seen
-    assert any(data.startswith(b"\xff\xd8") for data in seen)  # the page, drawn as a JPEG
+    images = [block.resolve_image().read() for block in llm.blocks(ImageBlock)]
+    assert image_bytes(RED) in images
+    assert image_bytes(BLUE) not in images
+    assert image_bytes(GREEN) not in images
+    # The page is drawn as a JPEG.
+    assert any(data.startswith(b"\xff\xd8") for data in images)
     assert "rain over the sea" not in llm.text()
 
 
@@ -174,7 +174,7 @@ async def test_chat_engines(kind: Any, parts: tuple[RNXRetriever, RNXRerank, Fak
     assert {source.node_id for source in again.source_nodes} == {"text", "image", "both", "page"}
 
 
-async def test_the_multimodal_chat_engine_shows_the_pictures(
+async def test_the_multimodal_chat_engine_shows_the_images(
     parts: tuple[RNXRetriever, RNXRerank, FakeRanker],
 ) -> None:
     chat_engine = pytest.importorskip("llama_index.core.chat_engine.multi_modal_context")

@@ -51,12 +51,10 @@ def picture(tmp_path: Path) -> str:
 
 
 class StoringStore(BasePydanticVectorStore):
-    """A vector store that keeps texts itself, as the one for Qdrant does; it answers with what it
-    was asked.
-    """
+    """A vector store that keeps texts itself, as the one for Qdrant does. It records queries."""
 
     stores_text: bool = True
-    _asked: list[VectorStoreQuery] = PrivateAttr(default_factory=list)
+    _queries: list[VectorStoreQuery] = PrivateAttr(default_factory=list)
 
     @property
     def client(self) -> None:
@@ -69,7 +67,7 @@ class StoringStore(BasePydanticVectorStore):
         raise NotImplementedError
 
     def query(self, query: VectorStoreQuery, **_: Any) -> VectorStoreQueryResult:
-        self._asked.append(query)
+        self._queries.append(query)
         return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
 
 
@@ -83,10 +81,10 @@ def test_an_index_made_of_nodes_asks_the_store_for_its_image_nodes_only(picture:
         nodes=nodes, storage_context=_over(store), embed_model=MockEmbedding(embed_dim=2)
     )
     index.as_retriever().retrieve("a")
-    assert store._asked[-1].node_ids == ["picture"]
+    assert store._queries[-1].node_ids == ["picture"]
     both = VectorStoreIndex.from_vector_store(store, embed_model=MockEmbedding(embed_dim=2))
     both.as_retriever().retrieve("a")
-    assert not store._asked[-1].node_ids
+    assert not store._queries[-1].node_ids
 
 
 def test_an_index_made_of_nodes_drops_pictures_without_text(
@@ -222,7 +220,7 @@ def _over(store: StoringStore) -> Any:
 
 
 def _stored(node: BaseNode) -> BaseNode:
-    """What comes back after the way through a payload that LlamaIndex's own stores share."""
+    """Return a node after the way through a payload that LlamaIndex's own stores share."""
     return metadata_dict_to_node(
         node_to_metadata_dict(node, remove_text=False, flat_metadata=False)
     )

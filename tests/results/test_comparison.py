@@ -31,9 +31,9 @@ class Printer:
         self.shown += shown
 
 
-def pretty(found: Any) -> str:
+def pretty(comparison: Any) -> str:
     printer = Printer()
-    found._repr_pretty_(printer, cycle=False)
+    comparison._repr_pretty_(printer, cycle=False)
     return printer.shown
 
 
@@ -54,15 +54,15 @@ def retriever() -> Iterator[RNXRetriever]:
 
 
 def test_both_lists_of_a_question(retriever: RNXRetriever) -> None:
-    found = compare(retriever, RNXRerank(ranker=FakeRanker(), top_n=5), "red rain", n=3)
-    assert found.after[0].id == "t1"
-    assert [len(found.before), len(found.after)] == [3, 3]
+    comparison = compare(retriever, RNXRerank(ranker=FakeRanker(), top_n=5), "red rain", n=3)
+    assert comparison.after[0].id == "t1"
+    assert [len(comparison.before), len(comparison.after)] == [3, 3]
     assert (
-        [hit.rank for hit in found.before]
-        == [hit.retrieval_rank for hit in found.before]
+        [hit.rank for hit in comparison.before]
+        == [hit.retrieval_rank for hit in comparison.before]
         == [1, 2, 3]
     )
-    assert found.seconds > 0
+    assert comparison.seconds > 0
 
 
 class CountingNode(TextNode):
@@ -85,9 +85,9 @@ def test_a_node_of_both_lists_is_looked_into_once() -> None:
 
 
 def test_a_list_that_was_not_reranked(retriever: RNXRetriever) -> None:
-    found = compare(retriever, None, QueryBundle("red rain"), n=2)
-    assert list(found.before) == list(found.after)
-    assert "Reranked" not in found._repr_html_()
+    comparison = compare(retriever, None, QueryBundle("red rain"), n=2)
+    assert list(comparison.before) == list(comparison.after)
+    assert "Reranked" not in comparison._repr_html_()
 
 
 def test_a_cell_shows_cards_and_closes_every_tag(retriever: RNXRetriever) -> None:

@@ -38,28 +38,28 @@ def text_hits(*texts: str) -> list[NodeWithScore]:
 
 
 def spot() -> bytes:
-    """A red picture with a blue spot in its middle."""
-    picture = Image.new("RGB", (60, 60), RED)
-    picture.paste(BLUE, (20, 20, 40, 40))
+    """Return a red image with a blue spot in its middle."""
+    image = Image.new("RGB", (60, 60), RED)
+    image.paste(BLUE, (20, 20, 40, 40))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def test_words_weigh_what_the_lead_loses_without_them() -> None:
-    found = why(FakeRanker(), "red rain", text_hits("a red sea", "blue rain"))
-    assert found.lead == pytest.approx(0)
-    assert weights(found.better) == pytest.approx({"a": 0, "red": -LOWEST, "sea": 0})
-    assert weights(found.worse) == pytest.approx({"blue": 0, "rain": -LOWEST})
+    explanation = why(FakeRanker(), "red rain", text_hits("a red sea", "blue rain"))
+    assert explanation.lead == pytest.approx(0)
+    assert weights(explanation.better) == pytest.approx({"a": 0, "red": -LOWEST, "sea": 0})
+    assert weights(explanation.worse) == pytest.approx({"blue": 0, "rain": -LOWEST})
 
 
 def test_the_region_that_shows_it_weighs_most() -> None:
     nodes = [NodeWithScore(node=ImageNode(image=base64(spot()))), *text_hits("blue")]
-    found = why(FakeRanker(), "blue", nodes, pieces=9)
-    assert len(found.better.regions) == 9
-    middle = max(found.better.regions, key=lambda piece: piece.weight)
+    explanation = why(FakeRanker(), "blue", nodes, pieces=9)
+    assert len(explanation.better.regions) == 9
+    middle = max(explanation.better.regions, key=lambda piece: piece.weight)
     assert middle.box == pytest.approx((1 / 3, 1 / 3, 2 / 3, 2 / 3))
-    assert sum(piece.weight > 1 for piece in found.better.regions) == 1
+    assert sum(piece.weight > 1 for piece in explanation.better.regions) == 1
 
 
 def base64(data: bytes) -> str:
@@ -70,12 +70,12 @@ def base64(data: bytes) -> str:
 
 def test_places_and_the_list_that_is_read_along() -> None:
     ranker = FakeRanker()
-    found = why(
+    explanation = why(
         ranker, "rain", text_hits("sun", "rain", "snow", "ice"), better=1, worse=3, others=1
     )
-    assert [found.better.candidate.id, found.worse.candidate.id] == ["n1", "n3"]
+    assert [explanation.better.candidate.id, explanation.worse.candidate.id] == ["n1", "n3"]
     assert set(ranker.reads) == {3}
-    assert found.reads == len(ranker.reads)
+    assert explanation.reads == len(ranker.reads)
 
 
 @pytest.mark.parametrize(("better", "worse"), [(0, 0), (0, 2), (-1, 1)])
@@ -88,9 +88,9 @@ def test_the_cost_is_bounded() -> None:
     ranker = FakeRanker()
     long = " ".join(f"Sentence {i} has rain and {'many ' * 20} words." for i in range(200))
     page = Node(text_resource=MediaResource(text=long), image_resource=MediaResource(data=spot()))
-    found = why(ranker, "rain", [NodeWithScore(node=page), *text_hits("rain")], pieces=12)
-    assert found.reads <= 1 + 3 * 12 + 1
-    spans = [piece.span for piece in found.better.words]
+    explanation = why(ranker, "rain", [NodeWithScore(node=page), *text_hits("rain")], pieces=12)
+    assert explanation.reads <= 1 + 3 * 12 + 1
+    spans = [piece.span for piece in explanation.better.words]
     assert spans == sorted(spans)
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
 
@@ -150,10 +150,11 @@ def test_with_the_embedded_model(mini: MiniRanker) -> None:
         text_resource=MediaResource(text=texts[0]), image_resource=MediaResource(data=spot())
     )
     nodes = [NodeWithScore(node=page), *text_hits(texts[1])]
-    found = why(mini, "what do bees make?", nodes, pieces=4)
-    assert max(weights(found.better), key=weights(found.better).get) in ("In spring", "bees make")  # type: ignore[arg-type]
-    assert len(found.better.regions) == 4
-    assert found == why(mini, "what do bees make?", nodes, pieces=4)
+    explanation = why(mini, "what do bees make?", nodes, pieces=4)
+    by_words = weights(explanation.better)
+    assert max(by_words, key=by_words.__getitem__) in ("In spring", "bees make")
+    assert len(explanation.better.regions) == 4
+    assert explanation == why(mini, "what do bees make?", nodes, pieces=4)
 
 
 def test_it_is_drawn_and_escaped() -> None:
@@ -163,17 +164,19 @@ def test_it_is_drawn_and_escaped() -> None:
         text_resource=MediaResource(text=nasty),
         image_resource=MediaResource(data=spot()),
     )
-    found = why(FakeRanker(), "red blue", [NodeWithScore(node=page), *text_hits("rain")], pieces=9)
-    page_shown = Page(html_explanation(found))
-    assert "<script>alert(1)</script>" in page_shown.words
-    assert page_shown.all("script") == page_shown.all("b") == []
-    assert len(page_shown.all("rect")) == 9
-    assert {str(attrs["class"]) for attrs in page_shown.all("rect")} == {"none", "for5"}
-    assert "\x1b" not in page_shown.words
-    assert found._repr_html_() == html_cell(html_explanation(found))
+    explanation = why(
+        FakeRanker(), "red blue", [NodeWithScore(node=page), *text_hits("rain")], pieces=9
+    )
+    page_html = Page(html_explanation(explanation))
+    assert "<script>alert(1)</script>" in page_html.words
+    assert page_html.all("script") == page_html.all("b") == []
+    assert len(page_html.all("rect")) == 9
+    assert {str(attrs["class"]) for attrs in page_html.all("rect")} == {"none", "for5"}
+    assert "\x1b" not in page_html.words
+    assert explanation._repr_html_() == html_cell(html_explanation(explanation))
 
 
-def test_a_picture_that_cannot_be_read_is_said_in_one_line() -> None:
+def test_an_image_that_cannot_be_read_gives_one_line() -> None:
     broken = Candidate(id="p", image=bytes_source(b"no picture", "p.png"))
     with pytest.raises(RNXError, match=r"p\.png"):
         explain(FakeRanker(), Query(text="red"), [broken, Candidate(id="q", text="red")])
@@ -197,13 +200,13 @@ def test_fields_are_as_square_as_may_be(
 
 def test_in_words_it_is_one_line() -> None:
     texts = ["red rain", "sea"]
-    found = why(
+    explanation = why(
         FakeRanker(),
         "red rain",
         [NodeWithScore(node=TextNode(id_=text, text=text)) for text in texts],
     )
-    assert str(found).startswith("red rain above sea: a lead of +")
-    assert "\n" not in str(found)
+    assert str(explanation).startswith("red rain above sea: a lead of +")
+    assert "\n" not in str(explanation)
 
 
 def test_a_single_candidate_has_no_rival() -> None:
@@ -213,6 +216,6 @@ def test_a_single_candidate_has_no_rival() -> None:
 
 def test_image_only_lists() -> None:
     nodes = [NodeWithScore(node=ImageNode(image=image_base64(colour))) for colour in (RED, BLUE)]
-    found = why(FakeRanker(), "red", nodes, pieces=4)
-    assert found.lead == pytest.approx(-2 * LOWEST)
-    assert found.better.words == []
+    explanation = why(FakeRanker(), "red", nodes, pieces=4)
+    assert explanation.lead == pytest.approx(-2 * LOWEST)
+    assert explanation.better.words == []
