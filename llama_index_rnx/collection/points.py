@@ -178,7 +178,8 @@ def node_from_payload(payload: Mapping[str, Any] | None) -> BaseNode:
     fields["metadata"] = original_keys(payload.get("metadata") or {})
 
     node = _NODE_TYPES[fields["class_name"]].from_dict(fields)
-    if "file" in payload:
+    # Only an image node looks into its file; a text is in the index itself.
+    if "file" in payload and isinstance(node, ImageNode):
         size, mtime_ns = payload["file_stat"]
         node = with_file_state(node, size, mtime_ns)
     if "image_data" in payload:
