@@ -161,7 +161,7 @@ def test_an_interrupt_ends_with_130(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llama_index_rnx.ingestion.indexing.index_paths", stop)
+    monkeypatch.setattr("llama_index_rnx.ingestion.index_paths", stop)
     result = rnx("index", docs, "--to", tmp_path / "idx")
     assert result.code == 130
     assert "the same command goes on from there" in result.err
