@@ -238,12 +238,6 @@ class EmbeddingModel:
     fingerprint: str
     ranker: Ranker | None
 
-    def reads_memories_of(self, ranker: Ranker | None) -> bool:
-        """Return whether this ranker's memories are those that the embedding reads."""
-        if ranker is None or self.ranker is None:
-            return False
-        return ranker is self.ranker or ranker.fingerprint == self.fingerprint
-
 
 def load_model(embedding: MultiModalEmbedding) -> EmbeddingModel:
     """Load the model of an embedding, and return what a collection must know of it.
@@ -279,8 +273,8 @@ def embed_candidates(
     LlamaIndex's interface has them, in batches of `embed_batch_size`.
 
     Args:
-        memories: one for each candidate, for an embedding that reads them
-            (`EmbeddingModel.reads_memories_of`); other embeddings ignore them.
+        memories: one for each candidate, by the ranker of the embedding's `EmbeddingModel`; an
+            embedding without one ignores them.
 
     Raises:
         ImageError: an image cannot be read.

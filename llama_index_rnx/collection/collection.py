@@ -35,7 +35,7 @@ from llama_index_rnx.collection.connection import (
 )
 from llama_index_rnx.collection.filters import TextMatch, qdrant_filter, with_ids, with_substrings
 from llama_index_rnx.collection.fusion import DEPTH, build_channels, fusion_query, search_params
-from llama_index_rnx.collection.indexer import Indexer, StampedNode
+from llama_index_rnx.collection.indexer import Indexer, StampedNode, reads_memories_of
 from llama_index_rnx.collection.json_paths import ROOT
 from llama_index_rnx.collection.metadata import clean_name
 from llama_index_rnx.collection.points import (
@@ -139,7 +139,7 @@ class NodeCollection:
         self.embedding: MultiModalEmbedding = embedding if embedding is not None else RNXEmbedding()
         model = load_model(self.embedding)
         self.ranker: Ranker | None = model.ranker if ranker == "auto" else ranker
-        self._embeds_memories = model.reads_memories_of(self.ranker)
+        self._embeds_memories = reads_memories_of(model, self.ranker)
         self._batching_ranker = None
         if self.ranker is not None:
             self._batching_ranker = with_dynamic_batching(self.ranker)

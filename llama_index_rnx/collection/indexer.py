@@ -23,13 +23,20 @@ from llama_index_rnx.collection.points import (
     with_stored_metadata,
 )
 from llama_index_rnx.collection.reports import Skipped
-from llama_index_rnx.embed import embed_candidates
+from llama_index_rnx.embed import EmbeddingModel, embed_candidates
 from llama_index_rnx.errors import ImageError, RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import Ranker, get_or_compute_memories
 
 # A node, and the file that it came from.
 StampedNode = tuple[BaseNode, Stamp | None]
+
+
+def reads_memories_of(model: EmbeddingModel, ranker: Ranker | None) -> bool:
+    """Return whether an embedding of this model reads its vectors off this ranker's memories."""
+    if ranker is None or model.ranker is None:
+        return False
+    return ranker is model.ranker or ranker.fingerprint == model.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)

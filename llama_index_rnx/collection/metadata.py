@@ -1,4 +1,4 @@
-"""The JSON value that is stored for a Python value. It knows no nodes, no filters and no Qdrant.
+"""Turn Python values into the JSON that is stored. It knows no nodes, no filters and no Qdrant.
 
 Metadata comes from pandas rows, PDF readers and user code, so it holds more than JSON does: numpy
 scalars, dates, sets, NaN, halves of surrogate pairs. One rule turns each into JSON, for what is

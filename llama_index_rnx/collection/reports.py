@@ -1,4 +1,4 @@
-"""What became of nodes that were handed over: written, or left out and why. It knows no nodes."""
+"""Reports of a write: how many nodes were written, and which were left out. It knows no nodes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteReport:
-    """What `NodeCollection.write` did: how many nodes were written (unchanged ones are not), and
-    which were left out.
+    """The result of `NodeCollection.write`.
+
+    Attributes:
+        written: how many nodes were new or changed, and are in the index now.
+        skipped: the nodes that were left out.
     """
 
     written: int

@@ -26,7 +26,7 @@ class SourceFile:
 
 @dataclass(kw_only=True)
 class Survey:
-    """What lies below the named paths.
+    """The files below the named paths.
 
     Attributes:
         files: of known kinds, in a fixed order.

@@ -48,16 +48,18 @@ Prepare = Callable[[Sequence[SourceFile], int], None]
 
 @dataclass(kw_only=True)
 class IndexReport:
-    """What a run did: nodes written, files that had not changed, files and nodes left out (with the
-    reason).
+    """The result of a run.
 
     Attributes:
+        written: how many nodes were written.
         files: how many files this run looked at.
+        unchanged: how many of them had not changed.
         ignored: how many files of other kinds there are.
         missing: indexed files that are gone; their nodes are kept.
         outside: links that lead out of the named folders and were not followed.
         outside_kept: files that were indexed through such links before, and that stay in the index
             as they are.
+        skipped: files and nodes that were left out, with the reason.
     """
 
     written: int = 0

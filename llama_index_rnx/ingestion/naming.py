@@ -1,4 +1,4 @@
-"""The docids of files: each its own, and the same in every run. It opens no files."""
+"""The docids of files: distinct, and the same in every run. It opens no files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _names_in(indexed: IndexedFiles) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _possible_names(source: SourceFile) -> list[str]:
-    """Return what a file may be called, the best first; the last name is its own alone."""
+    """Return what a file may be called, the best first; no other file can have the last name."""
     path = source.path.as_posix()
     root = Path(path.removesuffix(source.docid).rstrip("/")).name
     mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]

@@ -55,7 +55,9 @@ def texts(count: int, mark: str) -> list[BaseNode]:
 
 
 def active_replicas(node: QdrantServer, name: str) -> int:
-    """How many replicas of the collection's shards this node believes alive, its own and others'."""
+    """Return how many replicas of the collection's shards this node believes alive, its own and
+    those of other nodes.
+    """
     found = httpx.get(f"{node.url}/collections/{name}/cluster", timeout=5, trust_env=False).json()[
         "result"
     ]

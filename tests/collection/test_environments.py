@@ -32,7 +32,7 @@ NODES = [TextNode(id_="a", text="iron rusts"), TextNode(id_="b", text="bees hum"
 
 
 class Service:
-    """Answers on loopback with what `answers` has for a path; `calls` are the requests that came."""
+    """Answers on loopback with what `answers` has for a path; `calls` holds the requests."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers, self.calls = answers, list[str]()

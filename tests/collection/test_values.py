@@ -430,7 +430,8 @@ def test_the_servers_own_limit(qdrant_server: QdrantServer) -> None:
         (413, b"<html>Request Entity Too Large</html>", True),
         (
             400,
-            b'{"status":{"error":"JSON payload (40 bytes) is larger than allowed (limit: 30 bytes)."}}',
+            b'{"status":{"error":"JSON payload (40 bytes) is larger than allowed '
+            b'(limit: 30 bytes)."}}',
             True,
         ),
         (400, b'{"status":{"error":"Vector dimension error: expected dim: 4, got 3"}}', False),

@@ -306,7 +306,10 @@ def test_a_killed_worker_is_named_and_the_next_run_completes(
     assert "20 nodes in" in result.err
 
 
-ACCELERATE = "accelerate.commands.launch --multi_gpu --mixed_precision no --dynamo_backend no --num_machines 1 --num_processes 2"
+ACCELERATE = (
+    "accelerate.commands.launch --multi_gpu --mixed_precision no --dynamo_backend no "
+    "--num_machines 1 --num_processes 2"
+)
 LAUNCHERS = [
     pytest.param(f"{ACCELERATE} --main_process_port", id="accelerate"),
     pytest.param(
