@@ -80,22 +80,22 @@ class MiniLearner:
         trained = {
             name: weight
             for name, weight in self._trained.named_parameters()
-            if _belongs(name, stage.trained)
+            if _belongs(name, stage.trainable)
         }
         for name, weight in self._trained.named_parameters():
             weight.requires_grad_(name in trained)
         few = [weight for name, weight in trained.items() if _belongs(name, SCALARS)]
         rest = [weight for name, weight in trained.items() if not _belongs(name, SCALARS)]
         groups = [
-            {"params": few, "lr": stage.scalar_rate, "weight_decay": 0.0},
+            {"params": few, "lr": stage.scalar_learning_rate, "weight_decay": 0.0},
             {
                 "params": [weight for weight in rest if weight.ndim > 1],
-                "lr": stage.rate,
-                "weight_decay": stage.decay,
+                "lr": stage.learning_rate,
+                "weight_decay": stage.weight_decay,
             },
             {
                 "params": [weight for weight in rest if weight.ndim <= 1],
-                "lr": stage.rate,
+                "lr": stage.learning_rate,
                 "weight_decay": 0.0,
             },
         ]

@@ -115,15 +115,15 @@ class VLMLearner:
         self._language.eval()
 
     def groups(self, stage: Stage) -> list[dict[str, Any]]:
-        if stage.trained != (PART,):
+        if stage.trainable != (PART,):
             raise RNXError(
-                f"stage {stage.name!r} trains {', '.join(stage.trained)}; of this ranker only {PART!r} is trained."
+                f"stage {stage.name!r} trains {', '.join(stage.trainable)}; of this ranker only {PART!r} is trained."
             )
         return [
             {
                 "params": list(self._parameters().values()),
-                "lr": stage.rate,
-                "weight_decay": stage.decay,
+                "lr": stage.learning_rate,
+                "weight_decay": stage.weight_decay,
             }
         ]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ScorerConfig, list_bm25
 from training.data import GradedList, data_folder, files_read, mediqa, rag24
-from training.engine import Lists, Stage, Trainer, hashes, ndcg, record_of
+from training.engine import GradedListTask, Lists, Stage, Trainer, hashes, ndcg, record_of
 from training.evaluation import Values, add_row, bootstrap, mean, rows_of, today
 from training.features import FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader, candidate_batch
@@ -116,10 +116,11 @@ def trained(
 ) -> dict[str, Values]:
     """nDCG@10 of every development list after `steps`, by the moving average: nothing is selected."""
     mix = tuple((name, mixes.WEIGHTS[name]) for name in lists)
-    stage = Stage(name="text-lists", mix=mix, development=(), trained=READER, steps=steps)
-    trainer = Trainer(learner, stage, work / "unkept", record_of(asdict(stage), seed, {}))
+    stage = Stage(name="text-lists", sources=mix, dev_sets=(), trainable=READER, steps=steps)
+    task = GradedListTask(learner, stage, lambda _: lists, {}, seed)
+    trainer = Trainer(task, None, record_of(asdict(stage), seed, {}))
     for _ in range(steps):
-        trainer.step(lists)
+        trainer.step()
     learner.load(trainer.average)
     return {name: ndcg(learner, of) for name, of in sets.items()}
 

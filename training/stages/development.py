@@ -290,9 +290,9 @@ def train_image_part(sources: Sources, folder: Path, stage: Stage) -> None:
         "--steps",
         str(stage.steps),
         "--batch",
-        str(stage.candidates),
+        str(stage.list_length),
         "--rate",
-        str(stage.rate),
+        str(stage.learning_rate),
     ]
     for module, more in (("train_retriever", steps), ("evaluate_images", ["--final", str(folder)])):
         subprocess.run(

@@ -11,7 +11,7 @@ from pathlib import Path
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.mini import NAME, holds_mini, model_folder, read_mini
 from training.data import GradedList, read_own
-from training.engine import Record, Stage, Trainer, hashes, record_of, run_lists, train
+from training.engine import GradedListTask, Record, Stage, Trainer, hashes, record_of, run_lists
 from training.evaluation import (
     NDCG10,
     Row,
@@ -84,19 +84,19 @@ def split_lists(lists: Sequence[GradedList], dev: Sequence[GradedList]) -> Split
 def fine_tuning_stage(lists: Sequence[GradedList], asked: argparse.Namespace) -> Stage:
     """A short run at a low rate: the weights are good already."""
     plain = Stage(
-        name="own-lists", mix=(("own", 1.0),), development=("select",), trained=TRAINED, steps=0
+        name="own-lists", sources=(("own", 1.0),), dev_sets=("select",), trainable=TRAINED, steps=0
     )
     low, high = STEPS
-    count = asked.steps or min(high, max(low, READINGS * len(lists) // plain.lists_a_step))
+    count = asked.steps or min(high, max(low, READINGS * len(lists) // plain.batch_size))
     rate, loss = asked.rate or RATE, asked.loss or Stage.loss
     return replace(
         plain,
         steps=count,
         loss=loss,
-        average=0.95,
+        ema_decay=0.95,
         evaluate_every=max(1, count // 6),
-        rate=rate,
-        scalar_rate=10 * rate,
+        learning_rate=rate,
+        scalar_learning_rate=10 * rate,
     )
 
 
@@ -133,8 +133,9 @@ def tune(asked: argparse.Namespace, folder: Path) -> None:
     stage = fine_tuning_stage(parts.learn, asked)
     files = [asked.lists, asked.dev, folder / "model.safetensors"]
     record = record_of(asdict(stage), asked.seed, data_hashes(files, parts))
-    trainer = Trainer(learner, stage, asked.work, record)
-    train(trainer, lambda _: {"own": parts.learn}, {"select": parts.select})
+    own_lists, dev_sets = {"own": parts.learn}, {"select": parts.select}
+    task = GradedListTask(learner, stage, lambda _: own_lists, dev_sets, asked.seed)
+    Trainer(task, asked.work, record).train()
     row = report(asked.work, parts.measure, before, run_lists(learner, parts.measure), record)
     to = asked.to or asked.work / "model"
     learner.save(to)

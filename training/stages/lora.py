@@ -16,6 +16,7 @@ from llama_index_rnx.rankers.vlm import ListPrompt, RankerConfig, diagnose, fit,
 from training.data import GradedList, OwnLists, read_own, take
 from training.engine import (
     Distributed,
+    GradedListTask,
     Record,
     SingleProcess,
     Stage,
@@ -23,7 +24,6 @@ from training.engine import (
     hashes,
     processes,
     record_of,
-    train,
 )
 from training.evaluation import NDCG10, evaluate, first_run, mean, qrels_of
 from training.learners import PART, Lora, VLMLearner
@@ -50,11 +50,12 @@ def run_lora(asked: Namespace) -> Trainer:
     lists, sets = read_sets(asked.lists, asked.dev, team)
     learner = lora_learner(asked, team)
     stage = lora_stage(asked, lists, sets)
-    trainer = Trainer(learner, stage, asked.work, _record(asked, stage, learner), team)
-    if team.first and not trainer.history:
+    task = GradedListTask(learner, stage, lambda _: lists, sets, asked.seed, team)
+    trainer = Trainer(task, asked.work, _record(asked, stage, learner))
+    if team.is_main_process and not trainer.history:
         print(f"{_given(sets)}\nbefore training:\n{_examined(learner, sets)}", flush=True)
-    train(trainer, lambda _: lists, sets)
-    if team.first:
+    trainer.train()
+    if team.is_main_process:
         finish(trainer, learner, sets, asked.to)
     return trainer
 
@@ -65,7 +66,7 @@ def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: SingleProcess) -
     """
     own = [read_own(path) for path in paths]
     held = [read_own(path) for path in dev]
-    if team.first:
+    if team.is_main_process:
         print(*own, *held, sep="\n", flush=True)
     if held:
         return _by_name(own), _by_name(held)
@@ -78,7 +79,7 @@ def read_sets(paths: Sequence[Path], dev: Sequence[Path], team: SingleProcess) -
         raise RNXError(
             f"{paths[0]} holds one list; give more, or a file of others to choose by with --dev."
         )
-    if team.first:
+    if team.is_main_process:
         print(
             f"no --dev: {len(out)} of {len(every)} lists are held out to choose the best weights by",
             flush=True,
@@ -129,18 +130,18 @@ def lora_stage(asked: Namespace, lists: Sets, sets: Sets) -> Stage:
     """What is asked, as a stage: lists of 8 to 20 candidates for a window of 20."""
     return Stage(
         name=asked.name,
-        mix=tuple((name, 1.0) for name in lists),
-        development=tuple(sets),
-        trained=(PART,),
+        sources=tuple((name, 1.0) for name in lists),
+        dev_sets=tuple(sets),
+        trainable=(PART,),
         steps=asked.steps,
-        candidates=4 * asked.window // 5,
-        most=asked.window,
-        lists_a_step=asked.lists_a_step,
+        list_length=4 * asked.window // 5,
+        max_list_length=asked.window,
+        batch_size=asked.lists_a_step,
         loss=asked.loss,
-        rate=asked.rate,
+        learning_rate=asked.rate,
         warmup=0.05,
-        decay=0.0,
-        average=asked.average,
+        weight_decay=0.0,
+        ema_decay=asked.average,
         evaluate_every=asked.evaluate_every,
     )
 

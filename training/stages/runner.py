@@ -15,6 +15,7 @@ from torch import Tensor
 from llama_index_rnx.errors import RNXError
 from training.data import GradedList, kept_lists
 from training.engine import (
+    GradedListTask,
     Learner,
     Lists,
     Record,
@@ -23,7 +24,6 @@ from training.engine import (
     checkpoint,
     record_of,
     run_lists,
-    train,
 )
 from training.evaluation import (
     MEASURES,
@@ -155,12 +155,14 @@ def fit(
             name: kept(
                 folder / f"{name}-{turn}.jsonl", partial(material.lists, name, stage, learner, turn)
             )
-            for name, _ in stage.mix
+            for name, _ in stage.sources
         }
 
     kept = kept_lists if stage.negatives == "mined" else lambda _, make: make()
-    trainer = Trainer(learner, stage, folder, record)
-    train(trainer, lists, {name: sets[name] for name in stage.development})
+    dev_sets = {name: sets[name] for name in stage.dev_sets}
+    task = GradedListTask(learner, stage, lists, dev_sets, record.seed)
+    trainer = Trainer(task, folder, record)
+    trainer.train()
     return Outcome(losses=trainer.losses, seconds=trainer.seconds)
 
 
@@ -246,7 +248,8 @@ def scaled(stage: Stage, scale: float) -> Stage:
     if not 0.0 < scale <= 1.0:
         raise RNXError(f"--scale is {scale}; it must be above 0 and at most 1.")
     steps, every = (
-        max(stage.rounds, round(scale * count)) for count in (stage.steps, stage.evaluate_every)
+        max(stage.mining_rounds, round(scale * count))
+        for count in (stage.steps, stage.evaluate_every)
     )
     return replace(stage, steps=steps, evaluate_every=every)
 

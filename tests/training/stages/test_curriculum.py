@@ -12,14 +12,14 @@ import torch
 
 from llama_index_rnx.errors import RNXError
 from training.data import GradedList
-from training.engine import LOSSES, Lists, Stage, Trainer, checkpoint
+from training.engine import LOSSES, Stage, Trainer, checkpoint
 from training.evaluation import ablations, draw, longest_chain, rows_of, table
 from training.learners import MiniLearner
 from training.stages import ENDED, MINI, SMOKE, SyntheticData, chains, chosen, scaled
 from training.stages import run_stages as run
 
 NAMES = ["retriever", "text-lists", "image-lists", "joint-lists"]
-SHORT = [replace(stage, steps=4, evaluate_every=3, lists_a_step=2) for stage in SMOKE]
+SHORT = [replace(stage, steps=4, evaluate_every=3, batch_size=2) for stage in SMOKE]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_stage_trains_what_it_names_and_nothing_else(whole: Path) -> None:
     computed = {"image.bank", "image.hub_mean"}
     for stage, (before, after) in zip(SHORT[1:], itertools.pairwise(ended), strict=True):
         moved = {name for name in after if not torch.equal(before[name], after[name])} - computed
-        assert all(any(name.startswith(part) for part in stage.trained) for name in moved)
+        assert all(any(name.startswith(part) for part in stage.trainable) for name in moved)
 
 
 def test_ended_stages_are_not_trained_again(
@@ -97,10 +97,10 @@ def test_a_killed_curriculum_goes_on_to_the_same_weights(
 ) -> None:
     step, taken = Trainer.step, itertools.count()
 
-    def dying(self: Trainer, lists: Lists) -> float:
+    def dying(self: Trainer) -> float:
         if next(taken) == steps:
             raise KeyboardInterrupt
-        return step(self, lists)
+        return step(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", dying)
@@ -154,8 +154,8 @@ def test_stages_are_chosen_by_name_and_keep_their_order() -> None:
 def test_other_settings_in_the_same_folder_are_refused(
     whole: Path, material: SyntheticData
 ) -> None:
-    with pytest.raises(RNXError, match=r"settings\.rate"):
-        run([replace(SHORT[0], rate=1.0)], material, whole, seed=0)
+    with pytest.raises(RNXError, match=r"settings\.learning_rate"):
+        run([replace(SHORT[0], learning_rate=1.0)], material, whole, seed=0)
     with pytest.raises(RNXError, match="seed"):
         run(SHORT[:1], material, whole, seed=1)
 
@@ -202,7 +202,7 @@ def test_scores_in_training_are_those_of_the_reader_and_the_image_part(
         grades=(0.0, 1.0, 1.0),
         images=(None, picture.path, picture.path),
     )
-    learner.groups(Stage(name="s", mix=(), development=(), trained=("image",), steps=1))
+    learner.groups(Stage(name="s", sources=(), dev_sets=(), trainable=("image",), steps=1))
     with torch.inference_mode():
         text, image, both = learner.scores(of).tolist()
         logit = float(learner.find([of.query], [picture.path]))
@@ -217,7 +217,7 @@ def test_scores_in_training_are_those_of_the_reader_and_the_image_part(
 def test_a_rehearsal_has_a_share_of_the_steps_and_every_round() -> None:
     rehearsed = [scaled(stage, 0.02) for stage in MINI]
     assert [stage.steps for stage in rehearsed] == [5, 12, 6, 1]
-    assert all(stage.steps >= stage.rounds for stage in rehearsed)
+    assert all(stage.steps >= stage.mining_rounds for stage in rehearsed)
     assert [scaled(stage, 1.0) for stage in MINI] == list(MINI)
     with pytest.raises(RNXError, match="--scale is 0"):
         scaled(MINI[0], 0.0)

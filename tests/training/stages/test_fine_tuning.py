@@ -19,7 +19,7 @@ from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Candidate, Query
 from training import evaluate, train_ranker, train_vlm
 from training.data import GradedList
-from training.engine import Lists, Trainer
+from training.engine import Trainer
 from training.evaluation import history_of, rows_of
 from training.stages.fine_tuning import split_lists as split
 
@@ -73,10 +73,10 @@ def tuned(lists: Path) -> Path:
     work, step = lists.parent / "work", Trainer.step
     arguments = ["--lists", str(lists), "--work", str(work), "--steps", "12", "--rate", "3e-3"]
 
-    def dying(self: Trainer, drawn: Lists) -> float:
+    def dying(self: Trainer) -> float:
         if self.done == 7:
             raise KeyboardInterrupt
-        return step(self, drawn)
+        return step(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", dying)

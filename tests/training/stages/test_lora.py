@@ -22,7 +22,7 @@ from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.vlm import RankerConfig, VLMRanker, load_vlm
 from training import rehearsal, train_vlm, write_lists
 from training.data import GradedList, read_own
-from training.engine import Stage, Trainer, record_of
+from training.engine import GradedListTask, Stage, Trainer, record_of
 from training.learners import PART, Lora, VLMLearner
 
 EXACT = 2e-5
@@ -164,9 +164,10 @@ def test_only_the_adapter_of_the_language_half_is_trained(
     before = {
         name: weight.clone() for name, weight in model.named_parameters() if "lora_" not in name
     }
-    trainer = Trainer(learner, stage(steps=2), tmp_path / "work", record_of({}, 0, {}))
+    task = GradedListTask(learner, stage(steps=2), lambda _: {"mixed": [of]}, {}, seed=0)
+    trainer = Trainer(task, tmp_path / "work", record_of({}, 0, {}))
     for _ in range(2):
-        trainer.step({"mixed": [of]})
+        trainer.step()
     assert all(
         torch.equal(weight, before[name])
         for name, weight in model.named_parameters()
@@ -180,7 +181,7 @@ def test_only_the_adapter_of_the_language_half_is_trained(
         if "lora_B" in name
     )
     with pytest.raises(RNXError, match="only 'adapter' is trained"):
-        learner.groups(Stage(name="s", mix=(), development=(), trained=("vision",), steps=1))
+        learner.groups(Stage(name="s", sources=(), dev_sets=(), trainable=("vision",), steps=1))
 
 
 def test_recomputed_activations_give_the_same_gradients(
@@ -212,14 +213,14 @@ def test_a_list_longer_than_a_window_is_asked_in_windows(folders: dict[str, Path
 def stage(steps: int) -> Stage:
     return Stage(
         name="s",
-        mix=(("mixed", 1.0),),
-        development=("mixed",),
-        trained=(PART,),
+        sources=(("mixed", 1.0),),
+        dev_sets=("mixed",),
+        trainable=(PART,),
         steps=steps,
-        candidates=4,
-        most=4,
-        lists_a_step=2,
-        rate=1e-2,
+        list_length=4,
+        max_list_length=4,
+        batch_size=2,
+        learning_rate=1e-2,
         loss="listmle",
         evaluate_every=2,
     )
@@ -232,12 +233,14 @@ def test_a_killed_run_goes_on_with_the_same_adapter(
 
     def run(work: Path, until: int) -> VLMLearner:
         learner = learner_of(folders["qwen2_vl"], dropout=0.1)
-        trainer = Trainer(learner, stage(steps=4), work, record_of({}, 0, {}))
+        lists = {"mixed": [of]}
+        task = GradedListTask(learner, stage(steps=4), lambda _: lists, lists, seed=0)
+        trainer = Trainer(task, work, record_of({}, 0, {}))
         while trainer.done < until:
-            trainer.step({"mixed": [of]})
+            trainer.step()
             if trainer.done % 2 == 0:
-                trainer.select({"mixed": [of]})
-                trainer.keep()
+                trainer.evaluate()
+                trainer.save_checkpoint()
         return learner
 
     run(tmp_path / "killed", until=3)  # dies a step after its checkpoint
