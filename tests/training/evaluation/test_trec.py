@@ -39,7 +39,9 @@ def test_a_negative_grade_is_not_relevant(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("read", "allowed"), [(read_run, "qid Q0 docid"), (read_qrels, "four")])
-def test_what_is_no_trec_file_is_refused(read: Callable[[Path], Any], allowed: str, tmp_path: Path) -> None:
+def test_what_is_no_trec_file_is_refused(
+    read: Callable[[Path], Any], allowed: str, tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError, match="does not exist"):
         read(tmp_path / "gone")
     path = tmp_path / "file"
