@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +27,7 @@ from llama_index_rnx.console import (
     print_text,
 )
 from llama_index_rnx.errors import ImageError, RNXError
-from llama_index_rnx.system import INTERRUPT_SECONDS, INTERRUPTED, end_within
+from llama_index_rnx.system import INTERRUPT_SECONDS, INTERRUPTED, atomic_write, end_within
 
 if (
     TYPE_CHECKING
@@ -570,27 +570,23 @@ def _trec_file(path: Path) -> Iterator[Any]:
     """Yields `write(qid, [(docid, score)])`; the file appears whole at the end, or not at all."""
     if path.is_dir():
         raise RNXError(f"{path} is a folder; give --run the name of a file.")
-    special = (
-        path.exists() and not path.is_file()
-    )  # /dev/stdout, a pipe: written as it is, never replaced by a file
-    part = path if special else path.with_name(path.name + ".part")
-    try:
-        stream = part.open("w", encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise RNXError(
-            f"{path} cannot be written ({error.strerror}); choose another --run."
-        ) from error
-    try:
+
+    # /dev/stdout or a pipe is written as it is, and never replaced by a file.
+    is_device = path.exists() and not path.is_file()
+
+    with nullcontext(path) if is_device else atomic_write(path) as target:
+        try:
+            stream = target.open("w", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise RNXError(
+                f"{path} cannot be written ({error.strerror}); choose another --run."
+            ) from error
+
         with stream:
             yield lambda qid, ranked: stream.writelines(
                 run_row(qid, docid, rank, score, TAG)
                 for rank, (docid, score) in enumerate(ranked, start=1)
             )
-        if not special:
-            part.replace(path)
-    finally:
-        if not special:
-            part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ neither nodes nor models.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from llama_index_rnx.candidates import file_source
 from llama_index_rnx.errors import RNXError
+from llama_index_rnx.system import atomic_write
 
 VERSION = 1  # of the corpus: another one is written anew
 CORPUS, QUERIES, MANIFEST = "corpus", "queries", "corpus.json"
@@ -195,12 +195,8 @@ def _remove(folder: Path, names: list[str]) -> None:
 
 def _write_whole(path: Path, write: Write) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")  # hidden: an indexer passes it by
-    try:
+    with atomic_write(path) as part:
         write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _slug(title: str) -> str:

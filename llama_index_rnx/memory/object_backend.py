@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import warnings
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.system import make_folder
+from llama_index_rnx.system import atomic_write, make_folder
 
 TIMEOUT_SECONDS = 30.0  # seconds for one reading or writing of a remote place
 
@@ -180,15 +179,8 @@ def _put_files(root: Path, framed: Mapping[str, bytes]) -> None:
     for path, data in framed.items():
         target = Path(path)
         target.parent.mkdir(mode=allowed & 0o777, exist_ok=True)
-        part = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.part")
-        try:
-            with open(
-                part, "wb", opener=lambda name, flags: os.open(name, flags, allowed & 0o666)
-            ) as stream:
-                stream.write(data)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_write(target, mode=allowed & 0o666, concurrent=True) as part:
+            part.write_bytes(data)
 
 
 def is_whole(key: Any, crc: Any, data: Any) -> bool:

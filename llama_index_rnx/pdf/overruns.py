@@ -18,6 +18,8 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from llama_index_rnx.system import atomic_write
+
 GIVEN_UP_AFTER = 4  # pages of a document; a file of 2,000 such pages would take a day
 
 log = logging.getLogger(__name__)
@@ -72,9 +74,8 @@ def record(path: str, task: str, page: int, how: str, limits: Limits) -> None:
     try:
         target = _folder() / f"{_content(path)}-{task}-{page}.json"
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = target.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(fields | {"reader": reader_version()}), encoding="utf-8")
-        part.replace(target)
+        with atomic_write(target, concurrent=True) as part:
+            part.write_text(json.dumps(fields | {"reader": reader_version()}), encoding="utf-8")
     except OSError as error:
         log.debug("what outran its limits cannot be remembered (%s)", error)
 

@@ -1,7 +1,8 @@
-"""What is asked of the operating system: private files, an end in time. It knows no nodes and no
+"""Calls to the operating system: whole and private files, an end in time. It knows no nodes and no
 models.
 """
 
+from llama_index_rnx.system.atomic import atomic_write
 from llama_index_rnx.system.permissions import (
     made_private,
     make_file,
@@ -19,6 +20,7 @@ from llama_index_rnx.system.shutdown import (
 __all__ = [
     "INTERRUPTED",
     "INTERRUPT_SECONDS",
+    "atomic_write",
     "end_within",
     "made_private",
     "make_file",

@@ -21,6 +21,7 @@ from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.vlm.prompts import ListPrompt, PairPrompt
 from llama_index_rnx.rankers.vlm.ranker import Readout
 from llama_index_rnx.ranking import Calibration
+from llama_index_rnx.system import atomic_write
 
 CONFIG_NAME = "rnx.json"
 PARTS = {"list_prompt": ListPrompt, "pair_prompt": PairPrompt, "calibration": Calibration}
@@ -47,9 +48,10 @@ class RankerConfig:
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all."""
         known = {name: value for name, value in asdict(self).items() if value is not None}
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
+
+        with atomic_write(path) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def read_config(path: Path | None) -> RankerConfig:
