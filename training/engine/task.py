@@ -78,6 +78,7 @@ class Task(ABC):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` returned."""
+        del state
 
 
 class ModuleTask(Task):

@@ -168,7 +168,7 @@ class Trainer:
         )
 
     def _optimizer_step(self, loss: float) -> float:
-        """Move the weights by the gradients of all processes, and return the sum of their losses."""
+        """Move the weights by the gradients of all processes; return the sum of their losses."""
         total = self._reduce_gradients(loss)
         nn.utils.clip_grad_norm_(self.parameters, self.task.max_grad_norm)
         self.optimizer.step()

@@ -19,7 +19,7 @@ from llama_index_rnx.rankers.mini import ImageTower, grid
 from training.features.views import views
 
 
-class Part(torch.nn.Module):
+class TowerOutput(torch.nn.Module):
     """What is cached of a tower: its `middle` maps, where an end is to be tuned, or the `grid` of
     its last, for more heads.
     """
@@ -37,7 +37,7 @@ class Part(torch.nn.Module):
         )
 
 
-def compiled(part: Part, batch: int, threads: int) -> Any:
+def compiled(part: TowerOutput, batch: int, threads: int) -> Any:
     """A function [batch, 3, 256, 256] -> an array of `part`: OpenVINO in bf16 (185 images/s to the
     middle; torch: 28).
     """
@@ -67,7 +67,7 @@ def _batches(paths: list[Path], count: int, flip: bool, batch: int) -> Iterator[
 
 @torch.inference_mode()
 def cache_maps(
-    part: Part, paths: list[Path], out: Path, count: int = 1, flip: bool = False
+    part: TowerOutput, paths: list[Path], out: Path, count: int = 1, flip: bool = False
 ) -> np.ndarray:
     """The maps of all views as a memory-mapped array [images, views, ...] fp16; made once, then
     read.
