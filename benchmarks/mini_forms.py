@@ -31,7 +31,7 @@ from llama_index_rnx.rankers.mini import (
     preprocess,
     read_mini,
 )
-from training.bi_encoder import pairs
+from training.bi_encoder import read_pairs
 from training.data import DataFolder, GradedList, rag24
 from training.evaluation import evaluate, mean, qrels_of, run_of
 
@@ -179,7 +179,7 @@ def main() -> None:
         "| | an item, wall (processor) | nDCG@10 | least cosine with fp32 |\n|---|---|---|---|"
     )
     print_text_forms(model, rag24(folder, "dev")[: args.topics])
-    paths = [pair.path for pair in pairs(folder.path, "flickr_dev")[: args.pictures]]
+    paths = [pair.path for pair in read_pairs(folder.path, "flickr_dev")[: args.pictures]]
     images = [preprocess(file_source(path).load(IMAGE_PIXELS)) for path in paths]
     print_image_forms(model, torch.stack(images))
 

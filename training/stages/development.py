@@ -17,16 +17,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+from torch.nn.functional import normalize
 
 from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.rankers.mini import CAPTION_SHARE, ImageConfig, MiniModel, ScorerConfig
+from training.bi_encoder import (
+    BANK_SHARE,
+    BiEncoderSettings,
+    EncoderInputs,
+    fit_logistic,
+    train_stage_zero,
+)
 from training.data import CaptionedImage, DataFolder, GradedList, flickr, openstax
 from training.engine import Learner, Lists, Record, Stage, hashes
 from training.features import FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader
 from training.stages import mixtures
-from training.stages.stage_zero import train_image_part
 from training.teachers import (
     EmbedderTeacher,
     Finder,
@@ -63,9 +69,6 @@ REMINED = 300
 # Images that joint lists are drawn from.
 JOINT_IMAGES = 600
 
-# The share of photographs' captions in the bank of the hub correction.
-BANK_SHARE = 0.75
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
@@ -101,6 +104,7 @@ class DevelopmentData:
         self.teacher = teacher or self._encoder_similarity
 
         folder = DataFolder.from_environment()
+        self.data = folder.path
         self.training_images = {
             "flickr": flickr(folder, "train", sources.images),
             "openstax": openstax(folder, False, sources.images),
@@ -190,13 +194,7 @@ class DevelopmentData:
         assert isinstance(learner, MiniLearner)
         folder = self.sources.retriever or work / "image"
         if not (folder / "image.safetensors").exists():
-            train_image_part(
-                text=self.sources.text,
-                tower=self.sources.tower,
-                cache=self.sources.cache / "retriever",
-                folder=folder,
-                stage=stage,
-            )
+            self._train_image_part(stage, folder)
         tensors = load_file(folder / "image.safetensors")
         about = json.loads((folder / "image.json").read_text())
 
@@ -208,6 +206,18 @@ class DevelopmentData:
         learner.pictures = self._feature_maps(learner.model)
         self._fill_caches(learner)
         return [float(loss) for loss in about.get("losses", [])]
+
+    def _train_image_part(self, stage: Stage, folder: Path) -> None:
+        inputs = EncoderInputs(
+            data=self.data,
+            tower=self.sources.tower,
+            text=self.sources.text,
+            cache=self.sources.cache / "retriever",
+        )
+        settings = BiEncoderSettings(
+            steps=stage.steps, batch=stage.list_length, rate=stage.learning_rate
+        )
+        train_stage_zero(inputs, settings, folder / "run", folder)
 
     @torch.inference_mode()
     def refresh_statistics(self, learner: Learner) -> None:
@@ -334,26 +344,15 @@ def _own_image_logits(learner: MiniLearner, images: Sequence[CaptionedImage]) ->
     return learner.find(queries, [image.path for image in images])
 
 
-@torch.inference_mode(False)
 def fit_retrieval_calibration(cosines: Tensor, depth: int = DEPTH) -> list[float]:
     """Return scale and bias that make a cosine the logit of being the right image.
 
     cosines: [Q, Q], right ones on the diagonal, as the collection has them: so images and texts can
     be fetched into one list. They are fitted on the best `depth` of every query.
     """
-    nearest = cosines.clone().topk(min(depth, len(cosines)))
+    nearest = cosines.topk(min(depth, len(cosines)))
     is_right = (nearest.indices == torch.arange(len(cosines)).unsqueeze(1)).float()
-    line = torch.tensor([50.0, -10.0], requires_grad=True)
-    optimizer = torch.optim.LBFGS([line], lr=0.5, max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = binary_cross_entropy_with_logits(nearest.values * line[0] + line[1], is_right)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return [round(value, 3) for value in line.tolist()]
+    return fit_logistic(nearest.values, is_right)
 
 
 def caption_teacher(folder: Path) -> Similarity:

@@ -2,7 +2,7 @@
 
 It checks that the loss falls in every stage, that the planted order is learned, which the given
 order does not have, and that a process killed between two checkpoints resumes to the same weights
-and losses as one that ran through, bit by bit.
+and losses as one that ran through, bit by bit. Stage 0 on pairs runs as well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from training.bi_encoder import smoke_stage_zero
 from training.engine import CHECKPOINT, checkpoint
 from training.evaluation import Row, draw, longest_chain, rows_of, table
 from training.stages.runner import ENDED, RESULTS, CurriculumData, run_stages
@@ -41,7 +42,9 @@ def run_smoke(work: Path) -> list[str]:
     rows = rows_of(work / "whole" / RESULTS)
     draw(rows, work / "progress.png")
     print("\n".join(table(rows)))
-    return [*faults, *find_unlearned(rows), *find_unequal(work / "whole", work / "killed")]
+    faults += find_unlearned(rows)
+    faults += find_unequal(work / "whole", work / "killed")
+    return faults + smoke_stage_zero(work / "stage-zero")
 
 
 def run_killed(data: CurriculumData, work: Path) -> list[str]:
