@@ -26,7 +26,10 @@ import llama_index_rnx
 from llama_index_rnx.cli import main as rnx
 
 PACKAGE = Path(llama_index_rnx.__file__).parent
-NESTED = ("rankers/mini/", "rankers/vlm/")  # rooms inside a room
+
+# Rooms inside a room.
+NESTED = ("rankers/mini/", "rankers/vlm/")
+
 NODES = 10
 WORDS = ["bees", "honey", "iron", "rust", "bread", "salt", "moon", "tide", "snow", "road"]
 PAGE = (
@@ -126,7 +129,8 @@ def count(journey: str) -> Counter[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as warm:
         JOURNEYS[journey](Path(warm))()
     with tempfile.TemporaryDirectory() as folder:
-        run, crossings = JOURNEYS[journey](Path(folder)), Crossings()
+        run = JOURNEYS[journey](Path(folder))
+        crossings = Crossings()
         with crossings.counting():
             run()
     return crossings.pairs
@@ -138,11 +142,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", choices=JOURNEYS, help="print the pairs of rooms of one journey")
-    asked = parser.parse_args()
-    for journey in [asked.pairs] if asked.pairs else JOURNEYS:
+    options = parser.parse_args()
+    for journey in [options.pairs] if options.pairs else JOURNEYS:
         pairs = count(journey)
         print(f"{journey}: {pairs.total()} crossings")
-        for (start, end), times in pairs.most_common() if asked.pairs else ():
+        for (start, end), times in pairs.most_common() if options.pairs else ():
             print(f"{times:5}  {start} -> {end}")
 
 

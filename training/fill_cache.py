@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from llama_index_rnx.rankers.mini import TextEncoder
 from training.data import (
+    DataFolder,
     distilled,
     insuranceqa,
     mediqa,
     mmdocir,
-    pairs,
+    query_text_pairs,
     rag24,
     scifact_claims,
     scifact_corpus,
@@ -46,26 +47,27 @@ def main() -> None:
     tower = TextEncoder(TextEncoder.tokenizer_from(found.tower)).eval()
     tower.load_state_dict(load_file(found.tower / "model.safetensors"))
     tower.bfloat16()
+    folder = DataFolder.from_environment()
     runs = ("bm25", "splade")
     passages = [
-        *trec("dl19", ("bm25",)),
-        *trec("dl21", runs),
-        *distilled("dl22"),
-        *rag24("train"),
-        *rag24("dev"),
+        *trec(folder, "dl19", ("bm25",)),
+        *trec(folder, "dl21", runs),
+        *distilled(folder, "dl22"),
+        *rag24(folder, "train"),
+        *rag24(folder, "dev"),
     ]
-    training, held = insurance_split()
-    answers = [*training, *held, *insuranceqa("valid", 400, 200)]
-    claims = [f"query:{claim['claim']}" for part in scifact_claims() for claim in part]
+    training, held = insurance_split(folder)
+    answers = [*training, *held, *insuranceqa(folder, "valid", 400, 200)]
+    claims = [f"query:{claim['claim']}" for part in scifact_claims(folder) for claim in part]
     parts = {
         "passages": texts_of(passages),
-        "scifact": [*claims, *scifact_corpus().values()],
+        "scifact": [*claims, *scifact_corpus(folder).values()],
         "insuranceqa": texts_of(answers),
-        "mediqa": texts_of([*mediqa("train"), *mediqa("dev")]),
-        "mmdocir": texts_of(mmdocir()),
+        "mediqa": texts_of([*mediqa(folder, "train"), *mediqa(folder, "dev")]),
+        "mmdocir": texts_of(mmdocir(folder)),
         "pairs": [
             text
-            for of in pairs(PAIRS).values()
+            for of in query_text_pairs(folder, PAIRS).values()
             for query, answer in of
             for text in (f"query:{query}", answer)
         ],

@@ -1,4 +1,4 @@
-"""The stages of the smoke test, as data."""
+"""The stages of the smoke run, as data. It knows no lists."""
 
 from __future__ import annotations
 
