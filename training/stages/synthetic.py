@@ -17,6 +17,7 @@ from training.data import synthetic as generated
 from training.engine import Learner, Lists, Record, Stage
 from training.features import FeatureMapCache, TextStateCache, idf
 from training.learners import MiniLearner, begin_reader
+from training.stages.tiny_mini import tiny_model
 from training.teachers import JointSet, caption_lists, image_lists, joint_lists, joint_set
 
 # Training lists of every source.
@@ -51,7 +52,7 @@ class SyntheticData:
         self.held_out_lists = generated.text_lists(held_out, seed + 1)
         self.text_pairs = generated.text_pairs(count, PAIR_NEGATIVES, seed)
 
-        model = generated.tiny_model(seed)
+        model = tiny_model(seed)
         weights = idf(model.text, self._texts())
         self.text_states = TextStateCache(folder / "tokens", weights, model.reader.config)
         self.feature_maps = FeatureMapCache(folder / "maps")
@@ -61,7 +62,7 @@ class SyntheticData:
 
     def build_learner(self) -> MiniLearner:
         """Return an untrained rnx-mini of toy size; the same at every call."""
-        model = generated.tiny_model(self.seed)
+        model = tiny_model(self.seed)
         learner = MiniLearner(model, self.text_states, self.feature_maps, {}, torch.float32)
         begin_reader(learner, self._texts())
         self.refresh_statistics(learner)
