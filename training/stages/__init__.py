@@ -20,6 +20,7 @@ from training.stages.runner import (
 from training.stages.smoke_run import run_smoke
 from training.stages.smoke_test import SMOKE
 from training.stages.synthetic import SyntheticData
+from training.stages.text_cache import fill_text_cache
 
 __all__ = [
     "ARMS",
@@ -42,6 +43,7 @@ __all__ = [
     "caption_teacher",
     "compare_files",
     "dl21_split",
+    "fill_text_cache",
     "insurance_split",
     "rehearsal_arguments",
     "rehearsal_report",

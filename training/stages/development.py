@@ -312,7 +312,7 @@ class DevelopmentData:
         for image in images:
             texts += _query_keys(image.queries)
             texts += image.captions
-        learner.read(texts, [image.path for image in images], "pictures and captions")
+        learner.fill_caches(texts, [image.path for image in images], "pictures and captions")
 
     def _find_by_caption(self, images: Sequence[CaptionedImage]) -> Finder:
         """Find images by their captions, so that development lists depend on no trained weights."""

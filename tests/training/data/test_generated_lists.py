@@ -15,7 +15,7 @@ from torch import Tensor
 from training.data import CaptionedImage, load_or_build_lists
 from training.data import synthetic as generated
 from training.evaluation import evaluate, first_stage_run, mean, qrels_of
-from training.learners.mini import image_places
+from training.learners.mini import image_positions
 from training.losses import softmax_kl
 from training.teachers import caption_lists, image_lists, matching_noise
 from training.teachers.captions import caption_grades, caption_similarity
@@ -67,7 +67,7 @@ def test_caption_lists_hold_what_the_ranker_finds_and_the_right_picture() -> Non
         assert of.docids[1] == ("beach.png" if right is CAR else "car.png")
         assert of.grades[0] == pytest.approx(3.0)
         assert of.grades[0] > of.grades[1]
-        assert image_places(of) == [0, 1]
+        assert image_positions(of) == [0, 1]
     again = caption_lists([DOG, BEACH, CAR], find, same_words, source="s", count=6, depth=2, seed=0)
     assert again == lists
 
