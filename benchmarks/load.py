@@ -1,15 +1,19 @@
 """Many queries at once: forwards shared by `RNXRerank` against each caller alone in a thread, with
 the same ranker.
 
-    python -m benchmarks.load [--ranker mini|vlm] [--callers 1 8 32] [--queries 64] [--rounds 3] [--candidates 20] [--threads 1]
-    python -m benchmarks.load --http        # `rnx serve` over a socket: 32 clients, then five times as many as it takes
-    python -m benchmarks.load --memory      # what a process has in memory after so many callers at once, ever new texts
+    python -m benchmarks.load [--ranker mini|vlm] [--callers 1 8 32] [--queries 64] [--rounds 3]
+        [--candidates 20] [--threads 1]
+    python -m benchmarks.load --http
+    python -m benchmarks.load --memory
 
 `alone` is what LlamaIndex's own postprocessors do: `asyncio.to_thread` for each call, each with its
 own forwards. Both ways rank the same lists, remembered before; each caller asks its next query when
 it has its answer. They are run in turn, and the ratios are of sums over the rounds of one run.
 `mini` is the shipped rnx-mini, `vlm` a tiny random Qwen2-VL read by labels: its arithmetic costs
 next to nothing, so it shows what sharing saves in calls, not what it saves on a GPU.
+
+--http measures `rnx serve` over a socket: 32 clients, then five times as many as it takes. --memory
+prints how much memory a process has after so many callers at once, with ever new texts.
 """
 
 from __future__ import annotations
@@ -45,8 +49,8 @@ Ask = Callable[[str], Awaitable[object]]
 
 @dataclass(kw_only=True)
 class Load:
-    """What one way did: the seconds of every answered query, and of all of them by the clock and of
-    the processor.
+    """The seconds of every answered query, and the seconds of all of them by the clock and of the
+    processor.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -55,35 +59,38 @@ class Load:
 
     @property
     def throughput(self) -> float:
+        """Answered queries a second."""
         return len(self.seconds) / self.elapsed
 
     def quantile(self, share: float) -> float:
-        return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
+        """Return the seconds that this share of the queries did not exceed."""
+        last = len(self.seconds) - 1
+        return sorted(self.seconds)[min(last, int(share * len(self.seconds)))]
 
     def __str__(self) -> str:
-        p50, p95, worst = (1e3 * self.quantile(share) for share in (0.5, 0.95, 1.0))
+        p50, p95, slowest = (1e3 * self.quantile(share) for share in (0.5, 0.95, 1.0))
         cost = 1e3 * self.cpu / len(self.seconds)
-        return f"{self.throughput:6.1f} a second, {cost:4.0f} CPU ms; p50 {p50:5.0f}, p95 {p95:5.0f}, slowest {worst:5.0f} ms"
+        return (
+            f"{self.throughput:6.1f} a second, {cost:4.0f} CPU ms; "
+            f"p50 {p50:5.0f}, p95 {p95:5.0f}, slowest {slowest:5.0f} ms"
+        )
 
 
 def main() -> None:
-    """Prints a line for each number of callers and each way."""
+    """Print a line for each number of callers and each way."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ranker", choices=["mini", "vlm"], default="mini")
-    parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--queries", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--candidates", type=int, default=20)
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        help="of torch; 1 favours `alone`, whose threads have as many each",
-    )
-    parser.add_argument("--http", action="store_true")
-    parser.add_argument("--memory", action="store_true")
+    add = parser.add_argument
+    add("--ranker", choices=["mini", "vlm"], default="mini")
+    add("--callers", type=int, nargs="+", default=[1, 8, 32])
+    add("--queries", type=int, default=64)
+    add("--rounds", type=int, default=3)
+    add("--candidates", type=int, default=20)
+    threads = "of torch; 1 favours `alone`, whose threads have as many each"
+    add("--threads", type=int, default=1, help=threads)
+    add("--http", action="store_true")
+    add("--memory", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.http:
@@ -96,7 +103,7 @@ def main() -> None:
         ranker = load_ranker("rnx-mini") if args.ranker == "mini" else _tiny(Path(folder))
         nodes = texts(random.Random(0))[: args.candidates]
         for callers in args.callers:
-            asyncio.run(compared(ranker, nodes, callers, args.queries, args.rounds))
+            asyncio.run(compare(ranker, nodes, callers, args.queries, args.rounds))
 
 
 def _tiny(folder: Path) -> Ranker:
@@ -105,11 +112,12 @@ def _tiny(folder: Path) -> Ranker:
     )
 
 
-async def compared(
+async def compare(
     ranker: Ranker, nodes: list[NodeWithScore], callers: int, queries: int, rounds: int
 ) -> None:
-    """Both ways in turn, each on queries of its own."""
-    reranker, store = RNXRerank(ranker=ranker, top_n=5), MemoryStore()
+    """Run both ways in turn, each on queries of its own, and print them."""
+    reranker = RNXRerank(ranker=ranker, top_n=5)
+    store = MemoryStore()
     candidates = [candidate_of(hit.node) for hit in nodes]
 
     async def shared(query: str) -> object:
@@ -122,44 +130,48 @@ async def compared(
     rng = random.Random(callers)
     for number in range(rounds + 1):
         for ask, load in ways.values():
-            await drive(
-                ask,
-                [" ".join(words(rng, 8)) for _ in range(queries)],
-                callers,
-                load if number else Load(),
-            )  # warm-up
-    ours, theirs = ways["shared"][1], ways["alone"][1]
+            # The first round warms up and does not count.
+            await drive(ask, new_queries(rng, queries), callers, load if number else Load())
+
     for name, (_, load) in ways.items():
         print(f"{ranker.name[-20:]:20} {callers:3} callers  {name:6} {load}", flush=True)
-    throughput, p95 = (
-        ours.throughput / theirs.throughput,
-        ours.quantile(0.95) / theirs.quantile(0.95),
-    )
+    ours = ways["shared"][1]
+    theirs = ways["alone"][1]
+    throughput = ours.throughput / theirs.throughput
+    p95 = ours.quantile(0.95) / theirs.quantile(0.95)
     print(f"{'':35}ratio  {throughput:.2f} throughput, {p95:.2f} p95")
 
 
+def new_queries(rng: random.Random, count: int) -> list[str]:
+    """Return queries of eight words."""
+    return [" ".join(words(rng, 8)) for _ in range(count)]
+
+
 async def drive(ask: Ask, queries: Sequence[str], callers: int, load: Load) -> None:
-    """So many callers, each of which takes the next query when it has its answer."""
-    left: Iterator[str] = iter(queries)
+    """Let so many callers ask; each takes the next query when it has its answer."""
+    remaining: Iterator[str] = iter(queries)
 
     async def caller() -> None:
-        for query in left:
+        for query in remaining:
             start = time.perf_counter()
             await ask(query)
             load.seconds.append(time.perf_counter() - start)
 
-    start, cpu = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
+    cpu = time.process_time()
     await asyncio.gather(*(caller() for _ in range(callers)))
     load.elapsed += time.perf_counter() - start
     load.cpu += time.process_time() - cpu
 
 
 async def memory_by_callers(counts: Sequence[int], candidates: int) -> None:
-    """`RNXRerank` with rnx-mini, each caller with texts that were never seen, two rounds; memories
-    in RAM bounded to 8 MiB.
+    """Print the resident memory of `RNXRerank` with rnx-mini after two rounds of so many callers.
+
+    Each caller brings new texts; memories in RAM are bounded to 8 MiB.
     """
     RAM.limit = 8 * 2**20
-    reranker, rng = RNXRerank(model="rnx-mini", top_n=5), random.Random(0)
+    reranker = RNXRerank(model="rnx-mini", top_n=5)
+    rng = random.Random(0)
 
     async def ask(query: str) -> object:
         nodes = [
@@ -169,18 +181,18 @@ async def memory_by_callers(counts: Sequence[int], candidates: int) -> None:
         return await reranker.apostprocess_nodes(nodes, QueryBundle(query))
 
     for callers in counts:
-        await drive(ask, [" ".join(words(rng, 8)) for _ in range(2 * callers)], callers, Load())
+        await drive(ask, new_queries(rng, 2 * callers), callers, Load())
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        print(
-            f"after {callers:3} callers at once  {pages * os.sysconf('SC_PAGE_SIZE') >> 20} MiB resident",
-            flush=True,
-        )
+        resident = pages * os.sysconf("SC_PAGE_SIZE") >> 20
+        print(f"after {callers:3} callers at once  {resident} MiB resident", flush=True)
 
 
 async def over_http(queries: int, candidates: int, threads: int) -> None:
-    """A server in a process of its own: 32 clients, then 160 at once where 32 are let in."""
+    """Ask a server in another process: 32 clients, then 160 at once where 32 are let in."""
     documents = [hit.node.get_content() for hit in texts(random.Random(0))[:candidates]]
-    rng, statuses, refused = random.Random(0), Counter[int](), Load()
+    rng = random.Random(0)
+    statuses: Counter[int] = Counter()
+    refused = Load()
     with serving(threads) as url:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(
@@ -197,13 +209,16 @@ async def over_http(queries: int, candidates: int, threads: int) -> None:
             await drive(ask, ["warm up"], 1, Load())
             for callers in (1, 8, 32):
                 load = Load()
-                await drive(ask, [" ".join(words(rng, 8)) for _ in range(queries)], callers, load)
+                await drive(ask, new_queries(rng, queries), callers, load)
                 print(f"http {callers:3} clients  {load}  {dict(statuses)}", flush=True)
+
             statuses.clear()
-            await drive(ask, [" ".join(words(rng, 8)) for _ in range(160)], 160, load := Load())
-            p50, worst = (1e3 * refused.quantile(share) for share in (0.5, 1.0))
+            load = Load()
+            await drive(ask, new_queries(rng, 160), 160, load)
+            p50, slowest = (1e3 * refused.quantile(share) for share in (0.5, 1.0))
             print(
-                f"http 160 clients  {dict(statuses)}, in {load.elapsed:.1f} s; refused: p50 {p50:.0f}, slowest {worst:.0f} ms"
+                f"http 160 clients  {dict(statuses)}, in {load.elapsed:.1f} s; "
+                f"refused: p50 {p50:.0f}, slowest {slowest:.0f} ms"
             )
             statuses.clear()
             await ask("and then?")
@@ -212,22 +227,14 @@ async def over_http(queries: int, candidates: int, threads: int) -> None:
 
 @contextmanager
 def serving(threads: int) -> Iterator[str]:
+    """Run `rnx serve` on a free port, and yield its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "llama_index_rnx.cli",
-        "serve",
-        "--port",
-        str(port),
-        "--max-waiting",
-        "32",
-    ]
-    server = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "llama_index_rnx.cli", "serve", "--port", str(port)]
+    command += ["--max-waiting", "32"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
         _wait(f"http://127.0.0.1:{port}/health")
         yield f"http://127.0.0.1:{port}"

@@ -2,7 +2,9 @@
 in one process.
 
     python -m benchmarks.mini [--rounds 20] [--threads 2]
-    python -m benchmarks.mini --busy        # remembering fresh texts and a query, on idle cores and beside one busy core
+    python -m benchmarks.mini --busy
+
+With --busy it remembers fresh texts and answers a query, on idle cores and beside one busy core.
 
 The cross-encoder has random weights: its speed does not depend on them, and no trained one can be
 had without a hub. Texts are generated: 60 words each, about the length of an MS MARCO passage.
@@ -31,14 +33,25 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from llama_index_rnx import RNXRerank
 from llama_index_rnx.rankers.mini import model_folder
 
-CANDIDATES, WORDS = 100, 60
-VOCABULARY = """river engine market protein glacier treaty violin harvest battery orbit fabric senate copper forest signal
-bridge vaccine island pepper mortgage turbine canyon poem circuit desert kidney harbor guitar statute enzyme railway""".split()  # noqa: SIM905
-GLUE = "the of and in to is that for with as on by an from at which was are it be this has or its".split()  # noqa: SIM905
+CANDIDATES = 100
+
+# Words of a text.
+WORDS = 60
+
+VOCABULARY = [
+    *("river", "engine", "market", "protein", "glacier", "treaty", "violin", "harvest"),
+    *("battery", "orbit", "fabric", "senate", "copper", "forest", "signal", "bridge"),
+    *("vaccine", "island", "pepper", "mortgage", "turbine", "canyon", "poem", "circuit"),
+    *("desert", "kidney", "harbor", "guitar", "statute", "enzyme", "railway"),
+]
+GLUE = [
+    *("the", "of", "and", "in", "to", "is", "that", "for", "with", "as", "on", "by"),
+    *("an", "from", "at", "which", "was", "are", "it", "be", "this", "has", "or", "its"),
+]
 
 
 def main() -> None:
-    """Measures both on the same lists and prints one table."""
+    """Measure both on the same lists and print one table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,10 +81,11 @@ def main() -> None:
             lambda q: rival_run(rival, q),
         )
     print(
-        f"{CANDIDATES} texts of {WORDS} words, {args.threads} threads, {args.rounds} rounds, median (least .. most)"
+        f"{CANDIDATES} texts of {WORDS} words, {args.threads} threads, {args.rounds} rounds, "
+        "median (least .. most)"
     )
-    print(f"rnx-mini, remembered          {shown(ours)}")
-    print(f"cross-encoder, MiniLM-L6 size {shown(theirs)}")
+    print(f"rnx-mini, remembered          {format_milliseconds(ours)}")
+    print(f"cross-encoder, MiniLM-L6 size {format_milliseconds(theirs)}")
     print(f"ratio of the medians          {ratio(theirs, ours):.1f}")
     print(f"rnx-mini, first sight (loads the model and remembers the texts): {first:.2f} s")
 
@@ -80,7 +94,8 @@ def idle_and_busy(rounds: int) -> None:
     """Remember 100 fresh texts and answer a query, in turn with idle cores and beside an endless
     loop on one of them.
     """
-    rng, mini = random.Random(0), RNXRerank(top_n=10)
+    rng = random.Random(0)
+    mini = RNXRerank(top_n=10)
     mini.postprocess_nodes(texts(rng), query_str="warm up")
     seconds = {
         (work, state): list[float]()
@@ -90,7 +105,8 @@ def idle_and_busy(rounds: int) -> None:
 
     for _ in range(rounds):
         for state in ("idle", "busy"):
-            nodes, query = texts(rng), " ".join(words(rng, 8))
+            nodes = texts(rng)
+            query = " ".join(words(rng, 8))
             with busy_core() if state == "busy" else nullcontext():
                 seconds["remembering", state].append(
                     elapsed(partial(mini.postprocess_nodes, nodes, query_str=query))
@@ -100,24 +116,28 @@ def idle_and_busy(rounds: int) -> None:
                 )
 
     print(
-        f"{CANDIDATES} texts of {WORDS} words, {torch.get_num_threads()} threads, {rounds} rounds, median (least .. most)"
+        f"{CANDIDATES} texts of {WORDS} words, {torch.get_num_threads()} threads, "
+        f"{rounds} rounds, median (least .. most)"
     )
     for work in ("remembering", "a query"):
-        idle, busy = seconds[work, "idle"], seconds[work, "busy"]
+        idle = seconds[work, "idle"]
+        busy = seconds[work, "busy"]
         print(
-            f"{work:12} idle {shown(idle)}   one core busy {shown(busy)}   ratio {ratio(busy, idle):.2f}"
+            f"{work:12} idle {format_milliseconds(idle)}   one core busy "
+            f"{format_milliseconds(busy)}   ratio {ratio(busy, idle):.2f}"
         )
 
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """A process that computes without end, for as long as the block lasts."""
+    """Run a process that computes without end, for as long as the block lasts."""
     loop = subprocess.Popen(
         [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
     )
     try:
         assert loop.stdout is not None
-        loop.stdout.readline()  # it has begun
+        # The line says that the loop has begun.
+        loop.stdout.readline()
         yield
     finally:
         loop.kill()
@@ -125,19 +145,19 @@ def busy_core() -> Iterator[None]:
 
 
 def elapsed(run: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def ratio(seconds: list[float], others: list[float]) -> float:
-    """Of the medians."""
+    """Return the ratio of the medians."""
     return statistics.median(seconds) / statistics.median(others)
 
 
 def texts(rng: random.Random) -> list[NodeWithScore]:
-    """Texts of content words and glue, no two alike."""
+    """Return texts of content words and glue, no two alike."""
     return [
         NodeWithScore(node=TextNode(text=" ".join(words(rng, WORDS))), score=1 / rank)
         for rank in range(1, CANDIDATES + 1)
@@ -145,12 +165,12 @@ def texts(rng: random.Random) -> list[NodeWithScore]:
 
 
 def words(rng: random.Random, count: int) -> list[str]:
-    """Half content, half glue."""
+    """Return `count` words, about half of them content and half glue."""
     return [rng.choice(VOCABULARY if rng.random() < 0.5 else GLUE) for _ in range(count)]
 
 
 def cross_encoder(folder: Path) -> SentenceTransformerRerank:
-    """LlamaIndex's own cross-encoder reranker over a BERT of 6 layers and width 384."""
+    """Return LlamaIndex's own cross-encoder reranker over a BERT of 6 layers and width 384."""
     config = BertConfig(
         hidden_size=384,
         num_hidden_layers=6,
@@ -160,7 +180,7 @@ def cross_encoder(folder: Path) -> SentenceTransformerRerank:
         vocab_size=30522,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(model_folder() / "tokenizer.json"),
         pad_token="[PAD]",
         cls_token="[CLS]",
@@ -175,26 +195,28 @@ def cross_encoder(folder: Path) -> SentenceTransformerRerank:
 
 
 def rival_run(rival: SentenceTransformerRerank, query: str) -> None:
-    """On fresh copies: it sorts and rescores what it is given in place."""
+    """Rerank fresh copies, because the rival sorts and rescores its nodes in place."""
     rival.postprocess_nodes(texts(random.Random(0)), query_str=query)
 
 
 def alternately(rounds: int, *runs: Callable[[str], object]) -> list[list[float]]:
-    """The seconds of each run, taken in turn with a new query each round, so that a slow spell
-    meets both.
+    """Return the seconds of each run, taken in turn with a new query each round, so that a slow
+    spell meets both.
     """
     rng = random.Random(1)
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         query = " ".join(words(rng, 8))
-        for kept, run in zip(seconds, runs, strict=True):
-            kept.append(elapsed(partial(run, query)))
+        for of_run, run in zip(seconds, runs, strict=True):
+            of_run.append(elapsed(partial(run, query)))
     return seconds
 
 
-def shown(seconds: list[float]) -> str:
-    """Milliseconds."""
-    return f"{statistics.median(seconds) * 1e3:7.1f} ms ({min(seconds) * 1e3:.1f} .. {max(seconds) * 1e3:.1f})"
+def format_milliseconds(seconds: list[float]) -> str:
+    """Return the median and the extremes in milliseconds."""
+    milliseconds = [1e3 * value for value in seconds]
+    median = statistics.median(milliseconds)
+    return f"{median:7.1f} ms ({min(milliseconds):.1f} .. {max(milliseconds):.1f})"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 retrieve, rerank.
 
     python -m benchmarks.quality demo
-    RNX_DATA=DIR python -m benchmarks.quality flickr8k|mmdocir [--limit N] RNX_DATA=DIR python -m
-    benchmarks.quality dl19 [--limit N] [--window N] [--windows sliding|parallel]
+    RNX_DATA=DIR python -m benchmarks.quality flickr8k|mmdocir [--limit N]
+    RNX_DATA=DIR python -m benchmarks.quality dl19 [--limit N] [--window N] [--windows parallel]
 
-`demo`: the questions of the demo's corpus, where texts, PDF pages and pictures stand in one list,
+`demo`: the questions of the demo's corpus, where texts, PDF pages and images stand in one list,
 R@1 by the kind of the right answer. `flickr8k` dev: 1,000 photographs, 5,000 captions as queries,
 the retriever's order and its top 20 reranked, R@1/5/10. `dl19`: TREC DL19, BM25's top 100 reranked,
 nDCG@10, whole or in smaller windows. `mmdocir`: 26 documents, each indexed alone, question -> page,
@@ -16,7 +16,6 @@ bootstrap over the queries.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,31 +29,37 @@ from llama_index_rnx.console import progress_bar
 from llama_index_rnx.demo import build_corpus
 from llama_index_rnx.ingestion import SourceFile, index_paths, nodes_of
 from llama_index_rnx.ranking import Windows
-from training.data import data_folder, rows, trec
-from training.evaluation import NDCG10, Run, bootstrap, evaluate, mean
+from training.data import DataFolder, read_jsonl, trec
+from training.evaluation import (
+    NDCG10,
+    Run,
+    Values,
+    bootstrap,
+    evaluate,
+    first_run,
+    mean,
+    qrels_of,
+)
 
 FLICKR_K = 20
-Ranks = list[int | None]  # of the first right answer, from 1; None where it was not found
+
+# The rank of the first right answer of every query, from 1; None where it was not retrieved.
+Ranks = list[int | None]
 
 
 def main() -> None:
-    """Runs one set and prints its table."""
+    """Run one set and print its table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("set", choices=["demo", "flickr8k", "dl19", "mmdocir"])
-    parser.add_argument(
-        "--limit", type=int, help="only the first queries (flickr8k) or documents (mmdocir)"
-    )
-    parser.add_argument(
-        "--window", type=int, help="dl19: candidates read at once; default: the whole list"
-    )
-    parser.add_argument(
-        "--windows",
-        choices=["sliding", "parallel"],
-        default="sliding",
-        help="dl19: how such windows are read",
-    )
+    add = parser.add_argument
+    add("set", choices=["demo", "flickr8k", "dl19", "mmdocir"])
+    limit = "only the first queries (flickr8k) or documents (mmdocir)"
+    add("--limit", type=int, help=limit)
+    window = "dl19: candidates read at once; default: the whole list"
+    add("--window", type=int, help=window)
+    windows = "dl19: how such windows are read"
+    add("--windows", choices=["sliding", "parallel"], default="sliding", help=windows)
     args = parser.parse_args()
     if args.set == "dl19":
         dl19(args.limit, args.window, args.windows)
@@ -63,98 +68,107 @@ def main() -> None:
 
 
 def demo(limit: int | None) -> None:
-    """Question -> the note, PDF page or picture that answers it, all kinds in one list of 100."""
+    """Question -> the note, PDF page or image that answers it, all kinds in one list of 100."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         build_corpus(folder)
         collection = NodeCollection(":memory:")
         index_paths(collection, [folder / "corpus"])
-        asked = [
-            json.loads(line)
-            for line in (folder / "queries" / "questions.jsonl").read_text().splitlines()
-        ][:limit]
-        queries = [(row["query"], set(row["answers"])) for row in asked]
-        found = list(_searched(RNXRetriever(collection, top_k=100), RNXRerank(top_n=100), queries))
-    ranks: dict[str, tuple[Ranks, Ranks]] = defaultdict(lambda: ([], []))
-    for (_, right), (before, after) in zip(queries, found, strict=True):
-        for kind in (" or ".join(sorted({_kind(docid) for docid in right})), "all"):
-            ranks[kind][0].append(before)
-            ranks[kind][1].append(after)
-    for kind, (before_all, after_all) in sorted(ranks.items()):
-        print(f"demo, {len(before_all)} questions, answered by: {kind}")
-        _print_recalls(before_all, after_all, at=(1, 5))
+        questions = list(read_jsonl(folder / "queries" / "questions.jsonl"))[:limit]
+        queries = [(row["query"], set(row["answers"])) for row in questions]
+        retriever = RNXRetriever(collection, top_k=100)
+        rank_pairs = list(_ranks(retriever, RNXRerank(top_n=100), queries))
+
+    by_kind: dict[str, tuple[Ranks, Ranks]] = defaultdict(lambda: ([], []))
+    for (_, answers), (before, after) in zip(queries, rank_pairs, strict=True):
+        kinds = " or ".join(sorted({_kind(docid) for docid in answers}))
+        for kind in (kinds, "all"):
+            by_kind[kind][0].append(before)
+            by_kind[kind][1].append(after)
+    for kind, (all_before, all_after) in sorted(by_kind.items()):
+        print(f"demo, {len(all_before)} questions, answered by: {kind}")
+        _print_recalls(all_before, all_after, at=(1, 5))
 
 
 def flickr8k(limit: int | None) -> None:
     """Caption -> its photograph among the 1,000 of the development split."""
-    photographs = list(rows(data_folder() / "flickr8k" / "dev.jsonl.gz"))
+    folder = DataFolder.from_environment()
+    photographs = list(folder.rows("flickr8k/dev.jsonl.gz"))
+    nodes = [_photograph(folder, row["image"]) for row in photographs]
     collection = NodeCollection(":memory:")
-    collection.add([_photograph(row["image"]) for row in photographs], show_progress=True)
-    retriever, reranker = RNXRetriever(collection, top_k=FLICKR_K), RNXRerank(top_n=FLICKR_K)
-    queries = [(caption, {row["image"]}) for row in photographs for caption in row["captions"]][
-        :limit
-    ]
-    found = list(_searched(retriever, reranker, queries))
+    collection.add(nodes, show_progress=True)
+    retriever = RNXRetriever(collection, top_k=FLICKR_K)
+    reranker = RNXRerank(top_n=FLICKR_K)
+
+    queries = [(caption, {row["image"]}) for row in photographs for caption in row["captions"]]
+    queries = queries[:limit]
+    rank_pairs = list(_ranks(retriever, reranker, queries))
+    before = [pair[0] for pair in rank_pairs]
+    after = [pair[1] for pair in rank_pairs]
     print(f"flickr8k dev, {len(queries)} captions, k = {FLICKR_K}")
-    _print_recalls([before for before, _ in found], [after for _, after in found], at=(1, 5, 10))
+    _print_recalls(before, after, at=(1, 5, 10))
 
 
 def dl19(limit: int | None, window: int | None, windows: Windows) -> None:
     """BM25's top 100 of TREC DL19 reranked; never trained on."""
-    lists = trec("dl19", ["bm25"])[:limit]
+    lists = trec(DataFolder.from_environment(), "dl19", ["bm25"])[:limit]
     reranker = RNXRerank(top_n=100, window=window, windows=windows)
-    before: Run = {of.qid: dict(zip(of.docids, of.first, strict=True)) for of in lists}
     after: Run = {}
     with progress_bar("dl19", len(lists), "lists") as advance:
-        for of in lists:
+        for graded_list in lists:
             nodes = [
-                NodeWithScore(node=TextNode(id_=d, text=t))
-                for d, t in zip(of.docids, of.texts, strict=True)
+                NodeWithScore(node=TextNode(id_=docid, text=text))
+                for docid, text in zip(graded_list.docids, graded_list.texts, strict=True)
             ]
-            ranked = reranker.postprocess_nodes(nodes, query_str=of.query)
-            after[of.qid] = {
-                hit.node_id: float(len(ranked) - place) for place, hit in enumerate(ranked)
-            }
+            ranked = reranker.postprocess_nodes(nodes, query_str=graded_list.query)
+            scores = {hit.node_id: float(len(ranked) - index) for index, hit in enumerate(ranked)}
+            after[graded_list.qid] = scores
             advance(1)
-    qrels = {of.qid: {docid: round(grade) for docid, grade in of.judged.items()} for of in lists}
-    ours, bm25 = evaluate(qrels, after, NDCG10), evaluate(qrels, before, NDCG10)
+
+    qrels = qrels_of(lists)
+    bm25 = evaluate(qrels, first_run(lists), NDCG10)
+    ours = evaluate(qrels, after, NDCG10)
     print(
-        f"dl19, {len(lists)} queries: nDCG@10 BM25 {mean(bm25):.4f}, reranked {mean(ours):.4f}, {bootstrap(ours, bm25)}"
+        f"dl19, {len(lists)} queries: nDCG@10 BM25 {mean(bm25):.4f}, "
+        f"reranked {mean(ours):.4f}, {bootstrap(ours, bm25)}"
     )
 
 
 def mmdocir(limit: int | None) -> None:
     """Question -> the page that answers it, inside its document."""
-    documents = list(rows(data_folder() / "mmdocir" / "questions.jsonl.gz"))[:limit]
+    folder = DataFolder.from_environment()
+    documents = list(folder.rows("mmdocir/questions.jsonl.gz"))[:limit]
     kinds: dict[str, tuple[Ranks, Ranks]] = {"text and image": ([], []), "text alone": ([], [])}
     with progress_bar("mmdocir", len(documents), "documents") as advance:
         for document in documents:
-            pages = _pages(document)
+            pages = _pages(folder, document)
             for kind, (before, after) in kinds.items():
                 nodes = pages if kind == "text and image" else [_text_alone(page) for page in pages]
-                for one in _ask(nodes, document):
-                    before.append(one[0])
-                    after.append(one[1])
+                for rank_before, rank_after in _document_ranks(nodes, document):
+                    before.append(rank_before)
+                    after.append(rank_after)
             advance(1)
     for kind, (before, after) in kinds.items():
         print(f"mmdocir, {len(before)} questions, {len(documents)} documents, pages by {kind}")
         _print_recalls(before, after, at=(1, 3, 5))
 
 
-def _ask(
+def _document_ranks(
     nodes: Sequence[BaseNode], document: dict[str, Any]
 ) -> Iterator[tuple[int | None, int | None]]:
     collection = NodeCollection(":memory:")
     collection.add(nodes)
-    retriever, reranker = RNXRetriever(collection, top_k=len(nodes)), RNXRerank(top_n=len(nodes))
+    retriever = RNXRetriever(collection, top_k=len(nodes))
+    reranker = RNXRerank(top_n=len(nodes))
     queries = [
-        (one["Q"], {f"{page + 1}" for page in one["page_id"]}) for one in document["questions"]
+        (question["Q"], {f"{page + 1}" for page in question["page_id"]})
+        for question in document["questions"]
     ]
-    yield from _searched(retriever, reranker, queries, show=False)
+    yield from _ranks(retriever, reranker, queries, show=False)
 
 
-def _pages(document: dict[str, Any]) -> list[BaseNode]:
-    path = data_folder() / "mmdocir" / "pdfs" / document["doc_name"]
+def _pages(folder: DataFolder, document: dict[str, Any]) -> list[BaseNode]:
+    path = folder.path / "mmdocir" / "pdfs" / document["doc_name"]
     pages = list(nodes_of(SourceFile(path=path, docid=path.name)))
     for number, page in enumerate(pages, start=1):
         page.id_ = str(number)
@@ -171,38 +185,42 @@ def _text_alone(page: BaseNode) -> BaseNode:
     return TextNode(id_=page.node_id, text=page.get_content() or ".")
 
 
-def _photograph(image: str) -> ImageNode:
-    return ImageNode(id_=image, image_path=str(data_folder() / "flickr8k" / image))
+def _photograph(folder: DataFolder, image: str) -> ImageNode:
+    return ImageNode(id_=image, image_path=str(folder.path / "flickr8k" / image))
 
 
-def _searched(
+def _ranks(
     retriever: RNXRetriever,
     reranker: RNXRerank,
     queries: Sequence[tuple[str, set[str]]],
     show: bool | None = None,
 ) -> Iterator[tuple[int | None, int | None]]:
-    """The rank of the first right node before and after reranking, query by query."""
+    """Yield the rank of the first right node before and after reranking, query by query."""
     with progress_bar("searching", len(queries), "queries", show) as advance:
-        for text, right in queries:
+        for text, answers in queries:
             before = retriever.retrieve(QueryBundle(text))
             after = reranker.postprocess_nodes(before, query_str=text)
-            yield _rank(before, right), _rank(after, right)
+            yield _rank(before, answers), _rank(after, answers)
             advance(1)
 
 
-def _rank(hits: Sequence[NodeWithScore], right: set[str]) -> int | None:
-    return next((rank for rank, hit in enumerate(hits, start=1) if hit.node_id in right), None)
+def _rank(hits: Sequence[NodeWithScore], answers: set[str]) -> int | None:
+    return next((rank for rank, hit in enumerate(hits, start=1) if hit.node_id in answers), None)
 
 
 def _print_recalls(before: Ranks, after: Ranks, at: Sequence[int]) -> None:
     for k in at:
-        then, now = (
-            {str(i): float(r is not None and r <= k) for i, r in enumerate(ranks)}
-            for ranks in (before, after)
-        )
+        old = _recalls(before, k)
+        new = _recalls(after, k)
         print(
-            f"  R@{k:<2} retriever {100 * mean(then):5.1f}  reranked {100 * mean(now):5.1f}  difference {bootstrap(now, then)}"
+            f"  R@{k:<2} retriever {100 * mean(old):5.1f}  reranked {100 * mean(new):5.1f}  "
+            f"difference {bootstrap(new, old)}"
         )
+
+
+def _recalls(ranks: Ranks, k: int) -> Values:
+    """Return by query whether the first right answer is among the first k."""
+    return {str(i): float(rank is not None and rank <= k) for i, rank in enumerate(ranks)}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What else one would run in place of our ranker, with the same weights: their packages' own calls,
 nothing made faster.
 
-All of them read texts and open pictures anew at every query. It knows nothing of ours but the
-weights and the prompts.
+All of them read texts and open images anew at every query. It knows nothing of ours but the weights
+and the prompts.
 """
 
 from __future__ import annotations
@@ -25,47 +25,54 @@ from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.rankers.vlm import Backbone, PairPrompt
 from llama_index_rnx.ranking import run_plan, sliding_windows
 
-WINDOW, STRIDE = 20, 10
-WRITTEN = 6  # tokens that a generated list spends on a candidate: "[", "1", "2", "]", " >", " "
-CHATTED = 4  # tokens of a chat model's answer on one candidate
+WINDOW = 20
+STRIDE = 10
+
+# Tokens that a generated list spends on a candidate: "[", "1", "2", "]", " >", " ".
+TOKENS_PER_CANDIDATE = 6
+
+# Tokens of a chat model's answer on one candidate.
+ANSWER_TOKENS = 4
+
 PAD = "<|image_pad|>"
 PICTURE = f"<|vision_start|>{PAD}<|vision_end|>"
-INTRODUCTION = "Judge whether the document meets the requirements of the query. Answer yes or no only.\nQuery: "
-PART = "{% for part in message.content %}{% if part.type == 'image' %}" + PICTURE
-PART += "{% else %}{{ part.text }}{% endif %}{% endfor %}"
+INTRODUCTION = (
+    "Judge whether the document meets the requirements of the query. "
+    "Answer yes or no only.\nQuery: "
+)
 
+# A message's content in a chat template: an image's marks, or the text.
+CONTENT = "{% for part in message.content %}{% if part.type == 'image' %}" + PICTURE
+CONTENT += "{% else %}{{ part.text }}{% endif %}{% endfor %}"
 
-# ---- (a) a permutation written over sliding windows: LightOn-rerank-LW, RankZephyr
-# ------------------------------------
+# ---- (a) a permutation generated over sliding windows: LightOn-rerank-LW, RankZephyr
 
 
 def generated_list(backbone: Backbone, query: Query, candidates: Sequence[Candidate]) -> None:
-    """Sliding windows; each writes its permutation token by token."""
+    """Rank by sliding windows; each generates its permutation token by token."""
 
-    def read(places: tuple[int, ...]) -> list[float]:
-        shown = "".join(f"[{n}] {content(candidates[i])}\n" for n, i in enumerate(places))
-        images = [candidates[i].image for i in places if candidates[i].image]
-        inputs = plain_inputs(
-            backbone, f"{shown}Rank them by: {query.text}\n", [s.load() for s in images if s]
-        )
-        generated(backbone, inputs, WRITTEN * len(places))
-        return [-float(n) for n in range(len(places))]
+    def score(positions: tuple[int, ...]) -> list[float]:
+        window = [candidates[position] for position in positions]
+        documents = "".join(f"[{n}] {content(item)}\n" for n, item in enumerate(window))
+        images = [item.image.load() for item in window if item.image]
+        inputs = plain_inputs(backbone, f"{documents}Rank them by: {query.text}\n", images)
+        generate(backbone, inputs, TOKENS_PER_CANDIDATE * len(window))
+        return [-float(n) for n in range(len(window))]
 
-    run_plan(sliding_windows(len(candidates), WINDOW, STRIDE), read)
+    run_plan(sliding_windows(len(candidates), WINDOW, STRIDE), score)
 
 
 # ---- (b) pointwise, through sentence-transformers
-# ---------------------------------------------------------------------
 
 
 def cross_encoder(backbone: Backbone, prompt: PairPrompt = PairPrompt()) -> CrossEncoder:
-    """sentence-transformers' `CrossEncoder` on the backbone's own weights, asked with our pointwise
-    prompt.
+    """Return sentence-transformers' `CrossEncoder` on the backbone's own weights, with our
+    pointwise prompt.
 
     Its scores are those of our pointwise read-out, so both do the same work. The usual processor of
-    these models wants torchvision, for videos; this one is the same without them.
+    these models needs torchvision, for videos; this one is the same without them.
     """
-    processor = PictureProcessor(
+    processor = ImageProcessor(
         backbone.processor, backbone.tokenizer, chat_template=_chat_template(prompt)
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -77,19 +84,20 @@ def cross_encoder(backbone: Backbone, prompt: PairPrompt = PairPrompt()) -> Cros
 
 
 def predicted(encoder: CrossEncoder, query: Query, candidates: Sequence[Candidate]) -> list[float]:
-    """Its scores in [0, 1]; batches of its own size (32), sorted by length as it does."""
+    """Return its scores in [0, 1], in batches of its own size (32), sorted by length as it does."""
     pairs = [(query.text, _document(candidate)) for candidate in candidates]
-    found: list[float] = encoder.predict(pairs, show_progress_bar=False).tolist()
-    return found
+    scores: list[float] = encoder.predict(pairs, show_progress_bar=False).tolist()
+    return scores
 
 
-class PictureProcessor(Qwen2VLProcessor):
-    """Texts and pictures, no videos."""
+class ImageProcessor(Qwen2VLProcessor):
+    """Texts and images, no videos."""
 
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
     ) -> None:
-        self.image_token, self.video_token = PAD, "<|video_pad|>"
+        self.image_token = PAD
+        self.video_token = "<|video_pad|>"
         self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
             [self.image_token, self.video_token]
         )
@@ -105,69 +113,60 @@ class _Reader(st.Transformer):  # type: ignore[misc, no-any-unimported]
 
 
 def _chat_template(prompt: PairPrompt) -> str:
-    """Our pointwise prompt as a template of messages with the roles `query` and `document`."""
+    """Return our pointwise prompt as a template of messages with roles `query` and `document`."""
     text = prompt.template.replace("{instruction}", prompt.instruction)
     for name, role in (("{query}", "query"), ("{content}", "document")):
-        shown = (
-            "{% for message in messages if message.role == '"
-            + role
-            + "' %}"
-            + PART
-            + "{% endfor %}"
-        )
-        text = text.replace(name, shown)
-    return text.replace(
-        "\n", "{{ '\\n' }}"
-    )  # a template drops line breaks after blocks and at its end
+        condition = "{% for message in messages if message.role == '" + role + "' %}"
+        text = text.replace(name, condition + CONTENT + "{% endfor %}")
+    # A template drops line breaks after blocks and at its end.
+    return text.replace("\n", "{{ '\\n' }}")
 
 
 def _document(candidate: Candidate) -> Any:
     if candidate.image is None:
         return candidate.text
-    picture = candidate.image.load()
-    return (
-        {"image": picture, "text": candidate.text} if candidate.text else picture
-    )  # in the order of our prompt
+    image = candidate.image.load()
+    # The image comes first, as in our prompt.
+    return {"image": image, "text": candidate.text} if candidate.text else image
 
 
 # ---- (c) one candidate at a time, by a chat model: what LlamaIndex offers for pictures
-# ---------------------------------
 
 
 def one_at_a_time(backbone: Backbone, query: Query, candidates: Sequence[Candidate]) -> None:
-    """One prompt a candidate, a short answer by `generate`."""
+    """Score by one prompt a candidate, with a short answer by `generate`."""
     for candidate in candidates:
         images = [candidate.image.load()] if candidate.image else []
         prompt = f"{INTRODUCTION}{query.text}\n{content(candidate)}\nyes or no?"
-        generated(backbone, plain_inputs(backbone, prompt, images), CHATTED)
+        generate(backbone, plain_inputs(backbone, prompt, images), ANSWER_TOKENS)
 
 
 # ---- transformers' own way
-# --------------------------------------------------------------------------------------------
 
 
 def content(candidate: Candidate) -> str:
+    """Return a candidate's text, with the marks of its image in front."""
     return (PICTURE if candidate.image else "") + candidate.text
 
 
 def plain_inputs(
-    backbone: Backbone, text: str, pictures: Sequence[Image.Image]
+    backbone: Backbone, text: str, images: Sequence[Image.Image]
 ) -> dict[str, torch.Tensor]:
-    """What transformers' own processor makes of a prompt and its pictures."""
-    inputs: dict[str, Any] = (
-        dict(backbone.processor(images=list(pictures), return_tensors="pt")) if pictures else {}
-    )
+    """Return what transformers' own processor makes of a prompt and its images."""
+    inputs: dict[str, Any] = {}
+    if images:
+        inputs = dict(backbone.processor(images=list(images), return_tensors="pt"))
     for grid in inputs.get("image_grid_thw", []):
         text = text.replace(PAD, "\0" * (int(grid.prod()) // 4), 1)
-    made = backbone.tokenizer([text.replace("\0", PAD)], return_tensors="pt")
-    inputs |= {"input_ids": made["input_ids"], "attention_mask": made["attention_mask"]}
+    tokens = backbone.tokenizer([text.replace("\0", PAD)], return_tensors="pt")
+    inputs |= {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
     inputs["mm_token_type_ids"] = (inputs["input_ids"] == backbone.image_token).int()
     return {name: tensor.to(backbone.device) for name, tensor in inputs.items()}
 
 
 @torch.inference_mode()
-def generated(backbone: Backbone, inputs: dict[str, torch.Tensor], tokens: int) -> None:
-    """Exactly so many tokens."""
+def generate(backbone: Backbone, inputs: dict[str, torch.Tensor], tokens: int) -> None:
+    """Generate exactly so many tokens."""
     backbone.model.generate(
         **inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0
     )

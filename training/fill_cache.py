@@ -1,8 +1,9 @@
-"""Encode every text of the training and development lists with the frozen text tower:
+"""Encode every text of the training and development lists with the frozen text encoder:
 `idf.safetensors` and blocks.
 
-`python -m training.fill_cache --tower DIR --cache DIR` (resumes; about 20 minutes on one core with
-bf16 instructions)
+    python -m training.fill_cache --tower DIR --cache DIR
+
+Resumes; about 20 minutes on one core with bf16 instructions.
 """
 
 from __future__ import annotations
@@ -11,78 +12,26 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from llama_index_rnx.rankers.mini import TextEncoder
-from training.data import (
-    distilled,
-    insuranceqa,
-    mediqa,
-    mmdocir,
-    pairs,
-    rag24,
-    scifact_claims,
-    scifact_corpus,
-    trec,
-)
-from training.features import TextStateCache, idf, texts_of
-from training.stages import PAIRS, insurance_split
+from llama_index_rnx.errors import RNXError
+from training.stages import fill_text_cache
+
+TOWER_HELP = "model.safetensors and tokenizer.json of gte-small"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--tower",
-        type=Path,
-        required=True,
-        help="model.safetensors and tokenizer.json of gte-small",
-    )
+    parser.add_argument("--tower", type=Path, required=True, help=TOWER_HELP)
     parser.add_argument("--cache", type=Path, required=True)
-    found = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    tower = TextEncoder(TextEncoder.tokenizer_from(found.tower)).eval()
-    tower.load_state_dict(load_file(found.tower / "model.safetensors"))
-    tower.bfloat16()
-    runs = ("bm25", "splade")
-    passages = [
-        *trec("dl19", ("bm25",)),
-        *trec("dl21", runs),
-        *distilled("dl22"),
-        *rag24("train"),
-        *rag24("dev"),
-    ]
-    training, held = insurance_split()
-    answers = [*training, *held, *insuranceqa("valid", 400, 200)]
-    claims = [f"query:{claim['claim']}" for part in scifact_claims() for claim in part]
-    parts = {
-        "passages": texts_of(passages),
-        "scifact": [*claims, *scifact_corpus().values()],
-        "insuranceqa": texts_of(answers),
-        "mediqa": texts_of([*mediqa("train"), *mediqa("dev")]),
-        "mmdocir": texts_of(mmdocir()),
-        "pairs": [
-            text
-            for of in pairs(PAIRS).values()
-            for query, answer in of
-            for text in (f"query:{query}", answer)
-        ],
-    }
-    weights = found.cache / "idf.safetensors"
-    if not weights.exists():
-        found.cache.mkdir(parents=True, exist_ok=True)
-        known = [
-            text
-            for name in ("passages", "scifact")
-            for text in parts[name]
-            if not text.startswith("query:")
-        ]
-        save_file({"weights": idf(tower, sorted(set(known)))}, weights)
-    cache = TextStateCache(found.cache, load_file(weights)["weights"])
-    for name, texts in parts.items():
-        cache.fill(tower, texts, name)
+    try:
+        print(f"{args.cache}: {fill_text_cache(args.tower, args.cache)} texts")
+    except RNXError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

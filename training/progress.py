@@ -1,5 +1,4 @@
-"""`results.jsonl`: one row a stage or an evaluation, written when it ended; and a picture of what
-each stage gave.
+"""The results of a curriculum as a table, and a plot of what each stage gave.
 
 python -m training.progress DIR/results.jsonl --to progress.png
 """
@@ -14,18 +13,18 @@ from training.evaluation import ablations, draw, rows_of, table
 
 
 def main() -> None:
-    """The command line."""
+    """Print the table from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path)
     parser.add_argument("--to", type=Path, help="a .png or .svg")
-    found = parser.parse_args()
-    rows = rows_of(found.results)
+    options = parser.parse_args()
+    rows = rows_of(options.results)
     print("\n".join([*table(rows), *ablations(rows)]))
     try:
-        if found.to:
-            draw(rows, found.to)
+        if options.to:
+            draw(rows, options.to)
     except RNXError as error:
         parser.exit(2, f"{error}\n")
 

@@ -1,52 +1,38 @@
 """Stage 0, more heads: pairs of vectors on frozen maps and pooled captions, in minutes; several
 heads err in several ways.
 
-    RNX_DATA=... python -m training.train_heads --tower LITE.pth --text GTE_FOLDER --cache CACHE
-    --out OUT
+    RNX_DATA=... python -m training.train_heads --tower LITE.pth --text GTE_FOLDER
+        --cache CACHE --out OUT
 
-Writes OUT/head.safetensors, a `MoreHead` whose map is the tower's last one as ImageNet left it.
-Resumes from OUT/state.pt.
+Writes OUT/head.safetensors, an `AuxiliaryHead` whose map is the tower's last one as ImageNet left
+it. Resumes from OUT/checkpoint.safetensors.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-from dataclasses import asdict
-from pathlib import Path
-
 import torch
-from safetensors.torch import save_file
 
-from training.bi_encoder import Head, HeadSettings, sources, train_heads
+from llama_index_rnx.errors import RNXError
+from training.bi_encoder import (
+    HeadSettings,
+    encoder_parser,
+    inputs_from,
+    settings_from,
+    train_head,
+)
 
 
 def main() -> None:
-    """The command line; every setting has a flag."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name in ("tower", "text", "cache", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=1)
-    for name, value in asdict(HeadSettings()).items():
-        parser.add_argument(f"--{name}", type=type(value), default=value, help="%(default)s")
+    """Run the command line; every setting has an option."""
+    parser = encoder_parser(__doc__, HeadSettings)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if "RNX_DATA" not in os.environ:
-        parser.error("RNX_DATA is not set; it names the folder of the development data")
-    settings = HeadSettings(**{name: getattr(args, name) for name in asdict(HeadSettings())})
-    torch.manual_seed(settings.seed)
-    for folder in (args.cache, args.out):
-        folder.mkdir(parents=True, exist_ok=True)
-    data = sources(Path(os.environ["RNX_DATA"]), args.cache, args.tower, args.text, kind="grid")
-    average = train_heads(Head(settings), data, settings, args.out)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in average.pair.state_dict().items()},
-        args.out / "head.safetensors",
-    )
-    (args.out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
+    inputs = inputs_from(parser, args)
+    try:
+        losses = train_head(inputs, settings_from(args, HeadSettings), args.out)
+    except RNXError as error:
+        parser.exit(2, f"{error}\n")
+    print(f"{args.out}: {len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 
 
 if __name__ == "__main__":

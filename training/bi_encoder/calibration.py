@@ -1,187 +1,32 @@
-"""After stage 0: heads joined, hub correction, and the calibration of the image score."""
+"""The calibration of the image score after stage 0, and its table. It reads and writes no files.
+
+Axes, named once: Q captions, B images, L images of a list.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import (
-    CAPTION_SHARE,
-    CaptionVectors,
-    ImageConfig,
-    ImageEncoder,
-    ImageScorer,
-    ImageTower,
-    ImageVectors,
-)
-from training.bi_encoder.model import BiEncoder as Model
-from training.bi_encoder.model import captions_of, chunks, late_matrix, owners, recalls
-from training.bi_encoder.source import Source
+from llama_index_rnx.rankers.mini import CAPTION_SHARE, ImageScorer
+from training.bi_encoder.chain import Chain, ImageSplit
+from training.bi_encoder.logistic import fit_logistic, minimize
+from training.bi_encoder.model import late_score_matrix, owners, recalls
 
-LIST = 20
+LIST = 20  # images per caption that scores are calibrated and reranked on
+
+# Scale, late and hub weights before the fit.
+START = (20.0, 10.0, -10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSplit:
-    """One set of pictures, as every head has it cached."""
-
-    first: Source
-    others: tuple[Source, ...]
-
-    @property
-    def everything(self) -> list[int]:
-        return list(range(len(self.first.items)))
-
-
-class Chain:
-    """All heads together: the tuned tower with its part, and what the other heads read."""
-
-    def __init__(self, model: Model, towers: Sequence[ImageTower], heads: Sequence[Path]) -> None:
-        names = tuple(
-            "lite2" if tower.end.head.conv.in_channels == 352 else "lite1" for tower in towers
-        )
-        self.first, self.towers = model, towers
-        self.part = ImageScorer(ImageConfig(others=names)).eval()
-        trained = {
-            name: tensor
-            for name, tensor in model.part.state_dict().items()
-            if name not in ("basis", "bank")
-        }
-        self.part.load_state_dict(trained, strict=False)
-        for head, folder in zip(self.part.heads, heads, strict=True):
-            head.load_state_dict(load_file(folder / "head.safetensors"))
-
-    @torch.inference_mode()
-    def images(self, split: ImageSplit, rows: list[int]) -> ImageVectors:
-        """The whole pictures (first view) of `rows`."""
-        parts = [
-            self._images(split, chunk, np.zeros(len(chunk), int)) for chunk in chunks(rows, 128)
-        ]
-        return ImageVectors(
-            vector=torch.cat([p.vector for p in parts]),
-            regions=torch.cat([p.regions for p in parts]),
-        )
-
-    def _images(self, split: ImageSplit, rows: list[int], view: np.ndarray) -> ImageVectors:
-        cells = [source.pictures(rows, view).float() for source in split.others]
-        return self.part.joined_images(self.first.images(split.first.pictures(rows, view)), cells)
-
-    def captions(self, split: ImageSplit, texts: list[int]) -> CaptionVectors:
-        """Of any texts of a split."""
-        return captions_of(self.part.captions, split.first, texts)
-
-    @torch.no_grad()
-    def join(
-        self, split: ImageSplit, texts: list[int], figures: ImageSplit, figure_texts: list[int]
-    ) -> None:
-        """The basis: principal directions of the captions' vectors, all heads behind one another."""
-        found = [self._apart(of, some) for of, some in ((split, texts), (figures, figure_texts))]
-        directions = torch.linalg.svd(torch.cat(found), full_matrices=False).Vh  # one a row
-        self.part.basis.copy_(directions[: self.part.config.dim].T)
-
-    def _apart(self, split: ImageSplit, texts: list[int]) -> Tensor:
-        pooled = torch.from_numpy(split.first.pooled[texts]).float()
-        first = captions_of(self.part.caption, split.first, texts).vector
-        return torch.cat(
-            [first, *(head.captions(pooled) for head in self.part.heads)], -1
-        )  # [Q, D + E * 384]
-
-    def eyes(self) -> ImageEncoder:
-        """The towers as they ship."""
-        eyes = ImageEncoder(self.part.config.others)
-        eyes.tower.load_state_dict(self.first.tower.state_dict())
-        for other, tower in zip(eyes.others, self.towers, strict=True):
-            source: nn.Module = tower if isinstance(other, ImageTower) else tower.end
-            other.load_state_dict(source.state_dict())
-        return eyes
-
-
-def drawn_texts(split: ImageSplit, count: int, seed: int = 0) -> list[int]:
-    """One text each of some training pictures."""
-    rng = np.random.default_rng(seed)
-    rows = rng.choice(split.first.rows, size=count, replace=False)
-    return [int(rng.choice(split.first.texts[row])) for row in rows]
-
-
-def quantised(regions: Tensor) -> Tensor:
-    """Regions as int8 with one scale a vector, and back: what an index keeps."""
-    scale = regions.abs().amax(-1, keepdim=True) / 127
-    return F.normalize((regions / scale).round() * scale, dim=-1)
-
-
-def lists_of(scores: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """The best LIST pictures of every query [Q, L], and which place holds the right one (-1: none)
-    [Q].
+class ScoreParts:
+    """The parts of the image score on one split. cosine, late: [Q, B]; hub: [B]; owner: [Q], the
+    right image of every caption.
     """
-    top = scores.topk(LIST, dim=1).indices
-    hit = top == owner[:, None]
-    return top, torch.where(hit.any(1), hit.int().argmax(1), torch.tensor(-1))
-
-
-def fit_features(features: Tensor, place: Tensor) -> Tensor:
-    """Scale, late and hub weights by softmax, bias by sigmoid. features: [Q, L, 3] -> [4]."""
-    found = place >= 0
-    x, y = features[found], place[found]
-    weights = torch.tensor([20.0, 10.0, -10.0], requires_grad=True)
-    bias = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], lr=0.5, max_iter=100, line_search_fn="strong_wolfe")
-
-    def listwise() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weights, y)
-        loss.backward()
-        return loss
-
-    optimizer.step(listwise)
-    second = torch.optim.LBFGS([bias], lr=0.5, max_iter=100, line_search_fn="strong_wolfe")
-    logits = (features @ weights).detach()
-    right = F.one_hot(place.clamp_min(0), LIST) * found[:, None]
-
-    def pointwise() -> Tensor:
-        second.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(logits + bias, right.float())
-        loss.backward()
-        return loss
-
-    second.step(pointwise)
-    return torch.cat([weights.detach(), bias.detach()])
-
-
-def reranked(base: Tensor, scores: Tensor) -> Tensor:
-    """A score matrix whose first LIST of each row are those of `base`, in the order of `scores`."""
-    top = base.topk(LIST, dim=1).indices
-    lifted = scores.gather(1, top).double() + 1e3
-    return base.double().scatter(1, top, lifted)
-
-
-def gain(before: Tensor, after: Tensor, owner: Tensor, rounds: int = 2000) -> str:
-    """What `after` adds to R@1 in points, with its 95 % bootstrap interval over pictures (not
-    captions).
-    """
-    hits = [(scores.argmax(1) == owner).double() for scores in (before, after)]
-    count = torch.zeros(before.shape[1], dtype=torch.double).index_add(
-        0, owner, torch.ones_like(hits[0])
-    )
-    won = torch.zeros_like(count).index_add(0, owner, hits[1] - hits[0])  # [B]
-    drawn = torch.randint(
-        len(count), (rounds, len(count)), generator=torch.Generator().manual_seed(0)
-    )
-    share = 100 * won[drawn].sum(1) / count[drawn].sum(1)  # [rounds]
-    low, high = share.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    return f"{100 * float(won.sum() / count.sum()):+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """The parts of the image score on one split. cosine, late: [Q, B]; hub: [B]; owner: [Q]."""
 
     cosine: Tensor
     late: Tensor
@@ -189,69 +34,118 @@ class Scores:
     owner: Tensor
 
 
-def scores_of(chain: Chain, split: ImageSplit) -> Scores:
-    """Every text of a split with every picture, by the part's own bank, regions as int8."""
+def scores_of(chain: Chain, split: ImageSplit) -> ScoreParts:
+    """Score every text of a split with every image, with hubness by the scorer's own bank and
+    regions as an index keeps them.
+    """
     texts, owner = owners(split.first)
-    images, captions = chain.images(split, split.first.rows), chain.captions(split, texts)
-    return Scores(
+    images = chain.images(split, split.first.rows)
+    captions = chain.captions(split, texts)
+    return ScoreParts(
         cosine=captions.vector @ images.vector.T,
-        late=late_matrix(captions, quantised(images.regions)),
+        late=late_score_matrix(captions, quantize_regions(images.regions)),
         hub=chain.part.hubness(images.vector),
         owner=owner,
     )
 
 
+def quantize_regions(regions: Tensor) -> Tensor:
+    """Round regions to int8 with one scale per vector, and back: what an index keeps."""
+    scale = regions.abs().amax(-1, keepdim=True) / 127
+    return F.normalize((regions / scale).round() * scale, dim=-1)
+
+
+def top_lists(scores: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best LIST images of every caption [Q, L], and the index of the right one among
+    them (-1: it is not there) [Q].
+    """
+    top = scores.topk(LIST, dim=1).indices
+    is_owner = top == owner[:, None]
+    index = torch.where(is_owner.any(1), is_owner.int().argmax(1), torch.tensor(-1))
+    return top, index
+
+
+def fit_features(features: Tensor, index: Tensor) -> Tensor:
+    """Fit scale, late and hub weights by a softmax over lists, then a bias by a sigmoid.
+
+    features: [Q, L, 3]; index: [Q], the right image of a list, or -1. Returns [4].
+    """
+    has_owner = index >= 0
+    known = features[has_owner]
+    target = index[has_owner]
+    weights = torch.tensor(START, requires_grad=True)
+    minimize(weights, lambda: F.cross_entropy(known @ weights, target), steps=100)
+
+    logits = (features @ weights).detach()  # [Q, L]
+    labels = (F.one_hot(index.clamp_min(0), LIST) * has_owner[:, None]).float()
+    bias = torch.zeros(1, requires_grad=True)
+    minimize(bias, lambda: F.binary_cross_entropy_with_logits(logits + bias, labels), steps=100)
+    return torch.cat([weights.detach(), bias.detach()])
+
+
+def rerank_matrix(base: Tensor, scores: Tensor) -> Tensor:
+    """Return scores [Q, B] whose first LIST images of each row are those of `base`, in the order of
+    `scores`.
+    """
+    top = base.topk(LIST, dim=1).indices
+    lifted = scores.gather(1, top).double() + 1e3
+    return base.double().scatter(1, top, lifted)
+
+
+def recall_gain(before: Tensor, after: Tensor, owner: Tensor, rounds: int = 2000) -> str:
+    """Return what `after` adds to R@1 in points, with its 95 % bootstrap interval over images (not
+    captions).
+    """
+    hits_before = (before.argmax(1) == owner).double()  # [Q]
+    hits_after = (after.argmax(1) == owner).double()
+    zeros = torch.zeros(before.shape[1], dtype=torch.double)
+    count = zeros.index_add(0, owner, torch.ones_like(hits_before))  # [B]
+    won = zeros.index_add(0, owner, hits_after - hits_before)  # [B]
+
+    rng = torch.Generator().manual_seed(0)
+    samples = torch.randint(len(count), (rounds, len(count)), generator=rng)
+    share = 100 * won[samples].sum(1) / count[samples].sum(1)  # [rounds]
+    low, high = share.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return f"{100 * float(won.sum() / count.sum()):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def calibration_table(
-    part: ImageScorer, scores: Scores, scalars: Tensor | None = None
+    part: ImageScorer, scores: ScoreParts, scalars: Tensor | None = None
 ) -> dict[str, object]:
-    """The rows of the report on one split; scalars are cross-fitted on its pictures unless given."""
-    cosine, late, hub, owner = scores.cosine, scores.late, scores.hub, scores.owner
-    rows: dict[str, object] = {
-        "pictures": len(hub),
+    """Return the rows of the report on one split.
+
+    scalars: [4] of `calibrate`; without them they are cross-fitted: each half of the images is
+    scored with the scalars of the other half.
+    """
+    cosine, owner = scores.cosine, scores.owner
+    with_hub, joint = _combined(part, scores, scalars)
+    reranked = rerank_matrix(with_hub, joint)
+    return {
+        "pictures": len(scores.hub),
         "texts": len(owner),
         "cosine": recalls(cosine, owner),
+        "cosine + hub": recalls(with_hub, owner),
+        "+ late, top 20 of cosine": recalls(rerank_matrix(cosine, joint), owner),
+        "+ late, top 20 of cosine + hub": recalls(reranked, owner),
+        "+ late, all": recalls(joint, owner),
+        "gain of the hub": recall_gain(cosine, with_hub, owner),
+        "gain of late after hub": recall_gain(with_hub, reranked, owner),
+        "gain of both": recall_gain(cosine, rerank_matrix(cosine, joint), owner),
     }
-    half = owner % 2
-    with_hub, joint = torch.empty_like(cosine), torch.empty_like(cosine)
-    for side in (0, 1):
-        mine = half == side
-        weights = (
-            scalars if scalars is not None else _fit_half(cosine, late, hub, owner, half != side)
-        )
-        scale, a, hubs = weights[:3]
-        with_hub[mine] = cosine[mine] + hubs / scale * (hub - part.hub_mean)
-        joint[mine] = with_hub[mine] + a / scale * late[mine]
-    rows["cosine + hub"] = recalls(with_hub, owner)
-    rows["+ late, top 20 of cosine"] = recalls(reranked(cosine, joint), owner)
-    rows["+ late, top 20 of cosine + hub"] = recalls(reranked(with_hub, joint), owner)
-    rows["+ late, all"] = recalls(joint, owner)
-    rows["gain of the hub"] = gain(cosine, with_hub, owner)
-    rows["gain of late after hub"] = gain(with_hub, reranked(with_hub, joint), owner)
-    rows["gain of both"] = gain(cosine, reranked(cosine, joint), owner)
-    return rows
 
 
-def _fit_half(cosine: Tensor, late: Tensor, hub: Tensor, owner: Tensor, mine: Tensor) -> Tensor:
-    top, place = lists_of(cosine[mine], owner[mine])
-    return fit_features(
-        torch.stack([cosine[mine].gather(1, top), late[mine].gather(1, top), hub[top]], -1), place
-    )
+def calibrate(part: ImageScorer, scores: ScoreParts) -> Tensor:
+    """Fit the scorer's scalars on a split, in place, and return them: scale, late, hub, bias.
 
-
-def calibrate(part: ImageScorer, scores: Scores) -> Tensor:
-    """Fits the part's scalars on a split, twice: the second time on the lists that the first
-    retrieves.
+    The fit runs twice, the second time on the lists that the first one retrieves.
     """
-    cosine, late, hub, owner = scores.cosine, scores.late, scores.hub, scores.owner
-    part.hub_mean.fill_(hub.mean())
-    base = cosine
+    part.hub_mean.fill_(scores.hub.mean())
+    hub = scores.hub - part.hub_mean
+    base = scores.cosine
     for _ in range(2):
-        top, place = lists_of(base, owner)
-        features = torch.stack(
-            [cosine.gather(1, top), late.gather(1, top), (hub - part.hub_mean)[top]], -1
-        )
-        weights = fit_features(features, place)
-        base = cosine + weights[2] / weights[0] * (hub - part.hub_mean)
+        weights = _fit(scores.cosine, scores.late, hub, scores.owner, base)
+        base = scores.cosine + weights[2] / weights[0] * hub
+
     with torch.no_grad():
         part.log_scale.copy_(weights[0].log())
         part.late.copy_(weights[1] / weights[0])
@@ -261,59 +155,47 @@ def calibrate(part: ImageScorer, scores: Scores) -> Tensor:
 
 
 def retrieval_calibration(chain: Chain, photographs: ImageSplit) -> list[float]:
-    """Scale and bias that make the cosine of the index vectors the logit of being right, on lists
-    of 20 (Flickr8k dev).
+    """Return scale and bias that make the cosine of the index vectors the logit of being right, on
+    lists of 20 (Flickr8k dev).
     """
     texts, owner = owners(photographs.first)
-    part, vectors = chain.part, chain.images(photographs, photographs.first.rows).vector
+    part = chain.part
+    vectors = chain.images(photographs, photographs.first.rows).vector
     with torch.no_grad():
-        indexed, asked = (
-            part.index_vector(vectors, part.hubness(vectors)),
-            chain.captions(photographs, texts).vector,
-        )
-        cosine = CAPTION_SHARE * (
-            part.query_vector(asked) @ indexed.T
-        )  # [Q, B], as in the collection
-    top, place = lists_of(cosine, owner)
-    near = cosine.gather(1, top).flatten()
-    right = (F.one_hot(place.clamp_min(0), LIST) * (place >= 0)[:, None]).flatten().float()
-    line = torch.tensor([50.0, -10.0], requires_grad=True)
-    optimizer = torch.optim.LBFGS([line], lr=0.5, max_iter=200, line_search_fn="strong_wolfe")
+        indexed = part.index_vector(vectors, part.hubness(vectors))
+        queries = part.query_vector(chain.captions(photographs, texts).vector)
+        # As the collection scores them.
+        cosine = CAPTION_SHARE * (queries @ indexed.T)  # [Q, B]
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.binary_cross_entropy_with_logits(near * line[0] + line[1], right)
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    return [round(float(x), 3) for x in line]
+    top, index = top_lists(cosine, owner)
+    labels = F.one_hot(index.clamp_min(0), LIST) * (index >= 0)[:, None]  # [Q, L]
+    return fit_logistic(cosine.gather(1, top).flatten(), labels.flatten().float())
 
 
-def export(chain: Chain, data: dict[str, ImageSplit], final: Path, rows: dict[str, object]) -> None:
-    """image.safetensors, image.json and the vectors of all pictures for the joint stage."""
-    (final / "cache").mkdir(parents=True, exist_ok=True)
-    weights = {f"eyes.{k}": v for k, v in chain.eyes().state_dict().items()}
-    weights.update({f"part.{k}": v for k, v in chain.part.state_dict().items()})
-    save_file({k: v.float().contiguous() for k, v in weights.items()}, final / "image.safetensors")
-    config = asdict(chain.part.config)
-    about = {
-        "config": config,
-        "retrieval": retrieval_calibration(chain, data["flickr_dev"]),
-        "results": rows,
-    }
-    (final / "image.json").write_text(json.dumps(about, indent=1))
-    for name in ("flickr_train", "flickr_dev", "openstax"):
-        source = data[name].first
-        images = chain.images(data[name], data[name].everything)
-        held = np.isin(
-            data[name].everything, source.rows, invert=True
-        )  # OpenStax: the development modules
-        np.savez(
-            final / "cache" / f"{name}.npz",
-            name=np.array([item.name for item in source.items]),
-            vector=images.vector.half().numpy(),
-            regions=images.regions.half().numpy(),
-            hub=chain.part.hubness(images.vector).numpy(),
-            dev=held,
-        )
+def _combined(
+    part: ImageScorer, scores: ScoreParts, scalars: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return cosine + hub correction, and that + late interaction; both [Q, B]."""
+    with_hub = torch.empty_like(scores.cosine)
+    joint = torch.empty_like(scores.cosine)
+    half = scores.owner % 2
+    for side in (0, 1):
+        mine = half == side
+        weights = _fit_rows(scores, half != side) if scalars is None else scalars
+        scale, late, hub = weights[:3]
+        with_hub[mine] = scores.cosine[mine] + hub / scale * (scores.hub - part.hub_mean)
+        joint[mine] = with_hub[mine] + late / scale * scores.late[mine]
+    return with_hub, joint
+
+
+def _fit_rows(scores: ScoreParts, mine: Tensor) -> Tensor:
+    """Fit on some captions; mine: bool [Q]."""
+    cosine = scores.cosine[mine]
+    return _fit(cosine, scores.late[mine], scores.hub, scores.owner[mine], cosine)
+
+
+def _fit(cosine: Tensor, late: Tensor, hub: Tensor, owner: Tensor, base: Tensor) -> Tensor:
+    """Fit on the lists that `base` [Q, B] retrieves."""
+    top, index = top_lists(base, owner)
+    features = torch.stack([cosine.gather(1, top), late.gather(1, top), hub[top]], -1)
+    return fit_features(features, index)

@@ -1,278 +1,217 @@
-"""Bi-encoder and cross-encoder, separate (SEP) or with shared weights (JOINT): arXiv 2103.11920."""
+"""Bi-encoder and cross-encoder, separate (SEP) or with shared weights (JOINT): how they are trained
+together. Source: Retrieve Fast, Rerank Smart, arXiv 2103.11920.
+"""
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import TransformerLayer
-from training.bi_encoder.heads import rows_of
-from training.bi_encoder.model import chunks, owners
-from training.bi_encoder.source import Source
+from training.bi_encoder.model import IMAGES_AT_ONCE, TEXTS_AT_ONCE, chunked, owners
+from training.bi_encoder.shared_encoder import SharedEncoder
+from training.bi_encoder.source import CachedPairs, epoch_batch
+from training.bi_encoder.training import BETAS, MAX_SCALE
+from training.engine import ModuleTask, warmup_times_cosine
 from training.losses import hard_triplet, infonce
 
 WORDS = 24  # of a caption; longer ones are cut
 
-
-CUTS = (10, 20, 50)
+# Captions whose hard negatives are mined at once; all of them would fill a gigabyte.
+MINED_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class CooperationSettings:
-    """One run of all three models."""
+    """The settings of one run of all three models. Every field is an option of
+    `training.cooperation`.
+
+    Args:
+        rounds: of one step each of the bi-encoder, of the cross-encoder, or of both in turn.
+        pictures: images of a bi-encoder batch. captions: of each of them.
+        lists: of a cross-encoder batch: a caption, its image and wrong ones.
+        length: images of a list.
+        nearest: hard negatives are drawn from that many that the bi-encoder puts first.
+        hard: hard negatives of a list; the others are drawn from all images. With hard ones alone
+            the loss never leaves log(length).
+        mine_every: rounds; the bi-encoder of the moment mines anew (ANCE, arXiv 2007.00808).
+        rate: peak learning rate. decay: weight decay.
+        dropout, width, layers: of the shared encoder.
+        loss: of the bi-encoder, "infonce" or "hard_triplet".
+        queries: captions whose scores over all images the cross-encoder computes.
+        seed: of everything that is drawn.
+    """
 
     rounds: int = 300
-    pictures: int = 256  # of a bi-encoder batch
-    captions: int = 2  # of each of them
-    lists: int = 24  # of a cross-encoder batch: a caption, its picture and wrong ones
+    pictures: int = 256
+    captions: int = 2
+    lists: int = 24
     length: int = 8
-    nearest: int = 50  # hard wrong pictures are drawn from that many that the bi-encoder puts first
-    # Of a list; the others are drawn from all: with hard ones alone a loss of log(length) is never
-    # left.
+    nearest: int = 50
     hard: int = 2
-    mine_every: int = 60  # rounds; the bi-encoder of the moment mines anew (ANCE, arXiv 2007.00808)
+    mine_every: int = 60
     rate: float = 5e-4
     decay: float = 0.05
     dropout: float = 0.2
     width: int = 128
     layers: int = 2
     loss: str = "infonce"
-    queries: int = 500  # captions whose scores over all pictures the cross-encoder gives
+    queries: int = 500
     seed: int = 0
 
 
-class SharedReader(nn.Module):
-    """A transformer over cells [N, 16, 1280], words [N, T, 384], or both."""
+class CooperationTask(ModuleTask):
+    """A shared encoder in training on one source of photographs: as bi-encoder, as cross-encoder,
+    or as both in turn.
 
-    def __init__(self, settings: CooperationSettings) -> None:
-        super().__init__()
-        width = settings.width
-        self.cells, self.words = nn.Linear(1280, width), nn.Linear(384, width)
-        self.layers = nn.ModuleList(TransformerLayer(width, 4) for _ in range(settings.layers))
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(settings.dropout)
-        self.vector = nn.Linear(width, 256)
-        self.score = nn.Parameter(
-            torch.full((256,), 20.0)
-        )  # both together begin as the cosine of what attention made of both
-        self.temperature = nn.Parameter(torch.tensor(math.log(20.0)))
+    Args:
+        encoder: the weights to train.
+        source: photographs with `grid` maps.
+        settings: of the run.
+        turns: "bi", "cross" or both; a step has one loss per turn, each with a batch of its own.
+            Losses are never added up: every turn moves the weights.
+        miner: the bi-encoder that mines hard negatives; by default the encoder itself.
+    """
 
-    def _read(self, *parts: tuple[Tensor, Tensor]) -> list[Tensor]:
-        """All parts attend to one another; a unit vector [N, 256] of each."""
-        x, mask = (
-            torch.cat(found, 1) for found in zip(*parts, strict=True)
-        )  # [N, T, width], [N, T]
-        for layer in self.layers:
-            x = layer(x, mask)
-        lengths = [part.shape[1] for _, part in parts]
-        columns = zip(
-            torch.split(self.norm(x), lengths, 1),
-            torch.split(mask.unsqueeze(-1), lengths, 1),
-            strict=True,
+    max_grad_norm = 1.0
+    updates_after_each_loss = True
+
+    def __init__(
+        self,
+        encoder: SharedEncoder,
+        source: CachedPairs,
+        settings: CooperationSettings,
+        turns: Sequence[str],
+        miner: SharedEncoder | None = None,
+    ) -> None:
+        super().__init__(encoder)
+        self.encoder = encoder
+        self.source = source
+        self.settings = settings
+        self.turns = tuple(turns)
+        self.miner = miner or encoder
+
+        self.name = "+".join(turns)
+        self.steps = settings.rounds
+        self.evaluate_every = settings.mine_every
+        self._hard_negatives = torch.empty(0, dtype=torch.long)  # [texts, nearest]
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.encoder.parameters(),
+            lr=self.settings.rate,
+            weight_decay=self.settings.decay,
+            betas=BETAS,
         )
-        return [
-            F.normalize(self.vector((of * kept).sum(1) / kept.sum(1)).float(), dim=-1)
-            for of, kept in columns
-        ]
 
-    def _cells(self, cells: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cells(self.dropout(cells)), torch.ones(cells.shape[:2], dtype=torch.bool)
+    def learning_rate_factor(self, step: int) -> float:
+        return warmup_times_cosine(step, 0.1 * self.steps, self.steps)
 
-    def _words(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.words(self.dropout(states)), mask
+    def ema_decay(self, step: int) -> float:
+        """Average nothing: the run ends with the last weights."""
+        return 0.0
 
-    def images(self, cells: Tensor) -> Tensor:
-        """Unit length [N, 256]."""
-        return self._read(self._cells(cells))[0]
+    def losses(self, step: int) -> Iterator[Tensor]:
+        if "cross" in self.turns and step % self.settings.mine_every == 0:
+            self._hard_negatives = mine_hard_negatives(
+                self.miner, self.source, self.settings.nearest
+            )
 
-    def captions(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Unit length [N, 256]."""
-        return self._read(self._words(states, mask))[0]
+        rng = np.random.default_rng([self.settings.seed, step])
+        torch.manual_seed(self.settings.seed * 100_003 + step)
+        self.encoder.train()
+        for turn in self.turns:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = self._bi_loss(step, rng) if turn == "bi" else self._cross_loss(step, rng)
+            # Outside of autocast, which must not reach the backward pass.
+            yield loss
 
-    def together(self, cells: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """How well each picture fits the caption beside it: [N]."""
-        seen, asked = self._read(self._cells(cells), self._words(states, mask))
-        return (seen * asked * self.score).sum(-1)  # not a `Linear`: bf16 would tie half of a list
+    def state(self) -> dict[str, Tensor]:
+        """Return the mined negatives: the weights that mined them are gone."""
+        return {"hard_negatives": self._hard_negatives} if len(self._hard_negatives) else {}
 
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._hard_negatives = state.get("hard_negatives", self._hard_negatives)
 
-class CooperationRun:
-    """A reader in training on one source of photographs: its two kinds of step, and mining."""
+    def _bi_loss(self, step: int, rng: np.random.Generator) -> Tensor:
+        """Return the loss with in-batch negatives."""
+        settings = self.settings
+        rows = epoch_batch(self.source.rows, settings.pictures, step, settings.seed)
+        chosen = [rng.permutation(self.source.texts[row])[: settings.captions] for row in rows]
+        owner = torch.tensor([i for i, texts in enumerate(chosen) for _ in texts])  # [Q]
+        texts = [int(text) for texts in chosen for text in texts]
 
-    def __init__(self, reader: SharedReader, source: Source, settings: CooperationSettings) -> None:
-        self.reader, self.source, self.settings = reader, source, settings
-        self.hard = torch.empty(0)
-
-    def bi_loss(self, turn: int, rng: np.random.Generator) -> Tensor:
-        """In-batch negatives."""
-        result_rows = rows_of(self.source, self.settings.pictures, turn, self.settings.seed)
-        chosen = [
-            rng.permutation(self.source.texts[row])[: self.settings.captions] for row in result_rows
-        ]
-        owner = torch.tensor([place for place, texts in enumerate(chosen) for _ in texts])
-        states, mask, _ = self.source.captions([int(t) for texts in chosen for t in texts], WORDS)
-        cells = self.source.pictures(
-            result_rows, rng.integers(self.source.maps.shape[1], size=len(result_rows))
-        ).float()
-        cosine = self.reader.captions(states, mask) @ self.reader.images(cells).T  # [Q, B]
-        if self.settings.loss == "hard_triplet":
+        states, mask, _ = self.source.caption_states(texts, WORDS)
+        cells = self.source.image_maps(rows, self.source.draw_views(len(rows), rng)).float()
+        cosine = self.encoder.captions(states, mask) @ self.encoder.images(cells).T  # [Q, B]
+        if settings.loss == "hard_triplet":
             return hard_triplet(cosine, owner)
-        scale = self.reader.temperature.exp().clamp(max=100)
-        return infonce(scale * cosine, F.one_hot(owner, len(result_rows)).float())
+        scale = self.encoder.temperature.exp().clamp(max=MAX_SCALE)
+        return infonce(scale * cosine, F.one_hot(owner, len(rows)).float())
 
-    def cross_loss(self, turn: int, rng: np.random.Generator) -> Tensor:
-        """Lists of a caption's picture and mined wrong ones."""
-        result_rows = rows_of(self.source, self.settings.lists, turn, self.settings.seed + 1)
-        texts = [int(rng.choice(self.source.texts[row])) for row in result_rows]
-        lists = [
-            [row, *self._wrong(row, text, rng)]
-            for row, text in zip(result_rows, texts, strict=True)
+    def _cross_loss(self, step: int, rng: np.random.Generator) -> Tensor:
+        """Return the cross-entropy of lists: a caption's image first, then mined wrong ones."""
+        settings = self.settings
+        rows = epoch_batch(self.source.rows, settings.lists, step, settings.seed + 1)
+        texts = [int(rng.choice(self.source.texts[row])) for row in rows]
+        images = [
+            image
+            for row, text in zip(rows, texts, strict=True)
+            for image in (row, *self._negatives(row, text, rng))
         ]
-        flat = [row for found in lists for row in found]
-        cells = self.source.pictures(
-            flat, rng.integers(self.source.maps.shape[1], size=len(flat))
-        ).float()
-        states, mask, _ = self.source.captions(texts, WORDS)
-        times = self.settings.length
-        scores = self.reader.together(
-            cells, states.repeat_interleave(times, 0), mask.repeat_interleave(times, 0)
-        )
-        return F.cross_entropy(
-            scores.view(len(result_rows), times), torch.zeros(len(result_rows), dtype=torch.long)
-        )
+        cells = self.source.image_maps(images, self.source.draw_views(len(images), rng)).float()
 
-    def _wrong(self, row: int, text: int, rng: np.random.Generator) -> list[int]:
-        """Hard wrong pictures of a caption, and some of all others."""
-        hard = rng.choice(self.hard[text].numpy(), self.settings.hard, replace=False)
-        others = rng.choice(self.source.rows, self.settings.length, replace=False)
-        return [*map(int, hard), *(int(other) for other in others if other != row)][
-            : self.settings.length - 1
-        ]
+        states, mask, _ = self.source.caption_states(texts, WORDS)
+        states = states.repeat_interleave(settings.length, 0)
+        mask = mask.repeat_interleave(settings.length, 0)
+        scores = self.encoder.together(cells, states, mask).view(len(rows), settings.length)
+        return F.cross_entropy(scores, torch.zeros(len(rows), dtype=torch.long))
 
-    def mine(self, miner: SharedReader) -> None:
-        """The `nearest` wrong pictures of every caption by a bi-encoder: [texts, nearest]."""
-        captions, images, owner = vectors(miner, self.source)
-        found = []
-        for start in range(0, len(captions), 1000):  # all at once they would fill a gigabyte
-            cosine, mine = (
-                captions[start : start + 1000] @ images.T,
-                owner[start : start + 1000, None],
-            )
-            found.append(
-                cosine.scatter(1, mine, -torch.inf).topk(self.settings.nearest, dim=1).indices
-            )
-        self.hard = torch.tensor(self.source.rows)[torch.cat(found)]
-
-    def train(self, turns: Sequence[str], miner: SharedReader | None = None) -> SharedReader:
-        """Rounds of one step a turn. Steps alternate, each with a batch of its own; losses are
-        never added up, and the rate moves once a round. `miner` is the bi-encoder that mines:
-        another reader, or this one."""
-        settings, optimizer = self.settings, _optimizer(self.reader, self.settings)
-        losses = {"bi": self.bi_loss, "cross": self.cross_loss}
-        for done in range(settings.rounds):
-            if "cross" in turns and done % settings.mine_every == 0:
-                self.mine(miner or self.reader)
-            rng = np.random.default_rng([settings.seed, done])
-            torch.manual_seed(settings.seed * 100_003 + done)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.rate * _factor(done, settings.rounds)
-            self.reader.train()
-            for turn in turns:
-                with torch.autocast("cpu", dtype=torch.bfloat16):
-                    loss = losses[turn](done, rng)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            if (done + 1) % 50 == 0:
-                last = f"round {done + 1}/{settings.rounds}, last loss {float(loss.detach()):.3f}"
-                print(f"{'+'.join(turns)}: {last}", file=sys.stderr, flush=True)
-        return self.reader.eval()
+    def _negatives(self, row: int, text: int, rng: np.random.Generator) -> list[int]:
+        """Draw wrong images of a caption: some hard ones, then some of all others."""
+        settings = self.settings
+        hard = rng.choice(self._hard_negatives[text].numpy(), settings.hard, replace=False)
+        random = rng.choice(self.source.rows, settings.length, replace=False)
+        negatives = [*map(int, hard), *(int(image) for image in random if image != row)]
+        return negatives[: settings.length - 1]
 
 
-def _optimizer(reader: SharedReader, settings: CooperationSettings) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        reader.parameters(), lr=settings.rate, weight_decay=settings.decay, betas=(0.9, 0.98)
-    )
-
-
-def _factor(done: int, rounds: int) -> float:
-    return min(1.0, (done + 1) / (0.1 * rounds)) * 0.5 * (1 + math.cos(math.pi * done / rounds))
+def new_encoder(settings: CooperationSettings) -> SharedEncoder:
+    """Return an untrained shared encoder; the same at every call."""
+    torch.manual_seed(settings.seed)
+    return SharedEncoder(settings.width, settings.layers, settings.dropout)
 
 
 @torch.inference_mode()
-def vectors(reader: SharedReader, source: Source) -> tuple[Tensor, Tensor, Tensor]:
-    """All captions [Q, 256] and whole pictures [B, 256] of a source, and the owner of each caption
-    [Q].
+def encode_split(encoder: SharedEncoder, source: CachedPairs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all captions [Q, 256] and whole images [B, 256] of a source, and the owner of each
+    caption [Q].
     """
-    reader.eval()
+    encoder.eval()
     texts, owner = owners(source)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         images = [
-            reader.images(source.pictures(b, np.zeros(len(b), int)).float())
-            for b in chunks(source.rows, 128)
+            encoder.images(source.image_maps(rows).float())
+            for rows in chunked(source.rows, IMAGES_AT_ONCE)
         ]
-        captions = [reader.captions(*source.captions(b, WORDS)[:2]) for b in chunks(texts, 512)]
+        captions = [
+            encoder.captions(*source.caption_states(batch, WORDS)[:2])
+            for batch in chunked(texts, TEXTS_AT_ONCE)
+        ]
     return torch.cat(captions), torch.cat(images), owner
 
 
-@torch.inference_mode()
-def cross_scores(reader: SharedReader, source: Source, places: Tensor, texts: list[int]) -> Tensor:
-    """Scores [Q, K] of the pictures at `places` [Q, K] for each of the texts."""
-    cells = source.pictures(source.rows, np.zeros(len(source.rows), int)).float()  # [B, 16, 1280]
-    found, count = [], places.shape[1]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for start in range(0, len(texts), max(1, 1000 // count)):
-            stop = start + max(1, 1000 // count)
-            states, mask, _ = source.captions(texts[start:stop], WORDS)
-            near = places[start:stop].flatten()
-            scores = reader.together(
-                cells[near], states.repeat_interleave(count, 0), mask.repeat_interleave(count, 0)
-            )
-            found.append(scores.view(-1, count))
-    return torch.cat(found)
-
-
-def recall(order: Tensor, owner: Tensor) -> str:
-    """R@1 / 5 / 10 in percent of pictures in order [Q, K], best first."""
-    hit = order == owner[:, None]  # [Q, K]
-    return " / ".join(f"{100 * float(hit[:, :k].any(1).float().mean()):.1f}" for k in (1, 5, 10))
-
-
-def result_rows(
-    name: str,
-    retriever: SharedReader,
-    reranker: SharedReader,
-    source: Source,
-    settings: CooperationSettings,
-) -> list[str]:
-    """The rows of one pair: bi-encoder, its top k in the cross-encoder's order, and the
-    cross-encoder over everything.
-    """
-    texts, _ = owners(source)
-    captions, images, owner = vectors(retriever, source)
-    order = (captions @ images.T).topk(max(CUTS), dim=1).indices  # [Q, 50]
-    scores = cross_scores(reranker, source, order, texts)
-    made = [f"| {name}: bi-encoder | {recall(order, owner)} |"]
-    for k in CUTS:
-        by_score = order[:, :k].gather(1, scores[:, :k].argsort(1, descending=True))
-        made.append(f"| {name}: k = {k} | {recall(by_score, owner)} |")
-    some = torch.linspace(0, len(texts) - 1, settings.queries).long().tolist()
-    everything = torch.arange(len(source.rows)).expand(len(some), -1)
-    over_all = cross_scores(reranker, source, everything, [texts[place] for place in some]).argsort(
-        1, descending=True
-    )
-    made.append(
-        f"| {name}: cross-encoder over all, {len(some)} captions | {recall(over_all, owner[some])} |"
-    )
-    return made
-
-
-def new_reader(settings: CooperationSettings) -> SharedReader:
-    torch.manual_seed(settings.seed)
-    return SharedReader(settings)
+def mine_hard_negatives(miner: SharedEncoder, source: CachedPairs, nearest: int) -> Tensor:
+    """Return the `nearest` wrong images of every caption by a bi-encoder: [texts, nearest]."""
+    captions, images, owner = encode_split(miner, source)
+    chunks = []
+    for start in range(0, len(captions), MINED_AT_ONCE):
+        stop = start + MINED_AT_ONCE
+        cosine = captions[start:stop] @ images.T
+        wrong = cosine.scatter(1, owner[start:stop, None], -torch.inf)
+        chunks.append(wrong.topk(nearest, dim=1).indices)
+    return torch.tensor(source.rows)[torch.cat(chunks)]

@@ -1,14 +1,12 @@
-"""More heads for the bi-encoder: pairs of vectors on frozen maps and pooled captions."""
+"""More heads for the bi-encoder: pairs of vectors on frozen maps and pooled captions. It knows no
+files.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
-import os
-import sys
-import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,22 +14,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llama_index_rnx.rankers.mini import AuxiliaryHead, ImageConfig
-from training.bi_encoder.model import chunks, recalls
-from training.bi_encoder.source import Source
-from training.bi_encoder.training import follow
+from training.bi_encoder.model import IMAGES_AT_ONCE, chunked, recalls
+from training.bi_encoder.source import CachedPairs, epoch_batch
+from training.bi_encoder.training import BETAS, DEV_SPLITS, MAX_SCALE, WARMUP_STEPS
+from training.engine import ModuleTask, warmup_times_cosine
 from training.losses import infonce
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSettings:
-    """One head; defaults are those of the weights in the package."""
+    """The settings of one head; defaults are those of the weights in the package. Every field is an
+    option of `training.train_heads`.
 
-    steps: int = (
-        400  # 33 epochs of photographs: figures go on gaining after photographs have stopped
-    )
+    Args:
+        steps: optimizer steps; 400 are 33 epochs of photographs, and figures go on gaining after
+            photographs have stopped.
+        batch: photographs per step.
+        figures: OpenStax images of a step that has some. openstax: the share of such steps.
+        rate: peak learning rate. decay: weight decay of matrices.
+        dropout: in the head. ema: share of the moving average that stays at a step.
+        seed: of everything that is drawn.
+    """
+
+    steps: int = 400
     batch: int = 512
-    figures: int = 256  # OpenStax pictures of a step that has some
-    openstax: float = 0.34  # such steps, of all
+    figures: int = 256
+    openstax: float = 0.34
     rate: float = 1e-3
     decay: float = 0.05
     dropout: float = 0.3
@@ -40,7 +48,7 @@ class HeadSettings:
 
 
 class Head(nn.Module):
-    """A `AuxiliaryHead` and the temperature it is trained with."""
+    """An `AuxiliaryHead`, and the temperature it is trained with."""
 
     def __init__(self, settings: HeadSettings) -> None:
         super().__init__()
@@ -48,138 +56,94 @@ class Head(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(math.log(20.0)))
 
     def loss(self, cells: Tensor, pooled: Tensor, owner: Tensor) -> Tensor:
-        """InfoNCE of all captions of a batch; cells [B, 16, 1280], pooled [Q, 384], owner [Q]."""
+        """Return InfoNCE of all captions of a batch; cells [B, 16, 1280], pooled [Q, 384], owner
+        [Q].
+        """
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            images, captions = self.pair.images(cells.bfloat16()), self.pair.captions(pooled)
-        scores = self.temperature.exp().clamp(max=100) * (captions @ images.T)  # [Q, B]
-        return infonce(scores, F.one_hot(owner, len(cells)).float())
+            images = self.pair.images(cells.bfloat16())  # [B, D]
+            captions = self.pair.captions(pooled)  # [Q, D]
+        scale = self.temperature.exp().clamp(max=MAX_SCALE)
+        return infonce(scale * (captions @ images.T), F.one_hot(owner, len(cells)).float())
 
 
-def pooled_of(source: Source, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """The pooled captions [Q, 384] of some pictures and their owners [Q]."""
-    texts = [text for row in rows for text in source.texts[row]]
-    owner = torch.tensor([place for place, row in enumerate(rows) for _ in source.texts[row]])
-    return torch.from_numpy(source.pooled[texts]).float(), owner
+class HeadTask(ModuleTask):
+    """A head on Flickr8k in every step and on OpenStax in some."""
+
+    name = "head"
+    evaluate_every = 100
+    max_grad_norm = 5.0
+
+    def __init__(self, head: Head, data: Mapping[str, CachedPairs], settings: HeadSettings) -> None:
+        super().__init__(head)
+        self.head = head
+        self.data = data
+        self.settings = settings
+        self.steps = settings.steps
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        parameters = list(self.head.parameters())
+        groups = [
+            {
+                "params": [p for p in parameters if p.ndim > 1],
+                "weight_decay": self.settings.decay,
+            },
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.settings.rate, betas=BETAS)
+
+    def learning_rate_factor(self, step: int) -> float:
+        return warmup_times_cosine(step, WARMUP_STEPS, self.steps)
+
+    def ema_decay(self, step: int) -> float:
+        return min(self.settings.ema, step / (step + 10))
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        self.head.train()
+        rng = np.random.default_rng([self.settings.seed, step])
+        torch.manual_seed(self.settings.seed * 100_003 + step)
+        for source, rows in self._batches(step):
+            cells = source.image_maps(rows, source.draw_views(len(rows), rng))
+            yield self.head.loss(cells, *pooled_captions(source, rows))
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, float]:
+        """Return recalls in percent of the head alone, on both development splits."""
+        metrics: dict[str, float] = {}
+        for split in DEV_SPLITS:
+            source = self.data[split]
+            images = encode_images(self.head.pair, source, source.rows)
+            pooled, owner = pooled_captions(source, source.rows)
+            values = recalls(self.head.pair.captions(pooled) @ images.T, owner)
+            metrics.update({f"{split} cosine {name}": x for name, x in values.items()})
+        return metrics
+
+    def _batches(self, step: int) -> list[tuple[CachedPairs, list[int]]]:
+        """Return photographs in every step, and figures in a share of them."""
+        settings = self.settings
+        photos = self.data["flickr_train"]
+        batches = [(photos, epoch_batch(photos.rows, settings.batch, step, settings.seed))]
+
+        before = int(step * settings.openstax)
+        after = int((step + 1) * settings.openstax)
+        if after > before:
+            figures = self.data["openstax"]
+            rows = epoch_batch(figures.rows, settings.figures, before, settings.seed)
+            batches.append((figures, rows))
+        return batches
 
 
-def rows_of(source: Source, size: int, step: int, seed: int) -> list[int]:
-    """The pictures of a step: epochs of shuffled rows, the incomplete batch at the end dropped; a
-    function of the step.
+def pooled_captions(source: CachedPairs, rows: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the pooled captions [Q, 384] of some images, and the owner [Q] of each: the position
+    of its image in `rows`.
     """
-    an_epoch = len(source.rows) // size
-    order = np.random.default_rng([seed, len(source.rows), step // an_epoch]).permutation(
-        source.rows
-    )
-    at = step % an_epoch * size
-    return [int(row) for row in order[at : at + size]]
-
-
-def batches(
-    data: dict[str, Source], settings: HeadSettings, step: int
-) -> list[tuple[Source, list[int]]]:
-    """Photographs in every step, figures in a share of them."""
-    found = [
-        (data["flickr_train"], rows_of(data["flickr_train"], settings.batch, step, settings.seed))
-    ]
-    before, after = int(step * settings.openstax), int((step + 1) * settings.openstax)
-    if after > before:
-        found.append(
-            (data["openstax"], rows_of(data["openstax"], settings.figures, before, settings.seed))
-        )
-    return found
-
-
-def step_of(
-    head: Head,
-    optimizer: torch.optim.Optimizer,
-    data: dict[str, Source],
-    settings: HeadSettings,
-    step: int,
-) -> float:
-    """One step; all that is drawn is a function of its number."""
-    rng = np.random.default_rng([settings.seed, step])
-    torch.manual_seed(settings.seed * 100_003 + step)
-    total = 0.0
-    for source, rows in batches(data, settings, step):
-        cells = source.pictures(rows, rng.integers(source.maps.shape[1], size=len(rows)))
-        loss = head.loss(cells, *pooled_of(source, rows))
-        loss.backward()
-        total += float(loss.detach())
-    nn.utils.clip_grad_norm_(head.parameters(), 5.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total
-
-
-def train_heads(head: Head, data: dict[str, Source], settings: HeadSettings, out: Path) -> Head:
-    """All steps; the moving average of the weights."""
-    matrices, rest = (
-        [p for p in head.parameters() if p.ndim > 1],
-        [p for p in head.parameters() if p.ndim <= 1],
-    )
-    groups = [
-        {"params": matrices, "weight_decay": settings.decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
-    average, start, began = copy.deepcopy(head), _resume(out, head, optimizer), time.time()
-    if start:
-        average.load_state_dict(torch.load(out / "state.pt", weights_only=True)["average"])
-    for step in range(start, settings.steps):
-        rate = (
-            settings.rate
-            * min(1.0, (step + 1) / 20)
-            * 0.5
-            * (1 + math.cos(math.pi * step / settings.steps))
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        head.train()
-        loss = step_of(head, optimizer, data, settings, step)
-        follow(average, head, min(settings.ema, step / (step + 10)))
-        if (step + 1) % 100 == 0 or step + 1 == settings.steps:
-            left = (time.time() - began) / (step + 1 - start) * (settings.steps - step - 1)
-            print(
-                f"step {step + 1}/{settings.steps} loss {loss:.3f} {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-            report_heads(average, data, f"step {step + 1}")
-            state = {
-                "head": head.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
-            torch.save({**state, "step": step + 1}, out / "state.pt.part")
-            os.replace(out / "state.pt.part", out / "state.pt")
-    return average
-
-
-def _resume(out: Path, head: Head, optimizer: torch.optim.Optimizer) -> int:
-    if not (out / "state.pt").exists():
-        return 0
-    saved = torch.load(out / "state.pt", weights_only=True)
-    head.load_state_dict(saved["head"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return int(saved["step"])
+    texts = [text for row in rows for text in source.texts[row]]
+    owner = [position for position, row in enumerate(rows) for _ in source.texts[row]]
+    return torch.from_numpy(source.pooled[texts]).float(), torch.tensor(owner)
 
 
 @torch.inference_mode()
-def images_of(pair: AuxiliaryHead, source: Source, rows: list[int]) -> Tensor:
-    """Vectors [B, D] of whole pictures."""
-    pair.eval()
-    return torch.cat(
-        [pair.images(source.pictures(b, np.zeros(len(b), int)).float()) for b in chunks(rows, 128)]
-    )
-
-
-@torch.inference_mode()
-def report_heads(head: Head, data: dict[str, Source], label: str) -> None:
-    """The head alone on both development splits."""
-    for name in ("flickr_dev", "openstax_dev"):
-        images = images_of(head.pair, data[name], data[name].rows)
-        pooled, owner = pooled_of(data[name], data[name].rows)
-        print(
-            f"{label} {name} cosine {recalls(head.pair.captions(pooled) @ images.T, owner)}",
-            flush=True,
-        )
+def encode_images(head: AuxiliaryHead, source: CachedPairs, rows: list[int]) -> Tensor:
+    """Return vectors [B, D] of whole images."""
+    head.eval()
+    batches = chunked(rows, IMAGES_AT_ONCE)
+    return torch.cat([head.images(source.image_maps(batch).float()) for batch in batches])

@@ -14,11 +14,14 @@ FILES = {
     "openstax": "openstax/figures.jsonl.gz",
 }
 
+_CREDIT = re.compile(r"\((?:credit|attribution|modification)\b.*$", re.IGNORECASE | re.DOTALL)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A picture and what was written about it; `group` keeps the figures of one module on one side
-    of a split.
+    """An image and what was written about it.
+
+    group: keeps the figures of one module on one side of a split.
     """
 
     path: Path
@@ -27,31 +30,29 @@ class Pair:
     group: str
 
 
-def pairs(data: Path, source: str) -> list[Pair]:
-    """The pictures of a source in `FILES`, each once, with all its texts (credits cut, doubles
-    dropped).
+def read_pairs(data: Path, source: str) -> list[Pair]:
+    """Read the images of a source in `FILES`, each once, with all its texts: credits cut, texts of
+    one word and duplicates dropped.
     """
     file = data / FILES[source]
-    found: dict[str, Pair] = {}
+    by_image: dict[str, Pair] = {}
     with gzip.open(file, "rt") as lines:
-        for row in map(json.loads, lines):
-            texts = row.get("captions") or [row["alt"], row["caption"], row["title"]]
-            before = found[row["image"]].texts if row["image"] in found else ()
-            kept = tuple(
-                dict.fromkeys(
-                    [*before, *(t for t in map(_without_credit, texts) if len(t.split()) > 1)]
-                )
+        for line in lines:
+            row = json.loads(line)
+            name = row["image"]
+            previous = by_image[name].texts if name in by_image else ()
+            by_image[name] = Pair(
+                path=file.parent / name,
+                name=name,
+                texts=tuple(dict.fromkeys([*previous, *_texts(row)])),
+                group=row.get("module", name),
             )
-            found[row["image"]] = Pair(
-                path=file.parent / row["image"],
-                name=row["image"],
-                texts=kept,
-                group=row.get("module", row["image"]),
-            )
-    return [pair for pair in found.values() if pair.texts]
+    return [pair for pair in by_image.values() if pair.texts]
 
 
-def _without_credit(text: str | None) -> str:
-    return re.sub(
-        r"\((?:credit|attribution|modification)\b.*$", "", text or "", flags=re.I | re.S
-    ).strip()
+def _texts(row: dict[str, object]) -> list[str]:
+    """Return the texts of a row of Flickr8k (`captions`) or of OpenStax."""
+    raw = row.get("captions") or [row["alt"], row["caption"], row["title"]]
+    assert isinstance(raw, list)
+    texts = [_CREDIT.sub("", text or "").strip() for text in raw]
+    return [text for text in texts if len(text.split()) > 1]

@@ -1,196 +1,168 @@
-"""How the bi-encoder is trained: contrastive over images and captions."""
+"""How the bi-encoder is trained: contrastively, over images and captions. It knows no files."""
 
 from __future__ import annotations
 
-import copy
-import math
-import os
-import sys
-import time
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from training.bi_encoder.model import (
     BiEncoder,
     BiEncoderSettings,
-    all_late,
-    captions_of,
-    embed_images,
-    late_matrix,
+    encode_captions,
+    encode_images,
+    late_score_matrix,
+    late_scores,
     owners,
-    part_of,
     recalls,
+    slice_captions,
 )
-from training.bi_encoder.source import Source
+from training.bi_encoder.source import CachedPairs, epoch_batch
+from training.engine import ModuleTask, warmup_times_cosine
 from training.losses import infonce
 
+BETAS = (0.9, 0.98)
+WARMUP_STEPS = 20
+MAX_SCALE = 100.0  # of the cosines, whatever the temperature learns
 
-def loss_of(
+# Tokens of a caption that are read: of photographs, whose captions are short, and of figures.
+PHOTO_TOKENS = 24
+FIGURE_TOKENS = 48
+
+DEV_SPLITS = ("flickr_dev", "openstax_dev")
+
+
+class BiEncoderTask(ModuleTask):
+    """The bi-encoder on Flickr8k in every step and on OpenStax in some."""
+
+    name = "bi-encoder"
+    evaluate_every = 60
+    max_grad_norm = 5.0
+
+    def __init__(
+        self, model: BiEncoder, data: Mapping[str, CachedPairs], settings: BiEncoderSettings
+    ) -> None:
+        super().__init__(model)
+        self.model = model
+        self.data = data
+        self.settings = settings
+        self.steps = settings.steps
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        heads = [*self.model.part.parameters(), self.model.temperature]
+        groups = [
+            {
+                "params": [p for p in heads if p.ndim > 1],
+                "lr": settings.rate,
+                "weight_decay": settings.decay,
+            },
+            {
+                "params": [p for p in heads if p.ndim <= 1],
+                "lr": settings.rate,
+                "weight_decay": 0.0,
+            },
+            {
+                "params": self.model.tuned(),
+                "lr": settings.tower_rate,
+                "weight_decay": settings.tower_decay,
+            },
+        ]
+        return torch.optim.AdamW(groups, betas=BETAS)
+
+    def learning_rate_factor(self, step: int) -> float:
+        return warmup_times_cosine(step, WARMUP_STEPS, self.steps)
+
+    def ema_decay(self, step: int) -> float:
+        return min(self.settings.ema, step / (step + 10))
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        settings = self.settings
+        self.model.train()
+        is_tuned = step >= settings.frozen_steps and settings.tower_rate > 0
+        for parameter in self.model.tuned():
+            parameter.requires_grad_(is_tuned)
+
+        rng = np.random.default_rng([settings.seed, step])
+        torch.manual_seed(settings.seed * 100_003 + step)
+        for name, rows in self._batches(step):
+            yield batch_loss(self.model, self.data[name], rows, rng, settings)
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, float]:
+        """Return recalls in percent of the cosine, and of cosine + late interaction over all
+        images, on both development splits.
+        """
+        self.model.eval()
+        metrics: dict[str, float] = {}
+        for split in DEV_SPLITS:
+            for kind, scores, owner in _score_split(self.model, self.data[split]):
+                values = recalls(scores, owner)
+                metrics.update({f"{split} {kind} {name}": x for name, x in values.items()})
+        return metrics
+
+    def _batches(self, step: int) -> list[tuple[str, list[int]]]:
+        """Return the sources of a step with their rows: Flickr8k always, OpenStax `openstax` times
+        a step on average.
+        """
+        settings = self.settings
+        flickr = epoch_batch(self.data["flickr_train"].rows, settings.batch, step, settings.seed)
+        batches = [("flickr_train", flickr)]
+
+        before = int(step * settings.openstax)
+        after = int((step + 1) * settings.openstax)
+        for _ in range(before, after):
+            rows = epoch_batch(self.data["openstax"].rows, settings.batch, before, settings.seed)
+            batches.append(("openstax", rows))
+        return batches
+
+
+def batch_loss(
     model: BiEncoder,
-    source: Source,
+    source: CachedPairs,
     rows: list[int],
     rng: np.random.Generator,
     settings: BiEncoderSettings,
 ) -> Tensor:
-    """One batch: InfoNCE on all captions (bi-encoder) and on one caption a picture with late
-    interaction added.
+    """Return the loss of a batch: InfoNCE of the cosine on all captions, plus InfoNCE with late
+    interaction added on one caption per image.
     """
-    chosen = [list(rng.permutation(source.texts[r])) for r in rows]
-    photographs = source.maps.shape[1] > 2
-    per_picture, longest = (settings.captions, 24) if photographs else (1, 48)
-    others = [(i, t) for i, c in enumerate(chosen) for t in c[1:per_picture]]
-    owner = torch.tensor([*range(len(rows)), *(i for i, _ in others)])  # [Q]
-    states, mask, pooled = source.captions(
-        [*(c[0] for c in chosen), *(t for _, t in others)], longest
-    )
+    shuffled = [list(rng.permutation(source.texts[row])) for row in rows]
+    is_photographs = source.views > 2
+    per_image = settings.captions if is_photographs else 1
+    longest = PHOTO_TOKENS if is_photographs else FIGURE_TOKENS
+
+    # The first caption of every image, then the others of all images.
+    extra = [(i, text) for i, texts in enumerate(shuffled) for text in texts[1:per_image]]
+    texts = [*(texts[0] for texts in shuffled), *(text for _, text in extra)]
+    owner = torch.tensor([*range(len(rows)), *(i for i, _ in extra)])  # [Q]
+    states, mask, pooled = source.caption_states(texts, longest)
     if settings.word_dropout:
         keep = torch.from_numpy(rng.random(mask.shape) >= settings.word_dropout)
-        mask = mask & (keep | (torch.arange(mask.shape[1]) == 0))
-    images = model.images(source.pictures(rows, rng.integers(source.maps.shape[1], size=len(rows))))
+        is_first = torch.arange(mask.shape[1]) == 0
+        mask = mask & (keep | is_first)
+
+    images = model.images(source.image_maps(rows, source.draw_views(len(rows), rng)))
     captions = model.captions(states, mask, pooled)
-    scale, target = (
-        model.temperature.exp().clamp(max=100),
-        F.one_hot(owner, len(rows)).float(),
-    )  # [Q, B]
-    cosine, n = captions.vector @ images.vector.T, len(rows)  # [Q, B]
-    joint = cosine[:n] + model.part.late * all_late(part_of(captions, 0, n), images.regions)
-    return infonce(scale * cosine, target) + infonce(scale * joint, target[:n])
+    scale = model.temperature.exp().clamp(max=MAX_SCALE)
+    target = F.one_hot(owner, len(rows)).float()  # [Q, B]
+    cosine = captions.vector @ images.vector.T  # [Q, B]
+
+    count = len(rows)
+    late = late_scores(slice_captions(captions, 0, count), images.regions)  # [B, B]
+    joint = cosine[:count] + model.part.late * late
+    return infonce(scale * cosine, target) + infonce(scale * joint, target[:count])
 
 
-def train_bi_encoder(
-    model: BiEncoder, data: dict[str, Source], settings: BiEncoderSettings, out: Path
-) -> BiEncoder:
-    """Runs all steps, resuming from `out/state.pt`; returns the moving average of the weights."""
-    optimizer = _optimizer(model, settings)
-    peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    average = copy.deepcopy(model).eval()
-    start = _resume(model, average, optimizer, out)
-    began = time.time()
-    model.train()
-    for step in range(start, settings.steps):
-        for p in model.tuned():
-            p.requires_grad_(step >= settings.frozen_steps and settings.tower_rate > 0)
-        rate = min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * rate
-        loss = _step(model, optimizer, data, settings, step)
-        follow(average, model, min(settings.ema, step / (step + 10)))
-        if (step + 1) % 20 == 0:
-            left = (time.time() - began) / (step + 1 - start) * (settings.steps - step - 1)
-            print(
-                f"step {step + 1}/{settings.steps} loss {loss:.3f} {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-        if (step + 1) % 60 == 0 or step + 1 == settings.steps:
-            report_bi_encoder(average, data, f"step {step + 1}")
-            _keep(model, average, optimizer, step + 1, out)
-    return average
+def _score_split(model: BiEncoder, source: CachedPairs) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield (kind, scores [Q, B], owner [Q]) of both kinds of score."""
+    texts, owner = owners(source)
+    images = encode_images(model, source, source.rows)
+    captions = encode_captions(model.part.caption, source, texts)
 
-
-def _step(
-    model: BiEncoder,
-    optimizer: torch.optim.Optimizer,
-    data: dict[str, Source],
-    settings: BiEncoderSettings,
-    step: int,
-) -> float:
-    """Everything drawn is a function of the step, so that a resumed run goes on as if it had never
-    stopped.
-    """
-    rng = np.random.default_rng([settings.seed, step])
-    torch.manual_seed(settings.seed * 100_003 + step)
-    total = 0.0
-    for name in _turn(step, settings.openstax):
-        loss = loss_of(
-            model, data[name], _batch(data[name].rows, step, settings, name), rng, settings
-        )
-        loss.backward()
-        total += float(loss.detach())
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 5.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total
-
-
-def _optimizer(model: BiEncoder, settings: BiEncoderSettings) -> torch.optim.Optimizer:
-    heads = [*model.part.parameters(), model.temperature]
-    groups = [
-        {
-            "params": [p for p in heads if p.ndim > 1],
-            "lr": settings.rate,
-            "weight_decay": settings.decay,
-        },
-        {"params": [p for p in heads if p.ndim <= 1], "lr": settings.rate, "weight_decay": 0.0},
-        {"params": model.tuned(), "lr": settings.tower_rate, "weight_decay": settings.tower_decay},
-    ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
-
-
-def _resume(
-    model: BiEncoder, average: BiEncoder, optimizer: torch.optim.Optimizer, out: Path
-) -> int:
-    if not (out / "state.pt").exists():
-        return 0
-    saved = torch.load(out / "state.pt", weights_only=True)
-    model.load_state_dict(saved["model"])
-    average.load_state_dict(saved["average"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return int(saved["step"])
-
-
-def _keep(
-    model: BiEncoder, average: BiEncoder, optimizer: torch.optim.Optimizer, step: int, out: Path
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    torch.save({**state, "step": step}, out / "state.pt.part")
-    os.replace(out / "state.pt.part", out / "state.pt")
-
-
-def _turn(step: int, openstax: float) -> list[str]:
-    """The sources of a step: Flickr always, OpenStax `openstax` times a step on average."""
-    more = int((step + 1) * openstax) - int(step * openstax)
-    return ["flickr_train", *["openstax"] * more]
-
-
-def _batch(rows: list[int], step: int, settings: BiEncoderSettings, name: str) -> list[int]:
-    """The rows of a step: epochs of shuffled rows, the incomplete batch at the end dropped; a
-    function of the step.
-    """
-    step = step if name == "flickr_train" else int(step * settings.openstax)
-    per_epoch = len(rows) // settings.batch
-    order = np.random.default_rng([settings.seed, len(rows), step // per_epoch]).permutation(rows)
-    at = step % per_epoch * settings.batch
-    return [int(r) for r in order[at : at + settings.batch]]
-
-
-@torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, keep: float) -> None:
-    for a, m in zip(average.parameters(), model.parameters(), strict=True):
-        a.lerp_(m, 1 - keep)
-
-
-@torch.inference_mode()
-def report_bi_encoder(model: BiEncoder, data: dict[str, Source], label: str) -> None:
-    """Bi-encoder and bi-encoder + late interaction (over all pictures) on both development splits."""
-    model.eval()
-    for name in ("flickr_dev", "openstax_dev"):
-        texts, owner = owners(data[name])
-        images, captions = (
-            embed_images(model, data[name], data[name].rows),
-            captions_of(model.part.caption, data[name], texts),
-        )
-        cosine = captions.vector @ images.vector.T
-        joint = cosine + model.part.late * late_matrix(captions, images.regions)
-        print(
-            f"{label} {name} cosine {recalls(cosine, owner)} joint {recalls(joint, owner)}",
-            flush=True,
-        )
+    cosine = captions.vector @ images.vector.T
+    yield "cosine", cosine, owner
+    yield "joint", cosine + model.part.late * late_score_matrix(captions, images.regions), owner

@@ -1,53 +1,61 @@
 """Graded lists and where they come from. It knows no model."""
 
 from training.data import synthetic
-from training.data.files import Row, data_folder, files_read, rows
-from training.data.from_index import IndexRow, list_of, read_questions, summary
-from training.data.graded_list import GradedList, kept_lists, take
+from training.data.files import DataFolder
+from training.data.from_index import (
+    IndexRow,
+    build_list_row,
+    read_questions,
+    retrieve_lists,
+    summarize,
+)
+from training.data.graded_list import GradedList, take
 from training.data.image_datasets import CaptionedImage, flickr, openstax
-from training.data.jsonl import write_lists
-from training.data.synthetic import HELD_OUT, same_words
+from training.data.jsonl import Row, read_jsonl, write_jsonl
+from training.data.list_files import load_or_build_lists, write_lists
+from training.data.synthetic import HELD_OUT, word_overlap
 from training.data.text_datasets import (
     distilled,
     insuranceqa,
     mediqa,
     mmdocir,
-    pairs,
+    query_text_pairs,
     rag24,
     scifact_claims,
     scifact_corpus,
     trec,
 )
-from training.data.user_lists import OwnLists, read_own
+from training.data.user_lists import UserLists, read_user_lists
 
 __all__ = [
     "HELD_OUT",
     "CaptionedImage",
+    "DataFolder",
     "GradedList",
     "IndexRow",
-    "OwnLists",
     "Row",
-    "data_folder",
+    "UserLists",
+    "build_list_row",
     "distilled",
-    "files_read",
     "flickr",
     "insuranceqa",
-    "kept_lists",
-    "list_of",
+    "load_or_build_lists",
     "mediqa",
     "mmdocir",
     "openstax",
-    "pairs",
+    "query_text_pairs",
     "rag24",
-    "read_own",
+    "read_jsonl",
     "read_questions",
-    "rows",
-    "same_words",
+    "read_user_lists",
+    "retrieve_lists",
     "scifact_claims",
     "scifact_corpus",
-    "summary",
+    "summarize",
     "synthetic",
     "take",
     "trec",
+    "word_overlap",
+    "write_jsonl",
     "write_lists",
 ]

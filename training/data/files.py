@@ -1,37 +1,51 @@
-"""Where the development data lies, and which of its files were read."""
+"""The folder of the development data, and which of its files were read. It knows no dataset."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from llama_index_rnx.errors import RNXError
-
-Row = dict[str, Any]
+from llama_index_rnx.errors import SettingsError
+from training.data.jsonl import Row, read_jsonl
 
 
-def data_folder() -> Path:
-    """The folder of RNX_DATA, or a clear error."""
-    folder = os.environ.get("RNX_DATA")
-    if not folder or not Path(folder).is_dir():
-        raise RNXError(f"RNX_DATA is {folder!r}; set it to the folder with the development data")
-    return Path(folder)
+class DataFolder:
+    """The folder of the development data; it notes every file that is read through it.
 
+    Every dataset is read through a folder that its caller hands over, so the record of a run can
+    name exactly the files that this run depends on.
+    """
 
-def files_read() -> list[Path]:
-    """Every data file that was read so far in this process: what the record of a run names."""
-    return sorted(_read)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files_read: set[Path] = set()
 
+    @classmethod
+    def from_environment(cls) -> DataFolder:
+        """Return the folder that the environment variable RNX_DATA names.
 
-_read: set[Path] = set()
+        Raises:
+            SettingsError: the variable is not set, or names no folder.
+        """
+        name = os.environ.get("RNX_DATA")
+        if not name or not Path(name).is_dir():
+            raise SettingsError(
+                f"RNX_DATA is {name!r}; set it to the folder with the development data"
+            )
+        return cls(Path(name))
 
+    @property
+    def files_read(self) -> list[Path]:
+        """Every file that was read through this folder so far, sorted."""
+        return sorted(self._files_read)
 
-def rows(path: Path) -> Iterator[Row]:
-    """The rows of a .jsonl or .jsonl.gz file."""
-    _read.add(path)
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        yield from map(json.loads, lines)
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the caller is about to read, and note it as read."""
+        path = self.path / name
+        self._files_read.add(path)
+        return path
+
+    def rows(self, name: str) -> Iterator[Row]:
+        """Yield the rows of a .jsonl or .jsonl.gz file in the folder."""
+        yield from read_jsonl(self.file(name))

@@ -1,114 +1,162 @@
-"""From an index and questions to lists: what the retriever finds for each."""
+"""From the hits of questions to the rows of lists, one row a question. It knows no ranker."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llama_index_rnx.batch import read_queries
 from llama_index_rnx.candidates import ImageSource, PageNode, candidate_of, image_of
-from llama_index_rnx.errors import RNXError
-from llama_index_rnx.results import Hit
+from llama_index_rnx.collection import NodeCollection, holds_index
+from llama_index_rnx.console import progress_bar
+from llama_index_rnx.errors import SettingsError, StorageError
+from llama_index_rnx.results import Hit, search
+from llama_index_rnx.retrieve import RNXRetriever
+from training.data.jsonl import read_jsonl
 
 IndexRow = dict[str, Any]
 
+# The grade of an answer that has none of its own.
+ANSWER_GRADE = 2
 
-RIGHT = 2  # the grade of an answer that has none of its own
+# A rendered page has no more pixels than this.
+MAX_PAGE_PIXELS = 1_000_000
 
 
-PIXELS = 1_000_000  # of a rendered page, at most
+def retrieve_lists(
+    index: str, name: str, questions: Sequence[IndexRow], k: int, image_folder: Path
+) -> list[IndexRow]:
+    """Return one row of `rnx rerank` for each question: what the retriever finds for it.
 
+    index: a folder, or the URL of a Qdrant server. name: of the Qdrant collection. k: hits a
+    question, at most. image_folder: where images that are no files are written.
 
-def list_of(question: IndexRow, hits: Sequence[Hit], pictures: Path) -> IndexRow:
-    """One row of `rnx rerank`: every document once, by its best passage, with a grade where the
-    question names its answers.
+    Raises:
+        StorageError: the folder holds no index.
+        RNXError: the index cannot be opened or searched.
     """
-    grades = answers_of(question)
+    is_url = index.startswith(("http://", "https://"))
+    if not is_url and not holds_index(Path(index)):
+        raise StorageError(
+            f"there is no index in {index}; make one with: rnx index PATH --to {index}"
+        )
+    collection = NodeCollection(index, name=name)
+    retriever = RNXRetriever(collection, top_k=k)
+    rows = []
+    try:
+        with progress_bar("retrieving", len(questions), "questions") as advance:
+            for question in questions:
+                hits = search(retriever, None, question["query"], k)
+                rows.append(build_list_row(question, hits, image_folder))
+                advance(1)
+    finally:
+        collection.close()
+    return rows
+
+
+def build_list_row(question: IndexRow, hits: Sequence[Hit], image_folder: Path) -> IndexRow:
+    """Return one row of `rnx rerank`: every document once, by its best passage.
+
+    Candidates have a grade where the question names its answers.
+    """
+    grades = answer_grades(question)
     best: dict[str, Hit] = {}
     for hit in hits:
         best.setdefault(hit.docid, hit)
+
     candidates = []
     for docid, hit in best.items():
-        found: IndexRow = {"docid": docid, "score": hit.score}
-        if text := candidate_of(hit.node).text:  # with its metadata, as the ranker will see it
-            found["text"] = text
-        if (path := picture_of(hit, pictures)) is not None:
-            found["image"] = path
+        candidate: IndexRow = {"docid": docid, "score": hit.score}
+        # The text holds its metadata, as the ranker will see it.
+        text = candidate_of(hit.node).text
+        if text:
+            candidate["text"] = text
+        image = save_image(hit, image_folder)
+        if image is not None:
+            candidate["image"] = image
         if grades is not None:
-            found["grade"] = grades.get(docid, 0)
-        candidates.append(found)
+            candidate["grade"] = grades.get(docid, 0)
+        candidates.append(candidate)
     return {"qid": question["qid"], "query": question["query"], "candidates": candidates}
 
 
-def answers_of(question: IndexRow) -> Mapping[str, float] | None:
-    """The grade of every answer that a question names; None if it names none."""
+def answer_grades(question: IndexRow) -> Mapping[str, float] | None:
+    """Return the grade of every answer that a question names; None if it names none.
+
+    Raises:
+        SettingsError: "answers" is neither a list nor an object.
+    """
     answers = question.get("answers")
     if answers is None or isinstance(answers, dict):
         return answers
     if isinstance(answers, list):
-        return dict.fromkeys(map(str, answers), RIGHT)
-    raise RNXError(
-        f'question {question["qid"]!r} has "answers": {answers!r}; give a list of documents, or {{document: grade}}.'
+        return dict.fromkeys(map(str, answers), ANSWER_GRADE)
+    raise SettingsError(
+        f'question {question["qid"]!r} has "answers": {answers!r}; '
+        "give a list of documents, or {document: grade}."
     )
 
 
-def picture_of(hit: Hit, folder: Path) -> str | None:
-    """Where the picture of a hit is, as the lists name it: a file as it is, everything else written
-    into the folder.
+def save_image(hit: Hit, folder: Path) -> str | None:
+    """Return the path of a hit's image as the lists name it; None for a hit without one.
+
+    An image file is named where it lies; every other image is written into the folder.
     """
     source = image_of(hit.node)
     if source is None:
         return None
     if not isinstance(hit.node, PageNode) and Path(source.label).is_file():
         return str(Path(source.label).resolve())
-    return f"{folder.name}/{_written(source, folder).name}"
+    return f"{folder.name}/{_write_image(source, folder).name}"
 
 
-def _written(source: ImageSource, folder: Path) -> Path:
+def _write_image(source: ImageSource, folder: Path) -> Path:
     path = folder / f"{hashlib.sha256(source.digest.encode()).hexdigest()[:16]}.png"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        source.load(PIXELS).save(path)
+        source.load(MAX_PAGE_PIXELS).save(path)
     return path
 
 
 def read_questions(path: Path) -> list[IndexRow]:
-    """The rows.
+    """Read rows `{"qid", "query", "answers"?}`.
 
     Raises:
-        RNXError: the file is not there, or a row has no "qid" or no "query".
+        SettingsError: a question has no text.
+        RNXError: as `read_queries` of the package.
     """
-    if not path.is_file():
-        raise RNXError(f"{path} does not exist; give a JSONL file of questions.")
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            row = _parsed(f"{path}, line {number}", line)
-            found.append(row | {"qid": str(row["qid"]), "query": str(row["query"])})
-    return found
+    queries = read_queries(path)
+    questions = []
+    for query, row in zip(queries, read_jsonl(path), strict=True):
+        if not query["query"]:
+            raise SettingsError(
+                f"{path}: question {query['qid']!r} has no text; "
+                'a question is {"qid", "query", "answers"?}.'
+            )
+        questions.append(row | {"qid": query["qid"], "query": query["query"]})
+    return questions
 
 
-def _parsed(place: str, line: str) -> IndexRow:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RNXError(f"{place}: is not JSON ({error}).") from error
-    if not isinstance(row, dict) or not row.get("qid") or not row.get("query"):
-        raise RNXError(f'{place}: a question is {{"qid", "query", "answers"?}}.')
-    return row
+def summarize(rows: Sequence[IndexRow], questions: Sequence[IndexRow]) -> str:
+    """Say how many lists there are, and how many of the answers are in them."""
+    answers = [
+        (question["qid"], docid)
+        for question in questions
+        for docid in answer_grades(question) or {}
+    ]
+    retrieved = {
+        (row["qid"], candidate["docid"]) for row in rows for candidate in row["candidates"]
+    }
+    missed = [answer for answer in answers if answer not in retrieved]
 
-
-def summary(rows: Sequence[IndexRow], questions: Sequence[IndexRow]) -> str:
-    """How many lists, and how many of the answers are in them."""
-    wanted = [(row["qid"], docid) for row in questions for docid in answers_of(row) or {}]
-    found = {(row["qid"], candidate["docid"]) for row in rows for candidate in row["candidates"]}
-    there = sum(one in found for one in wanted)
-    missed = [f"{qid}: {docid}" for qid, docid in wanted if (qid, docid) not in found]
-    line = f"{len(rows)} lists; {there} of {len(wanted)} answers were found by the retriever"
-    return line + (
-        f"; not found: {', '.join(missed[:5])}{', ...' if len(missed) > 5 else ''} (raise -k?)"
-        if missed
-        else ""
+    line = (
+        f"{len(rows)} lists; {len(answers) - len(missed)} of {len(answers)} answers "
+        "were found by the retriever"
     )
+    if not missed:
+        return line
+    names = ", ".join(f"{qid}: {docid}" for qid, docid in missed[:5])
+    ellipsis = ", ..." if len(missed) > 5 else ""
+    return f"{line}; not found: {names}{ellipsis} (raise -k?)"

@@ -1,27 +1,30 @@
-"""Graded lists from the development data: a query, its candidate texts, a grade each. It knows no
-model.
+"""The graded list: a query, its candidates, a grade each. It knows no dataset and no model.
 
-Grades are gains on one scale: 0 not relevant .. 3 perfect. The folder comes from the environment
-variable RNX_DATA.
+Grades are gains on one scale: 0 is not relevant, 3 is perfect.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from training.data.files import Row, rows
+COLUMNS = ("docids", "texts", "grades", "first", "images", "image_logits")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradedList:
-    """One query with its candidates. first: the scores of the first stage (empty where it has
-    none); judged: every judged document of the query, also what the first stage missed (empty: the
-    candidates are all there is); images: the picture of every candidate, None for one without
-    (empty: no pictures at all); with pictures, an empty text is no text; image_logits: the image
-    part's logit of every candidate where it was computed before, in place of `images`."""
+    """One query with its candidates, as columns of equal length; optional columns may be empty.
+
+    first: the scores of the first stage; empty where it has none.
+    judged: the grade of every judged document of the query, also of those that the first stage
+        missed; empty where the candidates are all there is.
+    images: the image of every candidate, None for one without; empty where no candidate has one.
+        In a list with images, an empty text is no text.
+    image_logits: the image part's logit of every candidate, computed before; it stands in place of
+        `images`.
+    """
 
     source: str
     qid: str
@@ -35,34 +38,11 @@ class GradedList:
     image_logits: tuple[float | None, ...] = ()
 
 
-def take(of: GradedList, places: Sequence[int]) -> GradedList:
-    """The candidates at `places`, in that order."""
-    columns: Row = {
-        name: getattr(of, name)
-        for name in ("docids", "texts", "grades", "first", "images", "image_logits")
-    }
-    taken: Row = {
-        name: tuple(column[place] for place in places) for name, column in columns.items() if column
-    }
-    return replace(of, **taken)
-
-
-def kept_lists(path: Path, make: Callable[[], Sequence[GradedList]]) -> list[GradedList]:
-    """What is in the file, or what `make` gives, kept in it: lists that were mined are mined once,
-    also for a resumed run.
-    """
-    if not path.exists():
-        lines = [json.dumps(asdict(of), default=str) for of in make()]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text("\n".join(lines) + "\n")
-        part.replace(path)
-    return [_kept(row) for row in rows(path)]
-
-
-def _kept(row: Row) -> GradedList:
-    columns: Row = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
-    }
-    columns["images"] = tuple(None if path is None else Path(path) for path in row["images"])
-    return GradedList(**columns)
+def take(graded_list: GradedList, positions: Sequence[int]) -> GradedList:
+    """Return the list with the candidates at these positions only, in the order of `positions`."""
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        column = getattr(graded_list, name)
+        if column:
+            columns[name] = tuple(column[position] for position in positions)
+    return replace(graded_list, **columns)

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.files import data_folder, rows
+from training.data.files import DataFolder
+from training.data.jsonl import Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedImage:
-    """A picture and the texts about it: those that may be queries, those that may be candidates,
-    and its caption if any.
+    """An image and the texts about it.
+
+    queries: the texts that may be queries.
+    about: the texts that may be candidates.
+    caption: its caption; empty where it has none.
     """
 
     path: Path
@@ -23,60 +27,67 @@ class CaptionedImage:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """Everything that says what is to be seen on it."""
-        return tuple(
-            dict.fromkeys(text for text in (*self.queries, self.caption, *self.about) if text)
-        )
+        """Every text that describes the image, each once."""
+        texts = (*self.queries, self.caption, *self.about)
+        return tuple(dict.fromkeys(text for text in texts if text))
 
 
-def flickr(split: str, limit: int | None = None) -> list[CaptionedImage]:
-    """Flickr8k: two captions are queries, the other three texts."""
-    folder = data_folder() / "flickr8k"
-    captions = {row["image"]: row["captions"] for row in rows(folder / f"{split}.jsonl.gz")}
-    made = [
+def flickr(folder: DataFolder, split: str, limit: int | None = None) -> list[CaptionedImage]:
+    """Return the images of Flickr8k: two captions each are queries, the other three are texts."""
+    captions = {row["image"]: row["captions"] for row in folder.rows(f"flickr8k/{split}.jsonl.gz")}
+    images = [
         CaptionedImage(
-            path=folder / name, queries=tuple(of[:2]), about=tuple(of[2:]), caption=of[-1]
+            path=folder.path / "flickr8k" / name,
+            queries=tuple(texts[:2]),
+            about=tuple(texts[2:]),
+            caption=texts[-1],
         )
-        for name, of in captions.items()
+        for name, texts in captions.items()
     ]
-    return sampled(made, limit)
+    return sample_images(images, limit)
 
 
-def openstax(held_out: bool, limit: int | None = None) -> list[CaptionedImage]:
-    """OpenStax figures whose title or alt sentence asks for them, with the paragraphs that point to
-    them; every tenth module is held out."""
-    folder = data_folder() / "openstax"
-    about: dict[str, list[str]] = {}
-    for row in rows(folder / "paragraph_figure.jsonl.gz"):
-        about.setdefault(row["image"], []).append(row["text"])
-    figures = list(rows(folder / "figures.jsonl.gz"))
-    held = set(sorted({str(row.get("module", row["image"])) for row in figures})[::10])
-    made: dict[str, CaptionedImage] = {}
+def openstax(folder: DataFolder, held_out: bool, limit: int | None = None) -> list[CaptionedImage]:
+    """Return OpenStax figures with a title or alt sentence as query and the paragraphs about them.
+
+    A figure needs a query of two words or more and a paragraph that points to it. Every tenth
+    module is held out; `held_out` says which side of that split is returned.
+    """
+    paragraphs: dict[str, list[str]] = {}
+    for row in folder.rows("openstax/paragraph_figure.jsonl.gz"):
+        paragraphs.setdefault(row["image"], []).append(row["text"])
+
+    figures = list(folder.rows("openstax/figures.jsonl.gz"))
+    held_out_modules = set(sorted({_module_of(row) for row in figures})[::10])
+
+    images: dict[str, CaptionedImage] = {}
     for row in figures:
-        queries = tuple(
-            text
-            for text in (row["title"], (row["alt"] or "").split(". ")[0])
-            if text and len(text.split()) > 1
-        )
-        if (
-            queries
-            and row["image"] in about
-            and (str(row.get("module", row["image"])) in held) == held_out
-        ):
-            texts = tuple(about[row["image"]][:2])
-            made[row["image"]] = CaptionedImage(
-                path=folder / row["image"],
+        name = row["image"]
+        queries = _figure_queries(row)
+        is_in_split = (_module_of(row) in held_out_modules) == held_out
+        if queries and name in paragraphs and is_in_split:
+            images[name] = CaptionedImage(
+                path=folder.path / "openstax" / name,
                 queries=queries,
-                about=texts,
+                about=tuple(paragraphs[name][:2]),
                 caption=row["caption"] or "",
             )
-    return sampled(list(made.values()), limit)
+    return sample_images(list(images.values()), limit)
 
 
-def sampled(pictures: Sequence[CaptionedImage], limit: int | None) -> list[CaptionedImage]:
-    """`limit` of them in their order, always the same ones."""
-    if limit is None or limit >= len(pictures):
-        return list(pictures)
-    return [
-        pictures[place] for place in sorted(random.Random(0).sample(range(len(pictures)), limit))
-    ]
+def _module_of(row: Row) -> str:
+    return str(row.get("module", row["image"]))
+
+
+def _figure_queries(row: Row) -> tuple[str, ...]:
+    """Return the title and first alt sentence of a figure, where they have two words or more."""
+    texts = (row["title"], (row["alt"] or "").split(". ")[0])
+    return tuple(text for text in texts if text and len(text.split()) > 1)
+
+
+def sample_images(images: Sequence[CaptionedImage], limit: int | None) -> list[CaptionedImage]:
+    """Return `limit` of the images in their order, the same ones at every call."""
+    if limit is None or limit >= len(images):
+        return list(images)
+    indices = sorted(random.Random(0).sample(range(len(images)), limit))
+    return [images[index] for index in indices]

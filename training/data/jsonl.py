@@ -1,28 +1,24 @@
-"""Graded lists as JSONL rows: those that `rnx rerank` reads."""
+"""Rows of JSON in files, one a line. It does not know what the rows mean."""
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from training.data.graded_list import GradedList
-
-
-def write_lists(path: Path, lists: Sequence[GradedList]) -> None:
-    """JSONL rows as in `rnx rerank`, with grades."""
-    with path.open("w", encoding="utf-8") as file:
-        for of in lists:
-            row = {"qid": of.qid, "query": of.query, "candidates": _rows_of(of)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+Row = dict[str, Any]
 
 
-def _rows_of(of: GradedList) -> list[dict[str, object]]:
-    """A row for each candidate, with its picture and its first score where there are any."""
-    found: list[dict[str, object]] = []
-    for place, (docid, text, grade) in enumerate(zip(of.docids, of.texts, of.grades, strict=True)):
-        picture = of.images[place] if of.images else None
-        extra = {} if picture is None else {"image": str(picture)}
-        score = {"score": of.first[place]} if of.first else {}
-        found.append({"docid": docid, "text": text, **extra, **score, "grade": grade})
-    return found
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """Yield the rows of a .jsonl or .jsonl.gz file; empty lines are skipped."""
+    open_file = gzip.open if path.suffix == ".gz" else open
+    with open_file(path, "rt", encoding="utf-8", errors="replace") as lines:
+        yield from (json.loads(line) for line in lines if line.strip())
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows, one a line, in UTF-8."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")

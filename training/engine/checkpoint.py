@@ -1,7 +1,7 @@
-"""What a run was and where it stands: records, and checkpoints that are one safetensors file. It
-knows no model.
+"""Checkpoints and the record of a run. It knows no model.
 
-Nothing is pickled: tensors lie in the file by name, and everything else is JSON in its header.
+A checkpoint is one safetensors file: tensors by name, and everything else as JSON in its header.
+Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import SettingsError, StorageError
+from llama_index_rnx.system import atomic_write
 
 HEADER = "record"
+
+# Only these parts of a record must be equal for a run to go on.
+_IDENTITY = ("seed", "settings", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is needed to do a run again. data: the sha256 of every file that was read, by its name."""
+    """What is needed to repeat a run. data: the sha256 of every file that was read, by name."""
 
     seed: int
     settings: Mapping[str, Any]
@@ -39,123 +43,132 @@ class Record:
 
 
 def record_of(settings: Mapping[str, Any], seed: int, data: Mapping[str, str]) -> Record:
-    """The record of a run that starts here and now."""
+    """Return the record of a run that starts here and now."""
     return Record(
         seed=seed, settings=settings, data=data, commit=commit(), environment=environment()
     )
 
 
 def commit() -> str:
-    """The git commit of this code, with "+" behind it where files differ from it; "unknown" outside
-    a checkout.
+    """Return the git commit of this code, with "+" behind it where files differ from it; "unknown"
+    outside a checkout.
     """
-    here = Path(__file__).parent
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        head = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return found.stdout.strip()[:12] + ("+" if changed.stdout.strip() else "")
+    return head[:12] + ("+" if changes else "")
 
 
 def environment() -> dict[str, str]:
-    """Python, the libraries that compute, and the processor."""
+    """Return the versions of Python and of the libraries that compute, and the processors."""
     libraries = {name: version(name) for name in ("torch", "transformers", "safetensors")}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"python": platform.python_version(), **libraries, "cpu": _processor(), "gpu": device}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"python": platform.python_version(), **libraries, "cpu": _processor(), "gpu": gpu}
+
+
+def hashes(paths: Iterable[Path], base: Path | None = None) -> dict[str, str]:
+    """Return the sha256 of every file, by its path below `base`, else by its name."""
+    digests = {}
+    for path in sorted(set(paths)):
+        is_below = base is not None and path.is_relative_to(base)
+        name = path.relative_to(base).as_posix() if base and is_below else path.name
+        with path.open("rb") as stream:
+            digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all: a kill while writing leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as part:
+        save_file(copies, part, metadata={HEADER: json.dumps(header)})
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the header of a file that `write` made.
+
+    Raises:
+        StorageError: the file is damaged or something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER])
+            # The file is no mapping, although it has keys.
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, header
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise StorageError(
+            f"{path} is no checkpoint of this version ({error}); delete it to begin anew."
+        ) from error
+
+
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix/`, without it."""
+    start = f"{prefix}/"
+    return {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
+
+
+def add_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the same tensors with `prefix/` before their names."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def check_same_run(path: Path, header: Mapping[str, Any], ours: Record) -> None:
+    """Refuse a checkpoint with another seed, other settings or other data: going on from it would
+    be another run.
+
+    Raises:
+        SettingsError: it names the first field that differs.
+    """
+    theirs = flatten(header["record"])
+    for name, value in flatten(json.loads(json.dumps(asdict(ours)))).items():
+        if name.split(".")[0] in _IDENTITY and theirs.get(name) != value:
+            raise SettingsError(
+                f"{path} was begun with {name} = {theirs.get(name)!r}, now it is {value!r}; "
+                "choose another folder or delete it."
+            )
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings.
+
+    Example:
+        >>> flatten({"a": {"b": 1}, "c": 2})
+        {'a.b': 1, 'c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
 
 
 def _processor() -> str:
     cores = os.cpu_count()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
+        line = next(line for line in lines if line.startswith("model name"))
+        name = line.split(":", 1)[1].strip()
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name} x {cores}"
-
-
-def hashes(paths: Iterable[Path], base: Path | None = None) -> dict[str, str]:
-    """The sha256 of every file, by its path below `base`, else by its name."""
-    found = {}
-    for path in sorted(set(paths)):
-        name = (
-            path.relative_to(base).as_posix() if base and path.is_relative_to(base) else path.name
-        )
-        with path.open("rb") as stream:
-            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
-
-
-def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Whole or not at all: a kill while writing leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, part, metadata={HEADER: json.dumps(header)})
-    part.replace(path)
-
-
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the header of a file that `write` made.
-
-    Raises:
-        RNXError: the file is damaged or something else.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (no dict)
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise RNXError(
-            f"{path} is no checkpoint of this version ({error}); delete it to begin anew."
-        ) from error
-
-
-def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix/`, without it."""
-    return {
-        name[len(prefix) + 1 :]: tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix + "/")
-    }
-
-
-def add_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The same tensors with `prefix/` before their names."""
-    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
-
-
-def check_same_run(path: Path, header: Mapping[str, Any], ours: Record) -> None:
-    """A checkpoint goes on with its own settings, seed and data only: with others it would be
-    another run.
-
-    Raises:
-        RNXError: it names the first thing that differs.
-    """
-    for name, mine in flat(json.loads(json.dumps(asdict(ours)))).items():
-        theirs = flat(header["record"]).get(name)
-        if name.split(".")[0] in ("seed", "settings", "data") and theirs != mine:
-            raise RNXError(
-                f"{path} was begun with {name} = {theirs!r}, now it is {mine!r}; choose another folder or delete it."
-            )
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    found: dict[str, Any] = {}
-    for name, value in nested.items():
-        found.update(
-            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return found

@@ -1,9 +1,9 @@
 """One process, or several that train one learner together, each on its share of a step's lists. It
 knows no model.
 
-Several processes (one a GPU, on one machine or many) are what `accelerate launch -m
-training.train_vlm ...` starts. All of them draw the same lists, read every n-th, and add their
-gradients up: the step is that of one process, up to rounding.
+`accelerate launch -m training.train_vlm ...` starts several processes (one per GPU, on one machine
+or many). All of them draw the same lists, every process reads every n-th of them, and their
+gradients are added up: the step equals that of one process, up to rounding.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ T = TypeVar("T")
 
 
 class SingleProcess:
-    """One process, which reads everything. place: which of `count` this one is."""
+    """One process, which reads everything. rank: the index of this process among `world_size`."""
 
-    place, count = 0, 1
+    rank: int = 0
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes and prints."""
-        return self.place == 0
+    def is_main_process(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """What this process reads of them."""
-        return items[self.place :: self.count]
+        """Return the items that this process reads."""
+        return items[self.rank :: self.world_size]
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Every tensor becomes its sum over all processes."""
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace every tensor by its sum over all processes, in place."""
 
     def gather(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What all processes found."""
+        """Return the values of all processes in one mapping."""
         return dict(values)
 
 
@@ -47,25 +48,29 @@ class Distributed(SingleProcess):
         from accelerate import PartialState
 
         state = PartialState()
-        self.place, self.count, self.device = state.process_index, state.num_processes, state.device
+        self.rank = state.process_index
+        self.world_size = state.num_processes
+        self.device = state.device
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        whole = torch.cat(
-            [tensor.flatten().float() for tensor in tensors]
-        )  # one message, not hundreds
-        torch.distributed.all_reduce(whole)
-        for tensor, part in zip(
-            tensors, torch.split(whole, [tensor.numel() for tensor in tensors]), strict=True
-        ):
-            tensor.copy_(part.view_as(tensor))
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
+        # One message instead of hundreds.
+        flat = torch.cat([tensor.flatten().float() for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+
+        sizes = [tensor.numel() for tensor in tensors]
+        for tensor, values in zip(tensors, torch.split(flat, sizes), strict=True):
+            tensor.copy_(values.view_as(tensor))
 
     def gather(self, values: Mapping[str, Any]) -> dict[str, Any]:
         from accelerate.utils import gather_object
 
-        found: list[tuple[str, Any]] = gather_object(list(values.items()))
-        return dict(found)
+        pairs: list[tuple[str, Any]] = gather_object(list(values.items()))
+        return dict(pairs)
 
 
 def processes() -> SingleProcess:
-    """As many as there are."""
-    return Distributed() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else SingleProcess()
+    """Return this process's view of the team: `Distributed` under a launcher, else
+    `SingleProcess`.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return Distributed() if world_size > 1 else SingleProcess()

@@ -1,8 +1,7 @@
-"""What a ranker in training can do, and what one stage of its training is. It knows no model, no
-data and no loss.
+"""What a ranker in training can do. It knows no model, no data and no loss.
 
-The trainer (`training/engine/trainer.py`) drives any `Learner` through any `Stage`: the embedded
-model with its reader and image part, or a vision-language model with an adapter.
+`GradedListTask` (`training/engine/graded_lists.py`) takes any `Learner` through any `Stage`: the
+embedded model with its listwise scorer and image heads, or a vision-language model with an adapter.
 """
 
 from __future__ import annotations
@@ -18,33 +17,33 @@ from training.engine.stage import Stage
 
 
 class Learner(Protocol):
-    """A ranker in training: raw scores with gradients, weights that can be kept, averaged and
+    """A ranker in training: raw scores with gradients, weights that can be copied, averaged and
     exported.
 
-    Dropout and the like are on where `torch.is_grad_enabled()`: the trainer evaluates under
+    Dropout and the like are on where `torch.is_grad_enabled()`: evaluation runs under
     `torch.inference_mode()`.
     """
 
-    def scores(self, of: GradedList) -> Tensor:
-        """The logit of every candidate of one list, [N], float, with gradients to what `groups`
-        named.
+    def scores(self, graded_list: GradedList, /) -> Tensor:
+        """Return the logit of every candidate of one list, [N], float, any real number, with
+        gradients to what `groups` named.
         """
         ...
 
     def groups(self, stage: Stage) -> list[dict[str, Any]]:
-        """Parameter groups for AdamW (`params`, `lr`, `weight_decay`); what the stage does not
-        train is frozen.
+        """Return parameter groups for AdamW (`params`, `lr`, `weight_decay`), and freeze what the
+        stage does not train.
         """
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """What any stage trains, by name: the tensors themselves, not copies; all of floating
-        point.
+        """Return what any stage trains, by name: the tensors themselves, not copies; all of
+        floating point.
         """
         ...
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy values into `weights()`; every name must be there."""
+        """Copy values into `weights()`; every name must be present."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -54,8 +53,8 @@ class Learner(Protocol):
 
 @runtime_checkable
 class Penalised(Protocol):
-    """A learner that must not lose something which no order of candidates shows."""
+    """A learner with a property to preserve that no order of candidates shows."""
 
     def penalty(self) -> Tensor:
-        """What is added to the loss of the list that was read last."""
+        """Return a scalar >= 0 that is added to the loss of the list that was scored last."""
         ...

@@ -1,14 +1,14 @@
-"""Paired bootstrap: how sure a difference between two runs is."""
+"""The paired bootstrap: how certain a difference between two runs is. It knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from training.evaluation.metrics import MEASURES, Run, Values, evaluate, mean
+from training.evaluation.metrics import MEASURES, Qrels, Run, Values, evaluate, mean
 
+# How often queries are drawn anew.
 SAMPLES = 10_000
 
 
@@ -25,16 +25,19 @@ class Difference:
 
 
 def bootstrap(ours: Values, theirs: Values, samples: int = SAMPLES, seed: int = 0) -> Difference:
-    """Paired: queries are drawn with replacement, both runs on the same draw."""
-    change = torch.tensor(
+    """Return the mean difference over queries with its interval.
+
+    Queries are drawn with replacement, both runs on the same draw.
+    """
+    differences = torch.tensor(
         [ours[qid] - theirs[qid] for qid in ours], dtype=torch.float64
     )  # [queries]
-    draws = torch.randint(
-        len(change), (samples, len(change)), generator=torch.Generator().manual_seed(seed)
-    )
-    means = change[draws].mean(1).sort().values  # [samples]
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(len(differences), (samples, len(differences)), generator=generator)
+
+    means = differences[draws].mean(1).sort().values  # [samples]
     return Difference(
-        mean=float(change.mean()),
+        mean=float(differences.mean()),
         low=float(means[int(0.025 * samples)]),
         high=float(means[int(0.975 * samples)]),
     )
@@ -42,28 +45,28 @@ def bootstrap(ours: Values, theirs: Values, samples: int = SAMPLES, seed: int = 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One measure of a run, and what it adds to another run."""
+    """One measure of a run, and what it adds to another run where there is one."""
 
     value: float
     before: float | None = None
     gain: Difference | None = None
 
     def __str__(self) -> str:
-        return f"{self.value:.4f}" + (
-            f"  before {self.before:.4f}  {self.gain}" if self.gain else ""
-        )
+        if self.gain is None:
+            return f"{self.value:.4f}"
+        return f"{self.value:.4f}  before {self.before:.4f}  {self.gain}"
 
 
-def compare(
-    qrels: Mapping[str, Mapping[str, int]], ours: Run, theirs: Run | None = None
-) -> dict[str, Comparison]:
-    """Every measure, by its name."""
-    found = {}
+def compare(qrels: Qrels, ours: Run, theirs: Run | None = None) -> dict[str, Comparison]:
+    """Return every measure of our run by its name, compared with their run where there is one."""
+    comparisons = {}
     for measure in MEASURES:
         values = evaluate(qrels, ours, measure)
-        before = evaluate(qrels, theirs, measure) if theirs is not None else None
-        gain = bootstrap(values, before) if before is not None else None
-        found[str(measure)] = Comparison(
-            value=mean(values), before=mean(before) if before is not None else None, gain=gain
+        if theirs is None:
+            comparisons[str(measure)] = Comparison(value=mean(values))
+            continue
+        before = evaluate(qrels, theirs, measure)
+        comparisons[str(measure)] = Comparison(
+            value=mean(values), before=mean(before), gain=bootstrap(values, before)
         )
-    return found
+    return comparisons

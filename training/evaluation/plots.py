@@ -1,4 +1,4 @@
-"""What each stage gave, as a picture and as tables."""
+"""What each stage gave, as a plot and as tables. It knows no model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from training.evaluation.results import Row, longest_chain
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """nDCG@10 of every development set before the curriculum and after each of its stages, with the
-    interval of its gain.
+    """Plot nDCG@10 of every development set before the curriculum and after each of its stages.
+
+    The bars are the 95 % intervals of each stage's gain.
+
+    Raises:
+        SettingsError: no stage has ended yet.
     """
     import matplotlib
 
@@ -18,17 +22,19 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     chain = longest_chain(rows)
-    names = ["before", *(row["stage"] for row in chain)]
-    figure, axes = pyplot.subplots(figsize=(1.6 + 1.6 * len(names), 4.2), layout="constrained")
-    for name in chain[0]["metrics"]:
-        values = [chain[0]["before"][name], *(row["metrics"][name]["nDCG@10"] for row in chain)]
-        low = [0.0, *(row["gain"][name]["mean"] - row["gain"][name]["low"] for row in chain)]
-        high = [0.0, *(row["gain"][name]["high"] - row["gain"][name]["mean"] for row in chain)]
-        axes.errorbar(names, values, yerr=[low, high], marker="o", capsize=3, label=name)
+    stages = ["before", *(row["stage"] for row in chain)]
+    figure, axes = pyplot.subplots(figsize=(1.6 + 1.6 * len(stages), 4.2), layout="constrained")
+    for dev_set in chain[0]["metrics"]:
+        gains = [row["gain"][dev_set] for row in chain]
+        values = [chain[0]["before"][dev_set]]
+        values += [row["metrics"][dev_set]["nDCG@10"] for row in chain]
+        below = [0.0, *(gain["mean"] - gain["low"] for gain in gains)]
+        above = [0.0, *(gain["high"] - gain["mean"] for gain in gains)]
+        axes.errorbar(stages, values, yerr=[below, above], marker="o", capsize=3, label=dev_set)
+
+    title = "Development sets after each stage (95 % interval of the stage's gain)"
+    axes.set_title(title, fontsize=10)
     axes.set_ylabel("nDCG@10")
-    axes.set_title(
-        "Development sets after each stage (95 % interval of the stage's gain)", fontsize=10
-    )
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
@@ -36,36 +42,36 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """One line a stage and chain: the gain on every development set with its interval, the loss,
-    the seconds.
-    """
-    lines = []
-    for row in (row for row in rows if row.get("kind") == "stage"):
-        gains = "  ".join(
-            f"{name} {row['metrics'][name]['nDCG@10']:.4f} ({of['mean']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}])"
-            for name, of in row["gain"].items()
-        )
-        loss = f"loss {row['loss']['first']:.3f} -> {row['loss']['last']:.3f}"
-        lines.append(f"{' / '.join(row['chain'])}: {gains}  {loss}, {row['seconds']:.0f} s")
-    return lines
+    """Return one line a stage and chain: the gain on every development set, loss and seconds."""
+    return [_stage_line(row) for row in rows if row.get("kind") == "stage"]
+
+
+def _stage_line(row: Row) -> str:
+    gains = []
+    for dev_set, gain in row["gain"].items():
+        value = row["metrics"][dev_set]["nDCG@10"]
+        interval = f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        gains.append(f"{dev_set} {value:.4f} ({interval})")
+    loss = f"loss {row['loss']['first']:.3f} -> {row['loss']['last']:.3f}"
+    chain = " / ".join(row["chain"])
+    return f"{chain}: {'  '.join(gains)}  {loss}, {row['seconds']:.0f} s"
 
 
 def ablations(rows: Sequence[Row]) -> list[str]:
-    """One line a stage that was left out: nDCG@10 at the end of all others, and how far that is
-    from all of them together.
+    """Return one line a stage that was left out: nDCG@10 at the end of all other stages.
+
+    Each value is followed by its difference from the curriculum with all stages.
     """
     stages = {tuple(row["chain"]): row for row in rows if row.get("kind") == "stage"}
     whole = max(stages, key=len, default=())
     lines = []
-    for name in whole:
-        rest = stages.get(tuple(stage for stage in whole if stage != name))
-        if rest is not None:
-            pairs = [
-                (of, rest["metrics"][of]["nDCG@10"], full["nDCG@10"])
-                for of, full in stages[whole]["metrics"].items()
-            ]
-            lines.append(
-                f"without {name}: "
-                + "  ".join(f"{of} {mark:.4f} ({mark - full:+.4f})" for of, mark, full in pairs)
-            )
+    for left_out in whole:
+        rest = stages.get(tuple(name for name in whole if name != left_out))
+        if rest is None:
+            continue
+        values = []
+        for dev_set, metrics in stages[whole]["metrics"].items():
+            value = rest["metrics"][dev_set]["nDCG@10"]
+            values.append(f"{dev_set} {value:.4f} ({value - metrics['nDCG@10']:+.4f})")
+        lines.append(f"without {left_out}: {'  '.join(values)}")
     return lines

@@ -1,20 +1,23 @@
-"""TREC runs and judgments as files."""
+"""TREC runs and judgments as files. It knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ir_measures
 
 from llama_index_rnx.batch import docid_of, judgment_row, run_row
-from llama_index_rnx.errors import RNXError
-from training.evaluation.metrics import Run
+from llama_index_rnx.errors import SettingsError
+from training.evaluation.metrics import Qrels, Run
+
+RUN_FORMAT = "a run has rows of `qid Q0 docid rank score tag`"
+QRELS_FORMAT = "judgments have rows of four columns, `qid 0 docid grade`"
 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
-    """A TREC run file: `qid Q0 docid rank score tag`, ranks from 1."""
+    """Write a TREC run file: `qid Q0 docid rank score tag`, ranks from 1."""
     rows = []
     for qid, scores in run.items():
         ranked = sorted(scores.items(), key=lambda item: -item[1])
@@ -24,42 +27,46 @@ def write_run(path: Path, run: Run, tag: str) -> None:
     path.write_text("".join(rows), encoding="utf-8")
 
 
-def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
-    """Judgments as TREC has them: `qid 0 docid grade`."""
+def write_qrels(path: Path, qrels: Qrels) -> None:
+    """Write judgments as TREC has them: `qid 0 docid grade`."""
     rows = [
-        judgment_row(qid, docid, grade) for qid, of in qrels.items() for docid, grade in of.items()
+        judgment_row(qid, docid, grade)
+        for qid, grades in qrels.items()
+        for docid, grade in grades.items()
     ]
     path.write_text("".join(rows), encoding="utf-8")
 
 
 def read_run(path: Path) -> Run:
-    """A TREC run file.
+    """Read a TREC run file.
 
     Raises:
-        RNXError: it is not there, or holds something else.
+        SettingsError: the file is not there, or holds something else.
     """
     run: Run = {}
-    for row in _rows(path, ir_measures.read_trec_run):
+    for row in _rows(path, ir_measures.read_trec_run, RUN_FORMAT):
         run.setdefault(row.query_id, {})[docid_of(row.doc_id)] = row.score
     return run
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """A TREC file of judgments; errors as `read_run`."""
+    """Read a TREC file of judgments; a negative grade becomes 0.
+
+    Raises:
+        SettingsError: as `read_run`.
+    """
     qrels: dict[str, dict[str, int]] = {}
-    for row in _rows(path, ir_measures.read_trec_qrels):
+    for row in _rows(path, ir_measures.read_trec_qrels, QRELS_FORMAT):
         qrels.setdefault(row.query_id, {})[docid_of(row.doc_id)] = max(0, row.relevance)
     return qrels
 
 
-def _rows(path: Path, read: Callable[[str], Iterable[Any]]) -> list[Any]:
+def _rows(path: Path, read: Callable[[str], Iterable[Any]], allowed: str) -> Sequence[Any]:
     if not path.is_file():
-        raise RNXError(
+        raise SettingsError(
             f"{path} does not exist; give a TREC file, or graded lists (.jsonl) for the judgments."
         )
     try:
         return list(read(str(path)))
     except (ValueError, IndexError, TypeError) as error:
-        raise RNXError(
-            f"{path} is not a TREC file ({error}); a run has `qid Q0 docid rank score tag` in a row."
-        ) from error
+        raise SettingsError(f"{path} is not a TREC file ({error}); {allowed}.") from error

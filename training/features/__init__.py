@@ -1,14 +1,17 @@
-"""What frozen encoders say of the training data, computed once."""
+"""What frozen encoders say of the training data, computed once and kept on disk. It trains
+nothing.
+"""
 
 from training.features.feature_maps import FeatureMapCache
-from training.features.memory_mapped import Part, cache_maps, cache_texts
-from training.features.text_states import CachedText, TextStateCache, idf, texts_of
+from training.features.memory_mapped import TowerOutput, cache_maps, cache_texts
+from training.features.text_states import QUERY_PREFIX, CachedText, TextStateCache, idf, texts_of
 
 __all__ = [
+    "QUERY_PREFIX",
     "CachedText",
     "FeatureMapCache",
-    "Part",
     "TextStateCache",
+    "TowerOutput",
     "cache_maps",
     "cache_texts",
     "idf",

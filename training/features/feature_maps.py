@@ -1,14 +1,13 @@
-"""What the frozen image tower says of every training picture, computed once and kept in blocks on
+"""What the frozen image tower says of every training image, computed once and kept in blocks on
 disk. It knows no lists.
 
-A picture is kept as the tower's last feature map, of the whole picture and of as many cut-out views
-as were asked for.
+An image is kept as the tower's last feature map, of the whole image and of as many crops as were
+asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,93 +19,95 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llama_index_rnx.candidates import file_source
+from llama_index_rnx.console import progress_bar
 from llama_index_rnx.rankers.mini import IMAGE_PIXELS
+from llama_index_rnx.system import atomic_write
 from training.features.views import views
 
-Tower = Callable[[Tensor], Tensor]  # pixels [B, 3, H, W] -> M maps [B, M, C, h, w]
-BLOCK = 256  # pictures a file: what a killed run loses at most
-BATCH = 16  # views a call of the tower
+# Pixels [B, 3, H, W] in, M maps [B, M, C, h, w] out.
+Tower = Callable[[Tensor], Tensor]
+
+BLOCK = 256  # images a file: what a killed run loses at most
+VIEWS_AT_ONCE = 16
 
 
 class FeatureMapCache:
-    """A folder of blocks; `fill` adds what is missing, `maps` reads. A picture that changed on disk
+    """A folder of blocks: `fill` adds what is missing, `maps` reads. An image that changed on disk
     is a new one.
 
-    `views` is how many of each picture are kept, the first being the whole; one cache holds the
-    maps of one tower.
+    Args:
+        folder: of the blocks of one tower.
+        views: per image; the first is the whole image.
+        flip: whether every second view is mirrored.
     """
 
     def __init__(self, folder: Path, views: int = 1, flip: bool = False) -> None:
-        self.folder, self.views, self.flip = folder, views, flip
-        self._places: dict[str, tuple[Any, int]] = {}  # key -> its block, its row
+        self.folder = folder
+        self.views = views
+        self.flip = flip
+
+        # The block of every image, by its key, and its row there.
+        self._rows: dict[str, tuple[Any, int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        for block in sorted(folder.glob("block-*.safetensors")):
+        for block in self._blocks():
             self._open(block)
 
     def __contains__(self, path: Path) -> bool:
-        return _key(path) in self._places
+        return _key(path) in self._rows
 
     def maps(self, paths: Sequence[Path], view: Sequence[int] | None = None) -> Tensor:
-        """The maps of pictures that were filled in, [N, M, C, h, w]; `view`: of which view, the
-        whole by default.
-        """
-        found = []
-        for path, chosen in zip(paths, view or [0] * len(paths), strict=True):
-            block, row = self._places[_key(path)]
-            found.append(block[row : row + 1, chosen])  # [1, M, C, h, w]
-        return torch.cat(found).float()
-
-    def fill(self, tower: Tower, paths: Iterable[Path], label: str) -> None:
-        """Read the pictures that are not there yet, block by block, with a line of progress for
-        each.
+        """Return the maps of cached images, [N, M, C, h, w]; view: of which view, by default of the
+        whole image.
 
         Raises:
-            ImageError: a picture cannot be read; what was read before is kept.
+            KeyError: an image is not in the cache.
+        """
+        rows = []
+        for path, index in zip(paths, view or [0] * len(paths), strict=True):
+            block, row = self._rows[_key(path)]
+            rows.append(block[row : row + 1, index])  # [1, M, C, h, w]
+        return torch.cat(rows).float()
+
+    def fill(self, tower: Tower, paths: Iterable[Path], label: str) -> None:
+        """Compute and write the maps of images that are not cached yet, block by block.
+
+        Raises:
+            ImageError: an image cannot be read; the blocks before it stay.
         """
         missing = [path for path in dict.fromkeys(paths) if path not in self]
-        started = time.monotonic()
-        for start in range(0, len(missing), BLOCK):
-            self._write(tower, missing[start : start + BLOCK])
-            done = min(start + BLOCK, len(missing))
-            rate = done / (time.monotonic() - started)
-            print(
-                f"{label}: {done}/{len(missing)} pictures, {rate:.0f}/s, {(len(missing) - done) / rate:.0f} s left",
-                flush=True,
-            )
+        with progress_bar(label, len(missing), "images") as advance:
+            for start in range(0, len(missing), BLOCK):
+                block = missing[start : start + BLOCK]
+                self._write(tower, block)
+                advance(len(block))
 
     def _write(self, tower: Tower, paths: Sequence[Path]) -> None:
-        made = [
-            views(
-                file_source(path).load(IMAGE_PIXELS),
-                self.views,
-                zlib.crc32(path.read_bytes()),
-                self.flip,
-            )
-            for path in paths
-        ]
-        flat = torch.stack([view for of in made for view in of])  # [N * V, 3, H, W]
+        pixels = torch.stack([view for path in paths for view in self._views(path)])
         with torch.inference_mode():
-            maps = torch.cat(
-                [tower(part) for part in torch.split(flat, BATCH)]
-            ).half()  # [N * V, M, C, h, w]
-        block = (
-            self.folder
-            / f"block-{len(list(self.folder.glob('block-*.safetensors'))):04d}.safetensors"
-        )
-        part = block.with_suffix(".part")
-        tensors = {"maps": maps.contiguous().view(len(paths), self.views, *maps.shape[1:])}
-        save_file(tensors, part, metadata={"keys": " ".join(map(_key, paths))})
-        part.rename(block)
+            batches = [tower(batch) for batch in torch.split(pixels, VIEWS_AT_ONCE)]
+        maps = torch.cat(batches).half()  # [N * V, M, C, h, w]
+        maps = maps.contiguous().view(len(paths), self.views, *maps.shape[1:])
+
+        block = self.folder / f"block-{len(self._blocks()):04d}.safetensors"
+        with atomic_write(block) as part:
+            save_file({"maps": maps}, part, metadata={"keys": " ".join(map(_key, paths))})
         self._open(block)
 
+    def _views(self, path: Path) -> list[Tensor]:
+        image = file_source(path).load(IMAGE_PIXELS)
+        return views(image, self.views, zlib.crc32(path.read_bytes()), self.flip)
+
+    def _blocks(self) -> list[Path]:
+        return sorted(self.folder.glob("block-*.safetensors"))
+
     def _open(self, block: Path) -> None:
-        file: Any = safe_open(
-            block, "pt"
-        )  # stays open: rows are read from the disk when they are asked for
+        # The file stays open: rows are read from the disk when they are needed.
+        file: Any = safe_open(block, "pt")
         maps = file.get_slice("maps")
         for row, key in enumerate(file.metadata()["keys"].split()):
-            self._places[key] = (maps, row)
+            self._rows[key] = (maps, row)
 
 
 def _key(path: Path) -> str:
-    return hashlib.blake2b(file_source(path).digest.encode(), digest_size=12).hexdigest()
+    digest = file_source(path).digest
+    return hashlib.blake2b(digest.encode(), digest_size=12).hexdigest()

@@ -1,130 +1,178 @@
-"""Pictures for training: the folded tower, decoding, views, and feature maps cached once. Knows no
+"""Maps and token states of images and captions as memory-mapped arrays, computed once. It knows no
 loss.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_index_rnx.rankers.mini import ImageTower, grid
+from llama_index_rnx.console import progress_bar
+from llama_index_rnx.rankers.mini import ImageTower, TextEncoder, grid, pad_ids, pool
+from llama_index_rnx.system import atomic_write
 from training.features.views import views
 
+IMAGES_AT_ONCE = 16
+TEXTS_AT_ONCE = 64
 
-class Part(torch.nn.Module):
+# A function from pixels [B, 3, 256, 256] to an array [B, ...].
+Runner = Callable[[Tensor], np.ndarray]
+
+
+class TowerOutput(torch.nn.Module):
     """What is cached of a tower: its `middle` maps, where an end is to be tuned, or the `grid` of
-    its last, for more heads.
+    its last map, for more heads.
     """
 
     def __init__(self, tower: ImageTower, kind: str) -> None:
         super().__init__()
-        self.tower, self.kind = tower, kind
+        self.tower = tower
+        self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, 256, 256] -> [B, 16, 16, 120] or [B, 16, 1280]."""
-        return (
-            self.tower.middle(x).permute(0, 2, 3, 1)
-            if self.kind == "middle"
-            else grid(self.tower(x))
-        )
-
-
-def compiled(part: Part, batch: int, threads: int) -> Any:
-    """A function [batch, 3, 256, 256] -> an array of `part`: OpenVINO in bf16 (185 images/s to the
-    middle; torch: 28).
-    """
-    try:
-        import openvino
-    except ImportError:
-        return lambda x: part(x).numpy()
-    x = torch.zeros(batch, 3, 256, 256)
-    model = openvino.convert_model(part, example_input=x, input=[list(x.shape)])
-    hints = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    ready = openvino.Core().compile_model(model, "CPU", hints)
-    return lambda x: ready(x.numpy())[0]
-
-
-def _batches(paths: list[Path], count: int, flip: bool, batch: int) -> Iterator[tuple[int, Tensor]]:
-    waiting: list[Tensor] = []
-    start = 0
-    for i, path in enumerate(paths):
-        with Image.open(path) as image:
-            waiting += views(image, count, seed=i, flip=flip)
-        while len(waiting) >= batch:
-            yield start, torch.stack(waiting[:batch])
-            start, waiting = start + batch, waiting[batch:]
-    if waiting:
-        yield start, torch.stack(waiting + [waiting[-1]] * (batch - len(waiting)))
+        if self.kind == "middle":
+            return self.tower.middle(x).permute(0, 2, 3, 1)
+        return grid(self.tower(x))
 
 
 @torch.inference_mode()
 def cache_maps(
-    part: Part, paths: list[Path], out: Path, count: int = 1, flip: bool = False
+    output: TowerOutput, paths: Sequence[Path], out: Path, count: int = 1, flip: bool = False
 ) -> np.ndarray:
-    """The maps of all views as a memory-mapped array [images, views, ...] fp16; made once, then
-    read.
+    """Return the maps of all views as a memory-mapped array [images, views, ...] fp16; computed
+    once, then read.
+
+    count: views per image. flip: whether every second view is mirrored.
     """
     if not out.exists():
-        batch, unfinished, started = 16, out.with_suffix(".part.npy"), time.time()
-        run = compiled(part, batch, torch.get_num_threads())
-        shape = (len(paths), count, *part(torch.zeros(1, 3, 256, 256)).shape[1:])
-        maps = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
-        flat = maps.reshape(-1, *shape[2:])
-        for start, pixels in _batches(paths, count, flip, batch):
-            stop = min(start + batch, len(flat))
-            flat[start:stop] = run(pixels)[: stop - start]
-            if start % (batch * 64) == 0:
-                rate = stop / (time.time() - started)
-                print(
-                    f"{out.name} {stop}/{len(flat)} {rate:.0f}/s {(len(flat) - stop) / rate:.0f} s left",
-                    file=sys.stderr,
-                )
-        maps.flush()
-        del maps, flat
-        unfinished.replace(out)
-    made: np.ndarray = np.load(out, mmap_mode="r")
-    return made
+        shape = (len(paths), count, *output(torch.zeros(1, 3, 256, 256)).shape[1:])
+        with atomic_write(out) as part:
+            maps = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+            _fill(maps.reshape(-1, *shape[2:]), output, paths, count, flip, out.name)
+            maps.flush()
+            del maps
+    loaded: np.ndarray = np.load(out, mmap_mode="r")
+    return loaded
 
 
-def cache_texts(folder: Path, texts: list[str], out: Path, longest: int = 64) -> None:
-    """Frozen gte-small over short texts, once: `states` [sum T, 384] fp16, `ends` [texts], `pooled`
-    [texts, 384].
+def cache_texts(folder: Path, texts: Sequence[str], out: Path, longest: int = 64) -> None:
+    """Write what the frozen text encoder says of short texts, once: `states` [sum T, 384] fp16,
+    `ends` [texts], `pooled` [texts, 384] fp16.
+
+    folder: `model.safetensors` and `tokenizer.json` of gte-small. longest: tokens of a text; longer
+    ones are cut.
     """
-    from safetensors.torch import load_file
-
-    from llama_index_rnx.rankers.mini import TextEncoder, pad_ids, pool
-
     if out.exists():
         return
-    tower = TextEncoder(TextEncoder.tokenizer_from(folder)).eval()
-    tower.load_state_dict(load_file(folder / "model.safetensors"))
-    tower.bfloat16()
-    pieces = [tower.chunk_ids(text, 1)[0] for text in texts]
-    pieces = [p if len(p) <= longest else [*p[: longest - 1], tower.sep] for p in pieces]
-    order = sorted(range(len(pieces)), key=lambda i: len(pieces[i]))
-    states: list[Tensor] = [torch.empty(0)] * len(pieces)
-    pooled = torch.empty(len(pieces), 384)
-    started = time.time()
-    with torch.inference_mode():
-        for start in range(0, len(order), 64):
-            rows = order[start : start + 64]
-            ids, mask = pad_ids([pieces[i] for i in rows])
-            hidden = tower(ids, mask).float()  # [64, T, 384]
+
+    encoder = _load_encoder(folder)
+    ids = [_token_ids(encoder, text, longest) for text in texts]
+    states, pooled = _encode(encoder, ids, out.name)
+    with atomic_write(out) as part, part.open("wb") as file:
+        np.savez(
+            file,
+            states=torch.cat(states).numpy(),
+            ends=np.cumsum([len(row) for row in ids]),
+            pooled=pooled.half().numpy(),
+        )
+
+
+def _fill(
+    flat: np.ndarray,
+    output: TowerOutput,
+    paths: Sequence[Path],
+    count: int,
+    flip: bool,
+    label: str,
+) -> None:
+    """Fill an array [images * views, ...] with maps."""
+    run = _compile(output, IMAGES_AT_ONCE, torch.get_num_threads())
+    with progress_bar(label, len(flat), "views") as advance:
+        for start, pixels in _batches(paths, count, flip, IMAGES_AT_ONCE):
+            stop = min(start + IMAGES_AT_ONCE, len(flat))
+            flat[start:stop] = run(pixels)[: stop - start]
+            advance(stop - start)
+
+
+def _compile(output: TowerOutput, batch: int, threads: int) -> Runner:
+    """Compile a tower with OpenVINO in bf16 where it is installed (185 images/s to the middle;
+    torch: 28).
+    """
+    try:
+        openvino: Any = import_module("openvino")
+    except ImportError:
+        return lambda x: np.asarray(output(x))
+
+    example = torch.zeros(batch, 3, 256, 256)
+    model = openvino.convert_model(output, example_input=example, input=[list(example.shape)])
+    hints = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+
+    def run(x: Tensor) -> np.ndarray:
+        maps: np.ndarray = compiled(x.numpy())[0]
+        return maps
+
+    return run
+
+
+def _batches(
+    paths: Sequence[Path], count: int, flip: bool, batch: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (index of the first view, pixels [batch, 3, 256, 256]) over the views of all images;
+    the last batch is filled up with its last view, because compiled shapes are fixed.
+    """
+    pending: list[Tensor] = []
+    start = 0
+    for index, path in enumerate(paths):
+        with Image.open(path) as image:
+            pending += views(image, count, seed=index, flip=flip)
+        while len(pending) >= batch:
+            yield start, torch.stack(pending[:batch])
+            pending = pending[batch:]
+            start += batch
+
+    if pending:
+        padding = [pending[-1]] * (batch - len(pending))
+        yield start, torch.stack(pending + padding)
+
+
+def _load_encoder(folder: Path) -> TextEncoder:
+    encoder = TextEncoder(TextEncoder.tokenizer_from(folder)).eval()
+    encoder.load_state_dict(load_file(folder / "model.safetensors"))
+    return encoder.bfloat16()
+
+
+def _token_ids(encoder: TextEncoder, text: str, longest: int) -> list[int]:
+    ids = encoder.chunk_ids(text, 1)[0]
+    return ids if len(ids) <= longest else [*ids[: longest - 1], encoder.sep]
+
+
+@torch.inference_mode()
+def _encode(
+    encoder: TextEncoder, ids: Sequence[list[int]], label: str
+) -> tuple[list[Tensor], Tensor]:
+    """Return the states of every text, [T, 384] fp16, and the pooled vectors [texts, 384]."""
+    # Texts of one length share a batch.
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    states: list[Tensor] = [torch.empty(0)] * len(ids)
+    pooled = torch.empty(len(ids), encoder.config.width)
+
+    with progress_bar(label, len(ids), "texts") as advance:
+        for start in range(0, len(order), TEXTS_AT_ONCE):
+            rows = order[start : start + TEXTS_AT_ONCE]
+            padded, mask = pad_ids([ids[i] for i in rows])
+            hidden = encoder(padded, mask).float()  # [64, T, 384]
             pooled[rows] = pool(hidden, mask)
             for i, state in zip(rows, hidden, strict=True):
-                states[i] = state[: len(pieces[i])].half()
-            if start % 6400 == 0:
-                print(
-                    f"{out.name} {start}/{len(order)} {time.time() - started:.0f} s",
-                    file=sys.stderr,
-                )
-    ends = np.cumsum([len(p) for p in pieces])
-    np.savez(out, states=torch.cat(states).numpy(), ends=ends, pooled=pooled.half().numpy())
+                states[i] = state[: len(ids[i])].half()
+            advance(len(rows))
+    return states, pooled

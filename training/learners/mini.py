@@ -1,14 +1,14 @@
-"""rnx-mini in training: its reader and its image part, over frozen towers whose states and maps are
-cached. Knows no loss.
+"""rnx-mini in training: its listwise scorer and its image heads, over frozen encoders whose states
+and maps are cached. It knows no loss.
 
-The forward is the ranker's own: `Reader`, `ImagePart` and `collate` of the package, on what
+The forward is the ranker's own: the scorer, the image heads and `collate` of the package, on what
 `remember` would have kept.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from llama_index_rnx.rankers.mini import (
 from llama_index_rnx.ranking import fast_cpu_dtype
 from training.data import GradedList
 from training.engine import Stage
-from training.features import CachedText, FeatureMapCache, TextStateCache
+from training.features import QUERY_PREFIX, CachedText, FeatureMapCache, TextStateCache
 from training.weights import write_mini
 
+# A few numbers each; they move at a rate of their own.
 SCALARS = (
     "reader.base",
     "reader.kinds",
@@ -40,16 +41,21 @@ SCALARS = (
     "image.late",
     "image.hub",
     "image.bias",
-)  # a few numbers each
-AT_ONCE = 128  # pictures a call of the projector, where all of a set are wanted
+)
+
+IMAGES_AT_ONCE = 128  # where all images of a set are encoded
 
 
 class MiniLearner:
     """The `Learner` of rnx-mini.
 
-    about: the config that goes beside the weights, its `retrieval` and where they came from. dtype:
-    in which the text tower reads; by default bf16 where the processor multiplies it (a third of the
-    time, equal scores).
+    Args:
+        model: its encoders are frozen.
+        texts: states of all texts that will be scored (see `remember`).
+        pictures: feature maps of all images.
+        about: the config that goes beside the weights, its `retrieval` and where they came from.
+        dtype: of the encoders' forward; by default bf16 where the processor multiplies it (a third
+            of the time, equal scores).
     """
 
     def __init__(
@@ -61,185 +67,246 @@ class MiniLearner:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.dtype = dtype or fast_cpu_dtype()
-        self.model, self.texts, self.pictures, self.about = model.eval(), texts, pictures, about
-        self.reader, self.image = model.reader, model.image
+        self.model = model.eval()
+        self.texts = texts
+        self.pictures = pictures
+        self.about = about
+        self.reader = model.reader
+        self.image = model.image
+
         self._trained = nn.ModuleDict({"reader": model.reader, "image": model.image})
         model.requires_grad_(False)
-        self._last: tuple[object, ImageVectors] | None = None
 
-    def scores(self, of: GradedList) -> Tensor:
-        """The logits of one list, [N]; its texts and pictures are `remember`ed before."""
-        self._trained.train(torch.is_grad_enabled())
+        # The last images that were encoded without gradients, and which ones they are.
+        self._encoded: tuple[object, ImageVectors] | None = None
+
+    def scores(self, graded_list: GradedList) -> Tensor:
+        """Return the logits of one list, [N]; its texts and images must be in the caches."""
+        is_training = torch.is_grad_enabled()
+        self._trained.train(is_training)
+        if is_training:
+            # The next step moves the weights.
+            self._encoded = None
         batch = candidate_batch(
-            of, self.texts, self.reader.config, self.reader.project, self._image_logits(of)
+            graded_list,
+            self.texts,
+            self.reader.config,
+            self.reader.project,
+            self._image_logits(graded_list),
         )
-        found: Tensor = self.reader(self._query(of.query), batch)
-        return found
+        logits: Tensor = self.reader(self._query(graded_list.query), batch)
+        return logits
 
     def groups(self, stage: Stage) -> list[dict[str, Any]]:
-        """The few scalar weights move at their own rate; vectors do not decay."""
-        trained = {
-            name: weight
-            for name, weight in self._trained.named_parameters()
-            if _belongs(name, stage.trained)
-        }
-        for name, weight in self._trained.named_parameters():
-            weight.requires_grad_(name in trained)
-        few = [weight for name, weight in trained.items() if _belongs(name, SCALARS)]
-        rest = [weight for name, weight in trained.items() if not _belongs(name, SCALARS)]
+        """Return the parameter groups of a stage: scalars with a rate of their own, matrices with
+        weight decay, vectors without.
+        """
+        trained = {}
+        for name, parameter in self._trained.named_parameters():
+            is_trained = _is_part_of(name, stage.trainable)
+            parameter.requires_grad_(is_trained)
+            if is_trained:
+                trained[name] = parameter
+
+        scalars = [weight for name, weight in trained.items() if _is_part_of(name, SCALARS)]
+        others = [weight for name, weight in trained.items() if not _is_part_of(name, SCALARS)]
         groups = [
-            {"params": few, "lr": stage.scalar_rate, "weight_decay": 0.0},
+            {"params": scalars, "lr": stage.scalar_learning_rate, "weight_decay": 0.0},
             {
-                "params": [weight for weight in rest if weight.ndim > 1],
-                "lr": stage.rate,
-                "weight_decay": stage.decay,
+                "params": [weight for weight in others if weight.ndim > 1],
+                "lr": stage.learning_rate,
+                "weight_decay": stage.weight_decay,
             },
             {
-                "params": [weight for weight in rest if weight.ndim <= 1],
-                "lr": stage.rate,
+                "params": [weight for weight in others if weight.ndim <= 1],
+                "lr": stage.learning_rate,
                 "weight_decay": 0.0,
             },
         ]
         return [group for group in groups if group["params"]]
 
     def weights(self) -> dict[str, Tensor]:
-        """Reader and image part whole, with what is computed for them (idf, the bank of the hub
-        correction).
+        """Return scorer and image heads whole, with what is computed for them (idf, the bank of the
+        hub correction).
         """
         return dict(self._trained.state_dict())
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
+        self._encoded = None
         self._trained.load_state_dict(dict(weights))
 
     def save(self, folder: Path) -> None:
-        """A checkpoint of rnx-mini, as `load_ranker(folder)` reads it."""
+        """Write a checkpoint of rnx-mini, as `load_ranker(folder)` reads it."""
         write_mini(self.model, folder, self.about)
 
     def remember(self, lists: Iterable[GradedList], label: str) -> None:
-        """What the towers say of everything in these lists, once and for good: nothing of it is
-        trained.
-        """
-        lists = list(lists)
-        texts = [text for of in lists for text in (f"query:{of.query}", *of.texts) if text]
-        self.read(texts, [path for of in lists for path in of.images if path], label)
+        """Encode everything in these lists, once and for good: no encoder is trained.
 
-    def read(self, texts: Sequence[str], pictures: Sequence[Path], label: str) -> None:
-        """As `remember`, of texts (queries with `query:` in front) and pictures."""
+        label: stands before the progress.
+        """
+        texts: list[str] = []
+        images: list[Path] = []
+        for graded_list in lists:
+            texts += [f"{QUERY_PREFIX}{graded_list.query}", *filter(None, graded_list.texts)]
+            images += [path for path in graded_list.images if path]
+        self.fill_caches(texts, images, label)
+
+    def fill_caches(self, texts: Sequence[str], images: Sequence[Path], label: str) -> None:
+        """Encode texts (queries with `query:` in front) and images that are not cached yet."""
+        # Copies in another precision: the weights stay what is saved.
         if any(text not in self.texts for text in texts):
-            self.texts.fill(
-                copy.deepcopy(self.model.text).to(self.dtype), texts, label
-            )  # the weights stay what is saved
-        if any(picture not in self.pictures for picture in pictures):
-            eyes = copy.deepcopy(self.model.eyes).to(self.dtype)
-            self.pictures.fill(lambda pixels: eyes(pixels.to(self.dtype)).float(), pictures, label)
+            text_encoder = copy.deepcopy(self.model.text).to(self.dtype)
+            self.texts.fill(text_encoder, texts, label)
+        if any(image not in self.pictures for image in images):
+            image_encoder = copy.deepcopy(self.model.eyes).to(self.dtype)
+            self.pictures.fill(
+                lambda pixels: image_encoder(pixels.to(self.dtype)).float(), images, label
+            )
 
     @torch.inference_mode()
     def vectors(self, paths: Sequence[Path]) -> ImageVectors:
-        """All pictures of a set through the image part, as it now is."""
+        """Encode the whole images of a set by the image heads, as they now are."""
         self._trained.eval()
-        parts = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
-        seen = [self.image.images(self.pictures.maps(part)) for part in parts]
+        batches = [
+            self.image.images(self.pictures.maps(paths[start : start + IMAGES_AT_ONCE]))
+            for start in range(0, len(paths), IMAGES_AT_ONCE)
+        ]
         return ImageVectors(
-            vector=torch.cat([of.vector for of in seen]),
-            regions=torch.cat([of.regions for of in seen]),
+            vector=torch.cat([batch.vector for batch in batches]),
+            regions=torch.cat([batch.regions for batch in batches]),
         )
 
     @torch.inference_mode()
     def find(self, queries: Sequence[str], paths: Sequence[Path]) -> Tensor:
-        """The image part's logits of every query with every picture, [Q, P]."""
-        seen = self.vectors(paths)
-        hubs, rows = self.image.hubness(seen.vector), []
-        for query in queries:
-            caption = self.caption(query)
-            rows.append(self._logits(caption, seen, hubs))
+        """Return the image heads' logits of every query with every image, [Q, P]."""
+        images = self.vectors(paths)
+        hubs = self.image.hubness(images.vector)
+        rows = [self._logits(self.caption(query), images, hubs) for query in queries]
         return torch.stack(rows)
 
     @torch.inference_mode()
     def retrieve(self, queries: Sequence[str], paths: Sequence[Path]) -> Tensor:
-        """The bi-encoder alone: cosine of vectors less hubness, as the index has it, [Q, P]."""
-        seen = self.vectors(paths)
-        indexed = self.image.index_vector(
-            seen.vector, self.image.hubness(seen.vector)
-        )  # [P, D + 2]
-        asked = torch.cat([self.caption(query).vector for query in queries])  # [Q, D]
-        return self.image.query_vector(asked) @ indexed.T
+        """Return the scores of the bi-encoder alone, cosine of vectors less hubness, as the index
+        has it, [Q, P].
+        """
+        images = self.vectors(paths)
+        hubs = self.image.hubness(images.vector)
+        indexed = self.image.index_vector(images.vector, hubs)  # [P, D + 2]
+        captions = torch.cat([self.caption(query).vector for query in queries])  # [Q, D]
+        return self.image.query_vector(captions) @ indexed.T
 
     def caption(self, query: str) -> CaptionVectors:
-        """A query as pictures see it: by its first chunk, like every text."""
-        entry = self.texts[f"query:{query}"]
+        """Encode a query for images: by its first chunk, like every text."""
+        entry = self.texts[f"{QUERY_PREFIX}{query}"]
         states = entry.states[: CHUNK_PIECES + 2].float().unsqueeze(0)  # [1, T, 384]
         vector = normalize(entry.chunks[:1].float(), dim=-1)
         return self.image.captions(states, torch.ones(states.shape[:2]), vector)
 
     def _query(self, query: str) -> QueryStates:
-        entry = self.texts[f"query:{query}"]
-        return self.reader.query(
-            entry.states.float(), entry.pieces.long(), normalize(entry.chunks[0].float(), dim=0)
-        )
+        entry = self.texts[f"{QUERY_PREFIX}{query}"]
+        vector = normalize(entry.chunks[0].float(), dim=0)
+        return self.reader.query(entry.states.float(), entry.pieces.long(), vector)
 
-    def _image_logits(self, of: GradedList) -> Tensor | None:
-        """[N], zero where there is no picture, which `image_places` knows; None for a list without
-        any.
-        """
-        if of.image_logits:
-            return torch.tensor([logit or 0.0 for logit in of.image_logits])
-        places = image_places(of)
-        if not places:
+    def _image_logits(self, graded_list: GradedList) -> Tensor | None:
+        """Return logits [N], zero where a candidate has no image; None for a list without any."""
+        if graded_list.image_logits:
+            return torch.tensor([logit or 0.0 for logit in graded_list.image_logits])
+        positions = image_positions(graded_list)
+        if not positions:
             return None
-        paths = [path for path in of.images if path is not None]
+
+        paths = [path for path in graded_list.images if path is not None]
         if torch.is_grad_enabled():
             views = torch.randint(self.pictures.views, (len(paths),)).tolist()
-            seen = self.image.images(self.pictures.maps(paths, views))
+            images = self.image.images(self.pictures.maps(paths, views))
         else:
-            seen = self._seen(paths)
-        logits = self._logits(
-            self.caption(of.query), seen, self.image.hubness(seen.vector)
-        )  # [pictures]
-        return torch.zeros(len(of.docids)).index_copy(0, torch.tensor(places), logits)
+            images = self._whole_images(paths)
+        hubs = self.image.hubness(images.vector)
+        logits = self._logits(self.caption(graded_list.query), images, hubs)  # [images]
 
-    def _seen(self, paths: Sequence[Path]) -> ImageVectors:
-        """Whole pictures by the weights as they are: development lists share theirs, and each is
-        looked at once.
+        zeros = torch.zeros(len(graded_list.docids))
+        return zeros.index_copy(0, torch.tensor(positions), logits)
+
+    def _whole_images(self, paths: Sequence[Path]) -> ImageVectors:
+        """Encode whole images; development lists share theirs, and each is encoded once between two
+        steps.
         """
-        now = sum(
-            tensor._version for tensor in self.image.state_dict(keep_vars=True).values()
-        )  # grows with every change
-        asked = (self.pictures.folder, now, tuple(paths))
-        if self._last is None or self._last[0] != asked:
-            self._last = (asked, self.vectors(paths))
-        return self._last[1]
+        key = (self.pictures.folder, tuple(paths))
+        if self._encoded is None or self._encoded[0] != key:
+            self._encoded = (key, self.vectors(paths))
+        return self._encoded[1]
 
-    def _logits(self, caption: CaptionVectors, seen: ImageVectors, hubs: Tensor) -> Tensor:
+    def _logits(self, caption: CaptionVectors, images: ImageVectors, hubs: Tensor) -> Tensor:
         return self.image.score(
-            caption.vector[0], caption.words[0], caption.weights[0], seen.vector, seen.regions, hubs
+            caption.vector[0],
+            caption.words[0],
+            caption.weights[0],
+            images.vector,
+            images.regions,
+            hubs,
         )
 
 
-def image_places(of: GradedList) -> list[int]:
-    """Which candidates have a picture."""
-    column = of.image_logits or of.images
-    return [place for place, found in enumerate(column) if found is not None]
+def image_positions(graded_list: GradedList) -> list[int]:
+    """Return the indices of the candidates that have an image."""
+    column = graded_list.image_logits or graded_list.images
+    return [index for index, value in enumerate(column) if value is not None]
 
 
 def candidate_batch(
-    of: GradedList,
+    graded_list: GradedList,
     cache: TextStateCache,
     config: ScorerConfig,
-    project: Any,
+    project: Callable[[Tensor], Tensor],
     image_logits: Tensor | None,
 ) -> CandidateBatch:
-    """A list as the reader wants it; gradients reach the reader's projection, so its texts are not
-    `remember`ed by it.
+    """Return a list as the scorer takes it.
+
+    Gradients reach the scorer's projection, which is why its texts are not `remember`ed by it.
+
+    Args:
+        graded_list: N candidates; all of its texts are in the cache.
+        cache: states of texts.
+        config: of the scorer.
+        project: the scorer's projection of states [T, 384].
+        image_logits: [N], or None for a list without images.
     """
-    entries = [cache[text] if text else None for text in of.texts]
-    states = [entry.states for entry in entries if entry] or [torch.zeros(0, config.state_width)]
-    parts = iter(torch.split(project(torch.cat(states).float()), [len(found) for found in states]))
-    memories = [_memory(entry, next(parts)) if entry else None for entry in entries]
+    entries = [cache[text] if text else None for text in graded_list.texts]
+    states = [entry.states for entry in entries if entry]
+    if not states:
+        states = [torch.zeros(0, config.state_width)]
+
+    projected = project(torch.cat(states).float())
+    tokens = iter(torch.split(projected, [len(rows) for rows in states]))
+    memories = [_memory(entry, next(tokens)) if entry else None for entry in entries]
     if image_logits is None:
         return collate(memories, config)
-    seen = torch.zeros(len(entries), dtype=torch.bool)
-    seen[image_places(of)] = True
-    return collate(memories, config, seen, image_logits)
+
+    has_image = torch.zeros(len(entries), dtype=torch.bool)
+    has_image[image_positions(graded_list)] = True
+    return collate(memories, config, has_image, image_logits)
+
+
+def first_projection(cache: TextStateCache, texts: Sequence[str], width: int) -> Tensor:
+    """Return principal directions of the token states, softly whitened (power 1/4): [width, 384],
+    where `compress` starts.
+    """
+    sampled = torch.cat([cache[text].states[::3].float() for text in texts])
+    states = normalize(sampled, dim=-1)
+    values, vectors = torch.linalg.eigh(states.T.cov())
+    principal: Tensor = vectors[:, -width:] / values[-width:] ** 0.25  # [384, width]
+    return principal.T.contiguous()
+
+
+@torch.no_grad()
+def begin_reader(learner: MiniLearner, texts: Sequence[str]) -> None:
+    """Initialize an untrained scorer: it begins at the text encoder's own order, its memory at the
+    principal directions of these texts.
+    """
+    reader = learner.reader
+    width = reader.config.memory_width
+    reader.weights.copy_(learner.texts.weights)
+    reader.compress.weight.copy_(first_projection(learner.texts, texts, width))
 
 
 def _memory(entry: CachedText, tokens: Tensor) -> TextMemory:
@@ -248,25 +315,6 @@ def _memory(entry: CachedText, tokens: Tensor) -> TextMemory:
     )
 
 
-def _belongs(name: str, parts: Sequence[str]) -> bool:
-    return any(name == part or name.startswith(part + ".") for part in parts)
-
-
-def first_projection(cache: TextStateCache, texts: Sequence[str], width: int) -> Tensor:
-    """Principal directions of the token states, softly whitened (power 1/4): [width, 384], where
-    `compress` starts.
-    """
-    states = normalize(torch.cat([cache[text].states[::3].float() for text in texts]), dim=-1)
-    values, vectors = torch.linalg.eigh(states.T.cov())
-    principal: Tensor = vectors[:, -width:] / values[-width:] ** 0.25  # [384, width]
-    return principal.T.contiguous()
-
-
-@torch.no_grad()
-def begin_reader(learner: MiniLearner, texts: Sequence[str]) -> None:
-    """An untrained reader begins at the text tower's own order, its memory at the principal
-    directions of these texts.
-    """
-    reader = learner.reader
-    reader.weights.copy_(learner.texts.weights)
-    reader.compress.weight.copy_(first_projection(learner.texts, texts, reader.config.memory_width))
+def _is_part_of(name: str, modules: Sequence[str]) -> bool:
+    """Return whether a parameter is one of these, or inside one of these modules."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)

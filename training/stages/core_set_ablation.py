@@ -1,8 +1,10 @@
-"""Core set against a random share of the same size: the same short training on each."""
+"""A core set against a random share of the same size: the same short training on each.
+
+It knows no command line.
+"""
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,180 +15,236 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ScorerConfig, list_bm25
-from training.data import GradedList, data_folder, files_read, mediqa, rag24
-from training.engine import Lists, Stage, Trainer, hashes, ndcg, record_of
+from training.data import DataFolder, GradedList, mediqa, rag24
+from training.engine import GradedListTask, Lists, Stage, Trainer, hashes, ndcg, record_of
 from training.evaluation import Values, add_row, bootstrap, mean, rows_of, today
-from training.features import FeatureMapCache, TextStateCache
+from training.features import QUERY_PREFIX, FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader, candidate_batch
-from training.stages import mixtures as mixes
+from training.stages import mixtures
 from training.stages.rnx_mini import READER
-from training.teachers import core_set, remined, worth
+from training.teachers import core_set, remine, utility
 
 SOURCES = ("rag24", "dl21", "dl22", "mediqa", "scifact", "insuranceqa")
 
+# Lists of InsuranceQA that are used, of 4,000, at random.
+INSURANCE_LISTS = 1_000
 
-INSURANCE = 1_000  # lists of 4,000, by chance
-
-
-MEASURED = 100  # lists a development set
-
+# Lists a development set.
+MEASURED_LISTS = 100
 
 ARMS = ("kept", "random", "all")
 
 
-SETTINGS = ("share", "diversity", "teachers", "steps")
+@dataclass(frozen=True, kw_only=True)
+class AblationSettings:
+    """What is compared, and how.
+
+    text: the folder of gte-small. cache: the folder of token states. work: the folder of results.
+    share: of every source that the core set has. diversity: as in `core_set`.
+    teachers: "bm25", "tower" or both. arms: of `ARMS`; the first one is compared with the others.
+    """
+
+    text: Path
+    cache: Path
+    work: Path
+    share: float
+    diversity: float
+    steps: int
+    seeds: int
+    teachers: Sequence[str]
+    arms: Sequence[str]
+
+    def recorded(self) -> dict[str, object]:
+        """Return the settings that the record of a run names."""
+        names = ("share", "diversity", "teachers", "steps")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worths:
-    """A source: its lists, what each is worth, and the unit vectors of its queries [L, D]."""
+class Source:
+    """A source: its lists, the utility of each, and the unit vectors of its queries [L, D]."""
 
     lists: Sequence[GradedList]
-    worths: Sequence[float]
+    utilities: Sequence[float]
     queries: Tensor
 
-    def share(self, arm: str, share: float, diversity: float, seed: int) -> list[GradedList]:
-        """The lists of one arm: the kept share, as many by chance, or all."""
+    def arm(self, arm: str, share: float, diversity: float, seed: int) -> list[GradedList]:
+        """Return the lists of one arm: the core set, as many at random, or all."""
         if arm == "all":
             return list(self.lists)
-        kept = core_set(self.worths, self.queries, share, diversity)
-        places = (
-            kept
-            if arm == "kept"
-            else sorted(random.Random(seed).sample(range(len(self.lists)), len(kept)))
-        )
-        return [self.lists[place] for place in places]
+        indices = core_set(self.utilities, self.queries, share, diversity)
+        if arm == "random":
+            indices = sorted(random.Random(seed).sample(range(len(self.lists)), len(indices)))
+        return [self.lists[index] for index in indices]
+
+    def mean_utility(self, indices: Sequence[int]) -> float:
+        """Return the mean utility of these lists."""
+        return sum(self.utilities[index] for index in indices) / len(indices)
 
 
-def source_of(name: str, cache: TextStateCache, teachers: Sequence[str]) -> Worths:
-    """A source with the negatives that the text tower finds hardest, and its worth by these
-    teachers and the judgments.
-    """
-    lists = mixes.SOURCES[name](cache)
+def build_source(
+    name: str, folder: DataFolder, cache: TextStateCache, teachers: Sequence[str]
+) -> Source:
+    """Return a source with the text encoder's hardest negatives, and its lists' utilities."""
+    lists = mixtures.SOURCES[name](folder, cache)
     if name == "insuranceqa":
-        lists = random.Random(0).sample(lists, INSURANCE)
-    if name in mixes.NEGATIVES:
-        lists = remined(lists, lambda of: mixes.tower_scores(cache, of), mixes.NEGATIVES[name])
-    found = [worth_of(of, cache, teachers) for of in lists]
-    queries = torch.stack([mixes.query_vector(cache, of.query) for of in lists])
-    return Worths(lists=lists, worths=found, queries=queries)
+        lists = random.Random(0).sample(lists, INSURANCE_LISTS)
+    if name in mixtures.NEGATIVES:
+        lists = remine(
+            lists,
+            lambda graded_list: mixtures.encoder_scores(cache, graded_list),
+            mixtures.NEGATIVES[name],
+        )
+    utilities = [list_utility(graded_list, cache, teachers) for graded_list in lists]
+    queries = [mixtures.query_vector(cache, graded_list.query) for graded_list in lists]
+    return Source(lists=lists, utilities=utilities, queries=torch.stack(queries))
 
 
-def worth_of(of: GradedList, cache: TextStateCache, teachers: Sequence[str]) -> float:
-    """Agreement of the teachers and the judgments x what the text tower's order, where the reader
-    begins, lacks.
+def list_utility(graded_list: GradedList, cache: TextStateCache, teachers: Sequence[str]) -> float:
+    """Return the agreement of teachers and judgments x the text encoder's distance from them.
+
+    The text encoder's order is where the scorer begins.
     """
-    tower = mixes.tower_scores(cache, of)  # [N]
+    config = ScorerConfig()
+    encoder = mixtures.encoder_scores(cache, graded_list)  # [N]
     batch = candidate_batch(
-        of, cache, ScorerConfig(), lambda states: states[:, : ScorerConfig().memory_width], None
+        graded_list, cache, config, lambda states: states[:, : config.memory_width], None
     )
-    words = list_bm25(
-        cache[f"query:{of.query}"].pieces.long()[1:-1], batch
-    )  # without [CLS] and [SEP]
-    said = {"tower": tower, "bm25": words}
-    return worth(torch.stack([said[name] for name in teachers]), tower, torch.tensor(of.grades))
+    # The query without [CLS] and [SEP].
+    query = cache[f"{QUERY_PREFIX}{graded_list.query}"].pieces.long()[1:-1]
+    scores = {"tower": encoder, "bm25": list_bm25(query, batch)}
+    by_teacher = torch.stack([scores[name] for name in teachers])  # [T, N]
+    return utility(by_teacher, encoder, torch.tensor(graded_list.grades))
 
 
-def development(cache: TextStateCache) -> dict[str, list[GradedList]]:
-    """What no training list comes from."""
-    found = {
-        "rag24": rag24("dev"),
-        "dl21": mixes.dl21_split()[1],
-        "scifact": mixes.scifact_dev(cache, 100),
+def build_dev_sets(folder: DataFolder, cache: TextStateCache) -> dict[str, list[GradedList]]:
+    """Return development sets; no training list comes from them."""
+    dev_sets = {
+        "rag24": rag24(folder, "dev"),
+        "dl21": mixtures.dl21_split(folder)[1],
+        "scifact": mixtures.scifact_dev(folder, cache, 100),
+        "insuranceqa": mixtures.insurance_split(folder)[1],
+        "mediqa": mediqa(folder, "dev"),
     }
-    found |= {"insuranceqa": mixes.insurance_split()[1], "mediqa": mediqa("dev")}
-    return {name: lists[:MEASURED] for name, lists in found.items()}
+    return {name: lists[:MEASURED_LISTS] for name, lists in dev_sets.items()}
 
 
-def begun(
+def build_learner(
     text: Path, cache: TextStateCache, lists: Sequence[GradedList], seed: int, work: Path
 ) -> MiniLearner:
-    """A reader that orders as the text tower does; the tower itself is not needed, the cache holds
-    what it says.
+    """Return a scorer that orders as the text encoder does.
+
+    The encoder itself is not needed: the cache holds its states.
     """
     torch.manual_seed(seed)
     model = MiniModel.untrained(text, ImageConfig(), ScorerConfig())
     learner = MiniLearner(model, cache, FeatureMapCache(work / "maps"), {})
-    begin_reader(learner, [text for of in lists for text in of.texts[:10]])
+    begin_reader(learner, [text for graded_list in lists for text in graded_list.texts[:10]])
     return learner
 
 
-def trained(
-    learner: MiniLearner, lists: Lists, sets: Lists, steps: int, seed: int, work: Path
+def train_and_measure(
+    learner: MiniLearner, lists: Lists, dev_sets: Lists, steps: int, seed: int
 ) -> dict[str, Values]:
-    """nDCG@10 of every development list after `steps`, by the moving average: nothing is selected."""
-    mix = tuple((name, mixes.WEIGHTS[name]) for name in lists)
-    stage = Stage(name="text-lists", mix=mix, development=(), trained=READER, steps=steps)
-    trainer = Trainer(learner, stage, work / "unkept", record_of(asdict(stage), seed, {}))
+    """Return nDCG@10 of every development list after `steps`, by the moving average.
+
+    No weights are selected.
+    """
+    stage = Stage(
+        name="text-lists",
+        sources=tuple((name, mixtures.WEIGHTS[name]) for name in lists),
+        dev_sets=(),
+        trainable=READER,
+        steps=steps,
+    )
+    task = GradedListTask(learner, stage, lambda _: lists, {}, seed)
+    trainer = Trainer(task, None, record_of(asdict(stage), seed, {}))
     for _ in range(steps):
-        trainer.step(lists)
+        trainer.step()
     learner.load(trainer.average)
-    return {name: ndcg(learner, of) for name, of in sets.items()}
+    return {name: ndcg(learner, dev_set) for name, dev_set in dev_sets.items()}
 
 
 def compare_arms(results: Path, ours: str, theirs: str, seeds: Sequence[int]) -> list[str]:
-    """A line for each development set: the means of both arms, and their difference over queries,
-    seeds averaged first.
+    """Return a line for each development set: the means of both arms, and their difference.
+
+    The difference is over queries, seeds averaged first. The last line has the means of all sets.
     """
-    found = {(row["arm"], row["seed"]): row["values"] for row in rows_of(results)}
-    sets, lines, marks = found[ours, seeds[0]], list[str](), list[tuple[float, float]]()
-    for name in sets:
-        one, other = (
-            averaged([found[arm, seed][name] for seed in seeds]) for arm in (ours, theirs)
-        )
-        marks.append((mean(one), mean(other)))
-        lines.append(f"| {name} | {mean(one):.4f} | {mean(other):.4f} | {bootstrap(one, other)} |")
-    means = [sum(column) / len(marks) for column in zip(*marks, strict=True)]
-    return [*lines, f"| mean | {means[0]:.4f} | {means[1]:.4f} | {means[0] - means[1]:+.4f} |"]
+    values = {(row["arm"], row["seed"]): row["values"] for row in rows_of(results)}
+    lines = []
+    means = []
+    for name in values[ours, seeds[0]]:
+        our_values = average_seeds([values[ours, seed][name] for seed in seeds])
+        their_values = average_seeds([values[theirs, seed][name] for seed in seeds])
+        difference = bootstrap(our_values, their_values)
+        means.append((mean(our_values), mean(their_values)))
+        lines.append(f"| {name} | {means[-1][0]:.4f} | {means[-1][1]:.4f} | {difference} |")
+    our_mean, their_mean = (sum(column) / len(means) for column in zip(*means, strict=True))
+    return [*lines, f"| mean | {our_mean:.4f} | {their_mean:.4f} | {our_mean - their_mean:+.4f} |"]
 
 
-def averaged(values: Sequence[Mapping[str, float]]) -> Values:
-    """Each query's mean over the seeds."""
-    return {qid: sum(of[qid] for of in values) / len(values) for qid in values[0]}
+def average_seeds(values: Sequence[Mapping[str, float]]) -> Values:
+    """Return each query's mean over the seeds."""
+    return {qid: sum(of_seed[qid] for of_seed in values) / len(values) for qid in values[0]}
 
 
-def run_core_set_ablation(asked: argparse.Namespace) -> None:
-    """Every arm and seed that is not in the results yet; then the table."""
-    data_folder()
-    cache = TextStateCache(asked.cache, load_file(asked.cache / "idf.safetensors")["weights"])
-    known, sets, seeds = (
-        {name: source_of(name, cache, asked.teachers) for name in SOURCES},
-        development(cache),
-        range(asked.seeds),
-    )
-    results = asked.work / "results.jsonl"
-    for seed in seeds:
-        for arm in asked.arms:
+def run_core_set_ablation(settings: AblationSettings) -> None:
+    """Train every arm and seed that is not in the results yet; then print the tables.
+
+    Raises:
+        SettingsError: RNX_DATA names no folder.
+    """
+    folder = DataFolder.from_environment()
+    weights = load_file(settings.cache / "idf.safetensors")["weights"]
+    cache = TextStateCache(settings.cache, weights)
+    sources = {name: build_source(name, folder, cache, settings.teachers) for name in SOURCES}
+    dev_sets = build_dev_sets(folder, cache)
+    data = hashes(folder.files_read, folder.path)
+
+    results = settings.work / "results.jsonl"
+    for seed in range(settings.seeds):
+        for arm in settings.arms:
             if any(row["arm"] == arm and row["seed"] == seed for row in rows_of(results)):
                 continue
-            lists = {
-                name: of.share(arm, asked.share, asked.diversity, seed)
-                for name, of in known.items()
-            }
-            learner = begun(
-                asked.text, cache, lists["rag24"][:20] + lists["dl21"], seed, asked.work
-            )
-            values = trained(learner, lists, sets, asked.steps, seed, asked.work)
-            marks = {name: mean(of) for name, of in values.items()}
-            record = record_of({name: getattr(asked, name) for name in SETTINGS}, seed, _data())
-            add_row(
-                results,
-                {"arm": arm, "date": today(), "marks": marks, "values": values, **asdict(record)},
-            )
-            print(arm, seed, *(f"{name} {mark:.4f}" for name, mark in marks.items()), flush=True)
-    for name, of in known.items():
-        kept = core_set(of.worths, of.queries, asked.share, asked.diversity)
-        worths = [
-            sum(of.worths[place] for place in places) / len(places)
-            for places in (range(len(of.lists)), kept)
-        ]
-        print(
-            f"{name}: {len(kept)} of {len(of.lists)} lists, worth {worths[0]:.3f} -> {worths[1]:.3f}"
-        )
-    for other in asked.arms[1:]:
-        print(f"| | {asked.arms[0]} | {other} | difference |\n|---|---|---|---|")
-        print("\n".join(compare_arms(results, asked.arms[0], other, seeds)), flush=True)
+            values = _run_arm(settings, arm, seed, sources, dev_sets, cache)
+            ndcg_means = {name: mean(of_set) for name, of_set in values.items()}
+            row = {"arm": arm, "date": today(), "marks": ndcg_means, "values": values}
+            add_row(results, row | asdict(record_of(settings.recorded(), seed, data)))
+            line = "  ".join(f"{name} {value:.4f}" for name, value in ndcg_means.items())
+            print(arm, seed, line, flush=True)
+    _print_sources(settings, sources)
+    _print_comparisons(settings, results)
 
 
-def _data() -> dict[str, str]:
-    return hashes(files_read(), data_folder())
+def _run_arm(
+    settings: AblationSettings,
+    arm: str,
+    seed: int,
+    sources: Mapping[str, Source],
+    dev_sets: Lists,
+    cache: TextStateCache,
+) -> dict[str, Values]:
+    lists = {
+        name: source.arm(arm, settings.share, settings.diversity, seed)
+        for name, source in sources.items()
+    }
+    first_lists = lists["rag24"][:20] + lists["dl21"]
+    learner = build_learner(settings.text, cache, first_lists, seed, settings.work)
+    return train_and_measure(learner, lists, dev_sets, settings.steps, seed)
+
+
+def _print_sources(settings: AblationSettings, sources: Mapping[str, Source]) -> None:
+    """Print the size of every core set, and the mean utility of all lists and of its own."""
+    for name, source in sources.items():
+        indices = core_set(source.utilities, source.queries, settings.share, settings.diversity)
+        count = len(source.lists)
+        before = source.mean_utility(range(count))
+        after = source.mean_utility(indices)
+        print(f"{name}: {len(indices)} of {count} lists, utility {before:.3f} -> {after:.3f}")
+
+
+def _print_comparisons(settings: AblationSettings, results: Path) -> None:
+    first, *others = settings.arms
+    for arm in others:
+        print(f"| | {first} | {arm} | difference |\n|---|---|---|---|")
+        print("\n".join(compare_arms(results, first, arm, range(settings.seeds))), flush=True)

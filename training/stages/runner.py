@@ -1,9 +1,9 @@
-"""Stages carried out one after the other, each resumed where it was killed."""
+"""Stages carried out one after the other; a killed run goes on where it was. It knows no model."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from ir_measures import Measure
 from torch import Tensor
 
-from llama_index_rnx.errors import RNXError
-from training.data import GradedList, kept_lists
+from llama_index_rnx.errors import SettingsError
+from training.data import GradedList, load_or_build_lists
 from training.engine import (
+    GradedListTask,
     Learner,
     Lists,
     Record,
@@ -23,7 +24,6 @@ from training.engine import (
     checkpoint,
     record_of,
     run_lists,
-    train,
 )
 from training.evaluation import (
     MEASURES,
@@ -39,235 +39,267 @@ from training.evaluation import (
     today,
 )
 
-ENDED = "weights.safetensors"  # what a stage leaves when it ended
+# The file that a stage leaves when it has ended.
+ENDED = "weights.safetensors"
+
+RESULTS = "results.jsonl"
+
+# Of a set: every measure of every list.
+Metrics = dict[str, dict[Measure, Values]]
 
 
 class CurriculumData(Protocol):
-    """Data of one kind, and the learner that fits it. Everything is a function of what is asked for
-    and of the seed.
-    """
+    """Data of one kind, and the learner that fits it. All of it depends on the seed alone."""
 
-    def learner(self) -> Learner:
-        """Untrained; the same at every call."""
+    def build_learner(self) -> Learner:
+        """Return an untrained learner; the same at every call."""
         ...
 
-    def development(self) -> Lists:
-        """Every development set, by name; they depend on no trained weights, so that all stages can
-        be compared.
+    def build_dev_sets(self) -> Lists:
+        """Return every development set by its name.
+
+        They depend on no trained weights, so that all stages can be compared.
         """
         ...
 
-    def lists(self, source: str, stage: Stage, learner: Learner, turn: int) -> Sequence[GradedList]:
-        """The lists of one source for one round of a stage, mined by the learner as it now is where
-        the stage says so.
+    def build_lists(
+        self, source: str, stage: Stage, learner: Learner, mining_round: int
+    ) -> Sequence[GradedList]:
+        """Return the lists of one source for one round of a stage.
+
+        The learner as it now is mines them where the stage asks for that.
         """
         ...
 
-    def retriever(self, stage: Stage, learner: Learner, work: Path, record: Record) -> list[float]:
-        """A stage with negatives "in batch": it trains the learner with a loop of its own, and
-        gives back its losses.
+    def train_retriever(
+        self, stage: Stage, learner: Learner, work: Path, record: Record
+    ) -> list[float]:
+        """Train the learner in a stage with negatives "in batch", and return the losses.
+
+        Such a stage reads pairs, not lists.
         """
         ...
 
-    def settle(self, learner: Learner) -> None:
-        """Compute anew what follows from the weights and is not learned."""
+    def refresh_statistics(self, learner: Learner) -> None:
+        """Compute anew what follows from the learner's weights and is not learned."""
         ...
 
-    def files(self) -> Mapping[str, str]:
-        """The sha256 of every file that was read, by name."""
+    def file_hashes(self) -> Mapping[str, str]:
+        """Return the sha256 of every file that was read, by name."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a stage's training left behind beside the weights: the loss of every step, and the time
-    it took.
-    """
+    """What a stage's training left beside the weights: the loss of every step, and its seconds."""
 
     losses: list[float]
     seconds: float
 
 
-def run_stages(stages: Sequence[Stage], material: CurriculumData, work: Path, seed: int) -> Learner:
-    """Every stage in order, each from the last one's weights; what was done before is not done
-    again.
+def run_stages(stages: Sequence[Stage], data: CurriculumData, work: Path, seed: int) -> Learner:
+    """Carry out every stage in order, each from the last one's weights.
+
+    Stages that ended in an earlier run are read, not trained again. Each stage adds one row to
+    `results.jsonl` in the work folder.
     """
-    learner, sets, folder = material.learner(), material.development(), work
+    learner = data.build_learner()
+    dev_sets = data.build_dev_sets()
+    results = work / RESULTS
+    folder = work
     for stage in stages:
-        folder, start = folder / stage.name, copied(learner)
-        outcome = carry_out(stage, learner, material, sets, folder, seed)
-        path, chain = work / "results.jsonl", folder.relative_to(work).parts
-        if not any(row["chain"] == list(chain) and row["seed"] == seed for row in rows_of(path)):
-            add_row(
-                path,
-                row_of(
-                    stage,
-                    chain,
-                    learner,
-                    start,
-                    sets,
-                    outcome,
-                    record_of(asdict(stage), seed, material.files()),
-                ),
-            )
+        folder = folder / stage.name
+        chain = folder.relative_to(work).parts
+        start = copy_weights(learner)
+        outcome = run_stage(stage, learner, data, dev_sets, folder, seed)
+        if not _has_row(results, chain, seed):
+            record = record_of(asdict(stage), seed, data.file_hashes())
+            add_row(results, _result_row(chain, learner, start, dev_sets, outcome, record))
     return learner
 
 
-def carry_out(
-    stage: Stage, learner: Learner, material: CurriculumData, sets: Lists, folder: Path, seed: int
+def run_stage(
+    stage: Stage, learner: Learner, data: CurriculumData, dev_sets: Lists, folder: Path, seed: int
 ) -> Outcome:
-    """One stage: it leaves the learner trained, and `weights.safetensors` in the folder."""
-    record, path = record_of(asdict(stage), seed, material.files()), folder / ENDED
-    if (
-        path.exists() and stage.negatives != "in batch"
-    ):  # such a stage brings more than weights: a tower, a calibration
+    """Train one stage, or read it where it has ended; the learner is left trained.
+
+    A stage that ends leaves `weights.safetensors` in the folder.
+    """
+    record = record_of(asdict(stage), seed, data.file_hashes())
+    path = folder / ENDED
+    # A stage with negatives in the batch leaves more than weights (an encoder, a calibration), so
+    # the data reads it again.
+    if path.exists() and stage.negatives != "in batch":
         tensors, header = checkpoint.read(path)
         checkpoint.check_same_run(path, header, record)
         learner.load(tensors)
-        material.settle(learner)  # changes nothing in them, and reads what a measurement will need
+        # It changes nothing in the weights, and reads what a measurement will need.
+        data.refresh_statistics(learner)
         return Outcome(**header["outcome"])
-    outcome = fit(stage, learner, material, sets, folder, record)
-    material.settle(learner)
-    checkpoint.write(
-        path, learner.weights(), {"record": asdict(record), "outcome": asdict(outcome)}
-    )
+
+    outcome = train_stage(stage, learner, data, dev_sets, folder, record)
+    data.refresh_statistics(learner)
+    header = {"record": asdict(record), "outcome": asdict(outcome)}
+    checkpoint.write(path, learner.weights(), header)
     return outcome
 
 
-def fit(
+def train_stage(
     stage: Stage,
     learner: Learner,
-    material: CurriculumData,
-    sets: Lists,
+    data: CurriculumData,
+    dev_sets: Lists,
     folder: Path,
     record: Record,
 ) -> Outcome:
-    """The training itself: by lists, or by the retriever's batches of pairs."""
+    """Train one stage: on lists, or on the retriever's batches of pairs."""
     if stage.negatives == "in batch":
-        began = time.monotonic()
-        return Outcome(
-            losses=material.retriever(stage, learner, folder, record),
-            seconds=time.monotonic() - began,
-        )
+        started = time.monotonic()
+        losses = data.train_retriever(stage, learner, folder, record)
+        return Outcome(losses=losses, seconds=time.monotonic() - started)
 
-    def lists(turn: int) -> Lists:
-        return {
-            name: kept(
-                folder / f"{name}-{turn}.jsonl", partial(material.lists, name, stage, learner, turn)
-            )
-            for name, _ in stage.mix
-        }
+    def lists_of_round(mining_round: int) -> Lists:
+        lists = {}
+        for source, _ in stage.sources:
+            build = partial(data.build_lists, source, stage, learner, mining_round)
+            path = folder / f"{source}-{mining_round}.jsonl"
+            lists[source] = _load_or_build(stage, path, build)
+        return lists
 
-    kept = kept_lists if stage.negatives == "mined" else lambda _, make: make()
-    trainer = Trainer(learner, stage, folder, record)
-    train(trainer, lists, {name: sets[name] for name in stage.development})
+    stage_sets = {name: dev_sets[name] for name in stage.dev_sets}
+    task = GradedListTask(learner, stage, lists_of_round, stage_sets, record.seed)
+    trainer = Trainer(task, folder, record)
+    trainer.train()
     return Outcome(losses=trainer.losses, seconds=trainer.seconds)
 
 
-def row_of(
-    stage: Stage,
+def _load_or_build(
+    stage: Stage, path: Path, build: Callable[[], Sequence[GradedList]]
+) -> Sequence[GradedList]:
+    """Return lists; mined ones are kept in a file, so that a resumed run reads the same ones."""
+    if stage.negatives == "mined":
+        return load_or_build_lists(path, build)
+    return build()
+
+
+def _has_row(results: Path, chain: Sequence[str], seed: int) -> bool:
+    return any(row["chain"] == list(chain) and row["seed"] == seed for row in rows_of(results))
+
+
+def _result_row(
     chain: Sequence[str],
     learner: Learner,
     start: Mapping[str, Tensor],
-    sets: Lists,
+    dev_sets: Lists,
     outcome: Outcome,
     record: Record,
 ) -> dict[str, Any]:
-    """What a stage gave: every measure on every development set, and the gain in nDCG@10 over where
-    it started.
+    """Return the row of a stage: every measure of every development set, and the gain in nDCG@10
+    over the weights from which the stage started.
     """
-    after, trained = measured(learner, sets), copied(learner)
+    after = measure(learner, dev_sets)
+    trained = copy_weights(learner)
     learner.load(start)
-    before = measured(learner, sets)
+    before = measure(learner, dev_sets)
     learner.load(trained)
-    part = max(1, len(outcome.losses) // 5)
     return {
         "kind": "stage",
         "date": today(),
-        "stage": stage.name,
+        "stage": chain[-1],
         "chain": list(chain),
-        "metrics": {
-            name: {str(measure): mean(values) for measure, values in of.items()}
-            for name, of in after.items()
-        },
-        "before": {name: mean(of[NDCG10]) for name, of in before.items()},
+        "metrics": {name: _means(metrics) for name, metrics in after.items()},
+        "before": {name: mean(metrics[NDCG10]) for name, metrics in before.items()},
         "gain": {
-            name: asdict(bootstrap(after[name][NDCG10], before[name][NDCG10])) for name in sets
+            name: asdict(bootstrap(after[name][NDCG10], before[name][NDCG10])) for name in dev_sets
         },
-        "given": {
-            name: mean(evaluate(qrels_of(of), first_run(of)))
-            for name, of in sets.items()
-            if all(one.first for one in of)
-        },
-        "loss": {
-            "first": sum(outcome.losses[:part]) / part,
-            "last": sum(outcome.losses[-part:]) / part,
-        },
+        "given": _first_stage_ndcg(dev_sets),
+        "loss": _first_and_last_loss(outcome.losses),
         "steps": len(outcome.losses),
         "seconds": round(outcome.seconds, 1),
         **asdict(record),
     }
 
 
-def measured(learner: Learner, sets: Lists) -> dict[str, dict[Measure, Values]]:
-    """Every measure of every list of every set."""
-    runs = {name: run_lists(learner, lists) for name, lists in sets.items()}
+def _means(metrics: Mapping[Measure, Values]) -> dict[str, float]:
+    return {str(name): mean(values) for name, values in metrics.items()}
+
+
+def _first_stage_ndcg(dev_sets: Lists) -> dict[str, float]:
+    """Return nDCG@10 of the first stage's order, where a set has one."""
+    scored = {
+        name: lists
+        for name, lists in dev_sets.items()
+        if all(graded_list.first for graded_list in lists)
+    }
     return {
-        name: {m: evaluate(qrels_of(lists), runs[name], m) for m in MEASURES}
-        for name, lists in sets.items()
+        name: mean(evaluate(qrels_of(lists), first_run(lists))) for name, lists in scored.items()
     }
 
 
-def copied(learner: Learner) -> dict[str, Tensor]:
+def _first_and_last_loss(losses: Sequence[float]) -> dict[str, float]:
+    """Return the mean loss over the first fifth of the steps, and over the last fifth."""
+    fifth = max(1, len(losses) // 5)
+    return {"first": sum(losses[:fifth]) / fifth, "last": sum(losses[-fifth:]) / fifth}
+
+
+def measure(learner: Learner, dev_sets: Lists) -> Metrics:
+    """Return every measure of every list of every set."""
+    metrics: Metrics = {}
+    for name, lists in dev_sets.items():
+        run = run_lists(learner, lists)
+        qrels = qrels_of(lists)
+        metrics[name] = {metric: evaluate(qrels, run, metric) for metric in MEASURES}
+    return metrics
+
+
+def copy_weights(learner: Learner) -> dict[str, Tensor]:
+    """Return copies of the learner's weights."""
     return {name: tensor.detach().clone() for name, tensor in learner.weights().items()}
 
 
-def chosen(stages: Sequence[Stage], names: Sequence[str] | None) -> list[Stage]:
-    """The stages of these names, in the curriculum's order; all of them for no names.
+def select_stages(stages: Sequence[Stage], names: Sequence[str] | None) -> list[Stage]:
+    """Return the stages of these names, in the curriculum's order; all of them for no names.
 
     Raises:
-        RNXError: no stage has one of the names.
+        SettingsError: no stage has one of the names.
     """
-    known = [stage.name for stage in stages]
-    wrong = [name for name in names or () if name not in known]
-    if wrong:
-        raise RNXError(
-            f"--stages {' '.join(wrong)}: there is no such stage; allowed are {', '.join(known)}."
+    allowed = [stage.name for stage in stages]
+    unknown = [name for name in names or () if name not in allowed]
+    if unknown:
+        raise SettingsError(
+            f"--stages {' '.join(unknown)}: there is no such stage; "
+            f"allowed are {', '.join(allowed)}."
         )
     return [stage for stage in stages if not names or stage.name in names]
 
 
-def scaled(stage: Stage, scale: float) -> Stage:
-    """The same stage with a share of its steps, and as many evaluations.
+def scale_stage(stage: Stage, scale: float) -> Stage:
+    """Return the same stage with a share of its steps, and as many evaluations.
 
     Raises:
-        RNXError: the share is nothing.
+        SettingsError: the share is not above 0, or is above 1.
     """
     if not 0.0 < scale <= 1.0:
-        raise RNXError(f"--scale is {scale}; it must be above 0 and at most 1.")
-    steps, every = (
-        max(stage.rounds, round(scale * count)) for count in (stage.steps, stage.evaluate_every)
-    )
-    return replace(stage, steps=steps, evaluate_every=every)
+        raise SettingsError(f"--scale is {scale}; it must be above 0 and at most 1.")
+    steps = max(stage.mining_rounds, round(scale * stage.steps))
+    evaluate_every = max(stage.mining_rounds, round(scale * stage.evaluate_every))
+    return replace(stage, steps=steps, evaluate_every=evaluate_every)
 
 
-def chains(stages: Sequence[Stage], without: str | None) -> list[list[Stage]]:
-    """The sequences of stages that are asked for: all; all without one; all, and then without each
-    in turn.
+def ablation_chains(stages: Sequence[Stage], without: str | None) -> list[list[Stage]]:
+    """Return the sequences of stages to run: all stages; or all without one of them; or, for
+    "each", all stages and then all without each in turn.
 
     Raises:
-        RNXError: no stage has that name.
+        SettingsError: no stage has that name.
     """
     names = [stage.name for stage in stages]
     if without is None:
         return [list(stages)]
     if without != "each" and without not in names:
-        raise RNXError(
+        raise SettingsError(
             f"--without {without!r}: there is no such stage; allowed are {', '.join(names)}, each."
         )
-    left_out = [
-        [stage for stage in stages if stage.name != name]
-        for name in names
-        if without in (name, "each")
-    ]
-    return [list(stages), *left_out] if without == "each" else left_out
+    if without != "each":
+        return [[stage for stage in stages if stage.name != without]]
+    return [list(stages), *([stage for stage in stages if stage.name != name] for name in names)]

@@ -1,5 +1,6 @@
-"""The curriculum on generated data: made up from a seed in seconds, with a planted order, for an
-rnx-mini of toy size.
+"""The curriculum on generated data: made from a seed in seconds, for an rnx-mini of toy size.
+
+It knows no stage.
 """
 
 from __future__ import annotations
@@ -9,69 +10,96 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from training.data import HELD_OUT, GradedList, same_words
+from training.data import HELD_OUT, CaptionedImage, GradedList, word_overlap
 from training.data import synthetic as generated
 from training.engine import Learner, Lists, Record, Stage
 from training.features import FeatureMapCache, TextStateCache, idf
 from training.learners import MiniLearner, begin_reader
-from training.teachers import JointSet, caption_lists, joint_lists, joint_set, picture_lists
+from training.stages.tiny_mini import tiny_model
+from training.teachers import JointSet, caption_lists, image_lists, joint_lists, joint_set
 
-LISTS = 160  # of every source
+# Training lists of every source.
+LISTS = 160
+
+# Wrong candidates of a pair, as in a bi-encoder's batch.
+PAIR_NEGATIVES = 15
+
+# Wrong candidates of a joint list.
+JOINT_NEGATIVES = 12
 
 
 class SyntheticData:
-    """Texts and pictures, what the frozen towers say of them, and the learner over those towers."""
+    """Texts and images, what the frozen encoders say of them, and the learner over these encoders.
+
+    Args:
+        folder: where images and caches are written.
+        seed: of everything that is generated.
+        count: lists of every source.
+        held_out: lists of every development set.
+    """
 
     def __init__(
         self, folder: Path, seed: int, count: int = LISTS, held_out: int = HELD_OUT
     ) -> None:
-        """`count` lists of every source, `held_out` of every development set; tests want few of
-        them.
-        """
-        self.seed, self.count = seed, count
-        self.known, self.new = generated.pictures(folder / "pictures", 2 * count, held_out)
-        self.texts = generated.text_lists(count, seed)
-        self.held_out = generated.text_lists(held_out, seed + 1)
-        self.pairs = generated.text_pairs(count, 15, seed)
-        model, every = generated.tiny_model(seed), [text for of in self.texts for text in of.texts]
-        self.tokens = TextStateCache(folder / "tokens", idf(model.text, every), model.reader.config)
-        self.maps = FeatureMapCache(folder / "maps")
-        learner = MiniLearner(model, self.tokens, self.maps, {}, torch.float32)
-        learner.remember([*self.texts, *self.held_out, *self.pairs, *self._shown()], "generated")
-
-    def learner(self) -> MiniLearner:
-        learner = MiniLearner(
-            generated.tiny_model(self.seed), self.tokens, self.maps, {}, torch.float32
+        self.seed = seed
+        self.count = count
+        self.training_images, self.held_out_images = generated.generate_images(
+            folder / "pictures", 2 * count, held_out
         )
-        begin_reader(learner, [text for of in self.texts for text in of.texts])
-        self.settle(learner)
+        self.text_lists = generated.text_lists(count, seed)
+        self.held_out_lists = generated.text_lists(held_out, seed + 1)
+        self.text_pairs = generated.text_pairs(count, PAIR_NEGATIVES, seed)
+
+        model = tiny_model(seed)
+        weights = idf(model.text, self._texts())
+        self.text_states = TextStateCache(folder / "tokens", weights, model.reader.config)
+        self.feature_maps = FeatureMapCache(folder / "maps")
+        learner = MiniLearner(model, self.text_states, self.feature_maps, {}, torch.float32)
+        lists = [*self.text_lists, *self.held_out_lists, *self.text_pairs]
+        learner.remember([*lists, *self._lists_of_all_images()], "generated")
+
+    def build_learner(self) -> MiniLearner:
+        """Return an untrained rnx-mini of toy size; the same at every call."""
+        model = tiny_model(self.seed)
+        learner = MiniLearner(model, self.text_states, self.feature_maps, {}, torch.float32)
+        begin_reader(learner, self._texts())
+        self.refresh_statistics(learner)
         return learner
 
-    def development(self) -> Lists:
+    def build_dev_sets(self) -> Lists:
+        """Return the development sets: texts, images, and both in one list."""
+
+        def find(queries: Sequence[str], _: Sequence[Path]) -> Tensor:
+            return self._caption_overlap(queries)
+
+        images = self.held_out_images
         joint = joint_lists(
-            self._joint(new=True),
-            self.tokens,
-            lambda queries, _: self._alike(queries),
-            count=len(self.new),
-            wrong=12,
+            self._joint_set(images),
+            self.text_states,
+            find,
+            count=len(images),
+            negatives=JOINT_NEGATIVES,
             seed=self.seed,
         )
         return {
-            "texts": self.held_out,
-            "pictures": picture_lists(self.new, "pictures", len(self.new)),
+            "texts": self.held_out_lists,
+            "pictures": image_lists(images, "pictures", len(images)),
             "joint": joint,
         }
 
-    def lists(self, source: str, stage: Stage, learner: Learner, turn: int) -> Sequence[GradedList]:
+    def build_lists(
+        self, source: str, stage: Stage, learner: Learner, mining_round: int
+    ) -> Sequence[GradedList]:
+        """Return the lists of one source; images and joint lists are mined by the learner."""
         assert isinstance(learner, MiniLearner)
-        seed = self.seed + turn
+        seed = self.seed + mining_round
         if source == "pictures":
-            find = learner.retrieve
             return caption_lists(
-                self.known,
-                find,
-                same_words,
+                self.training_images,
+                learner.retrieve,
+                word_overlap,
                 source=source,
                 count=self.count,
                 temperature=0.2,
@@ -79,43 +107,50 @@ class SyntheticData:
             )
         if source == "joint":
             return joint_lists(
-                self._joint(),
-                self.tokens,
+                self._joint_set(self.training_images),
+                self.text_states,
                 learner.find,
                 count=self.count,
-                wrong=12,
+                negatives=JOINT_NEGATIVES,
                 seed=seed,
                 noise=0.0,
             )
-        found = {
-            "texts": self.texts,
-            "text-pairs": self.pairs,
-            "picture-pairs": self._picture_pairs,
+        lists = {
+            "texts": self.text_lists,
+            "text-pairs": self.text_pairs,
+            "picture-pairs": self._image_pairs,
         }
-        return found[source]
+        return lists[source]
 
-    def retriever(self, stage: Stage, learner: Learner, work: Path, record: Record) -> list[float]:
+    def train_retriever(
+        self, stage: Stage, learner: Learner, work: Path, record: Record
+    ) -> list[float]:
         raise NotImplementedError("generated pairs are lists with wrong candidates at random")
 
     @torch.inference_mode()
-    def settle(self, learner: Learner) -> None:
-        """The bank of the hub correction, and its mean, through the caption head as it now is."""
+    def refresh_statistics(self, learner: Learner) -> None:
+        """Compute the bank of the hub correction and its mean by the caption head as it now is."""
         assert isinstance(learner, MiniLearner)
-        part = learner.image.eval()
-        queries = [query for picture in self.known for query in picture.queries][: len(part.bank)]
-        part.bank[: len(queries)] = torch.cat([learner.caption(query).vector for query in queries])
-        seen = learner.vectors([picture.path for picture in self.known])
-        part.hub_mean.copy_(part.hubness(seen.vector).mean())
+        scorer = learner.image.eval()
+        queries = [query for image in self.training_images for query in image.queries]
+        vectors = [learner.caption(query).vector for query in queries[: len(scorer.bank)]]
+        scorer.bank[: len(vectors)] = torch.cat(vectors)
+        images = learner.vectors([image.path for image in self.training_images])
+        scorer.hub_mean.copy_(scorer.hubness(images.vector).mean())
 
-    def files(self) -> Mapping[str, str]:
+    def file_hashes(self) -> Mapping[str, str]:
+        """Return the seed, in place of hashes: no file is read."""
         return {"generated": f"seed {self.seed}"}
 
     @cached_property
-    def _picture_pairs(self) -> list[GradedList]:
-        return generated.picture_pairs(self.known, self.count, 15, self.seed)
+    def _image_pairs(self) -> list[GradedList]:
+        return generated.image_pairs(self.training_images, self.count, PAIR_NEGATIVES, self.seed)
 
-    def _shown(self) -> list[GradedList]:
-        """Lists that name every picture and every text about one."""
+    def _texts(self) -> list[str]:
+        return [text for graded_list in self.text_lists for text in graded_list.texts]
+
+    def _lists_of_all_images(self) -> list[GradedList]:
+        """Return lists that name every image and every text about one."""
         return [
             GradedList(
                 source="",
@@ -124,18 +159,19 @@ class SyntheticData:
                 docids=("",),
                 texts=(text,),
                 grades=(0.0,),
-                images=(picture.path,),
+                images=(image.path,),
             )
-            for picture in (*self.known, *self.new)
-            for query in picture.queries
-            for text in (*picture.about, picture.caption)
+            for image in (*self.training_images, *self.held_out_images)
+            for query in image.queries
+            for text in (*image.about, image.caption)
         ]
 
-    def _joint(self, new: bool = False) -> JointSet:
-        return joint_set("joint", self.new if new else self.known, self.tokens)
+    def _joint_set(self, images: Sequence[CaptionedImage]) -> JointSet:
+        return joint_set("joint", images, self.text_states)
 
-    def _alike(self, queries: Sequence[str]) -> torch.Tensor:
-        """How like the captions of the new pictures are to these queries, [Q, P]: development lists
-        know no model.
+    def _caption_overlap(self, queries: Sequence[str]) -> Tensor:
+        """Return how similar the captions of the held-out images are to these queries, [Q, P].
+
+        Development lists are made by it, so they depend on no model.
         """
-        return same_words(queries, [picture.caption for picture in self.new])
+        return word_overlap(queries, [image.caption for image in self.held_out_images])

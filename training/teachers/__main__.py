@@ -13,51 +13,48 @@ knows. With --blend below 1, grades that the rows hold make up the rest.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
-from training.teachers.grading import grade_rows
-from training.teachers.models import load_teacher
+from training.data import write_jsonl
+from training.teachers import grade_rows, load_teacher
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Grade a file of lists from the command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        teachers = [load_teacher(name) for name in options.teacher]
+        rows = grade_rows(options.lists, teachers, MemoryStore(options.memory), options.blend)
+    except RNXError as error:
+        parser.exit(2, f"{error}\n")
+    write_jsonl(options.to, rows)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--lists", type=Path, required=True, help="JSONL rows as in `rnx rerank`")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--lists", type=Path, required=True, help="JSONL rows as in `rnx rerank`")
+    add(
         "--teacher",
         nargs="+",
         required=True,
         help="rnx-mini, a folder, a hub id; their mean is taken",
     )
-    parser.add_argument("--to", type=Path, required=True, help="the same rows with grades")
-    parser.add_argument(
+    add("--to", type=Path, required=True, help="the same rows with grades")
+    add(
         "--blend",
         type=float,
         default=1.0,
         help="the teachers' share of the grades; the rest is what the rows hold",
     )
-    parser.add_argument(
-        "--memory", type=Path, help="a folder that keeps what the teachers read, for the next run"
-    )
-    found = parser.parse_args(arguments)
-    try:
-        rows = grade_rows(
-            found.lists,
-            [load_teacher(name) for name in found.teacher],
-            MemoryStore(found.memory),
-            found.blend,
-        )
-    except RNXError as error:
-        parser.exit(2, f"{error}\n")
-    found.to.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-    )
+    add("--memory", type=Path, help="a folder that keeps the teachers' memories for the next run")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Lists of pictures, distilled through captions: text is the bridge by which a picture's grade is
-known. Trains nothing.
+"""Lists of images, graded through their captions. It trains nothing.
 
-A caption is the query. Its candidates are the pictures that the ranker in training now finds for
-it, and what a candidate is worth is how like its own captions are to the query, as a text model
-sees it: so "a dog runs on the beach" gives something to every dog and every beach, where the data
-name one right picture only.
+A caption is the query. Its candidates are the images that the ranker in training now finds for it,
+and the grade of an image is how similar its own captions are to the query, as a text model sees
+it. So "a dog runs on the beach" gives something to every dog and every beach, where the data name
+one right image only.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from torch import Tensor
 
 from training.data import CaptionedImage, GradedList
 
-Similarity = Callable[
-    [Sequence[str], Sequence[str]], Tensor
-]  # queries [Q], captions [C] -> [Q, C], 1 = the same
-Finder = Callable[
-    [Sequence[str], Sequence[Path]], Tensor
-]  # queries [Q], pictures [P] -> scores [Q, P]
+# queries [Q], captions [C] -> similarities [Q, C]; 1 is the same.
+Similarity = Callable[[Sequence[str], Sequence[str]], Tensor]
+
+# queries [Q], images [P] -> scores [Q, P].
+Finder = Callable[[Sequence[str], Sequence[Path]], Tensor]
+
 TOP_GRADE = 3.0
 
 
 def caption_lists(
-    pictures: Sequence[CaptionedImage],
+    images: Sequence[CaptionedImage],
     find: Finder,
     teacher: Similarity,
     *,
@@ -39,76 +38,85 @@ def caption_lists(
     temperature: float = 0.05,
     seed: int = 0,
 ) -> list[GradedList]:
-    """`count` lists: for one caption each, the `depth` pictures that `find` puts first and its own,
-    graded by the teacher.
+    """Return `count` lists, one for a caption each, graded by the teacher.
+
+    The candidates are the caption's own image, first, and the images that `find` puts highest, up
+    to `depth` in all.
     """
-    chance, lists = random.Random(f"{seed}-{source}"), list[GradedList]()
-    owners = [chance.randrange(len(pictures)) for _ in range(count)]
-    queries = [chance.choice(pictures[owner].queries) for owner in owners]
-    scores = find(queries, [picture.path for picture in pictures])  # [Q, P]
+    rng = random.Random(f"{seed}-{source}")
+    owners = [rng.randrange(len(images)) for _ in range(count)]
+    queries = [rng.choice(images[owner].queries) for owner in owners]
+    scores = find(queries, [image.path for image in images])  # [Q, P]
+
+    lists = []
     for number, (owner, query) in enumerate(zip(owners, queries, strict=True)):
-        near = [
-            place
-            for place in scores[number].topk(min(depth, len(pictures))).indices.tolist()
-            if place != owner
-        ]
-        places = [owner, *near[: depth - 1]]
-        chosen = [pictures[place] for place in places]
+        indices = _own_and_nearest(scores[number], owner, depth)
+        candidates = [images[index] for index in indices]
+        similarity = caption_similarity(teacher, query, candidates)
         lists.append(
             GradedList(
                 source=source,
                 qid=f"{source}-{number}",
                 query=query,
-                docids=tuple(picture.path.name for picture in chosen),
-                texts=("",) * len(chosen),
-                images=tuple(picture.path for picture in chosen),
-                grades=tuple(
-                    caption_grades(caption_likeness(teacher, query, chosen), temperature).tolist()
-                ),
-                first=tuple(scores[number][places].tolist()),
+                docids=tuple(image.path.name for image in candidates),
+                texts=("",) * len(candidates),
+                images=tuple(image.path for image in candidates),
+                grades=tuple(caption_grades(similarity, temperature).tolist()),
+                first=tuple(scores[number][indices].tolist()),
             )
         )
     return lists
 
 
-def caption_likeness(teacher: Similarity, query: str, pictures: Sequence[CaptionedImage]) -> Tensor:
-    """How like each picture's nearest caption is to the query, [N]; the query's own picture has it
-    among its captions.
+def _own_and_nearest(scores: Tensor, owner: int, depth: int) -> list[int]:
+    """Return `owner` and the images of highest score, [P] -> `depth` indices at most."""
+    nearest = scores.topk(min(depth, len(scores))).indices.tolist()
+    others = [index for index in nearest if index != owner]
+    return [owner, *others[: depth - 1]]
+
+
+def caption_similarity(teacher: Similarity, query: str, images: Sequence[CaptionedImage]) -> Tensor:
+    """Return how similar each image's nearest caption is to the query, [N].
+
+    The query's own image has 1, because the query is one of its captions.
     """
-    captions = [caption for picture in pictures for caption in picture.captions]
-    likeness = teacher([query], captions)[0]  # [captions]
-    parts = torch.split(likeness, [len(picture.captions) for picture in pictures])
-    return torch.stack([of.max() for of in parts])
+    captions = [caption for image in images for caption in image.captions]
+    similarity = teacher([query], captions)[0]  # [captions]
+    per_image = torch.split(similarity, [len(image.captions) for image in images])
+    return torch.stack([values.max() for values in per_image])
 
 
-def caption_grades(likeness: Tensor, temperature: float) -> Tensor:
-    """Grades of which the gains 2^grade - 1 are proportional to exp(likeness / temperature), the
-    best having `TOP_GRADE`.
+def caption_grades(similarity: Tensor, temperature: float) -> Tensor:
+    """Return grades whose gains 2^grade - 1 are proportional to exp(similarity / temperature).
 
-    So `losses.softmax_kl`, whose target are the gains, distils the teacher's softmax exactly, and a
-    Plackett-Luce loss reads the teacher's whole order. [N] -> [N].
+    The best has `TOP_GRADE`. So `losses.softmax_kl`, whose targets are the gains, distils the
+    teacher's softmax exactly, and a Plackett-Luce loss reads the teacher's whole order. [N] -> [N].
     """
-    top = 2**TOP_GRADE - 1
-    gains: Tensor = top * ((likeness - likeness.max()) / temperature).exp()
+    top_gain = 2**TOP_GRADE - 1
+    gains: Tensor = top_gain * ((similarity - similarity.max()) / temperature).exp()
     return gains.log1p() / math.log(2)
 
 
-def picture_lists(pictures: Sequence[CaptionedImage], source: str, count: int) -> list[GradedList]:
-    """Development lists: a query each, every picture of the set is a candidate, its own is right.
+def image_lists(images: Sequence[CaptionedImage], source: str, count: int) -> list[GradedList]:
+    """Return development lists: a query each, every image is a candidate, its own image is right.
+
     They depend on no model.
     """
-    lists, paths = [], tuple(picture.path for picture in pictures)
+    paths = tuple(image.path for image in images)
+    docids = tuple(f"{index}-{path.name}" for index, path in enumerate(paths))
+    lists = []
     for number in range(count):
-        owner = number * len(pictures) // count
+        owner = number * len(images) // count
+        queries = images[owner].queries
         lists.append(
             GradedList(
                 source=source,
                 qid=f"{source}-{number}",
-                query=pictures[owner].queries[number % len(pictures[owner].queries)],
-                docids=tuple(f"{place}-{path.name}" for place, path in enumerate(paths)),
+                query=queries[number % len(queries)],
+                docids=docids,
                 texts=("",) * len(paths),
                 images=paths,
-                grades=tuple(float(place == owner) for place in range(len(paths))),
+                grades=tuple(float(index == owner) for index in range(len(paths))),
             )
         )
     return lists

@@ -1,9 +1,8 @@
-"""Joint lists that mix texts and pictures, for the last stage: the calibration of kinds and the
+"""Joint lists that mix texts and images, for the last stage: the calibration of modalities and the
 attention across them.
 
-Right candidates are the picture, another text about it (a caption, the paragraph that points to
-it), or the picture with its caption; wrong ones are those that look most alike to what finds them.
-It knows no model.
+Right candidates are the image, another text about it (a caption, the paragraph that points to it),
+or the image with its caption; wrong ones are the most similar others. It knows no model.
 """
 
 from __future__ import annotations
@@ -11,165 +10,178 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from training.data import CaptionedImage, GradedList
-from training.features import TextStateCache
+from training.features import QUERY_PREFIX, TextStateCache
 from training.teachers.captions import Finder
 
 SHAPES = ("image", "text", "both", "image+text", "images only")
 NOISES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-Row = tuple[str, int | None, float]  # text ("" = none), picture (None = none), grade
+
+# In lists of texts and images, this share of the wrong images comes with its caption.
+CAPTION_SHARE = 0.3
+
+# A candidate: its text ("" for none), the index of its image (None for none), its grade.
+Row = tuple[str, int | None, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointSet:
-    """Pictures and the texts about them, to draw lists from. texts: (its picture, text); vectors:
-    [texts, 384], unit length.
+    """Images and the texts about them, to draw lists from.
+
+    texts: (index of its image, text).
+    vectors: the unit vectors of the texts, [texts, 384].
     """
 
     name: str
-    pictures: Sequence[CaptionedImage]
+    images: Sequence[CaptionedImage]
     texts: Sequence[tuple[int, str]]
     vectors: Tensor
 
 
-def joint_set(name: str, pictures: Sequence[CaptionedImage], cache: TextStateCache) -> JointSet:
-    """The texts about pictures, by the frozen text tower."""
-    texts = [(owner, text) for owner, picture in enumerate(pictures) for text in picture.about]
-    vectors = normalize(
-        torch.stack([cache[text].chunks.float().mean(0) for _, text in texts]), dim=-1
-    )
-    return JointSet(name=name, pictures=pictures, texts=texts, vectors=vectors)
+def joint_set(name: str, images: Sequence[CaptionedImage], cache: TextStateCache) -> JointSet:
+    """Return the images with the vectors that the frozen text encoder gives to their texts."""
+    texts = [(owner, text) for owner, image in enumerate(images) for text in image.about]
+    vectors = torch.stack([cache[text].chunks.float().mean(0) for _, text in texts])
+    return JointSet(name=name, images=images, texts=texts, vectors=normalize(vectors, dim=-1))
 
 
 def joint_lists(
-    of: JointSet,
+    data: JointSet,
     cache: TextStateCache,
     find: Finder,
     *,
     count: int,
-    wrong: int,
+    negatives: int,
     seed: int,
     noise: float | None = None,
 ) -> list[GradedList]:
-    """`count` lists, one a query: its right candidates in one of the `SHAPES`, and about `wrong`
-    others.
+    """Return `count` lists, one a query: right candidates in one of the `SHAPES`, and wrong ones.
 
-    find: scores of the pictures, by which wrong ones are chosen. With `noise`, these scores are the
-    image part's logits, and go into the lists with so much noise (see `matching_noise`); without,
-    the lists name the pictures themselves.
+    find: scores of the images, by which wrong ones are chosen.
+    negatives: about how many wrong candidates a list has.
+    noise: with it, the scores of `find` are the image part's logits and go into the lists with
+        normal noise of this deviation (see `matching_noise`); without it, the lists name images.
     """
-    chance = random.Random(f"{seed}-{of.name}")
-    owners = [chance.randrange(len(of.pictures)) for _ in range(count)]
-    queries = [chance.choice(of.pictures[owner].queries) for owner in owners]
-    scores = find(queries, [picture.path for picture in of.pictures])  # [Q, P]
+    rng = random.Random(f"{seed}-{data.name}")
+    owners = [rng.randrange(len(data.images)) for _ in range(count)]
+    queries = [rng.choice(data.images[owner].queries) for owner in owners]
+    scores = find(queries, [image.path for image in data.images])  # [Q, P]
     if noise:
-        scores = scores + noise * torch.randn(
-            scores.shape, generator=torch.Generator().manual_seed(seed)
-        )
+        scores = scores + noise * _normal(scores, seed)
+
     lists = []
     for number, (owner, query) in enumerate(zip(owners, queries, strict=True)):
-        shape = chance.choice(SHAPES)
-        images = near_images(scores[number], owner, wrong, chance)
-        found = _right(of, owner, shape, chance) + _wrong(
-            of, near_texts(of, cache, query, owner, wrong), images, shape, wrong, chance
-        )
-        lists.append(
-            _list(
-                of, f"{of.name}-{number}", query, found, None if noise is None else scores[number]
-            )
-        )
+        shape = rng.choice(SHAPES)
+        images = near_images(scores[number], owner, negatives, rng)
+        rows = _relevant_rows(data, owner, shape, rng)
+        texts = near_texts(data, cache, query, owner, negatives)
+        rows += _negative_rows(data, texts, images, shape, negatives, rng)
+        logits = None if noise is None else scores[number]
+        lists.append(_list(data, f"{data.name}-{number}", query, rows, logits))
     return lists
 
 
 def near_texts(
-    of: JointSet, cache: TextStateCache, query: str, owner: int, count: int
+    data: JointSet, cache: TextStateCache, query: str, owner: int, count: int
 ) -> list[str]:
-    """The texts most like the query that belong to other pictures."""
-    likeness = of.vectors @ normalize(cache[f"query:{query}"].chunks[0].float(), dim=0)  # [texts]
-    near = [
-        of.texts[place] for place in likeness.topk(min(len(of.texts), count + 8)).indices.tolist()
-    ]
-    return [text for whose, text in near if whose != owner and text != query][:count]
+    """Return the `count` texts most similar to the query that belong to other images."""
+    vector = normalize(cache[f"{QUERY_PREFIX}{query}"].chunks[0].float(), dim=0)
+    similarity = data.vectors @ vector  # [texts]
+    # Eight more, because some of the nearest belong to the owner itself.
+    nearest = similarity.topk(min(len(data.texts), count + 8)).indices.tolist()
+    texts = [data.texts[index] for index in nearest]
+    return [text for image, text in texts if image != owner and text != query][:count]
 
 
-def near_images(scores: Tensor, owner: int, count: int, chance: random.Random) -> list[int]:
-    """Wrong pictures around the right one's rank, best first: it must not stand out as the only one
-    that scores low (the wrong ones taken from the top, OpenStax lists rose from .264 to .606 by
-    that alone)."""
+def near_images(scores: Tensor, owner: int, count: int, rng: random.Random) -> list[int]:
+    """Return `count` wrong images around the right one's rank, best first. scores: [P].
+
+    The right image must not stand out as the only one with a low score: with the wrong ones taken
+    from the top, OpenStax lists rose from .264 to .606 by that alone.
+    """
     rank = int((scores > scores[owner]).sum())
-    deep = scores.topk(min(len(scores), max(count, 2 * rank) + 1)).indices.tolist()
-    others = [place for place in deep if place != owner]
-    return sorted(chance.sample(others, min(count, len(others))), key=others.index)
+    pool_size = min(len(scores), max(count, 2 * rank) + 1)
+    pool = [index for index in scores.topk(pool_size).indices.tolist() if index != owner]
+    return sorted(rng.sample(pool, min(count, len(pool))), key=pool.index)
 
 
-def matching_noise(known: Tensor, new: Tensor) -> float:
-    """The noise under which the image part is as unsure of pictures it was trained on as it is of
-    new ones (R@1 among as many pictures); otherwise the last stage would learn to trust it too
-    much. Logits [P, P], the right ones on the diagonal."""
-    target = _first_places(new, 0.0)
-    found = [_first_places(known, noise) for noise in NOISES]
+def matching_noise(training: Tensor, held_out: Tensor) -> float:
+    """Return the noise that makes R@1 on training images equal to R@1 on held-out images.
+
+    Otherwise the joint stage would learn to trust memorized image scores too much. Both are logits
+    [P, P] with the right images on the diagonal; the noise is one of `NOISES`.
+    """
+    target = _recall_at_1(held_out, 0.0)
+    recalls = {noise: _recall_at_1(training, noise) for noise in NOISES}
     print(
-        f"R@1 among {len(new)}: new pictures {target:.3f}, known ones {dict(zip(NOISES, found, strict=True))}",
-        flush=True,
+        f"R@1 among {len(held_out)}: new images {target:.3f}, training images {recalls}", flush=True
     )
-    return NOISES[min(range(len(NOISES)), key=lambda place: abs(found[place] - target))]
+    return min(NOISES, key=lambda noise: abs(recalls[noise] - target))
 
 
-def _first_places(logits: Tensor, noise: float) -> float:
-    noisy = logits + noise * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+def _recall_at_1(logits: Tensor, noise: float) -> float:
+    noisy = logits + noise * _normal(logits, seed=0)
     return float((noisy.argmax(1) == torch.arange(len(logits))).float().mean())
 
 
-def _right(of: JointSet, owner: int, shape: str, chance: random.Random) -> list[Row]:
-    picture = of.pictures[owner]
-    text = chance.choice(picture.about)
+def _normal(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _relevant_rows(data: JointSet, owner: int, shape: str, rng: random.Random) -> list[Row]:
+    image = data.images[owner]
+    text = rng.choice(image.about)
     if shape == "text":
         return [(text, None, 2.0)]
     if shape == "both":
-        return [(picture.caption or text, owner, 2.0)]
-    return [("", owner, 2.0), (text, None, 2.0)] if shape == "image+text" else [("", owner, 2.0)]
+        return [(image.caption or text, owner, 2.0)]
+    if shape == "image+text":
+        return [("", owner, 2.0), (text, None, 2.0)]
+    return [("", owner, 2.0)]
 
 
-def _wrong(
-    of: JointSet,
+def _negative_rows(
+    data: JointSet,
     texts: Sequence[str],
     images: Sequence[int],
     shape: str,
-    wrong: int,
-    chance: random.Random,
+    count: int,
+    rng: random.Random,
 ) -> list[Row]:
     if shape == "images only":
-        return [("", place, 0.0) for place in images[:wrong]]
-    half = wrong // 2
-    shown: list[Row] = [
-        (of.pictures[place].caption if chance.random() < 0.3 else "", place, 0.0)
-        for place in images[:half]
-    ]
-    return shown + [(text, None, 0.0) for text in texts[: wrong - half]]
+        return [("", index, 0.0) for index in images[:count]]
+    half = count // 2
+    rows: list[Row] = []
+    for index in images[:half]:
+        caption = data.images[index].caption if rng.random() < CAPTION_SHARE else ""
+        rows.append((caption, index, 0.0))
+    return rows + [(text, None, 0.0) for text in texts[: count - half]]
 
 
 def _list(
-    of: JointSet, qid: str, query: str, found: list[Row], logits: Tensor | None
+    data: JointSet, qid: str, query: str, rows: list[Row], logits: Tensor | None
 ) -> GradedList:
-    texts, places, grades = zip(*found, strict=True)
-    live = tuple(None if place is None else of.pictures[place].path for place in places)
-    recorded = (
-        ()
-        if logits is None
-        else tuple(None if place is None else float(logits[place]) for place in places)
-    )
+    """Return the candidates as a graded list, with images or, where there are any, with logits."""
+    texts, indices, grades = zip(*rows, strict=True)
+    images: tuple[Path | None, ...] = ()
+    image_logits: tuple[float | None, ...] = ()
+    if logits is None:
+        images = tuple(None if index is None else data.images[index].path for index in indices)
+    else:
+        image_logits = tuple(None if index is None else float(logits[index]) for index in indices)
     return GradedList(
-        source=of.name,
+        source=data.name,
         qid=qid,
         query=query,
-        docids=tuple(f"{qid}-{place}" for place in range(len(found))),
+        docids=tuple(f"{qid}-{position}" for position in range(len(rows))),
         texts=texts,
         grades=grades,
-        images=() if recorded else live,
-        image_logits=recorded,
+        images=images,
+        image_logits=image_logits,
     )

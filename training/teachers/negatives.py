@@ -1,7 +1,11 @@
-"""Hard negatives: what the current retriever or ranker takes for right and is not."""
+"""Hard negatives: wrong candidates that the current retriever or ranker takes for right ones.
+
+It trains nothing.
+"""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +15,26 @@ from torch import Tensor
 
 from llama_index_rnx.batch import read_queries
 from llama_index_rnx.embed import RNXEmbedding
-from llama_index_rnx.errors import RNXError
+from llama_index_rnx.errors import SettingsError
 from llama_index_rnx.memory import MemoryStore
-from training.data import GradedList, take
+from training.data import GradedList, read_jsonl, take
+from training.evaluation import read_qrels
 from training.teachers.grading import ensemble, teacher_scores
 from training.teachers.models import EmbedderTeacher, load_teacher
 
-Encode = Callable[[Sequence[str]], Tensor]  # texts -> unit vectors [texts, D]
+# texts -> unit vectors [texts, D]
+Encode = Callable[[Sequence[str]], Tensor]
 
+# a list -> a ranker's scores of its candidates, [N]
+Score = Callable[[GradedList], Tensor]
 
-Score = Callable[[GradedList], Tensor]  # a list -> what a ranker says of its candidates, [N]
-
-
-QUERIES_AT_ONCE = 256  # bounds the matrix of similarities
+# Queries that are compared with all texts in one product: it bounds the matrix of similarities.
+QUERY_CHUNK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retriever:
-    """Unit vectors of queries and of texts, in one space."""
+    """Functions that give the unit vectors of queries and of texts, in one space."""
 
     queries: Encode
     texts: Encode
@@ -36,9 +42,7 @@ class Retriever:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A query and the grades of the texts that are judged, by docid; every other text is taken for
-    wrong.
-    """
+    """A query and the grades of its judged texts by docid; every other text counts as wrong."""
 
     qid: str
     query: str
@@ -46,12 +50,15 @@ class Question:
 
 
 def nearest(queries: Tensor, texts: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Unit vectors [Q, D], [C, D] -> places and cosines of the `depth` nearest texts of every
-    query, [Q, depth] each.
+    """Return indices and cosines of the `depth` nearest texts of every query, [Q, depth] each.
+
+    queries: unit vectors [Q, D], texts: unit vectors [C, D].
     """
     depth = min(depth, len(texts))
-    found = [(part @ texts.T).topk(depth) for part in torch.split(queries, QUERIES_AT_ONCE)]
-    return torch.cat([top.indices for top in found]), torch.cat([top.values for top in found])
+    chunks = [(chunk @ texts.T).topk(depth) for chunk in torch.split(queries, QUERY_CHUNK)]
+    indices = torch.cat([chunk.indices for chunk in chunks])
+    cosines = torch.cat([chunk.values for chunk in chunks])
+    return indices, cosines
 
 
 def mine(
@@ -62,116 +69,154 @@ def mine(
     depth: int,
     add: bool = True,
 ) -> list[GradedList]:
-    """The retriever's best `depth` texts of a corpus for every question; with `add`, its judged
-    texts that were missed too.
+    """Return the retriever's best `depth` texts of a corpus for every question.
+
+    With `add`, the judged texts that the retriever missed stand before them, with first score 0.
     """
-    ids = list(corpus)
-    asked = retriever.queries([question.query for question in questions])  # [Q, D]
-    places, cosines = nearest(asked, retriever.texts([corpus[docid] for docid in ids]), depth)
+    docids = list(corpus)
+    query_vectors = retriever.queries([question.query for question in questions])  # [Q, D]
+    text_vectors = retriever.texts([corpus[docid] for docid in docids])  # [C, D]
+    indices, cosines = nearest(query_vectors, text_vectors, depth)
+
     lists = []
-    for question, row, values in zip(questions, places.tolist(), cosines.tolist(), strict=True):
-        found = {ids[place]: cosine for place, cosine in zip(row, values, strict=True)}
-        missed = {
-            docid: 0.0
-            for docid in question.grades
-            if add and docid in corpus and docid not in found
-        }
-        lists.append(_graded(source, question, {**missed, **found}, corpus))
+    for question, row, values in zip(questions, indices.tolist(), cosines.tolist(), strict=True):
+        scores = {docids[index]: cosine for index, cosine in zip(row, values, strict=True)}
+        if add:
+            judged = [docid for docid in question.grades if docid in corpus]
+            missed = {docid: 0.0 for docid in judged if docid not in scores}
+            scores = {**missed, **scores}
+        lists.append(_graded_list(source, question, scores, corpus))
     return lists
 
 
-def hardest(of: GradedList, scores: Tensor, count: int) -> GradedList:
-    """The right candidates and the `count` others that `scores` [N] puts first: a list anew for the
-    ranker as it now is.
+def keep_hardest(graded_list: GradedList, scores: Tensor, count: int) -> GradedList:
+    """Return the right candidates and the `count` others that `scores` [N] puts first.
+
+    The scores are those of the ranker as it now is.
     """
-    right = [place for place, grade in enumerate(of.grades) if grade > 0]
-    others = [
-        place
-        for place in scores.argsort(descending=True, stable=True).tolist()
-        if of.grades[place] <= 0
-    ]
-    return take(of, right + others[:count])
+    grades = graded_list.grades
+    relevant = [position for position, grade in enumerate(grades) if grade > 0]
+    order = scores.argsort(descending=True, stable=True).tolist()
+    others = [position for position in order if grades[position] <= 0]
+    return take(graded_list, relevant + others[:count])
 
 
-def guarded(of: GradedList, teacher: Tensor, margin: float = 0.0) -> GradedList:
-    """Without the unjudged candidates that a teacher [N] holds as good as the best right one, or
-    better, less a margin.
+def drop_false_negatives(
+    graded_list: GradedList, teacher: Tensor, margin: float = 0.0
+) -> GradedList:
+    """Return the list without unjudged candidates that a teacher scores like a right one.
 
-    A candidate judged wrong stays, whatever the teacher says; so does a list without any right
-    candidate.
+    These are the candidates whose score [N] is not below the best right one's, less a margin. A
+    candidate that was judged wrong stays, whatever the teacher's score; so does a list without any
+    right candidate.
     """
-    right = [float(teacher[place]) for place, grade in enumerate(of.grades) if grade > 0]
-    if not right:
-        return of
-    limit = max(right) - margin
-    kept = [
-        place
-        for place, docid in enumerate(of.docids)
-        if of.grades[place] > 0 or docid in of.judged or float(teacher[place]) < limit
+    grades = graded_list.grades
+    relevant = [float(teacher[position]) for position, grade in enumerate(grades) if grade > 0]
+    if not relevant:
+        return graded_list
+    limit = max(relevant) - margin
+    positions = [
+        position
+        for position, docid in enumerate(graded_list.docids)
+        if grades[position] > 0 or docid in graded_list.judged or float(teacher[position]) < limit
     ]
-    return take(of, kept)
+    return take(graded_list, positions)
 
 
-def remined(
+def remine(
     pools: Sequence[GradedList], ranker: Score, count: int, guard: Score | None = None
 ) -> list[GradedList]:
-    """Deep pools -> the lists of the next round of training: guarded once more, then the hardest by
-    the ranker now.
+    """Return the lists of the next round of training, from deep pools.
+
+    The guard drops false negatives first; then the `count` negatives that the ranker now puts
+    highest are kept.
     """
-    safe = [guarded(pool, guard(pool)) if guard else pool for pool in pools]
-    return [hardest(pool, ranker(pool), count) for pool in safe]
+    lists = []
+    for pool in pools:
+        safe = drop_false_negatives(pool, guard(pool)) if guard else pool
+        lists.append(keep_hardest(safe, ranker(safe), count))
+    return lists
 
 
-def _graded(
-    source: str, question: Question, found: Mapping[str, float], corpus: Mapping[str, str]
+def _graded_list(
+    source: str, question: Question, scores: Mapping[str, float], corpus: Mapping[str, str]
 ) -> GradedList:
     return GradedList(
         source=source,
         qid=question.qid,
         query=question.query,
-        docids=tuple(found),
-        texts=tuple(corpus[docid] for docid in found),
-        grades=tuple(max(0.0, question.grades.get(docid, 0.0)) for docid in found),
-        first=tuple(found.values()),
+        docids=tuple(scores),
+        texts=tuple(corpus[docid] for docid in scores),
+        grades=tuple(max(0.0, question.grades.get(docid, 0.0)) for docid in scores),
+        first=tuple(scores.values()),
         judged=question.grades,
     )
 
 
 def load_retriever(name: str) -> Retriever:
-    """`rnx-mini` (its text tower) or the folder of a sentence-transformers embedder."""
+    """Load `rnx-mini` (its text encoder) or the folder of a sentence-transformers embedder.
+
+    Raises:
+        SettingsError: the name is neither.
+    """
     if name == "rnx-mini":
         return Retriever(
-            queries=_by(RNXEmbedding().get_query_embedding),
-            texts=_by(RNXEmbedding().get_text_embedding),
+            queries=_encode_each(RNXEmbedding().get_query_embedding),
+            texts=_encode_each(RNXEmbedding().get_text_embedding),
         )
     if not (Path(name) / "modules.json").is_file():
-        raise RNXError(
-            f"--retriever is {name!r}; it must be rnx-mini or a folder of a sentence-transformers embedder."
+        raise SettingsError(
+            f"--retriever is {name!r}; "
+            "it must be rnx-mini or a folder of a sentence-transformers embedder."
         )
     encode = EmbedderTeacher(Path(name)).vectors
     return Retriever(queries=encode, texts=encode)
 
 
-def _by(embed: Callable[[str], list[float]]) -> Encode:
+def _encode_each(embed: Callable[[str], list[float]]) -> Encode:
     return lambda texts: torch.tensor([embed(text) for text in texts])
 
 
 def load_score(names: Sequence[str], store: MemoryStore) -> Score:
-    """The mean of what the named rankers say, as one function of a list."""
+    """Load the rankers of these names as one function: a list -> their mean score, [N]."""
     teachers = [load_teacher(name) for name in names]
-    return lambda of: ensemble(teacher_scores(teachers, of, store))
+    return lambda graded_list: ensemble(teacher_scores(teachers, graded_list, store))
 
 
 def read_judged_questions(queries: Path, qrels: Path) -> list[Question]:
-    """Queries that have at least one right text in the qrels."""
-    grades: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(qrels.read_text(encoding="utf-8").splitlines(), 1):
-        columns = line.split()
-        if len(columns) != 4:
-            raise RNXError(
-                f"{qrels}, line {number}: got {line!r}; four columns are allowed: qid 0 docid grade."
-            )
-        grades.setdefault(columns[0], {})[columns[2]] = float(columns[3])
-    asked = [(row["qid"], row["query"]) for row in read_queries(queries)]
-    found = [Question(qid=qid, query=text, grades=grades.get(qid, {})) for qid, text in asked]
-    return [question for question in found if any(grade > 0 for grade in question.grades.values())]
+    """Return the queries that have at least one right text in the judgments.
+
+    Raises:
+        RNXError: one of the files is not there, or is not what it must be.
+    """
+    grades = read_qrels(qrels)
+    questions = [
+        Question(
+            qid=row["qid"],
+            query=row["query"],
+            grades={docid: float(grade) for docid, grade in grades.get(row["qid"], {}).items()},
+        )
+        for row in read_queries(queries)
+    ]
+    return [question for question in questions if any(question.grades.values())]
+
+
+def mine_files(options: Namespace) -> list[GradedList]:
+    """Return the lists that `python -m training.mine_negatives` writes.
+
+    Raises:
+        RNXError: a file or the name of a model does not fit.
+    """
+    store = MemoryStore()
+    questions = read_judged_questions(options.queries, options.qrels)
+    corpus = {str(row["docid"]): str(row["text"]) for row in read_jsonl(options.corpus)}
+    retriever = load_retriever(options.retriever)
+    pools = mine("mined", questions, corpus, retriever, max(options.pool, options.depth))
+
+    score = load_score(options.ranker, store) if options.ranker else _first_scores
+    guard = load_score(options.guard, store) if options.guard else None
+    return remine(pools, score, options.depth, guard)
+
+
+def _first_scores(graded_list: GradedList) -> Tensor:
+    return torch.tensor(graded_list.first)

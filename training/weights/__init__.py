@@ -1,20 +1,21 @@
-"""From and to checkpoints: conversion, averaging, export."""
+"""From and to checkpoints: conversion, averaging, export. It trains nothing."""
 
-from training.weights.averaging import weights_of
-from training.weights.efficientnet import fold
-from training.weights.export import LIMIT, model_of, write_mini
-from training.weights.gte_small import SHA256, state_dict
+from training.weights.averaging import average_weights
+from training.weights.efficientnet import LITE2_CHANNELS, fold, unfold
+from training.weights.export import export_mini, model_of, write_mini
+from training.weights.gte_small import convert_gte_small
 from training.weights.hybrid import assemble, check, true_config
 
 __all__ = [
-    "LIMIT",
-    "SHA256",
+    "LITE2_CHANNELS",
     "assemble",
+    "average_weights",
     "check",
+    "convert_gte_small",
+    "export_mini",
     "fold",
     "model_of",
-    "state_dict",
     "true_config",
-    "weights_of",
+    "unfold",
     "write_mini",
 ]

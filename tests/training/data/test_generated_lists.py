@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.data import CaptionedImage, kept_lists
+from training.data import CaptionedImage, load_or_build_lists
 from training.data import synthetic as generated
-from training.evaluation import evaluate, given_run, mean, qrels_of
-from training.learners.mini import image_places
+from training.evaluation import evaluate, first_stage_run, mean, qrels_of
+from training.learners.mini import image_positions
 from training.losses import softmax_kl
-from training.teachers import caption_lists, matching_noise, picture_lists
-from training.teachers.captions import caption_grades, caption_likeness
+from training.teachers import caption_lists, image_lists, matching_noise
+from training.teachers.captions import caption_grades, caption_similarity
 from training.teachers.joint_lists import near_images
 
 DOG, BEACH, CAR = (
@@ -41,7 +41,7 @@ def same_words(queries: Sequence[str], captions: Sequence[str]) -> Tensor:
 
 
 def test_a_picture_is_as_like_as_its_nearest_caption() -> None:
-    likeness = caption_likeness(same_words, "a dog runs", [DOG, BEACH, CAR])
+    likeness = caption_similarity(same_words, "a dog runs", [DOG, BEACH, CAR])
     assert likeness.tolist() == pytest.approx([1.0, 2 / 3, 1 / 3])
 
 
@@ -67,20 +67,20 @@ def test_caption_lists_hold_what_the_ranker_finds_and_the_right_picture() -> Non
         assert of.docids[1] == ("beach.png" if right is CAR else "car.png")
         assert of.grades[0] == pytest.approx(3.0)
         assert of.grades[0] > of.grades[1]
-        assert image_places(of) == [0, 1]
+        assert image_positions(of) == [0, 1]
     again = caption_lists([DOG, BEACH, CAR], find, same_words, source="s", count=6, depth=2, seed=0)
     assert again == lists
 
 
 def test_development_lists_of_pictures_have_one_right_one_among_all() -> None:
-    lists = picture_lists([DOG, BEACH, CAR], "dev", 3)
+    lists = image_lists([DOG, BEACH, CAR], "dev", 3)
     assert [of.grades.index(1.0) for of in lists] == [0, 1, 2]
     assert all(sum(of.grades) == 1.0 for of in lists)
 
 
 def test_wrong_pictures_lie_around_the_right_ones_rank() -> None:
     scores = torch.arange(100.0)
-    near = near_images(scores, owner=60, count=10, chance=random.Random(0))
+    near = near_images(scores, owner=60, count=10, rng=random.Random(0))
     assert len(near) == 10
     assert 60 not in near
     assert min(near) < 60 < max(near)
@@ -96,15 +96,15 @@ def test_the_noise_makes_known_pictures_as_hard_as_new_ones() -> None:
 
 
 def test_mined_lists_are_kept_as_they_were(tmp_path: Path) -> None:
-    lists = picture_lists([DOG, BEACH, CAR], "dev", 3) + generated.text_lists(2, seed=0)
+    lists = image_lists([DOG, BEACH, CAR], "dev", 3) + generated.text_lists(2, seed=0)
     path = tmp_path / "round" / "lists.jsonl"
-    assert kept_lists(path, lambda: lists) == lists
-    assert kept_lists(path, lambda: pytest.fail("they are there")) == lists
+    assert load_or_build_lists(path, lambda: lists) == lists
+    assert load_or_build_lists(path, lambda: pytest.fail("they are there")) == lists
 
 
 def test_the_given_order_of_generated_texts_is_not_the_planted_one() -> None:
     lists = generated.text_lists(40, seed=1)
-    given = mean(evaluate(qrels_of(lists), given_run(lists)))
+    given = mean(evaluate(qrels_of(lists), first_stage_run(lists)))
     assert given < 0.5
     assert {sum(of.grades) for of in lists} == {6.0}
 
@@ -124,7 +124,7 @@ def test_generated_questions_share_no_word_with_their_answers() -> None:
 
 
 def test_no_kind_of_generated_picture_is_both_learned_and_held_out(tmp_path: Path) -> None:
-    known, new = generated.pictures(tmp_path, 12, 5)
+    known, new = generated.generate_images(tmp_path, 12, 5)
     assert (len(known), len(new)) == (12, 5)
     assert not {picture.caption for picture in known} & {picture.caption for picture in new}
     assert all(picture.path.is_file() for picture in (*known, *new))

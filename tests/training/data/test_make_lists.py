@@ -14,8 +14,8 @@ from llama_index.core.schema import BaseNode, ImageNode, NodeWithScore, TextNode
 
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.results import Hit, hits_of
-from training.data import list_of, read_own, read_questions, summary
-from training.data.from_index import answers_of
+from training.data import build_list_row, read_questions, read_user_lists, summarize
+from training.data.from_index import answer_grades
 
 
 def hits(*nodes: BaseNode) -> list[Hit]:
@@ -34,14 +34,14 @@ def test_a_list_is_what_training_reads(tmp_path: Path) -> None:
     found = hits(
         passage("a.md", "first"), passage("b.md", "second"), passage("a.md", "again"), picture
     )
-    row = list_of(
+    row = build_list_row(
         {"qid": "1", "query": "what", "answers": ["b.md"]}, found, tmp_path / "lists.pictures"
     )
     assert [candidate["docid"] for candidate in row["candidates"]] == ["a.md", "b.md", "red.png"]
     assert row["candidates"][0]["text"] == "first"
     path = tmp_path / "lists.jsonl"
     path.write_text(json.dumps(row))
-    (of,) = read_own(path).lists
+    (of,) = read_user_lists(path).lists
     assert of.grades == (0.0, 2.0, 0.0)
     assert of.first == (1.0, 0.5, 0.25)
     assert of.images == (None, None, tmp_path / "red.png")
@@ -49,7 +49,7 @@ def test_a_list_is_what_training_reads(tmp_path: Path) -> None:
 
 def test_pictures_that_are_no_files_are_written_beside_the_lists(tmp_path: Path) -> None:
     node = ImageNode(image=base64.b64encode(image_bytes(RED, (8, 8), "PNG")).decode())
-    row = list_of(
+    row = build_list_row(
         {"qid": "1", "query": "what"}, hits(node, passage("a.md", "x")), tmp_path / "lists.pictures"
     )
     assert "grade" not in row["candidates"][0]
@@ -59,14 +59,14 @@ def test_pictures_that_are_no_files_are_written_beside_the_lists(tmp_path: Path)
 
 def test_answers_may_have_grades_and_missed_ones_are_named() -> None:
     questions = [{"qid": "1", "query": "q", "answers": {"a.md": 3, "c.md": 1}}]
-    assert answers_of(questions[0]) == {"a.md": 3, "c.md": 1}
-    rows = [list_of(questions[0], hits(passage("a.md", "x")), Path("none"))]
+    assert answer_grades(questions[0]) == {"a.md": 3, "c.md": 1}
+    rows = [build_list_row(questions[0], hits(passage("a.md", "x")), Path("none"))]
     assert (
-        summary(rows, questions)
+        summarize(rows, questions)
         == "1 lists; 1 of 2 answers were found by the retriever; not found: 1: c.md (raise -k?)"
     )
     with pytest.raises(RNXError, match="give a list of documents"):
-        answers_of({"qid": "1", "query": "q", "answers": "a.md"})
+        answer_grades({"qid": "1", "query": "q", "answers": "a.md"})
 
 
 @pytest.mark.parametrize("text", ["{", '["a"]', '{"qid": "1"}'])

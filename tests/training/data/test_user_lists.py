@@ -10,7 +10,7 @@ import pytest
 from fakes import RED, write_image
 
 from llama_index_rnx.errors import RNXError
-from training.data import read_own
+from training.data import read_user_lists
 
 GOOD = {
     "qid": "a",
@@ -43,7 +43,7 @@ def test_a_list_is_read_with_texts_pictures_grades_and_scores(tmp_path: Path) ->
     row = with_(
         "a", {"text": "x", "grade": 3, "score": 0.5}, {"image": "red.png", "grade": 0, "score": 0.7}
     )
-    own = read_own(write(tmp_path / "my.jsonl", row))
+    own = read_user_lists(write(tmp_path / "my.jsonl", row))
     (of,) = own.lists
     assert (of.source, of.qid, of.texts, of.grades, of.first) == (
         "my",
@@ -55,7 +55,7 @@ def test_a_list_is_read_with_texts_pictures_grades_and_scores(tmp_path: Path) ->
     assert of.images == (None, tmp_path / "red.png")
     assert (
         str(own)
-        == f"{tmp_path / 'my.jsonl'}: 1 of 1 lists read; 2 candidates, 1 relevant, 1 with a picture"
+        == f"{tmp_path / 'my.jsonl'}: 1 of 1 lists read; 2 candidates, 1 relevant, 1 with an image"
     )
 
 
@@ -74,12 +74,12 @@ def test_a_list_is_read_with_texts_pictures_grades_and_scores(tmp_path: Path) ->
         ),
         (
             with_("b", {"text": "x", "grade": 1}, {"text": "y", "grade": 0}, image="q.png"),
-            "asked by a picture",
+            "asked by an image",
         ),
     ],
 )
 def test_a_list_of_no_use_is_dropped_with_its_line(tmp_path: Path, row: Any, said: str) -> None:
-    own = read_own(write(tmp_path / "my.jsonl", GOOD, "", row))
+    own = read_user_lists(write(tmp_path / "my.jsonl", GOOD, "", row))
     assert [of.qid for of in own.lists] == ["a"]
     assert said in str(own)
     assert "(line 3" in str(own)
@@ -91,7 +91,7 @@ def test_candidates_without_a_grade_or_with_a_strange_one_go_and_the_others_stay
 ) -> None:
     texts = [{"text": "no"}, {"text": "a", "grade": 1}, {"text": "b", "grade": 0}]
     row = with_("b", *texts, {"text": "c", "grade": "high"}, {"text": "d", "grade": -1})
-    own = read_own(write(tmp_path / "my.jsonl", row))
+    own = read_user_lists(write(tmp_path / "my.jsonl", row))
     assert own.lists[0].texts == ("a", "b")
     assert "1 candidates have no grade (line 1; first: '0')" in str(own)
     assert (
@@ -110,15 +110,15 @@ def test_an_unreadable_picture_costs_a_candidate_only_what_it_has_no_text_for(
         {"image": "gone.png", "text": "b", "grade": 1},
         {"text": "c", "grade": 0},
     )
-    own = read_own(write(tmp_path / "my.jsonl", row))
+    own = read_user_lists(write(tmp_path / "my.jsonl", row))
     assert own.lists[0].docids == ("1", "2")
     assert own.lists[0].images == ()
-    assert "dropped: 2 pictures cannot be read" in str(own)
+    assert "dropped: 2 images cannot be read" in str(own)
     assert "broken.png" in str(own)
 
 
 def test_many_lines_are_named_as_far_as_they_can_be_read(tmp_path: Path) -> None:
-    own = read_own(write(tmp_path / "my.jsonl", GOOD, *["nonsense"] * 12))
+    own = read_user_lists(write(tmp_path / "my.jsonl", GOOD, *["nonsense"] * 12))
     assert (
         "12 lists are not as `rnx rerank` reads them (line 2, 3, 4, 5, 6, 7, 8, 9, ...; first:"
         in str(own)
@@ -127,7 +127,7 @@ def test_many_lines_are_named_as_far_as_they_can_be_read(tmp_path: Path) -> None
 
 def test_nothing_left_says_why(tmp_path: Path) -> None:
     with pytest.raises(RNXError, match="no relevant candidate") as error:
-        read_own(
+        read_user_lists(
             write(
                 tmp_path / "my.jsonl",
                 with_("b", {"text": "x", "grade": 0}, {"text": "y", "grade": 0}),
@@ -135,4 +135,4 @@ def test_nothing_left_says_why(tmp_path: Path) -> None:
         )
     assert "nothing is left to learn from" in str(error.value)
     with pytest.raises(RNXError, match="does not exist"):
-        read_own(tmp_path / "none.jsonl")
+        read_user_lists(tmp_path / "none.jsonl")

@@ -16,20 +16,28 @@ from torch import Tensor, nn
 
 from llama_index_rnx.errors import RNXError
 from training.data import GradedList
-from training.engine import Lists, SingleProcess, Stage, Trainer, checkpoint, ndcg, train
-from training.engine.trainer import draw, rate_factor, round_of, starts_round
+from training.engine import (
+    GradedListTask,
+    Lists,
+    SingleProcess,
+    Stage,
+    Trainer,
+    checkpoint,
+    ndcg,
+)
+from training.engine.graded_lists import round_of, sample_candidates, starts_round
 
 STAGE = Stage(
     name="lengths",
-    mix=(("all", 1.0),),
-    development=("held-out",),
-    trained=("line",),
+    sources=(("all", 1.0),),
+    dev_sets=("held-out",),
+    trainable=("line",),
     steps=40,
-    candidates=6,
-    lists_a_step=2,
-    rate=0.1,
+    list_length=6,
+    batch_size=2,
+    learning_rate=0.1,
     evaluate_every=10,
-    average=0.5,
+    ema_decay=0.5,
 )
 
 
@@ -54,7 +62,13 @@ class LineLearner:
         return found
 
     def groups(self, stage: Stage) -> list[dict[str, Any]]:
-        return [{"params": [self.line.weight], "lr": stage.rate, "weight_decay": stage.decay}]
+        return [
+            {
+                "params": [self.line.weight],
+                "lr": stage.learning_rate,
+                "weight_decay": stage.weight_decay,
+            }
+        ]
 
     def weights(self) -> dict[str, Tensor]:
         return {"line": self.line.weight.data}
@@ -87,24 +101,44 @@ def lists(count: int, seed: int) -> list[GradedList]:
 SETS: Lists = {"held-out": [of for of in lists(12, seed=1) if max(of.grades) > 0]}
 
 
+def task_of(
+    learner: LineLearner,
+    stage: Stage = STAGE,
+    seed: int = 0,
+    processes: SingleProcess = SingleProcess(),
+) -> GradedListTask:
+    """Lists of a mining round are drawn by the number of the round."""
+    return GradedListTask(
+        learner,
+        stage,
+        lambda number: {"all": lists(20, seed=number)},
+        SETS,
+        seed,
+        processes,
+    )
+
+
 def run(work: Path, steps: int = STAGE.steps, seed: int = 0, data: str = "1") -> Trainer:
     """A run; fewer `steps` than the stage has stop it there, as a kill would."""
     record = checkpoint.record_of({"steps": STAGE.steps}, seed, {"lists": data})
-    trainer = Trainer(LineLearner(), STAGE, work, record)
-
-    def asked(found: int) -> Lists:
-        return {"all": lists(20, seed=found)}
-
+    trainer = Trainer(task_of(LineLearner(), seed=seed), work, record)
     if steps == STAGE.steps:
-        train(trainer, asked, SETS)
+        trainer.train()
         return trainer
-    trainer.select(SETS)
+
+    trainer.evaluate()
     while trainer.done < steps:
-        trainer.step(asked(0))
+        trainer.step()
         if trainer.done % STAGE.evaluate_every == 0:
-            trainer.select(SETS)
-            trainer.keep()
+            trainer.evaluate()
+            trainer.save_checkpoint()
     return trainer
+
+
+def learner_of(trainer: Trainer) -> LineLearner:
+    assert isinstance(trainer.task, GradedListTask)
+    assert isinstance(trainer.task.learner, LineLearner)
+    return trainer.task.learner
 
 
 def test_a_planted_order_is_learned_and_the_loss_falls(tmp_path: Path) -> None:
@@ -116,7 +150,7 @@ def test_a_planted_order_is_learned_and_the_loss_falls(tmp_path: Path) -> None:
 def test_the_learner_ends_with_the_best_weights(tmp_path: Path) -> None:
     trainer = run(tmp_path)
     best = max(row["mean"] for row in trainer.history)
-    found = ndcg(trainer.learner, SETS["held-out"])
+    found = ndcg(learner_of(trainer), SETS["held-out"])
     assert sum(found.values()) / len(found) == best
 
 
@@ -125,7 +159,7 @@ def test_a_killed_run_goes_on_with_the_same_result_bit_by_bit(tmp_path: Path) ->
     run(tmp_path / "killed", steps=27)  # dies seven steps after its last checkpoint
     resumed = run(tmp_path / "killed")
     assert resumed.done == STAGE.steps
-    assert torch.equal(resumed.learner.weights()["line"], whole.learner.weights()["line"])
+    assert torch.equal(learner_of(resumed).weights()["line"], learner_of(whole).weights()["line"])
     assert resumed.losses == whole.losses
     assert resumed.history == whole.history
 
@@ -133,9 +167,8 @@ def test_a_killed_run_goes_on_with_the_same_result_bit_by_bit(tmp_path: Path) ->
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     first = run(tmp_path)
     again = run(tmp_path)
-    assert isinstance(again.learner, LineLearner)
-    assert again.learner.calls == 0
-    assert torch.equal(again.learner.weights()["line"], first.learner.weights()["line"])
+    assert learner_of(again).calls == 0
+    assert torch.equal(learner_of(again).weights()["line"], learner_of(first).weights()["line"])
 
 
 @pytest.mark.parametrize(("other", "named"), [({"seed": 1}, "seed"), ({"data": "2"}, "data.lists")])
@@ -155,6 +188,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
 
 def test_a_checkpoint_says_what_the_run_was(tmp_path: Path) -> None:
     trainer = run(tmp_path)
+    assert trainer.path is not None
     tensors, header = checkpoint.read(trainer.path)
     assert {name.split("/")[0] for name in tensors} == {"weights", "average", "best", "optimiser"}
     assert header["record"]["seed"] == 0
@@ -163,13 +197,14 @@ def test_a_checkpoint_says_what_the_run_was(tmp_path: Path) -> None:
 
 
 def test_rounds_are_equal_parts_of_the_steps() -> None:
-    stage = Stage(name="s", mix=(), development=(), trained=(), steps=10, rounds=3)
+    stage = Stage(name="s", sources=(), dev_sets=(), trainable=(), steps=10, mining_rounds=3)
     assert [round_of(step, stage) for step in range(10)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [step for step in range(10) if starts_round(step, stage)] == [0, 4, 7]
 
 
 def test_the_rate_warms_up_and_falls() -> None:
-    factors = [rate_factor(step, STAGE) for step in range(STAGE.steps)]
+    task = task_of(LineLearner())
+    factors = [task.learning_rate_factor(step) for step in range(STAGE.steps)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[4:] == sorted(factors[4:], reverse=True)
     assert 0.02 <= factors[-1] < 0.03
@@ -178,7 +213,7 @@ def test_the_rate_warms_up_and_falls() -> None:
 def test_a_draw_keeps_half_for_what_is_to_be_beaten() -> None:
     of = lists(1, seed=0)[0]
     relevant = {place for place, grade in enumerate(of.grades) if grade > 0}
-    found = draw(of, 4, random.Random(0))
+    found = sample_candidates(of, 4, random.Random(0))
     assert len(set(found)) == 4
     assert len(set(found) & relevant) == min(2, len(relevant))
 
@@ -193,35 +228,37 @@ def test_hashes_name_the_content(tmp_path: Path) -> None:
 class Half(SingleProcess):
     """One of two processes, whose other half has already told its gradients and its loss."""
 
-    count = 2
+    world_size = 2
 
-    def __init__(self, place: int, told: list[list[Tensor]]) -> None:
-        self.place, self.told = place, told
+    def __init__(self, rank: int, sent: list[list[Tensor]]) -> None:
+        self.rank = rank
+        self.sent = sent
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        if self.place == 1:
-            self.told.append([tensor.clone() for tensor in tensors])
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
+        if self.rank == 1:
+            self.sent.append([tensor.clone() for tensor in tensors])
             return
-        for tensor, other in zip(tensors, self.told.pop(), strict=True):
-            tensor.add_(other)
+        for tensor, received in zip(tensors, self.sent.pop(), strict=True):
+            tensor.add_(received)
 
 
 def test_two_processes_make_the_step_of_one(tmp_path: Path) -> None:
     record = checkpoint.record_of({}, 0, {})
-    drawn, told = {"all": lists(20, seed=0)}, list[list[Tensor]]()
-    alone = Trainer(LineLearner(), STAGE, tmp_path, record)
-    other, first = (
-        Trainer(LineLearner(), STAGE, tmp_path, record, Half(place, told)) for place in (1, 0)
-    )
-    other.step(drawn)
-    assert first.step(drawn) == pytest.approx(alone.step(drawn))
-    assert first.learner.weights()["line"].tolist() == [
-        pytest.approx(row) for row in alone.learner.weights()["line"].tolist()
+    sent: list[list[Tensor]] = []
+    single = Trainer(task_of(LineLearner()), tmp_path, record)
+    second = Trainer(task_of(LineLearner(), processes=Half(1, sent)), tmp_path, record)
+    first = Trainer(task_of(LineLearner(), processes=Half(0, sent)), tmp_path, record)
+
+    second.step()
+    assert first.step() == pytest.approx(single.step())
+    assert learner_of(first).weights()["line"].tolist() == [
+        pytest.approx(row) for row in learner_of(single).weights()["line"].tolist()
     ]
-    assert other.learner.calls == first.learner.calls == STAGE.lists_a_step // 2  # type: ignore[attr-defined]
+    assert learner_of(second).calls == learner_of(first).calls == STAGE.batch_size // 2
 
 
 def test_no_more_candidates_than_a_window_are_drawn(tmp_path: Path) -> None:
-    stage = replace(STAGE, candidates=8, most=3)
-    trainer = Trainer(LineLearner(), stage, tmp_path, checkpoint.record_of({}, 0, {}))
-    assert {len(trainer._drawn(of, random.Random(0))[0].texts) for of in lists(20, seed=0)} == {3}
+    stage = replace(STAGE, list_length=8, max_list_length=3)
+    task = task_of(LineLearner(), stage)
+    lengths = {len(task.sample_list(of, random.Random(0))[0].texts) for of in lists(20, seed=0)}
+    assert lengths == {3}

@@ -10,8 +10,7 @@ import torch
 
 from training.data import GradedList
 from training.evaluation import add_row
-from training.stages.core_set_ablation import Worths, averaged
-from training.stages.core_set_ablation import compare_arms as compare
+from training.stages.core_set_ablation import Source, average_seeds, compare_arms
 
 
 def lists(count: int) -> list[GradedList]:
@@ -20,15 +19,17 @@ def lists(count: int) -> list[GradedList]:
 
 
 def test_both_shares_have_one_size_and_only_chance_depends_on_the_seed() -> None:
-    of = Worths(lists=lists(10), worths=[0.1 * place for place in range(10)], queries=torch.eye(10))
+    of = Source(
+        lists=lists(10), utilities=[0.1 * place for place in range(10)], queries=torch.eye(10)
+    )
     kept, chance = (
-        [[one.qid for one in of.share(arm, 0.4, 0.0, seed)] for seed in (0, 1)]
+        [[one.qid for one in of.arm(arm, 0.4, 0.0, seed)] for seed in (0, 1)]
         for arm in ("kept", "random")
     )
     assert kept == [["6", "7", "8", "9"]] * 2
     assert [len(found) for found in chance] == [4, 4]
     assert chance[0] != chance[1]
-    assert len(of.share("all", 0.4, 0.0, 0)) == 10
+    assert len(of.arm("all", 0.4, 0.0, 0)) == 10
 
 
 def test_seeds_are_averaged_before_queries_are_compared(tmp_path: Path) -> None:
@@ -42,12 +43,12 @@ def test_seeds_are_averaged_before_queries_are_compared(tmp_path: Path) -> None:
         add_row(
             tmp_path / "r", {"arm": arm, "seed": seed, "values": {"dev": {"1": one, "2": other}}}
         )
-    assert averaged([{"1": 1.0, "2": 0.0}, {"1": 0.0, "2": 1.0}]) == {"1": 0.5, "2": 0.5}
-    line, whole = compare(tmp_path / "r", "kept", "random", [0, 1])
+    assert average_seeds([{"1": 1.0, "2": 0.0}, {"1": 0.0, "2": 1.0}]) == {"1": 0.5, "2": 0.5}
+    line, whole = compare_arms(tmp_path / "r", "kept", "random", [0, 1])
     assert line.startswith("| dev | 0.5000 | 0.2500 | +0.2500 [")
     assert whole == "| mean | 0.5000 | 0.2500 | +0.2500 |"
 
 
 def test_a_share_is_never_empty() -> None:
-    of = Worths(lists=lists(2), worths=[0.0, 0.0], queries=torch.eye(2))
-    assert len(of.share("kept", 0.01, 0.5, 0)) == 1
+    of = Source(lists=lists(2), utilities=[0.0, 0.0], queries=torch.eye(2))
+    assert len(of.arm("kept", 0.01, 0.5, 0)) == 1

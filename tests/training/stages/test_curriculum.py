@@ -1,4 +1,4 @@
-"""The curriculum on a pinch of generated data: it chains, resumes, records, and leaves stages out."""
+"""The curriculum on a little generated data: it chains, resumes, records, leaves stages out."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ import torch
 
 from llama_index_rnx.errors import RNXError
 from training.data import GradedList
-from training.engine import LOSSES, Lists, Stage, Trainer, checkpoint
+from training.engine import LOSSES, Stage, Trainer, checkpoint
 from training.evaluation import ablations, draw, longest_chain, rows_of, table
 from training.learners import MiniLearner
-from training.stages import ENDED, MINI, SMOKE, SyntheticData, chains, chosen, scaled
-from training.stages import run_stages as run
+from training.stages import (
+    ENDED,
+    MINI,
+    SMOKE,
+    SyntheticData,
+    ablation_chains,
+    run_stages,
+    scale_stage,
+    select_stages,
+)
 
 NAMES = ["retriever", "text-lists", "image-lists", "joint-lists"]
-SHORT = [replace(stage, steps=4, evaluate_every=3, lists_a_step=2) for stage in SMOKE]
+SHORT = [replace(stage, steps=4, evaluate_every=3, batch_size=2) for stage in SMOKE]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> SyntheticData:
 def whole(material: SyntheticData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of all stages in one go."""
     work = tmp_path_factory.mktemp("whole")
-    run(SHORT, material, work, seed=0)
+    run_stages(SHORT, material, work, seed=0)
     return work
 
 
@@ -72,14 +80,14 @@ def test_a_stage_trains_what_it_names_and_nothing_else(whole: Path) -> None:
     computed = {"image.bank", "image.hub_mean"}
     for stage, (before, after) in zip(SHORT[1:], itertools.pairwise(ended), strict=True):
         moved = {name for name in after if not torch.equal(before[name], after[name])} - computed
-        assert all(any(name.startswith(part) for part in stage.trained) for name in moved)
+        assert all(any(name.startswith(part) for part in stage.trainable) for name in moved)
 
 
 def test_ended_stages_are_not_trained_again(
     whole: Path, material: SyntheticData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))
-    learner = run(SHORT, material, whole, seed=0)
+    learner = run_stages(SHORT, material, whole, seed=0)
     assert len(rows_of(whole / "results.jsonl")) == 4
     ended = checkpoint.read(whole.joinpath(*NAMES) / ENDED)[0]
     assert all(torch.equal(tensor, ended[name]) for name, tensor in learner.weights().items())
@@ -97,16 +105,16 @@ def test_a_killed_curriculum_goes_on_to_the_same_weights(
 ) -> None:
     step, taken = Trainer.step, itertools.count()
 
-    def dying(self: Trainer, lists: Lists) -> float:
+    def dying(self: Trainer) -> float:
         if next(taken) == steps:
             raise KeyboardInterrupt
-        return step(self, lists)
+        return step(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", dying)
         with pytest.raises(KeyboardInterrupt):
-            run(SHORT[:3], material, tmp_path, seed=0)
-    run(SHORT[:3], material, tmp_path, seed=0)
+            run_stages(SHORT[:3], material, tmp_path, seed=0)
+    run_stages(SHORT[:3], material, tmp_path, seed=0)
     for length in (1, 2, 3):
         ours = checkpoint.read(tmp_path.joinpath(*NAMES[:length]) / ENDED)
         theirs = checkpoint.read(whole.joinpath(*NAMES[:length]) / ENDED)
@@ -116,8 +124,8 @@ def test_a_killed_curriculum_goes_on_to_the_same_weights(
 
 
 def test_an_ablation_shares_what_comes_before(whole: Path, material: SyntheticData) -> None:
-    (without,) = chains(SHORT, "image-lists")
-    run(without[:3], material, whole, seed=0)
+    (without,) = ablation_chains(SHORT, "image-lists")
+    run_stages(without[:3], material, whole, seed=0)
     found = rows_of(whole / "results.jsonl")[-1]
     assert found["chain"] == ["retriever", "text-lists", "joint-lists"]
     rows = rows_of(whole / "results.jsonl")
@@ -132,40 +140,40 @@ def test_an_ablation_shares_what_comes_before(whole: Path, material: SyntheticDa
 
 
 def test_the_chains_of_an_ablation() -> None:
-    names = [[stage.name for stage in chain] for chain in chains(SHORT, "each")]
+    names = [[stage.name for stage in chain] for chain in ablation_chains(SHORT, "each")]
     assert names == [NAMES, *([name for name in NAMES if name != left] for left in NAMES)]
-    assert [[stage.name for stage in chain] for chain in chains(SHORT, None)] == [NAMES]
+    assert [[stage.name for stage in chain] for chain in ablation_chains(SHORT, None)] == [NAMES]
     with pytest.raises(RNXError, match="allowed are retriever"):
-        chains(SHORT, "images")
+        ablation_chains(SHORT, "images")
 
 
 def test_stages_are_chosen_by_name_and_keep_their_order() -> None:
-    assert [stage.name for stage in chosen(SHORT, ["joint-lists", "retriever"])] == [
+    assert [stage.name for stage in select_stages(SHORT, ["joint-lists", "retriever"])] == [
         "retriever",
         "joint-lists",
     ]
-    assert chosen(SHORT, None) == SHORT
+    assert select_stages(SHORT, None) == SHORT
     with pytest.raises(
         RNXError, match="--stages texts: there is no such stage; allowed are retriever"
     ):
-        chosen(SHORT, ["texts"])
+        select_stages(SHORT, ["texts"])
 
 
 def test_other_settings_in_the_same_folder_are_refused(
     whole: Path, material: SyntheticData
 ) -> None:
-    with pytest.raises(RNXError, match=r"settings\.rate"):
-        run([replace(SHORT[0], rate=1.0)], material, whole, seed=0)
+    with pytest.raises(RNXError, match=r"settings\.learning_rate"):
+        run_stages([replace(SHORT[0], learning_rate=1.0)], material, whole, seed=0)
     with pytest.raises(RNXError, match="seed"):
-        run(SHORT[:1], material, whole, seed=1)
+        run_stages(SHORT[:1], material, whole, seed=1)
 
 
 def test_negatives_are_mined_by_the_ranker_as_it_is(material: SyntheticData) -> None:
-    learner = material.learner()
-    before = material.lists("pictures", SHORT[2], learner, 0)
+    learner = material.build_learner()
+    before = material.build_lists("pictures", SHORT[2], learner, 0)
     with torch.no_grad():
         learner.image.projector.vector.mean.weight.normal_()
-    after = material.lists("pictures", SHORT[2], learner, 0)
+    after = material.build_lists("pictures", SHORT[2], learner, 0)
     assert [of.query for of in before] == [of.query for of in after]
     assert candidates(before) != candidates(after)
     assert [of.docids[0] for of in before] == [of.docids[0] for of in after], "the right one stays"
@@ -190,9 +198,9 @@ def test_scores_in_training_are_those_of_the_reader_and_the_image_part(
     """One list of a text, a picture and both: the image logit reaches the reader for the last two,
     with gradients.
     """
-    learner = material.learner()
+    learner = material.build_learner()
     assert isinstance(learner, MiniLearner)
-    picture = material.new[0]
+    picture = material.held_out_images[0]
     of = GradedList(
         source="s",
         qid="q",
@@ -202,7 +210,7 @@ def test_scores_in_training_are_those_of_the_reader_and_the_image_part(
         grades=(0.0, 1.0, 1.0),
         images=(None, picture.path, picture.path),
     )
-    learner.groups(Stage(name="s", mix=(), development=(), trained=("image",), steps=1))
+    learner.groups(Stage(name="s", sources=(), dev_sets=(), trainable=("image",), steps=1))
     with torch.inference_mode():
         text, image, both = learner.scores(of).tolist()
         logit = float(learner.find([of.query], [picture.path]))
@@ -215,9 +223,9 @@ def test_scores_in_training_are_those_of_the_reader_and_the_image_part(
 
 
 def test_a_rehearsal_has_a_share_of_the_steps_and_every_round() -> None:
-    rehearsed = [scaled(stage, 0.02) for stage in MINI]
+    rehearsed = [scale_stage(stage, 0.02) for stage in MINI]
     assert [stage.steps for stage in rehearsed] == [5, 12, 6, 1]
-    assert all(stage.steps >= stage.rounds for stage in rehearsed)
-    assert [scaled(stage, 1.0) for stage in MINI] == list(MINI)
+    assert all(stage.steps >= stage.mining_rounds for stage in rehearsed)
+    assert [scale_stage(stage, 1.0) for stage in MINI] == list(MINI)
     with pytest.raises(RNXError, match="--scale is 0"):
-        scaled(MINI[0], 0.0)
+        scale_stage(MINI[0], 0.0)

@@ -19,9 +19,9 @@ from llama_index_rnx import RNXRerank, load_ranker
 from llama_index_rnx.candidates import Candidate, Query
 from training import evaluate, train_ranker, train_vlm
 from training.data import GradedList
-from training.engine import Lists, Trainer
-from training.evaluation import history_of, rows_of
-from training.stages.fine_tuning import split_lists as split
+from training.engine import Trainer
+from training.evaluation import read_history, rows_of
+from training.stages.fine_tuning import split_lists
 
 TOPICS = ("bees", "bread", "frost", "bicycles")
 
@@ -73,10 +73,10 @@ def tuned(lists: Path) -> Path:
     work, step = lists.parent / "work", Trainer.step
     arguments = ["--lists", str(lists), "--work", str(work), "--steps", "12", "--rate", "3e-3"]
 
-    def dying(self: Trainer, drawn: Lists) -> float:
+    def dying(self: Trainer) -> float:
         if self.done == 7:
             raise KeyboardInterrupt
-        return step(self, drawn)
+        return step(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", dying)
@@ -91,7 +91,7 @@ def tuned(lists: Path) -> Path:
 
 def test_it_says_what_it_read_where_it_went_on_and_what_was_gained(tuned: Path) -> None:
     said = (tuned / "said.txt").read_text()
-    assert "20 of 20 lists read; 100 candidates, 40 relevant, 20 with a picture" in said
+    assert "20 of 20 lists read; 100 candidates, 40 relevant, 20 with an image" in said
     assert "12 lists to learn from, 4 to select by, 4 to measure" in said
     assert "own-lists: goes on at step 6" in said
     assert "nDCG@10 on 4 measured lists: before" in said
@@ -123,7 +123,7 @@ def test_it_remembers_nodes_as_the_shipped_model_does(tuned: Path) -> None:
 
 
 def test_the_folder_says_where_its_weights_come_from(tuned: Path) -> None:
-    row = history_of(tuned / "model")[-1]
+    row = read_history(tuned / "model")[-1]
     assert row == rows_of(tuned / "results.jsonl")[0]
     assert row["seed"] == 0
     assert {"my.jsonl", "model.safetensors", "pictures"} == set(row["data"])
@@ -159,11 +159,11 @@ def test_no_list_is_in_two_parts(lists: Path) -> None:
         )
         for n in range(23)
     ]
-    parts = split(made, [])
+    parts = split_lists(made, [])
     names = [of.qid for part in (parts.learn, parts.select, parts.measure) for of in part]
     assert sorted(names) == sorted(of.qid for of in made)
     assert (len(parts.learn), len(parts.select), len(parts.measure)) == (14, 4, 5)
-    assert split(made, made[:2]).measure == made[:2]
+    assert split_lists(made, made[:2]).measure == made[:2]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,12 @@ from llama_index_rnx.errors import RNXError
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.vlm import RankerConfig, VLMRanker, load_vlm
 from training import rehearsal, train_vlm, write_lists
-from training.data import GradedList, read_own
-from training.engine import Stage, Trainer, record_of
+from training.data import GradedList, read_user_lists
+from training.engine import GradedListTask, SingleProcess, Stage, Trainer, record_of
 from training.learners import PART, Lora, VLMLearner
+from training.stages import WRITTEN_LISTS, rehearsal_arguments
+from training.stages.lora import read_sets
+from training.stages.rehearsal import PROMPT
 
 EXACT = 2e-5
 
@@ -164,9 +167,10 @@ def test_only_the_adapter_of_the_language_half_is_trained(
     before = {
         name: weight.clone() for name, weight in model.named_parameters() if "lora_" not in name
     }
-    trainer = Trainer(learner, stage(steps=2), tmp_path / "work", record_of({}, 0, {}))
+    task = GradedListTask(learner, stage(steps=2), lambda _: {"mixed": [of]}, {}, seed=0)
+    trainer = Trainer(task, tmp_path / "work", record_of({}, 0, {}))
     for _ in range(2):
-        trainer.step({"mixed": [of]})
+        trainer.step()
     assert all(
         torch.equal(weight, before[name])
         for name, weight in model.named_parameters()
@@ -180,7 +184,7 @@ def test_only_the_adapter_of_the_language_half_is_trained(
         if "lora_B" in name
     )
     with pytest.raises(RNXError, match="only 'adapter' is trained"):
-        learner.groups(Stage(name="s", mix=(), development=(), trained=("vision",), steps=1))
+        learner.groups(Stage(name="s", sources=(), dev_sets=(), trainable=("vision",), steps=1))
 
 
 def test_recomputed_activations_give_the_same_gradients(
@@ -212,14 +216,14 @@ def test_a_list_longer_than_a_window_is_asked_in_windows(folders: dict[str, Path
 def stage(steps: int) -> Stage:
     return Stage(
         name="s",
-        mix=(("mixed", 1.0),),
-        development=("mixed",),
-        trained=(PART,),
+        sources=(("mixed", 1.0),),
+        dev_sets=("mixed",),
+        trainable=(PART,),
         steps=steps,
-        candidates=4,
-        most=4,
-        lists_a_step=2,
-        rate=1e-2,
+        list_length=4,
+        max_list_length=4,
+        batch_size=2,
+        learning_rate=1e-2,
         loss="listmle",
         evaluate_every=2,
     )
@@ -232,12 +236,14 @@ def test_a_killed_run_goes_on_with_the_same_adapter(
 
     def run(work: Path, until: int) -> VLMLearner:
         learner = learner_of(folders["qwen2_vl"], dropout=0.1)
-        trainer = Trainer(learner, stage(steps=4), work, record_of({}, 0, {}))
+        lists = {"mixed": [of]}
+        task = GradedListTask(learner, stage(steps=4), lambda _: lists, lists, seed=0)
+        trainer = Trainer(task, work, record_of({}, 0, {}))
         while trainer.done < until:
-            trainer.step({"mixed": [of]})
+            trainer.step()
             if trainer.done % 2 == 0:
-                trainer.select({"mixed": [of]})
-                trainer.keep()
+                trainer.evaluate()
+                trainer.save_checkpoint()
         return learner
 
     run(tmp_path / "killed", until=3)  # dies a step after its checkpoint
@@ -280,7 +286,7 @@ def test_a_planted_order_is_learned_by_the_command(
 ) -> None:
     rehearsal.main(["--to", str(tmp_path)])
     said = capsys.readouterr().out
-    assert "200 of 200 lists read; 800 candidates, 600 relevant, 0 with a picture" in said
+    assert "200 of 200 lists read; 800 candidates, 600 relevant, 0 with an image" in said
     adapter = tmp_path / "adapter"
     record = json.loads((adapter / "record.json").read_text())
     assert record["data"].keys() == {"train.jsonl", "dev.jsonl", "model.safetensors"}
@@ -290,11 +296,11 @@ def test_a_planted_order_is_learned_by_the_command(
     assert (tuned.readout, tuned.window, tuned.list_prompt.template) == (
         "labels",
         4,
-        rehearsal.PROMPT["template"],
+        PROMPT["template"],
     )
     assert [len(row) for row in tuned.calibration.slot_bias] == [4]
     with pytest.raises(SystemExit):  # another rate in the same folder would be another run
-        train_vlm.main([*rehearsal.arguments(tmp_path), "--rate", "1e-3"])
+        train_vlm.main([*rehearsal_arguments(tmp_path), "--rate", "1e-3"])
     assert "choose another folder or delete it" in capsys.readouterr().err
 
 
@@ -315,7 +321,7 @@ def test_without_a_development_file_every_tenth_list_is_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "my.jsonl", *(row(str(i), 1, 0) for i in range(25)))
-    lists, sets = train_vlm.read_sets([path], [], train_vlm.Alone())
+    lists, sets = read_sets([path], [], SingleProcess())
     assert [of.qid for of in sets["held-out"]] == ["0", "10", "20"]
     assert len(lists["my"]) == 22
     assert "3 of 25 lists are held out" in capsys.readouterr().out
@@ -325,8 +331,9 @@ def test_lists_and_judgments_are_written_as_the_command_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = replace(mixed_list(tmp_path / "lists"), judged={"1": 2.0, "9": 1.0})
-    monkeypatch.setitem(write_lists.SOURCES, "dl21", lambda: [of])
+    monkeypatch.setenv("RNX_DATA", str(tmp_path))
+    monkeypatch.setitem(WRITTEN_LISTS, "dl21", lambda _: [of])
     write_lists.main(["dl21", "--to", str(tmp_path)])
-    (again,) = read_own(tmp_path / "dl21.jsonl").lists
+    (again,) = read_user_lists(tmp_path / "dl21.jsonl").lists
     assert again == replace(of, source="dl21", judged={})
     assert (tmp_path / "dl21.qrels").read_text() == "q 0 1 2\nq 0 9 1\n"

@@ -12,23 +12,28 @@ import torch
 from torch import Tensor
 
 from training.coreset import main
-from training.teachers import core_set, worth
-from training.teachers.core_set import agreement, difficulty, facility_location, kendall
+from training.teachers import core_set, utility
+from training.teachers.core_set import (
+    agreement,
+    difficulty,
+    facility_location,
+    kendall_tau_b,
+)
 
 
 def test_tau_of_known_orders() -> None:
     one = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    assert kendall(one, one * 10) == pytest.approx(1.0)
-    assert kendall(one, -one) == pytest.approx(-1.0)
-    assert kendall(one, torch.tensor([3.0, 4.0, 2.0, 1.0])) == pytest.approx(4 / 6), (
+    assert kendall_tau_b(one, one * 10) == pytest.approx(1.0)
+    assert kendall_tau_b(one, -one) == pytest.approx(-1.0)
+    assert kendall_tau_b(one, torch.tensor([3.0, 4.0, 2.0, 1.0])) == pytest.approx(4 / 6), (
         "one pair of six is swapped"
     )
-    assert kendall(one, torch.zeros(4)) == 0.0
+    assert kendall_tau_b(one, torch.zeros(4)) == 0.0
 
 
 def test_tau_b_counts_ties() -> None:
     one, tied = torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1.0, 1.0, 0.0])
-    assert kendall(one, tied) == pytest.approx(2 / math.sqrt(3 * 2))
+    assert kendall_tau_b(one, tied) == pytest.approx(2 / math.sqrt(3 * 2))
 
 
 def test_agreement_is_the_mean_of_all_pairs_and_never_negative() -> None:
@@ -49,10 +54,10 @@ def test_difficulty_is_what_ndcg_lacks() -> None:
 def test_worth_asks_for_agreement_and_for_something_to_learn() -> None:
     order = torch.tensor([3.0, 2.0, 1.0])
     agreed, torn = torch.stack([order, order]), torch.stack([order, -order])
-    assert worth(agreed, order) == pytest.approx(0.0), "known already"
-    assert worth(torn, -order) == 0.0, "noise"
-    assert worth(agreed, -order) > 0.2
-    assert worth(agreed, -order, grades=-order + 3.0) < worth(agreed, -order), (
+    assert utility(agreed, order) == pytest.approx(0.0), "known already"
+    assert utility(torn, -order) == 0.0, "noise"
+    assert utility(agreed, -order) > 0.2
+    assert utility(agreed, -order, grades=-order + 3.0) < utility(agreed, -order), (
         "the judge is of another mind"
     )
 

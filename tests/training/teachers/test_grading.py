@@ -20,10 +20,10 @@ from training.teachers.__main__ import main
 from training.teachers.grading import (
     blend,
     ensemble,
+    grade_list,
     grade_rows,
-    graded,
     soft_grades,
-    standardised,
+    standardize,
     teacher_scores,
 )
 from training.teachers.models import CrossEncoderTeacher
@@ -31,15 +31,15 @@ from training.teachers.models import CrossEncoderTeacher
 
 def test_standardised_scores_forget_their_scale() -> None:
     scores = torch.tensor([1.0, 2.0, 6.0])
-    assert torch.allclose(standardised(scores), standardised(scores * 100 - 7), atol=1e-5)
-    assert standardised(torch.tensor([4.0, 4.0])).tolist() == [0.0, 0.0]
+    assert torch.allclose(standardize(scores), standardize(scores * 100 - 7), atol=1e-5)
+    assert standardize(torch.tensor([4.0, 4.0])).tolist() == [0.0, 0.0]
 
 
 def test_an_ensemble_is_the_weighted_mean_of_what_each_says() -> None:
     one, other = torch.tensor([1.0, 0.0, -1.0]), torch.tensor([-10.0, 0.0, 10.0])
     assert torch.allclose(ensemble(torch.stack([one, other])), torch.zeros(3), atol=1e-6)
     weighted = ensemble(torch.stack([one, other]), weights=[3.0, 1.0])
-    assert torch.allclose(weighted, standardised(one) / 2, atol=1e-6)
+    assert torch.allclose(weighted, standardize(one) / 2, atol=1e-6)
 
 
 def test_soft_grades_fall_from_three_at_the_best_to_nothing_at_the_mean() -> None:
@@ -59,8 +59,8 @@ def test_a_list_is_graded_by_its_teachers() -> None:
     teachers: list[Ranker] = [FakeRanker("one"), FakeRanker("other", window=2)]
     said = teacher_scores(teachers, of, MemoryStore())
     assert said.shape == (2, 3)
-    assert graded(of, said).grades == pytest.approx((3.0, 0.0, 0.0))
-    assert graded(of, said, share=0.0).grades == of.grades
+    assert grade_list(of, said).grades == pytest.approx((3.0, 0.0, 0.0))
+    assert grade_list(of, said, share=0.0).grades == of.grades
 
 
 def test_rows_come_back_with_grades_and_all_they_held(tmp_path: Path) -> None:
@@ -79,9 +79,8 @@ def test_rows_come_back_with_grades_and_all_they_held(tmp_path: Path) -> None:
 
 def test_a_grade_that_is_no_number_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lists.jsonl"
-    path.write_text(
-        '{"qid": "7", "query": "bee", "candidates": [{"docid": "a", "text": "cat", "grade": "high"}]}\n'
-    )
+    candidate = {"docid": "a", "text": "cat", "grade": "high"}
+    path.write_text(json.dumps({"qid": "7", "query": "bee", "candidates": [candidate]}) + "\n")
     with pytest.raises(RNXError, match=r"'7'.*'high'"):
         grade_rows(path, [FakeRanker()], MemoryStore(), share=0.5)
 

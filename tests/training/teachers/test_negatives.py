@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from training.data import GradedList
 from training.mine_negatives import main
-from training.teachers import Question, Retriever, mine, remined
-from training.teachers.negatives import guarded, hardest, nearest
+from training.teachers import Question, Retriever, mine, remine
+from training.teachers.negatives import drop_false_negatives, keep_hardest, nearest
 
 CORPUS = {"east": "1 0", "north": "0 1", "northeast": "1 1", "west": "-1 0"}
 
@@ -51,9 +51,9 @@ def test_a_mined_list_holds_the_right_texts_that_the_retriever_missed() -> None:
 
 def test_the_hardest_follow_the_ranker_as_it_is_now() -> None:
     of = _list(grades=(0.0, 2.0, 0.0, 0.0))
-    assert hardest(of, torch.tensor([0.1, 0.2, 0.9, 0.5]), 2).docids == ("b", "c", "d")
-    assert hardest(of, torch.tensor([0.9, 0.2, 0.1, 0.5]), 2).docids == ("b", "a", "d")
-    assert hardest(of, torch.tensor([0.5, 0.2, 0.5, 0.5]), 2).docids == ("b", "a", "c"), (
+    assert keep_hardest(of, torch.tensor([0.1, 0.2, 0.9, 0.5]), 2).docids == ("b", "c", "d")
+    assert keep_hardest(of, torch.tensor([0.9, 0.2, 0.1, 0.5]), 2).docids == ("b", "a", "d")
+    assert keep_hardest(of, torch.tensor([0.5, 0.2, 0.5, 0.5]), 2).docids == ("b", "a", "c"), (
         "ties keep their order"
     )
 
@@ -61,23 +61,23 @@ def test_the_hardest_follow_the_ranker_as_it_is_now() -> None:
 def test_the_guard_drops_what_is_as_good_as_the_right_one() -> None:
     of = _list(grades=(0.0, 2.0, 0.0, 0.0))
     teacher = torch.tensor([0.9, 0.8, 0.7, 0.1])
-    assert guarded(of, teacher).docids == ("b", "c", "d")
-    assert guarded(of, teacher, margin=0.2).docids == ("b", "d")
+    assert drop_false_negatives(of, teacher).docids == ("b", "c", "d")
+    assert drop_false_negatives(of, teacher, margin=0.2).docids == ("b", "d")
 
 
 def test_the_guard_keeps_what_somebody_judged_wrong_and_lists_without_a_right_one() -> None:
     of = _list(grades=(0.0, 2.0, 0.0, 0.0), judged={"a": 0.0, "b": 2.0})
     teacher = torch.tensor([0.9, 0.8, 0.9, 0.1])
-    assert guarded(of, teacher).docids == ("a", "b", "d")
-    assert guarded(_list(grades=(0.0,) * 4), teacher).docids == ("a", "b", "c", "d")
+    assert drop_false_negatives(of, teacher).docids == ("a", "b", "d")
+    assert drop_false_negatives(_list(grades=(0.0,) * 4), teacher).docids == ("a", "b", "c", "d")
 
 
-def test_mining_anew_guards_first_and_then_takes_the_hardest() -> None:
+def test_mining_anew_guards_first_and_then_takes_the_keep_hardest() -> None:
     pool = _list(grades=(0.0, 2.0, 0.0, 0.0))
     ranker, guard = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([9.0, 5.0, 1.0, 1.0])
-    (unguarded,) = remined([pool], lambda _: ranker, 1)
+    (unguarded,) = remine([pool], lambda _: ranker, 1)
     assert unguarded.docids == ("b", "a")
-    (safe,) = remined([pool], lambda of: ranker[_places(of)], 1, lambda of: guard[_places(of)])
+    (safe,) = remine([pool], lambda of: ranker[_places(of)], 1, lambda of: guard[_places(of)])
     assert safe.docids == ("b", "c")
 
 

@@ -27,7 +27,8 @@ from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.vlm import MERGES, tiny_tokenizer
 from llama_index_rnx.rankers.vlm.tiny import VOCABULARY
 from training.weights import assemble, check, true_config
-from training.weights.hybrid import Packages, name_of
+from training.weights.hybrid import name_of
+from training.weights.packages import Packages
 
 WIDTH, INNER, LAYERS, HEADS, SHARED = 32, 48, 2, 4, 2
 PACKED = 7_000  # bytes of a part
