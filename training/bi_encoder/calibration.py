@@ -44,7 +44,7 @@ def scores_of(chain: Chain, split: ImageSplit) -> ScoreParts:
     return ScoreParts(
         cosine=captions.vector @ images.vector.T,
         late=late_score_matrix(captions, quantize_regions(images.regions)),
-        hub=chain.part.hubness(images.vector),
+        hub=chain.scorer.hubness(images.vector),
         owner=owner,
     )
 
@@ -71,10 +71,10 @@ def fit_features(features: Tensor, index: Tensor) -> Tensor:
     features: [Q, L, 3]; index: [Q], the right image of a list, or -1. Returns [4].
     """
     has_owner = index >= 0
-    known = features[has_owner]
+    with_owner = features[has_owner]
     target = index[has_owner]
     weights = torch.tensor(START, requires_grad=True)
-    minimize(weights, lambda: F.cross_entropy(known @ weights, target), steps=100)
+    minimize(weights, lambda: F.cross_entropy(with_owner @ weights, target), steps=100)
 
     logits = (features @ weights).detach()  # [Q, L]
     labels = (F.one_hot(index.clamp_min(0), LIST) * has_owner[:, None]).float()
@@ -110,7 +110,7 @@ def recall_gain(before: Tensor, after: Tensor, owner: Tensor, rounds: int = 2000
 
 
 def calibration_table(
-    part: ImageScorer, scores: ScoreParts, scalars: Tensor | None = None
+    scorer: ImageScorer, scores: ScoreParts, scalars: Tensor | None = None
 ) -> dict[str, object]:
     """Return the rows of the report on one split.
 
@@ -118,7 +118,7 @@ def calibration_table(
     scored with the scalars of the other half.
     """
     cosine, owner = scores.cosine, scores.owner
-    with_hub, joint = _combined(part, scores, scalars)
+    with_hub, joint = _combined(scorer, scores, scalars)
     reranked = rerank_matrix(with_hub, joint)
     return {
         "pictures": len(scores.hub),
@@ -134,23 +134,23 @@ def calibration_table(
     }
 
 
-def calibrate(part: ImageScorer, scores: ScoreParts) -> Tensor:
+def calibrate(scorer: ImageScorer, scores: ScoreParts) -> Tensor:
     """Fit the scorer's scalars on a split, in place, and return them: scale, late, hub, bias.
 
     The fit runs twice, the second time on the lists that the first one retrieves.
     """
-    part.hub_mean.fill_(scores.hub.mean())
-    hub = scores.hub - part.hub_mean
+    scorer.hub_mean.fill_(scores.hub.mean())
+    hub = scores.hub - scorer.hub_mean
     base = scores.cosine
     for _ in range(2):
         weights = _fit(scores.cosine, scores.late, hub, scores.owner, base)
         base = scores.cosine + weights[2] / weights[0] * hub
 
     with torch.no_grad():
-        part.log_scale.copy_(weights[0].log())
-        part.late.copy_(weights[1] / weights[0])
-        part.hub.copy_(-weights[2] / weights[0])
-        part.bias.copy_(weights[3])
+        scorer.log_scale.copy_(weights[0].log())
+        scorer.late.copy_(weights[1] / weights[0])
+        scorer.hub.copy_(-weights[2] / weights[0])
+        scorer.bias.copy_(weights[3])
     return weights
 
 
@@ -159,11 +159,11 @@ def retrieval_calibration(chain: Chain, photographs: ImageSplit) -> list[float]:
     lists of 20 (Flickr8k dev).
     """
     texts, owner = owners(photographs.first)
-    part = chain.part
+    scorer = chain.scorer
     vectors = chain.images(photographs, photographs.first.rows).vector
     with torch.no_grad():
-        indexed = part.index_vector(vectors, part.hubness(vectors))
-        queries = part.query_vector(chain.captions(photographs, texts).vector)
+        indexed = scorer.index_vector(vectors, scorer.hubness(vectors))
+        queries = scorer.query_vector(chain.captions(photographs, texts).vector)
         # As the collection scores them.
         cosine = CAPTION_SHARE * (queries @ indexed.T)  # [Q, B]
 
@@ -173,7 +173,7 @@ def retrieval_calibration(chain: Chain, photographs: ImageSplit) -> list[float]:
 
 
 def _combined(
-    part: ImageScorer, scores: ScoreParts, scalars: Tensor | None
+    scorer: ImageScorer, scores: ScoreParts, scalars: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return cosine + hub correction, and that + late interaction; both [Q, B]."""
     with_hub = torch.empty_like(scores.cosine)
@@ -183,7 +183,7 @@ def _combined(
         mine = half == side
         weights = _fit_rows(scores, half != side) if scalars is None else scalars
         scale, late, hub = weights[:3]
-        with_hub[mine] = scores.cosine[mine] + hub / scale * (scores.hub - part.hub_mean)
+        with_hub[mine] = scores.cosine[mine] + hub / scale * (scores.hub - scorer.hub_mean)
         joint[mine] = with_hub[mine] + late / scale * scores.late[mine]
     return with_hub, joint
 

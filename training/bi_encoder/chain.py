@@ -55,7 +55,7 @@ class Chain:
         self.first = model
         self.towers = towers
         names = tuple(_tower_name(tower) for tower in towers)
-        self.part = ImageScorer(ImageConfig(others=names)).eval()
+        self.scorer = ImageScorer(ImageConfig(others=names)).eval()
 
         # Basis and bank have another size with more heads; they are computed here.
         trained = {
@@ -63,8 +63,8 @@ class Chain:
             for name, tensor in model.part.state_dict().items()
             if name not in ("basis", "bank")
         }
-        self.part.load_state_dict(trained, strict=False)
-        for head, folder in zip(self.part.heads, heads, strict=True):
+        self.scorer.load_state_dict(trained, strict=False)
+        for head, folder in zip(self.scorer.heads, heads, strict=True):
             head.load_state_dict(load_file(folder / "head.safetensors"))
 
     @torch.inference_mode()
@@ -78,7 +78,7 @@ class Chain:
 
     def captions(self, split: ImageSplit, texts: list[int]) -> CaptionVectors:
         """Encode any texts of a split."""
-        return encode_captions(self.part.captions, split.first, texts)
+        return encode_captions(self.scorer.captions, split.first, texts)
 
     @torch.no_grad()
     def join(
@@ -93,11 +93,11 @@ class Chain:
         # Fewer captions than columns span no whole basis; the full one adds arbitrary directions.
         is_short = len(vectors) < vectors.shape[1]
         directions = torch.linalg.svd(vectors, full_matrices=is_short).Vh  # one a row
-        self.part.basis.copy_(directions[: self.part.config.dim].T)
+        self.scorer.basis.copy_(directions[: self.scorer.config.dim].T)
 
     def eyes(self) -> ImageEncoder:
         """Return the towers as they ship."""
-        encoder = ImageEncoder(self.part.config.others)
+        encoder = ImageEncoder(self.scorer.config.others)
         encoder.tower.load_state_dict(self.first.tower.state_dict())
         for target, tower in zip(encoder.others, self.towers, strict=True):
             # Another Lite2 shares the trunk, and ships its end alone.
@@ -108,12 +108,12 @@ class Chain:
     def _images(self, split: ImageSplit, rows: list[int]) -> ImageVectors:
         cells = [source.image_maps(rows).float() for source in split.others]
         first = self.first.images(split.first.image_maps(rows))
-        return self.part.joined_images(first, cells)
+        return self.scorer.joined_images(first, cells)
 
     def _concatenated(self, split: ImageSplit, texts: list[int]) -> Tensor:
         pooled = torch.from_numpy(split.first.pooled[texts]).float()
-        first = encode_captions(self.part.caption, split.first, texts).vector
-        return torch.cat([first, *(head.captions(pooled) for head in self.part.heads)], -1)
+        first = encode_captions(self.scorer.caption, split.first, texts).vector
+        return torch.cat([first, *(head.captions(pooled) for head in self.scorer.heads)], -1)
 
 
 def draw_texts(split: ImageSplit, count: int, seed: int = 0) -> list[int]:

@@ -212,6 +212,6 @@ def mine_hard_negatives(miner: SharedEncoder, source: CachedPairs, nearest: int)
     for start in range(0, len(captions), MINED_AT_ONCE):
         stop = start + MINED_AT_ONCE
         cosine = captions[start:stop] @ images.T
-        wrong = cosine.scatter(1, owner[start:stop, None], -torch.inf)
-        chunks.append(wrong.topk(nearest, dim=1).indices)
+        others = cosine.scatter(1, owner[start:stop, None], -torch.inf)
+        chunks.append(others.topk(nearest, dim=1).indices)
     return torch.tensor(source.rows)[torch.cat(chunks)]

@@ -35,7 +35,7 @@ def export(
         _write_vectors(chain, data[name], folder / "cache" / f"{name}.npz")
 
     config = {
-        "config": asdict(chain.part.config),
+        "config": asdict(chain.scorer.config),
         "retrieval": retrieval_calibration(chain, data["flickr_dev"]),
         "results": rows,
         "losses": list(losses),
@@ -44,7 +44,7 @@ def export(
 
     # Last, because its presence says that all is there.
     weights = {f"eyes.{name}": x for name, x in chain.eyes().state_dict().items()}
-    weights.update({f"part.{name}": x for name, x in chain.part.state_dict().items()})
+    weights.update({f"part.{name}": x for name, x in chain.scorer.state_dict().items()})
     tensors = {name: tensor.float().contiguous() for name, tensor in weights.items()}
     save_file(tensors, folder / "image.safetensors")
 
@@ -58,6 +58,6 @@ def _write_vectors(chain: Chain, split: ImageSplit, path: Path) -> None:
         name=np.array([item.name for item in split.first.items]),
         vector=images.vector.half().numpy(),
         regions=images.regions.half().numpy(),
-        hub=chain.part.hubness(images.vector).numpy(),
+        hub=chain.scorer.hubness(images.vector).numpy(),
         dev=is_dev,
     )

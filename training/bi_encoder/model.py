@@ -183,8 +183,8 @@ def chunked(rows: list[int], size: int) -> list[list[int]]:
 
 def recalls(scores: Tensor, owner: Tensor) -> dict[str, float]:
     """Return text-to-image R@1/5/10 and image-to-text R@1, in percent; scores: [Q, B]."""
-    own = scores.gather(1, owner[:, None])  # [Q, 1]
-    rank = (scores > own).sum(1)  # [Q], 0 is best
+    owner_scores = scores.gather(1, owner[:, None])  # [Q, 1]
+    rank = (scores > owner_scores).sum(1)  # [Q], 0 is best
     values = {f"R@{k}": (rank < k).float().mean() for k in (1, 5, 10)}
 
     best_caption = owner[scores.argmax(0)]  # [B]

@@ -120,12 +120,12 @@ def calibrate_images(
     _fill_bank(chain, data, bank_share)
 
     photos = scores_of(chain, data["flickr_dev"])
-    weights = calibrate(chain.part, photos)
+    weights = calibrate(chain.scorer, photos)
     figures = scores_of(chain, data["openstax_dev"])
     rows: dict[str, object] = {
         "scalars": [round(float(weight), 3) for weight in weights],
-        "flickr_dev": calibration_table(chain.part, photos),
-        "openstax_dev": calibration_table(chain.part, figures, weights),
+        "flickr_dev": calibration_table(chain.scorer, photos),
+        "openstax_dev": calibration_table(chain.scorer, figures, weights),
     }
     if final:
         export(chain, data, final, rows, losses)
@@ -211,7 +211,7 @@ def _with_tower(inputs: EncoderInputs, tower: Path) -> EncoderInputs:
 @torch.inference_mode()
 def _fill_bank(chain: Chain, data: Mapping[str, ImageSplit], share: float) -> None:
     """Fill the bank with vectors of training captions, after joining the heads' vectors."""
-    size = chain.part.config.bank
+    size = chain.scorer.config.bank
     flickr, openstax = data["flickr_train"], data["openstax"]
     count = round(share * size)
     photo_texts = draw_texts(flickr, min(count, len(flickr.first.rows)))
@@ -227,8 +227,8 @@ def _fill_bank(chain: Chain, data: Mapping[str, ImageSplit], share: float) -> No
     )
     # A row of zeros is near to nothing: with fewer images than that, some rows stay empty. The
     # export keeps fp16.
-    chain.part.bank.zero_()
-    chain.part.bank[: len(vectors)] = vectors.half().float()
+    chain.scorer.bank.zero_()
+    chain.scorer.bank[: len(vectors)] = vectors.half().float()
 
 
 def _save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -83,8 +83,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     """Write a checkpoint whole or not at all: a kill while writing leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as part:
-        save_file(copies, part, metadata={HEADER: json.dumps(header)})
+    with atomic_write(path) as partial:
+        save_file(copies, partial, metadata={HEADER: json.dumps(header)})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -161,10 +161,10 @@ class Trainer:
         recent = self.losses[-SHOW_EVERY:]
         loss = sum(recent) / len(recent)
         rate = self.done / max(self.seconds, 1e-9)
-        left = (self.task.steps - self.done) / rate
+        remaining = (self.task.steps - self.done) / rate
         self._print(
             f"{self.task.name}: step {self.done}/{self.task.steps} loss {loss:.4f}, "
-            f"{rate:.2f} steps/s, {left:.0f} s left"
+            f"{rate:.2f} steps/s, {remaining:.0f} s left"
         )
 
     def _optimizer_step(self, loss: float) -> float:

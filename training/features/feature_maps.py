@@ -89,8 +89,8 @@ class FeatureMapCache:
         maps = maps.contiguous().view(len(paths), self.views, *maps.shape[1:])
 
         block = self.folder / f"block-{len(self._blocks()):04d}.safetensors"
-        with atomic_write(block) as part:
-            save_file({"maps": maps}, part, metadata={"keys": " ".join(map(_key, paths))})
+        with atomic_write(block) as partial:
+            save_file({"maps": maps}, partial, metadata={"keys": " ".join(map(_key, paths))})
         self._open(block)
 
     def _views(self, path: Path) -> list[Tensor]:

@@ -55,8 +55,8 @@ def cache_maps(
     """
     if not out.exists():
         shape = (len(paths), count, *output(torch.zeros(1, 3, 256, 256)).shape[1:])
-        with atomic_write(out) as part:
-            maps = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+        with atomic_write(out) as partial:
+            maps = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
             _fill(maps.reshape(-1, *shape[2:]), output, paths, count, flip, out.name)
             maps.flush()
             del maps
@@ -77,7 +77,7 @@ def cache_texts(folder: Path, texts: Sequence[str], out: Path, longest: int = 64
     encoder = _load_encoder(folder)
     ids = [_token_ids(encoder, text, longest) for text in texts]
     states, pooled = _encode(encoder, ids, out.name)
-    with atomic_write(out) as part, part.open("wb") as file:
+    with atomic_write(out) as partial, partial.open("wb") as file:
         np.savez(
             file,
             states=torch.cat(states).numpy(),

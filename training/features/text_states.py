@@ -105,8 +105,8 @@ class TextStateCache:
             tensors[f"size_{name}"] = torch.tensor([len(value) for value in column])
 
         block = self.folder / f"block-{len(self._blocks()):04d}.safetensors"
-        with atomic_write(block) as part:
-            save_file(tensors, part, metadata={"keys": " ".join(map(_key, texts))})
+        with atomic_write(block) as partial:
+            save_file(tensors, partial, metadata={"keys": " ".join(map(_key, texts))})
         self._open(block)
 
     def _entry(self, text: str, encoded: EncodedText) -> CachedText:

@@ -29,6 +29,6 @@ def views(image: Image.Image, count: int, seed: int, flip: bool) -> list[Tensor]
 def _crop(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
     """Cut out a random part of the image's shape; share: of its area."""
     width, height = (max(SMALLEST, round(side * share**0.5)) for side in image.size)
-    left = int(rng.integers(image.width - width + 1)) if image.width >= width else 0
-    top = int(rng.integers(image.height - height + 1)) if image.height >= height else 0
-    return image.crop((left, top, left + width, top + height))
+    x = int(rng.integers(image.width - width + 1)) if image.width >= width else 0
+    y = int(rng.integers(image.height - height + 1)) if image.height >= height else 0
+    return image.crop((x, y, x + width, y + height))

@@ -30,12 +30,12 @@ def hard_triplet(scores: Tensor, owner: Tensor, margin: float = 0.2) -> Tensor:
     scores: [Q, B]; owner: [Q], the right image of each caption. Source: VSE++ (Faghri et al.,
     arXiv 1707.05612).
     """
-    own = owner.unsqueeze(1)  # [Q, 1]
-    right = scores.gather(1, own)  # [Q, 1]
-    hardest_image = scores.scatter(1, own, -torch.inf).amax(1, keepdim=True)  # [Q, 1]
+    column = owner.unsqueeze(1)  # [Q, 1]
+    right = scores.gather(1, column)  # [Q, 1]
+    hardest_image = scores.scatter(1, column, -torch.inf).amax(1, keepdim=True)  # [Q, 1]
 
     # An image's own captions are never wrong for it.
-    is_own = own == torch.arange(scores.shape[1], device=scores.device)  # [Q, B]
+    is_own = column == torch.arange(scores.shape[1], device=scores.device)  # [Q, B]
     hardest_caption = scores.masked_fill(is_own, -torch.inf).amax(0)[owner].unsqueeze(1)  # [Q, 1]
 
     hardest = torch.cat([hardest_image, hardest_caption], 1)  # [Q, 2]

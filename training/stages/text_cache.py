@@ -45,8 +45,8 @@ def fill_text_cache(encoder_folder: Path, cache_folder: Path) -> int:
         cache_folder.mkdir(parents=True, exist_ok=True)
         weighed = {text for name in WEIGHED for text in texts[name]}
         documents = sorted(text for text in weighed if not text.startswith(QUERY_PREFIX))
-        with atomic_write(weights) as part:
-            save_file({"weights": idf(encoder, documents)}, part)
+        with atomic_write(weights) as partial:
+            save_file({"weights": idf(encoder, documents)}, partial)
 
     cache = TextStateCache(cache_folder, load_file(weights)["weights"])
     for name, group in texts.items():

@@ -26,5 +26,5 @@ def average_weights(paths: Sequence[Path], to: Path) -> None:
         name: torch.stack([weights[name] for weights in checkpoints]).mean(0)
         for name in checkpoints[0]
     }
-    with atomic_write(to) as part:
-        save_file(mean, part)
+    with atomic_write(to) as partial:
+        save_file(mean, partial)

@@ -71,9 +71,9 @@ def write_mini(model: MiniModel, folder: Path, about: Mapping[str, Any]) -> None
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.text.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    with atomic_write(folder / "model.safetensors") as part:
-        save_file(quantize(model.state_dict(), INT8), part)
-        digest = hashlib.sha256(part.read_bytes()).hexdigest()[:12]
+    with atomic_write(folder / "model.safetensors") as partial:
+        save_file(quantize(model.state_dict(), INT8), partial)
+        digest = hashlib.sha256(partial.read_bytes()).hexdigest()[:12]
         config = {
             "digest": digest,
             **about,

