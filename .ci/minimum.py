@@ -2,7 +2,7 @@
 
     python .ci/minimum.py > constraints.txt
 
-`MINIMUM_TORCH=2.13.0` in the environment replaces one floor: an old PyTorch may not be had everywhere.
+`MINIMUM_TORCH=2.13.0` in the environment replaces one floor: an old PyTorch may not be at hand.
 """
 
 from __future__ import annotations

@@ -159,7 +159,9 @@ for name, found in (("retrieved", RNXRetriever(collection, top_k=5)), ("reranked
 # and not only its page's text:
 #
 # ```python
-# engine = RetrieverQueryEngine.from_args(retriever, llm=llm, node_postprocessors=[reranker], multimodal=True)
+# engine = RetrieverQueryEngine.from_args(
+#     retriever, llm=llm, node_postprocessors=[reranker], multimodal=True
+# )
 # ```
 #
 # ## What it costs
@@ -173,7 +175,8 @@ start = time.perf_counter()
 for _ in range(5):
     reranker.postprocess_nodes(hits, query_str=question)
 print(
-    f"{len(hits)} nodes, images among them: {(time.perf_counter() - start) / 5 * 1000:.0f} ms on the machine that ran this"
+    f"{len(hits)} nodes, images among them: {(time.perf_counter() - start) / 5 * 1000:.0f} ms "
+    "on the machine that ran this"
 )
 
 # %%

@@ -124,7 +124,8 @@ def first(retriever, reranker):
 found = {"pages with a text layer": (first(retriever, None), first(retriever, reranker))}
 for name, (before, after) in found.items():
     print(
-        f"{name}: first page right for {sum(before)} retrieved, {sum(after)} reranked of {len(asked)}"
+        f"{name}: first page right for {sum(before)} retrieved, "
+        f"{sum(after)} reranked of {len(asked)}"
     )
 for (query, _), before, after in zip(asked, *found["pages with a text layer"], strict=True):
     if before != after:
@@ -153,7 +154,8 @@ blind = RNXRetriever(scanned, top_k=13)
 found["scans"] = first(blind, None), first(blind, reranker)
 for name, (before, after) in found.items():
     print(
-        f"{name}: first page right for {sum(before)} retrieved, {sum(after)} reranked of {len(asked)}"
+        f"{name}: first page right for {sum(before)} retrieved, "
+        f"{sum(after)} reranked of {len(asked)}"
     )
 
 # %% [markdown]

@@ -176,7 +176,8 @@ axes[1].legend(frameon=False)
 plt.show()
 for name, only in (("texts and pages", textual), ("images", pictorial)):
     print(
-        f"{name}: retriever {share(retrieved, 1, only):.2f}, first 40 reranked {share(ranks[40], 1, only):.2f}"
+        f"{name}: retriever {share(retrieved, 1, only):.2f}, "
+        f"first 40 reranked {share(ranks[40], 1, only):.2f}"
     )
 
 # %% [markdown]

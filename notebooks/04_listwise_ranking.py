@@ -159,7 +159,8 @@ def read_in(order, ranker, calibration=None):
 forward, backward = list(range(10)), list(range(9, -1, -1))
 there, back = read_in(forward, prejudiced), read_in(backward, prejudiced)
 print(
-    f"a list against its reverse: {kendall_tau(there, back):+.2f}   (1: only content counts, -1: only slots do)"
+    f"a list against its reverse: {kendall_tau(there, back):+.2f}   "
+    "(1: only content counts, -1: only positions do)"
 )
 print(f"against the truth:          {kendall_tau(there, truth):+.2f}")
 
@@ -269,7 +270,8 @@ plt.show()
 for least in (0.01, 0.1, 0.5):
     kept = sum(score >= least for score in right), sum(score >= least for score in wrong)
     print(
-        f"min_score={least}: keeps {kept[0]} of {len(right)} right and {kept[1]} of {len(wrong)} wrong candidates"
+        f"min_score={least}: keeps {kept[0]} of {len(right)} right "
+        f"and {kept[1]} of {len(wrong)} wrong candidates"
     )
 
 # %% [markdown]

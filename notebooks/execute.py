@@ -1,9 +1,9 @@
 """Executes the notebooks in fresh kernels, as a reader would, and says what is wrong. It knows
 nothing of what they show.
 
-    python notebooks/execute.py                    # all of them: each runs, quietly, and is what its source says
+    python notebooks/execute.py                    # all: each runs, and is what its source says
     python notebooks/execute.py --write 03 04      # these, and their outputs are kept in the .ipynb
-    python notebooks/execute.py --words 03         # only its words changed: no cell runs, the outputs stay
+    python notebooks/execute.py --words 03         # only words changed: the outputs stay
 
 A notebook is written as NAME.py (jupytext, percent format); NAME.ipynb is made of it and is never
 edited.
@@ -68,7 +68,8 @@ def unpaired(source: Path) -> list[str]:
     path = source.with_suffix(".ipynb")
     if not path.is_file():
         return [
-            f"{path.name} is not there; make it with: python notebooks/execute.py --write {source.stem}"
+            f"{path.name} is not there; make it with: "
+            f"python notebooks/execute.py --write {source.stem}"
         ]
     kept, wanted = nbformat.read(path, as_version=4), notebook_of(source)
     same = [(cell.cell_type, cell.source) for cell in kept.cells] == [
@@ -91,7 +92,8 @@ def untidy(book: NotebookNode, name: str, size: int) -> list[str]:
             written = output.get("text", "") or output.get("data", {}).get("text/plain", "")
             if output.output_type == "error" or output.get("name") == "stderr":
                 wrong.append(
-                    f"{name}, cell {number}: wrote on stderr: {(written or output.get('evalue', ''))[:300]}"
+                    f"{name}, cell {number}: wrote on stderr: "
+                    f"{(written or output.get('evalue', ''))[:300]}"
                 )
             elif found := ABSOLUTE.search(written):
                 wrong.append(f"{name}, cell {number}: shows a path of this machine: {found[0]}")
@@ -131,7 +133,8 @@ def reworded(source: Path) -> list[str]:
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     if [cell.source for cell in code] != [cell.source for cell in kept]:
         return [
-            f"{source.name}: its code changed, too; run: python notebooks/execute.py --write {source.stem}"
+            f"{source.name}: its code changed, too; "
+            f"run: python notebooks/execute.py --write {source.stem}"
         ]
     for cell, old in zip(code, kept, strict=True):
         cell.outputs, cell.execution_count = old.outputs, old.execution_count

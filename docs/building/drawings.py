@@ -60,7 +60,8 @@ class Sheet:
 
     def bar(self, x: float, y: float, width: float, height: float, kind: str = "") -> None:
         self._parts.append(
-            f'<rect class="bar {kind}" x="{x}" y="{y}" width="{width:.1f}" height="{height}" rx="1.5"/>'
+            f'<rect class="bar {kind}" x="{x}" y="{y}" width="{width:.1f}" height="{height}" '
+            'rx="1.5"/>'
         )
 
     def dashes(self, x: float, top: float, bottom: float) -> None:
@@ -68,11 +69,13 @@ class Sheet:
 
     def svg(self) -> str:
         tip = (
-            '<marker id="rnx-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+            '<marker id="rnx-tip" viewBox="0 0 8 8" refX="7" refY="4" '
+            'markerWidth="8" markerHeight="8" orient="auto">'
             '<path class="tip" d="M 0 0.5 L 7 4 L 0 7.5 z"/></marker>'
         )
         return (
-            f'<div class="rnx-drawing"><svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(self.about)}">'
+            f'<div class="rnx-drawing"><svg viewBox="0 0 {WIDTH} {self.height}" role="img" '
+            f'aria-label="{escape(self.about)}">'
             f"<defs>{tip}</defs>{''.join(self._parts)}</svg></div>"
         )
 
@@ -81,7 +84,8 @@ def flows() -> Sheet:
     """Both flows, and the line between what is done once and what a query pays for."""
     sheet = Sheet(
         330,
-        "Indexing embeds and remembers every node once; a query retrieves, scores what was remembered, and orders.",
+        "Indexing embeds and remembers every node once; "
+        "a query retrieves, scores the memories, and orders.",
     )
     sheet.text(12, 22, "once, when a node is indexed", kind="side")
     sheet.text(392, 22, "for every query", kind="side")
@@ -161,7 +165,8 @@ def slots() -> Sheet:
     fair = Calibration(slot_bias=[liking])
     sheet = Sheet(
         300,
-        "The same four candidates in two orders: raw scores follow the slots, corrected ones the candidates.",
+        "The same four candidates in two orders: "
+        "raw scores follow the positions, corrected ones the candidates.",
     )
     for column, order in enumerate(("abcd", "dcba")):
         raw = torch.tensor([worth[name] + bias for name, bias in zip(order, liking, strict=True)])
@@ -193,7 +198,8 @@ def fusion() -> Sheet:
     """How what nodes say and what they show become one list."""
     sheet = Sheet(
         270,
-        "Dense and BM25 ranks of texts are fused; a picture adds how likely its cosine makes it; one list comes out.",
+        "Dense and BM25 ranks of texts are fused; "
+        "an image adds how likely its cosine makes it; one list comes out.",
     )
     sheet.box(12, 98, 84, 60, "query", "text, image")
     sheet.box(150, 20, 130, 52, "text vectors", "by cosine")

@@ -1,4 +1,4 @@
-"""Who may import what: rooms, floors and faces, and the rules of single rooms, read off the source."""
+"""Who may import what: rooms, floors and faces, and the rules of single rooms."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_arrows_of_training_run_down_only() -> None:
 
 
 def test_a_room_is_entered_by_its_face() -> None:
-    """Nobody reaches past `__init__.py`; a room that lies inside another one has a face of its own."""
+    """Nobody reaches past `__init__.py`; a room inside another one has a face of its own."""
     package = [
         (path, module)
         for path, _, module in PACKAGE_ARROWS

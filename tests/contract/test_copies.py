@@ -69,7 +69,7 @@ def filled(location: Any = ":memory:", **options: Any) -> NodeCollection:
 
 
 def scores(collection: NodeCollection) -> list[float | None]:
-    """Of equal scores a server, and a folder that is opened again, may order the nodes otherwise."""
+    """Of equal scores a server, and a folder that is opened again, may order nodes otherwise."""
     return [score for _, score in answers(collection)]
 
 
