@@ -18,7 +18,7 @@ from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ScorerConfig, l
 from training.data import DataFolder, GradedList, mediqa, rag24
 from training.engine import GradedListTask, Lists, Stage, Trainer, hashes, ndcg, record_of
 from training.evaluation import Values, add_row, bootstrap, mean, rows_of, today
-from training.features import FeatureMapCache, TextStateCache
+from training.features import QUERY_PREFIX, FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader, candidate_batch
 from training.stages import mixtures
 from training.stages.rnx_mini import READER
@@ -111,7 +111,7 @@ def list_utility(graded_list: GradedList, cache: TextStateCache, teachers: Seque
         graded_list, cache, config, lambda states: states[:, : config.memory_width], None
     )
     # The query without [CLS] and [SEP].
-    query = cache[f"query:{graded_list.query}"].pieces.long()[1:-1]
+    query = cache[f"{QUERY_PREFIX}{graded_list.query}"].pieces.long()[1:-1]
     scores = {"tower": encoder, "bm25": list_bm25(query, batch)}
     by_teacher = torch.stack([scores[name] for name in teachers])  # [T, N]
     return utility(by_teacher, encoder, torch.tensor(graded_list.grades))

@@ -30,7 +30,7 @@ from training.bi_encoder import (
 )
 from training.data import CaptionedImage, DataFolder, GradedList, flickr, openstax
 from training.engine import Learner, Lists, Record, Stage, hashes
-from training.features import FeatureMapCache, TextStateCache
+from training.features import QUERY_PREFIX, FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader
 from training.stages import mixtures
 from training.teachers import (
@@ -375,7 +375,7 @@ def _cached_vectors(teacher: EmbedderTeacher) -> Callable[[Sequence[str]], Tenso
 
 def _query_keys(queries: Sequence[str]) -> list[str]:
     """Return the keys of queries in the cache of text states."""
-    return [f"query:{query}" for query in queries]
+    return [f"{QUERY_PREFIX}{query}" for query in queries]
 
 
 def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from training.data import (
     take,
     trec,
 )
-from training.features import TextStateCache
+from training.features import QUERY_PREFIX, TextStateCache
 from training.teachers import Question, Retriever, mine
 
 DL21_HELD_OUT = 13
@@ -117,7 +117,7 @@ def pair_pools(folder: DataFolder, cache: TextStateCache, source: str) -> list[G
     pairs = [
         (query, text)
         for query, text in query_text_pairs(folder, PAIRS)[source]
-        if text in cache and f"query:{query}" in cache
+        if text in cache and f"{QUERY_PREFIX}{query}" in cache
     ]
     if not pairs:
         return []
@@ -155,13 +155,13 @@ def encoder_scores(cache: TextStateCache, graded_list: GradedList) -> Tensor:
 
 def query_vector(cache: TextStateCache, query: str) -> Tensor:
     """Return the text encoder's unit vector of a cached query, [384]."""
-    return normalize(cache[f"query:{query}"].chunks[0].float(), dim=0)
+    return normalize(cache[f"{QUERY_PREFIX}{query}"].chunks[0].float(), dim=0)
 
 
 def is_cached(cache: TextStateCache, graded_list: GradedList) -> bool:
     """Whether the cache holds the query and every text of a list."""
     has_texts = all(text in cache for text in graded_list.texts)
-    return has_texts and f"query:{graded_list.query}" in cache
+    return has_texts and f"{QUERY_PREFIX}{graded_list.query}" in cache
 
 
 def _text_vectors(cache: TextStateCache, texts: Sequence[str]) -> Tensor:

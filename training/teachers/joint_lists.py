@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from training.data import CaptionedImage, GradedList
-from training.features import TextStateCache
+from training.features import QUERY_PREFIX, TextStateCache
 from training.teachers.captions import Finder
 
 SHAPES = ("image", "text", "both", "image+text", "images only")
@@ -91,7 +91,7 @@ def near_texts(
     data: JointSet, cache: TextStateCache, query: str, owner: int, count: int
 ) -> list[str]:
     """Return the `count` texts most similar to the query that belong to other images."""
-    vector = normalize(cache[f"query:{query}"].chunks[0].float(), dim=0)
+    vector = normalize(cache[f"{QUERY_PREFIX}{query}"].chunks[0].float(), dim=0)
     similarity = data.vectors @ vector  # [texts]
     # Eight more, because some of the nearest belong to the owner itself.
     nearest = similarity.topk(min(len(data.texts), count + 8)).indices.tolist()
