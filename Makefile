@@ -39,7 +39,7 @@ lint: $(VENV)/installed-dev  ## ruff: rules and format
 types: $(VENV)/installed-dev  ## mypy
 	$(BIN)/mypy
 
-smoke: $(VENV)/installed-dev  ## the whole training curriculum on generated data, about a minute
+smoke: $(VENV)/installed-dev  ## the whole training curriculum on generated data, about two minutes
 	PYTHON=$(BIN)/python training/runs/smoke.sh
 
 qdrant: $(QDRANT)  ## a real Qdrant server for the tests; without it they run on the embedded engine alone
