@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidates
 from llama_index_rnx.defaults import RANKER_NAME, TOP_N
-from llama_index_rnx.errors import ImageError, SettingsError
+from llama_index_rnx.errors import ImageError, RNXError, SettingsError, one_line
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.ranking import (
@@ -289,12 +289,16 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         except ImageError:
             # It is the image of a query: those of candidates cost nobody anything.
             raise
-        except Exception:
+        except Exception as error:
             if self.on_error == "raise":
                 raise
             if len(lists) == 1:
+                # An RNXError says all in its line; anything else needs its traceback.
                 logger.warning(
-                    "%s failed; the order of the retriever is kept", self.model, exc_info=True
+                    "%s failed (%s); the order of the retriever is kept",
+                    self.model,
+                    one_line(error),
+                    exc_info=not isinstance(error, RNXError),
                 )
 
         # One bad list costs the others nothing.

@@ -209,7 +209,10 @@ for ours, theirs in zip(near, far, strict=True):
 # die. You choose what happens then: an error that says so, or the retriever's order:
 
 # %%
+import logging
+
 gone = "http://127.0.0.1:9"  # nobody listens there
+logging.getLogger("llama_index_rnx").setLevel(logging.ERROR)  # or a warning would stand below
 try:
     RNXRerank(model=gone).postprocess_nodes(hits, query_str="flowers")
 except RNXError as error:

@@ -309,7 +309,8 @@ def searched(retriever: RNXRetriever, elsewhere: bytes) -> tuple[list[str], str]
 def test_a_worker_that_was_spawned_gets_a_retriever(tmp_path: Path) -> None:
     retriever, folder = RNXRetriever(filled(), top_k=3), filled(tmp_path / "index")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        ids, said = pool.apply(searched, (retriever, pickle.dumps(folder)))
+        answer = pool.apply_async(searched, (retriever, pickle.dumps(folder)))
+        ids, message = answer.get(timeout=300)
     assert ids == [hit.node_id for hit in retriever.retrieve("what rusts?")]
-    assert "is in use by another process" in said
+    assert "is in use by another process" in message
     folder.close()
