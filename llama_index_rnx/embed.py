@@ -27,7 +27,12 @@ from llama_index_rnx.ranking import (
     run_in_executor,
 )
 from llama_index_rnx.text import clean_text
-from llama_index_rnx.validation import checked_callbacks, checked_images, checked_texts, one_line
+from llama_index_rnx.validation import (
+    checked_callbacks,
+    checked_images,
+    checked_texts,
+    describe_refused_fields,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class RNXEmbedding(MultiModalEmbedding):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise SettingsError(one_line(error, "RNXEmbedding")) from error
+            raise SettingsError(describe_refused_fields(error, "RNXEmbedding")) from error
 
     @classmethod
     def class_name(cls) -> str:

@@ -41,7 +41,12 @@ from llama_index_rnx.ranking import (
     with_dynamic_batching,
     with_last,
 )
-from llama_index_rnx.validation import checked_asks, checked_callbacks, checked_hits, one_line
+from llama_index_rnx.validation import (
+    checked_asks,
+    checked_callbacks,
+    checked_hits,
+    describe_refused_fields,
+)
 
 logger = logging.getLogger(__name__)
 dispatcher = instrument.get_dispatcher(__name__)  # type: ignore[attr-defined]
@@ -190,7 +195,7 @@ class RNXRerank(BaseNodePostprocessor, PromptMixin):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise SettingsError(one_line(error, "RNXRerank")) from error
+            raise SettingsError(describe_refused_fields(error, "RNXRerank")) from error
         self._lock = threading.RLock()
 
     @classmethod

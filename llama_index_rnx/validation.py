@@ -145,7 +145,7 @@ def checked_callbacks(manager: Any) -> CallbackManager:
     return manager
 
 
-def one_line(error: ValidationError, owner: str) -> str:
+def describe_refused_fields(error: ValidationError, owner: str) -> str:
     """Return in one line which fields of a class pydantic refuses, and why."""
     details = error.errors(include_url=False, include_context=False)
     reasons = []
