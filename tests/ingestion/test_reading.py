@@ -28,7 +28,7 @@ class Bar:
     def __call__(self, count: int) -> None:
         self.told.append(("done", count))
 
-    def expect(self, count: int) -> None:
+    def add_total(self, count: int) -> None:
         self.told.append(("expect", count))
 
 
@@ -55,13 +55,13 @@ def test_the_document_stays_open_for_its_pages(
     path = write_pdf(tmp_path / "a.pdf", ["one", "two"])
     reader = PdfReader()
     opened: list[str] = []
-    original = PdfReader._opened
+    original = PdfReader._open
 
     def counted(self: PdfReader, path: str) -> Any:
         opened.append(path)
         return original(self, path)
 
-    monkeypatch.setattr(PdfReader, "_opened", counted)
+    monkeypatch.setattr(PdfReader, "_open", counted)
     for request in (
         {"do": "count", "path": str(path)},
         {"do": "text", "path": str(path), "page": 0},
