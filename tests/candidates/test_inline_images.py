@@ -216,7 +216,7 @@ def test_a_block_of_a_conversation_may_be_one(spelling: str) -> None:
         ImageBlock(image=uri.encode()),
         ImageBlock(image=base64.b64decode(GREEN_BASE64)),
     ):
-        (image,) = _turn(ChatMessage(blocks=[block])).parts
+        (image,) = _turn(ChatMessage(blocks=[block])).contents
         assert not isinstance(image, str)
         assert colour_of(image.load()) == "green"
 
