@@ -58,6 +58,14 @@ class IndexedImageNode(ImageNode):
         private = state.get("__pydantic_private__") or {}
         self._indexed = private.get("_indexed")
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether both nodes hold the same. The state of the file is no part of that: a node
+        from an index equals the one that was indexed.
+        """
+        if not isinstance(other, ImageNode):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
 
 class PageNode(IndexedImageNode):
     """One page of a PDF: its text layer as text, its image drawn when somebody looks at it.

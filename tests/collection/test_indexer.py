@@ -12,7 +12,7 @@ from llama_index.core.schema import ImageNode, TextNode
 from llama_index_rnx import NodeCollection, RNXEmbedding
 from llama_index_rnx.candidates import candidate_of
 from llama_index_rnx.collection import Skipped, WriteReport
-from llama_index_rnx.ingestion import index_paths
+from llama_index_rnx.ingestion import SourceFile, index_paths, nodes_of
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker
 
@@ -60,6 +60,24 @@ def test_a_write_reports_what_it_wrote_and_left_out(tmp_path: Path) -> None:
     assert sorted(skipped.id for skipped in report.skipped) == ["c", "d"]
     assert all(isinstance(skipped, Skipped) for skipped in report.skipped)
     assert collection.skipped == []  # of the last `add`, and there was none
+    collection.close()
+
+
+@pytest.mark.parametrize("name", ["red.png", "paper.pdf"])
+def test_a_node_from_an_index_equals_the_one_that_was_indexed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith(".pdf"):
+        write_pdf(path, ["Bees make honey."])
+    else:
+        write_image(path, RED)
+    collection = NodeCollection(":memory:", embedding=FakeEmbedding())
+    index_paths(collection, [tmp_path], show_progress=False)
+    (node,) = nodes_of(SourceFile(path=path, docid=name))
+    (stored,) = collection.get([node.node_id])
+    assert stored == node
+    assert node == stored
+    assert stored != node.model_copy(update={"metadata": {"source": "another"}})
+    assert stored != "a text"
     collection.close()
 
 
