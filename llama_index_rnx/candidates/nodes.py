@@ -45,7 +45,29 @@ PAGE = "page"
 T = TypeVar("T")
 
 
-class PageNode(ImageNode):
+class IndexedImageNode(ImageNode):
+    """The node of an image file as an index gives it back: it knows what the file was like when it
+    was indexed, so that its memory is found after the file is gone.
+    """
+
+    _indexed: FileState | None = PrivateAttr(default=None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over the state of the file from a pickle; LlamaIndex restores public fields only."""
+        super().__setstate__(state)
+        private = state.get("__pydantic_private__") or {}
+        self._indexed = private.get("_indexed")
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both nodes hold the same. The state of the file is no part of that: a node
+        from an index equals the one that was indexed.
+        """
+        if not isinstance(other, ImageNode):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+
+class PageNode(IndexedImageNode):
     """One page of a PDF: its text layer as text, its image drawn when somebody looks at it.
 
     Nothing is stored beside the PDF: the page stays where it is. `page` counts from 1. A page that
@@ -55,8 +77,6 @@ class PageNode(ImageNode):
     pdf_path: str
     page: int
     has_fields: bool = False
-
-    _indexed: FileState | None = PrivateAttr(default=None)
 
     @classmethod
     def class_name(cls) -> str:
@@ -81,14 +101,6 @@ class PageNode(ImageNode):
         return blocks
 
 
-class IndexedImageNode(ImageNode):
-    """The node of an image file as an index gives it back: it knows what the file was like when it
-    was indexed, so that its memory is found after the file is gone.
-    """
-
-    _indexed: FileState | None = PrivateAttr(default=None)
-
-
 def with_file_state(node: BaseNode, size: int, mtime_ns: int) -> BaseNode:
     """Return the node of an indexed file, with what the file was like when it was indexed.
 
@@ -96,7 +108,7 @@ def with_file_state(node: BaseNode, size: int, mtime_ns: int) -> BaseNode:
         node: made anew from an index; a `PageNode` is changed in place.
     """
     state = FileState(size=size, mtime_ns=mtime_ns)
-    if isinstance(node, PageNode):
+    if isinstance(node, IndexedImageNode):
         node._indexed = state
         return node
     if type(node) is not ImageNode:

@@ -39,6 +39,8 @@ FILES_AT_ONCE = 4_096
 # Nodes that are read before any of them is written, so that the bar knows how many there are. A
 # page takes about 8 KB; one larger file is read as a whole.
 NODES_AT_ONCE = 4_096
+# Their letters likewise: a PDF of 14 KB may hold a page of a million.
+CHARACTERS_AT_ONCE = 2**25
 # Nodes of one file written at a time where somebody watches: on one core about two seconds of
 # pages.
 STEP = 8
@@ -195,7 +197,7 @@ def _index_group(
     indexed = collection.files(paths, [source.docid for source in files])
     renamed = names_as_indexed(collection, files, indexed)
 
-    for batch in _batches_by_nodes(_read_changed(renamed, indexed, report)):
+    for batch in _batches_by_size(_read_changed(renamed, indexed, report)):
         stamped = [(node, contents.stamp) for contents in batch for node in contents.nodes]
         bar.add_total(len(stamped))
         if prepare is not None:
@@ -207,19 +209,23 @@ def _index_group(
         _remove_old_versions(collection, batch, indexed, report)
 
 
-def _batches_by_nodes(contents: Iterable[FileContents]) -> Iterator[list[FileContents]]:
-    """Yield the files in batches of `NODES_AT_ONCE` nodes or a little more. The last one is smaller
-    and may be empty: there is always one, so that an index is made, or refused, without new nodes.
+def _batches_by_size(contents: Iterable[FileContents]) -> Iterator[list[FileContents]]:
+    """Yield the files in batches of `NODES_AT_ONCE` nodes or `CHARACTERS_AT_ONCE` letters, or a
+    file more. The last one is smaller and may be empty: there is always one, so that an index is
+    made, or refused, without new nodes.
     """
     batch: list[FileContents] = []
     nodes = 0
+    characters = 0
     for file in contents:
         batch.append(file)
         nodes += len(file.nodes)
-        if nodes >= NODES_AT_ONCE:
+        characters += file.characters
+        if nodes >= NODES_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
             yield batch
             batch = []
             nodes = 0
+            characters = 0
     yield batch
 
 

@@ -32,6 +32,11 @@ class FileContents:
     stamp: Stamp
     nodes: Sequence[BaseNode]
 
+    @property
+    def characters(self) -> int:
+        """How many letters the texts of the nodes have."""
+        return sum(len(node.get_content()) for node in self.nodes)
+
 
 def read_file(source: SourceFile) -> FileContents:
     """Read a file, so that a bad one shows before anything of it is written.

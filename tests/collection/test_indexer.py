@@ -12,7 +12,7 @@ from llama_index.core.schema import ImageNode, TextNode
 from llama_index_rnx import NodeCollection, RNXEmbedding
 from llama_index_rnx.candidates import candidate_of
 from llama_index_rnx.collection import Skipped, WriteReport
-from llama_index_rnx.ingestion import index_paths
+from llama_index_rnx.ingestion import SourceFile, index_paths, nodes_of
 from llama_index_rnx.memory import RAM, MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker
 
@@ -64,6 +64,24 @@ def test_a_write_reports_what_it_wrote_and_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["red.png", "paper.pdf"])
+def test_a_node_from_an_index_equals_the_one_that_was_indexed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith(".pdf"):
+        write_pdf(path, ["Bees make honey."])
+    else:
+        write_image(path, RED)
+    collection = NodeCollection(":memory:", embedding=FakeEmbedding())
+    index_paths(collection, [tmp_path], show_progress=False)
+    (node,) = nodes_of(SourceFile(path=path, docid=name))
+    (stored,) = collection.get([node.node_id])
+    assert stored == node
+    assert node == stored
+    assert stored != node.model_copy(update={"metadata": {"source": "another"}})
+    assert stored != "a text"
+    collection.close()
+
+
+@pytest.mark.parametrize("name", ["red.png", "paper.pdf"])
 def test_an_indexed_file_that_is_gone_keeps_its_digest(tmp_path: Path, name: str) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
@@ -84,7 +102,9 @@ def test_an_indexed_file_that_is_gone_keeps_its_digest(tmp_path: Path, name: str
     assert candidate_of(again.model_copy()).digest == digest
     assert again.class_name() == node.class_name()
     assert again.to_dict() == node.to_dict()
-    assert pickle.loads(pickle.dumps(again)).to_dict() == node.to_dict()
+    unpickled = pickle.loads(pickle.dumps(again))
+    assert unpickled.to_dict() == node.to_dict()
+    assert candidate_of(unpickled).digest == digest
     collection.close()
 
 

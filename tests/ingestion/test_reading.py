@@ -55,13 +55,13 @@ def test_the_document_stays_open_for_its_pages(
     path = write_pdf(tmp_path / "a.pdf", ["one", "two"])
     reader = PdfReader()
     opened: list[str] = []
-    original = PdfReader._open
+    original = PdfReader._load
 
     def counted(self: PdfReader, path: str) -> Any:
         opened.append(path)
         return original(self, path)
 
-    monkeypatch.setattr(PdfReader, "_open", counted)
+    monkeypatch.setattr(PdfReader, "_load", counted)
     for request in (
         {"do": "count", "path": str(path)},
         {"do": "text", "path": str(path), "page": 0},
@@ -96,6 +96,22 @@ def test_totals_are_told_before_the_nodes_of_each_batch_are_written(
         ("done", 4),
         ("expect", 4),
         ("done", 4),
+    ]
+    collection.close()
+
+
+def test_few_letters_are_held_at_once_however_many_a_page_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "CHARACTERS_AT_ONCE", 100)
+    for i in range(4):
+        write_pdf(tmp_path / f"{i}.pdf", ["60 letters on a page of one file".ljust(60, ".")])
+    collection = NodeCollection(":memory:", embedding=FakeEmbedding())
+    bar = Bar()
+    assert index_paths(collection, [tmp_path], bar=bar).written == 4
+    assert [event for event in bar.told if event[0] == "expect" and event[1]] == [
+        ("expect", 2),
+        ("expect", 2),
     ]
     collection.close()
 

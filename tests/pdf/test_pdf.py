@@ -37,6 +37,10 @@ from llama_index_rnx.pdf.worker_pool import Child, EndedError, Pool, shared_pool
 from llama_index_rnx.text import bm25
 
 SHORT = Limits(seconds=0.3)
+
+# For a page that is at work until the test ends: it takes about 350 MiB a second, and may be left
+# alone by a test that fails.
+LONG = Limits(seconds=60, memory=3 * 2**30)
 FONT = (
     "<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"
     "/ZaDb<</Type/Font/Subtype/Type1/BaseFont/ZapfDingbats>>>>"
@@ -458,7 +462,7 @@ def test_one_bad_page_holds_nobody_else_up(tmp_path: Path, pool: Pool) -> None:
 
     def draw_bad() -> None:
         with pytest.raises(ImageError):
-            draw_page(bad, 0, limits=Limits(seconds=60, memory=2**40))
+            draw_page(bad, 0, limits=LONG)
         ended.set()
 
     thread = threading.Thread(target=draw_bad)
@@ -509,6 +513,35 @@ def test_many_pages_are_read_by_one_process(tmp_path: Path, pool: Pool) -> None:
     assert [page.text for page in read_pages(path)] == [f"page {number}" for number in range(30)]
     assert draw_page(path, 29).width > 100
     assert len(pool.children()) == 1
+
+
+@linux
+def test_every_request_has_limits_while_a_document_is_open(tmp_path: Path, pool: Pool) -> None:
+    good = write_pdf(tmp_path / "good.pdf", ["one", "two"])
+    bad = write_endless_pdf(tmp_path / "bad.pdf", pages=2)
+    small = Limits(seconds=60, memory=64 * 2**20)
+    for path, texts in [(good, ["one", "two"]), (bad, ["", ""]), (good, ["one", "two"])]:
+        assert [page.text for page in read_pages(path, small)] == texts
+    hows = [outran.recorded(str(bad), "text", page, small) for page in (0, 1)]
+    assert hows == ["memory", "memory"]
+
+
+def test_a_document_that_was_read_is_closed_soon(tmp_path: Path, pool: Pool) -> None:
+    path = write_pdf(tmp_path / "a.pdf", ["one"])
+    read_pages(path)
+    (child,) = pool.children()
+    folder = Path(f"/proc/{child.pid}/fd")
+    if not folder.is_dir():
+        pytest.skip("reads /proc")
+
+    def is_closed() -> bool:
+        return str(path) not in {os.path.realpath(link) for link in folder.iterdir()}
+
+    assert not is_closed()
+    assert eventually(is_closed)
+    read_pages(path)
+    count_pages(path)
+    assert is_closed()  # at once, as an upload is moved after it is counted
 
 
 def test_a_file_that_changed_is_opened_anew(tmp_path: Path, pool: Pool) -> None:
@@ -597,7 +630,7 @@ PARENT = """
         time.sleep(600)
     else:
         threading.Thread(target=tell, daemon=True).start()
-        draw_page(path, 0, limits=Limits(seconds=600, memory=2**50))
+        draw_page(path, 0, limits=Limits(seconds=60, memory=3 * 2**30))
 """
 
 

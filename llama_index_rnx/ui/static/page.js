@@ -321,7 +321,8 @@ function stateOf(file) {
   const parts = file.name.endsWith(".pdf") ? countOf(file.total, "page") : file.total > 1 ? countOf(file.total, "part") : "";
   if (file.state === "ready") return [el("span", "about", [parts, file.note].filter(Boolean).join("; "))];
   if (file.state === "waiting") return [el("span", "about", "waits to be read"), bar(0, 1, file.name)];
-  return [el("span", "about", `reading, ${file.done} of ${file.total}`), bar(file.done, file.total, file.name)];
+  const progress = file.total ? `reading, ${file.done} of ${file.total}` : "reading";
+  return [el("span", "about", progress), bar(file.done, file.total, file.name)];
 }
 
 function bar(value, total, name) {
