@@ -23,7 +23,7 @@ ORIENTATION = 0x0112
 # White, where a shade has 16 bits.
 WHITE_16_BITS = 65_535.0
 
-# What is black and what is white in an image whose shades have more than 8 bits.
+# The shades of black and of white in an image whose shades have more than 8 bits.
 ShadeRange = tuple[float, float]
 
 

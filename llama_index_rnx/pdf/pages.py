@@ -38,7 +38,7 @@ MAX_CHARACTERS = 2**26
 # The page of a request for the whole document.
 WHOLE = -1
 
-# What would happen again; a kill from outside would not.
+# The failures that would happen again; a kill from outside would not.
 OUTRUN = ("time", "memory", "crash")
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ EVIDENCE = 2**22
 # Characters before a break that are looked at: the break may be within an address.
 CONTEXT = 80
 
-# Where a line broke a word: PDFium's marks, or a hyphen that it took for a dash. A soft hyphen
-# within a line is drawn like any other.
+# The places where a line broke a word: PDFium's marks, or a hyphen that it took for a dash. A soft
+# hyphen within a line is drawn like any other.
 _BREAK = re.compile(
     r"[\x02\ufffe\xad](?:[ \t]*\n[ \t]*)?"
     r"|(?<=\w)[-\u2010](?:\n[ \t]*)(?=\w)"

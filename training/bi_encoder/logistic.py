@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Where scale and bias of a cosine start.
+# The values at which scale and bias of a cosine start.
 START = (50.0, -10.0)
 
 
