@@ -136,7 +136,8 @@ def _shade_range(image: Image.Image) -> ShadeRange | None:
 
 def _measure_shades(image: Image.Image) -> ShadeRange:
     """Return the least and the largest shade that is a finite number; (0, 0) if none is."""
-    low, high = np.inf, -np.inf
+    low = np.inf
+    high = -np.inf
     band_height = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, band_height):
         bottom = min(image.height, top + band_height)

@@ -184,7 +184,10 @@ def _ask(
 
 def _ask_once(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], bytes]:
     """Wait for a process and ask it, unless the same request outran its limits before."""
-    task, path, page = request["do"], request["path"], request["page"]
+    task = request["do"]
+    path = request["path"]
+    page = request["page"]
+
     with shared_pool().child(path) as child:
         overrun = recorded(path, task, page, limits)
         if overrun is not None:

@@ -174,7 +174,8 @@ class DocumentWords:
         if halves.is_compound and first in _LINKS:
             return False
 
-        apart, joined = self._pairs[first, second], self._words[first + second]
+        apart = self._pairs[first, second]
+        joined = self._words[first + second]
         if apart != joined:
             return joined > apart
         if self._is_known(first + second):

@@ -35,7 +35,8 @@ def fit_logistic(values: Tensor, labels: Tensor) -> list[float]:
     rounded to three places (Platt scaling). It may be called in inference mode.
     """
     # Tensors of inference mode take part in no gradient; their copies do.
-    values, labels = values.clone(), labels.clone()
+    values = values.clone()
+    labels = labels.clone()
     line = torch.tensor(START, requires_grad=True)
     minimize(
         line,

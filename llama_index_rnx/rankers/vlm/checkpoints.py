@@ -56,7 +56,7 @@ class CheckpointSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """The device, dtype, attention and quantization of the weights, checked against this machine."""
+    """Device, dtype, attention and quantization of the weights, checked against this machine."""
 
     device: str
     dtype: torch.dtype

@@ -75,7 +75,7 @@ class VLMRanker:
 
     @property
     def fingerprint(self) -> str:
-        """A string for all that a memory depends on: tokenizer, vision tower, budgets, precision."""
+        """A string for all that a memory depends on: tokenizer, vision tower, budgets, dtype."""
         return self.encoder.fingerprint
 
     @property
