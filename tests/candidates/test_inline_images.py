@@ -97,9 +97,8 @@ def test_every_spelling_in_every_place(spelling: str, place: str, allow_urls: bo
 
 
 def test_base64_in_the_letters_of_urls() -> None:
-    image = Image.new(
-        "RGB", (4, 4), (0xBE, 0xEF, 0xFB)
-    )  # four times "+" a pixel, as base64 of a BMP
+    # Four times "+" a pixel, as base64 of a BMP.
+    image = Image.new("RGB", (4, 4), (0xBE, 0xEF, 0xFB))
     image.paste("white", (0, 0, 2, 4))  # four times "/"
     buffer = BytesIO()
     image.save(buffer, "BMP")
@@ -216,7 +215,7 @@ def test_a_block_of_a_conversation_may_be_one(spelling: str) -> None:
         ImageBlock(image=uri.encode()),
         ImageBlock(image=base64.b64decode(GREEN_BASE64)),
     ):
-        (image,) = _turn(ChatMessage(blocks=[block])).parts
+        (image,) = _turn(ChatMessage(blocks=[block])).contents
         assert not isinstance(image, str)
         assert colour_of(image.load()) == "green"
 
