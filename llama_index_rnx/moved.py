@@ -1,5 +1,5 @@
-"""Keeps old names of modules, as `llama_index_rnx.files`, working until 1.0. It imports nothing
-until one of them is used.
+"""Keeps old names of modules, as `llama_index_rnx.files`, and of what is in them working until 1.0.
+It imports nothing until one of them is used.
 """
 
 from __future__ import annotations
@@ -48,6 +48,54 @@ MOVED = {
     "trec": "batch",
 }
 
+# Each old name of a function or class, by the module or the room that answers for it, and the room
+# and the name that it has now.
+RENAMED = {
+    ("batch", "examine"): ("batch", "diagnose_checkpoint"),
+    ("batch", "needs_none"): ("batch", "skip_reason"),
+    ("chat", "Failed"): ("chat", "FailedEvent"),
+    ("chat", "Found"): ("chat", "RetrievedEvent"),
+    ("chat", "Said"): ("chat", "TextEvent"),
+    ("demo", "PICTURE_QUERY"): ("demo", "IMAGE_QUERY"),
+    ("rankers", "BatchRanker"): ("ranking", "BatchRanker"),
+    ("rankers", "Ranker"): ("ranking", "Ranker"),
+    ("rankers", "recall"): ("ranking", "get_or_compute_memories"),
+    ("ranking", "Ask"): ("ranking", "ScoringRequest"),
+    ("ranking", "Recalled"): ("ranking", "UsableMemories"),
+    ("ranking", "SharedRanker"): ("ranking", "BatchingRanker"),
+    ("ranking", "drive"): ("ranking", "run_plan"),
+    ("ranking", "drive_all"): ("ranking", "run_plans"),
+    ("ranking", "parallel"): ("ranking", "parallel_windows"),
+    ("ranking", "recall"): ("ranking", "get_or_compute_memories"),
+    ("ranking", "recall_usable"): ("ranking", "get_usable_memories"),
+    ("ranking", "sliding"): ("ranking", "sliding_windows"),
+    ("rerank", "rank"): ("ranking", "rank"),
+}
+
+
+def old_name(module: str, name: str) -> Any:
+    """Return what an old name of a module stands for, and name the new one in a DeprecationWarning.
+
+    Args:
+        module: the full name of the module that was asked for it.
+        name: the name that this module does not have.
+
+    Raises:
+        AttributeError: it never had that name.
+    """
+    package, _, room = module.partition(".")
+    if (room, name) not in RENAMED:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    new_room, new_name = RENAMED[room, name]
+    target = f"{package}.{new_room}"
+    warnings.warn(
+        f"{module}.{name} is {target}.{new_name} now; the old name goes with version 1.0.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return getattr(import_module(target), new_name)
+
 
 class MovedModule(ModuleType):
     """A stand-in for a module that has moved: each of its names comes from where it is now."""
@@ -59,7 +107,8 @@ class MovedModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(import_module(self.target), name)
+        module = import_module(self.target)
+        return getattr(module, name) if hasattr(module, name) else old_name(self.target, name)
 
 
 class MovedFinder(MetaPathFinder, Loader):

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import llama_index.core.instrumentation as instrument
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
@@ -24,6 +24,7 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from pydantic import ValidationError
 
+from llama_index_rnx import moved
 from llama_index_rnx.candidates import Candidate, Query, query_of, usable_candidates
 from llama_index_rnx.defaults import RANKER_NAME, TOP_N
 from llama_index_rnx.errors import ImageError, RNXError, SettingsError, one_line
@@ -439,3 +440,10 @@ def _warn_of_faults(lists: Sequence[_NodeList], rankings: Sequence[Ranking | Non
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+if not TYPE_CHECKING:  # A type checker that saw this would accept every name.
+
+    def __getattr__(name: str) -> Any:
+        """Return what an old name of this module stands for (PEP 562)."""
+        return moved.old_name(__name__, name)

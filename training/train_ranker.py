@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train_vlm(options: argparse.Namespace, more: Sequence[str]) -> None:
     """Hand a vision-language model over to its own command, which has more options."""
-    # peft and accelerate are extras.
+    # The packages `peft` and `accelerate` are extras.
     from training import train_vlm as command
 
     values = {

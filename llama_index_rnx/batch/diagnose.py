@@ -1,5 +1,5 @@
-"""What `rnx doctor` and `rnx calibrate` do: lists become memories, a ranker is examined on them,
-its config is written. It knows no command line.
+"""The work of `rnx doctor` and `rnx calibrate`: lists become memories, a ranker is examined on
+them, its config is written. It knows no command line.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ PROBES_AT_ONCE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What a ranker sees of a node: a text, an image, or both. An empty text means: no text."""
+    """A node as a ranker sees it: a text, an image, or both. An empty text means: no text."""
 
     id: str
     text: str = ""

@@ -37,7 +37,7 @@ FORMATS = (
     "JPEG2000",
 )
 
-# What Pillow raises for a file that is damaged, or no image.
+# The errors that Pillow raises for a file that is damaged, or no image.
 PILLOW_ERRORS = (
     UnidentifiedImageError,
     Image.DecompressionBombError,

@@ -39,7 +39,7 @@ _DATA_URI = re.compile(rb"\s*data:([^,]*),", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """What a file was like at some time: its size in bytes, and when it was changed."""
+    """The state of a file at some time: its size in bytes, and when it was changed."""
 
     size: int
     mtime_ns: int

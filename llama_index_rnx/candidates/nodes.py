@@ -318,7 +318,8 @@ def _texts_of(nodes: Sequence[Any]) -> list[tuple[str, str]]:
     embedded = _contents_of(nodes, MetadataMode.EMBED)
     cleaned = clean_texts([text for text, _ in own + embedded])
 
-    own_texts, texts = cleaned[: len(nodes)], cleaned[len(nodes) :]
+    own_texts = cleaned[: len(nodes)]
+    texts = cleaned[len(nodes) :]
     return [
         (text, embedded_fault) if own_text else ("", own_fault)
         for own_text, text, (_, own_fault), (_, embedded_fault) in zip(

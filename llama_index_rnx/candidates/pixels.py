@@ -23,7 +23,7 @@ ORIENTATION = 0x0112
 # White, where a shade has 16 bits.
 WHITE_16_BITS = 65_535.0
 
-# What is black and what is white in an image whose shades have more than 8 bits.
+# The shades of black and of white in an image whose shades have more than 8 bits.
 ShadeRange = tuple[float, float]
 
 
@@ -136,7 +136,8 @@ def _shade_range(image: Image.Image) -> ShadeRange | None:
 
 def _measure_shades(image: Image.Image) -> ShadeRange:
     """Return the least and the largest shade that is a finite number; (0, 0) if none is."""
-    low, high = np.inf, -np.inf
+    low = np.inf
+    high = -np.inf
     band_height = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, band_height):
         bottom = min(image.height, top + band_height)

@@ -1,4 +1,4 @@
-"""What happens while a question is answered. They know no engine."""
+"""The events of an answer: sources found, text written, failure. They know no engine."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class GGUFModel(StreamedLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex asks about a language model."""
+        """Return the facts that LlamaIndex needs about a language model."""
         return LLMMetadata(
             context_window=self.context,
             num_output=self.most,

@@ -59,7 +59,7 @@ class RankerLLM(StreamedLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex asks about a language model."""
+        """Return the facts that LlamaIndex needs about a language model."""
         writer = self._writer
         return LLMMetadata(
             context_window=writer.context,
@@ -120,7 +120,7 @@ def _construct(name: str, constructor: Callable[..., Any], arguments: dict[str, 
         llm = constructor(**arguments)
     except RNXError:
         raise
-    # Whoever wrote the class chose what it raises.
+    # The class is the user's own, and may raise anything.
     except Exception as error:
         raise SettingsError(
             f"--llm {name} with the options {arguments or 'none'}: {one_line(error)}"

@@ -1,4 +1,4 @@
-"""What a language model is told beside the sources. The prompts know no engine and no model."""
+"""The instructions of a language model that reads the sources. They know no engine and no model."""
 
 from __future__ import annotations
 

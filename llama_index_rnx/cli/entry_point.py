@@ -25,7 +25,7 @@ app = typer.Typer(
     help="Multimodal listwise reranking: index texts and images, search them, best first.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    # rich takes three times as long to show a help page as typer itself.
+    # `rich` takes three times as long to show a help page as typer itself.
     rich_markup_mode=None,
     context_settings=CONTEXT_SETTINGS,
 )

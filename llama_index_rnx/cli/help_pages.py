@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-# typer converts the value of every option by pydantic, which takes longer to import than typer
+# Typer converts the value of every option by pydantic, which takes longer to import than typer
 # itself; even that of a `--help` that was not given. A default that is a bool needs no converting.
 CONTEXT_SETTINGS: dict[str, Any] = {"default_map": {"help": False}}
 

@@ -42,7 +42,7 @@ class ProgressFormat(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class IndexJob:
-    """What is to be indexed: the paths, and what lies below them."""
+    """One run of `rnx index`: the paths, and the files below them."""
 
     paths: list[Path]
     shard: Shard

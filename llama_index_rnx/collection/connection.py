@@ -54,7 +54,7 @@ OLDEST = (1, 16)  # the first version that keeps metadata of collections
 OWN_FILES = ("meta.json", "collection", "collection/*", "collection/*/*")
 T = TypeVar("T")
 
-# What a client raises for a server that does not answer, or refuses.
+# The errors that a client raises for a server that does not answer, or refuses.
 _SERVER_ERRORS = (
     ApiException,
     httpx.HTTPError,

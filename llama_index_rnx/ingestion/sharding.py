@@ -1,5 +1,5 @@
-"""Which of several workers takes which file: pure, the same on every machine, whatever else is in
-the folder.
+"""Shares files out among several workers: pure, the same on every machine, whatever else is in the
+folder.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS memories (key BLOB PRIMARY KEY, crc INTEGER NOT NULL, data BLOB NOT NULL)
 """
 
-# sqlite allows 999 parameters at least.
+# SQLite allows 999 parameters at least.
 _KEYS_PER_QUERY = 500
 
 # A UnicodeDecodeError comes from a damaged file, where a name was.
@@ -86,7 +86,7 @@ class SqliteBackend:
                 if _is_damage(error):
                     self._disable(error)
                     return
-                # What is stored already can still be read.
+                # Memories that are stored already can still be read.
                 self._is_read_only = True
                 self._warn(error)
 

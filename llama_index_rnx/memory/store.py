@@ -56,7 +56,8 @@ class MemoryStore:
     """
 
     def __init__(self, path: str | Path | None = None, read_only: bool = False) -> None:
-        self.path, self.read_only = path, read_only
+        self.path = path
+        self.read_only = read_only
         self._backend: MemoryBackend | None = None
         if path is not None:
             self._backend = open_backend(path, read_only)

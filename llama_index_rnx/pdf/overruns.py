@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one page may use: seconds of processor time, and bytes of memory beyond an idle process.
+    """The limits of one page: seconds of processor time, bytes of memory beyond an idle process.
 
     The most expensive of 819 pages of papers, manuals and slides took less than 2 s and 100 MiB.
     """

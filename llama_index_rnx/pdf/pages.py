@@ -38,7 +38,7 @@ MAX_CHARACTERS = 2**26
 # The page of a request for the whole document.
 WHOLE = -1
 
-# What would happen again; a kill from outside would not.
+# The failures that would happen again; a kill from outside would not.
 OUTRUN = ("time", "memory", "crash")
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,10 @@ def _ask(
 
 def _ask_once(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], bytes]:
     """Wait for a process and ask it, unless the same request outran its limits before."""
-    task, path, page = request["do"], request["path"], request["page"]
+    task = request["do"]
+    path = request["path"]
+    page = request["page"]
+
     with shared_pool().child(path) as child:
         overrun = recorded(path, task, page, limits)
         if overrun is not None:

@@ -29,8 +29,8 @@ EVIDENCE = 2**22
 # Characters before a break that are looked at: the break may be within an address.
 CONTEXT = 80
 
-# Where a line broke a word: PDFium's marks, or a hyphen that it took for a dash. A soft hyphen
-# within a line is drawn like any other.
+# The places where a line broke a word: PDFium's marks, or a hyphen that it took for a dash. A soft
+# hyphen within a line is drawn like any other.
 _BREAK = re.compile(
     r"[\x02\ufffe\xad](?:[ \t]*\n[ \t]*)?"
     r"|(?<=\w)[-\u2010](?:\n[ \t]*)(?=\w)"
@@ -174,7 +174,8 @@ class DocumentWords:
         if halves.is_compound and first in _LINKS:
             return False
 
-        apart, joined = self._pairs[first, second], self._words[first + second]
+        apart = self._pairs[first, second]
+        joined = self._words[first + second]
         if apart != joined:
             return joined > apart
         if self._is_known(first + second):

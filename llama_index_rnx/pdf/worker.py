@@ -128,7 +128,9 @@ class PdfReader:
         for document in (self._flat, self._document):
             if document is not None:
                 document.close()
-        self._state, self._document, self._flat = (), None, None
+        self._state = ()
+        self._document = None
+        self._flat = None
 
     def _open(self, path: str) -> None:
         # A pipe or a device may never end.

@@ -94,7 +94,7 @@ class RemoteRanker:
         self._max_text_tokens = max_text_tokens
         self._api_key = api_key
 
-        # What the service takes, as far as it has told by refusals.
+        # The form that the service takes, as far as its refusals have shown.
         self._format = DOCUMENTS
         self._batch_size = WINDOW
 

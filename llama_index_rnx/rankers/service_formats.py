@@ -19,7 +19,7 @@ from llama_index_rnx.errors import ConnectionFailedError, one_line
 # The content of one document: "text", "image" (a data: URI) or both; a blank document has neither.
 Content = dict[str, str]
 
-# What an answer calls the list of results: Cohere's name, Voyage's, NVIDIA's.
+# The names of the list of results in an answer: Cohere's, Voyage's, NVIDIA's.
 RESULT_LISTS = ("results", "data", "rankings")
 
 # How text-embeddings-inference refuses too many documents; it takes 32 by default.

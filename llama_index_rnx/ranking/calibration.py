@@ -1,4 +1,4 @@
-"""What makes the logit of a label a score: the bias of its position, a temperature, an offset. It
+"""Turns the logit of a label into a score: the bias of its position, a temperature, an offset. It
 knows no model.
 """
 

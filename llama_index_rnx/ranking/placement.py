@@ -1,5 +1,5 @@
-"""Where and in which precision a model computes: names that users give, and what suits a machine.
-It knows no model.
+"""The device and the precision of a model: from the names that users give, or as it suits the
+machine. It knows no model.
 """
 
 from __future__ import annotations

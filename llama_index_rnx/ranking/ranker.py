@@ -1,5 +1,5 @@
-"""What every ranker can do: the protocols, and the checks of what a ranker returns. It knows no
-store, no window and no model.
+"""The protocols of rankers, and the checks of what a ranker returns. It knows no store, no window
+and no model.
 """
 
 from __future__ import annotations

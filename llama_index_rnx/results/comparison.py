@@ -1,5 +1,5 @@
-"""What a notebook shows of a question: its hits before and after reranking, side by side. It knows
-no page and no model.
+"""Shows a question in a notebook: its hits before and after reranking, side by side. It knows no
+page and no model.
 """
 
 from __future__ import annotations

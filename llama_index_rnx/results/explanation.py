@@ -81,7 +81,8 @@ def html_explanation(explanation: Explanation) -> str:
     What speaks for a candidate is green, what speaks against it is orange; the more it weighs, the
     darker it is.
     """
-    better, worse = explanation.better, explanation.worse
+    better = explanation.better
+    worse = explanation.worse
     pieces = [*better.words, *better.regions, *worse.words, *worse.regions]
     greatest = max((abs(piece.weight) for piece in pieces), default=0.0)
 

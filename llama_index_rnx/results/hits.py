@@ -1,4 +1,4 @@
-"""What a search found, as people and programs read it: rank after and before reranking, kind,
+"""The hits of a search, as people and programs read them: rank after and before reranking, kind,
 source, text. It knows no terminal and no page.
 """
 

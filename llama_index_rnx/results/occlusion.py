@@ -85,7 +85,7 @@ def why(
     if not (0 <= better < count and 0 <= worse < count and better != worse):
         raise SettingsError(
             f"better={better}, worse={worse} of {count} nodes; "
-            f"two different places from 0 to {count - 1} are allowed."
+            f"two different positions from 0 to {count - 1} are allowed."
         )
 
     rest = [index for index in range(count) if index not in (better, worse)]
@@ -96,7 +96,7 @@ def why(
     for index, candidate in zip((better, worse), candidates[:2], strict=True):
         if candidate.is_empty:
             raise SettingsError(
-                f"nothing of the node at place {index} ({candidate.id!r}) can be read; "
+                f"nothing of the node at position {index} ({candidate.id!r}) can be read; "
                 "choose another place."
             )
     usable = [candidate for candidate in candidates if not candidate.is_empty]

@@ -18,8 +18,8 @@ from llama_index_rnx.ranking import Ranker, score_batch
 VARIANTS_AT_ONCE = 32  # remembered together
 EDGE = 1e-6  # scores nearer to 0 or 1 count as this far from it
 
-# What a different size of a batch may change in a memory, as a share of its greatest number: int8
-# rows may differ by 2 of 127.
+# The change in a memory that another batch size may cause, as a share of its greatest number:
+# int8 rows may differ by 2 of 127.
 ROUNDING = 0.02
 
 

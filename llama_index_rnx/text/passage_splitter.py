@@ -49,7 +49,7 @@ _UNSPACED = (
 _UNSPACED_LETTER = regex.compile(f"[{_UNSPACED}]")
 _PIECE = regex.compile(rf"[{_UNSPACED}]|[\w--[{_UNSPACED}]]{{1,6}}|[^\w\s]", regex.V1)
 
-# What SentenceSplitter would cut into single letters.
+# A run of letters that SentenceSplitter would cut into single letters.
 _WORD_UNIT = regex.compile(r"[^ ,.;\u3002\uff1f\uff01]+")
 
 # No quantifier here gives back what it took: a line of dots would be read again from each of them.

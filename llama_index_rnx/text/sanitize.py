@@ -17,9 +17,9 @@ _SEQUENCES = re.compile(r"\x1b(?:\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*
 # C0, DEL and C1 (U+009B is a CSI of its own), and what separates lines and paragraphs.
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029"
 
-# What has no width of its own: it turns the reading direction (Arabic letter mark, embeddings,
-# overrides, isolates), or hides (soft hyphen, zero-width space, word joiner, byte order mark,
-# tags). The joiners U+200C and U+200D stay: Persian, Indic scripts and emoji are spelled with them.
+# Characters without width: they turn the reading direction (Arabic letter mark, embeddings,
+# overrides, isolates), or hide (soft hyphen, zero-width space, word joiner, byte order mark, tags).
+# The joiners U+200C and U+200D stay: Persian, Indic scripts and emoji are spelled with them.
 _MARKS = (
     "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f"
@@ -33,7 +33,7 @@ _CONTROL_RUN = re.compile(f"[{_CONTROLS}]+")
 _MARK = re.compile(f"[{_MARKS}]+")
 _HALF_PAIR = re.compile(f"[{_SURROGATES}]")
 
-# What `lines` takes away or replaces: all that is unsafe but the ends of lines.
+# Characters that `lines` takes away or replaces: all that are unsafe but the ends of lines.
 UNSAFE_IN_LINES = re.compile(f"(?!\n)[{UNSAFE}]")
 
 _UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f\u2028\u2029{_MARKS}{_SURROGATES}]")

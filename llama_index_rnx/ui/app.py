@@ -39,7 +39,7 @@ _CONVERSATION_KEY = re.compile(r"[0-9a-zA-Z-]{16,64}")
 
 
 class AppState:
-    """What all visitors share: the index, its files, the conversations, the limits."""
+    """The state that all visitors share: the index, its files, the conversations, the limits."""
 
     def __init__(
         self,

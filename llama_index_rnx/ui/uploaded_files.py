@@ -1,4 +1,4 @@
-"""What an uploaded file is, judged by its content, and what it is called. It knows no index.
+"""Finds the type of an uploaded file by its content, and a name for it. It knows no index.
 
 A name is only shown: it never becomes a path.
 """

@@ -280,9 +280,8 @@ def is_the_ramp(image: Image.Image) -> bool:
 @pytest.mark.parametrize("name", DEEP)
 def test_images_of_more_than_8_bits_look_as_they_are(name: str) -> None:
     assert is_the_ramp(load(DEEP[name]()))
-    shown = Image.open(
-        io.BytesIO(bytes_source(DEEP[name](), label=name).jpeg())
-    )  # thumbnails go the same way
+    # Thumbnails go the same way.
+    shown = Image.open(io.BytesIO(bytes_source(DEEP[name](), label=name).jpeg()))
     assert [shown.convert("L").getpixel((x, 5)) > 127 for x in (4, 35)] == [False, True]
 
 

@@ -97,9 +97,8 @@ def test_every_spelling_in_every_place(spelling: str, place: str, allow_urls: bo
 
 
 def test_base64_in_the_letters_of_urls() -> None:
-    image = Image.new(
-        "RGB", (4, 4), (0xBE, 0xEF, 0xFB)
-    )  # four times "+" a pixel, as base64 of a BMP
+    # Four times "+" a pixel, as base64 of a BMP.
+    image = Image.new("RGB", (4, 4), (0xBE, 0xEF, 0xFB))
     image.paste("white", (0, 0, 2, 4))  # four times "/"
     buffer = BytesIO()
     image.save(buffer, "BMP")

@@ -27,9 +27,8 @@ from llama_index_rnx.chat import (
 from llama_index_rnx.chat.engine import NOTHING, chat_engine
 from llama_index_rnx.chat.followups import standalone
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # LlamaIndex leaves event loops open
+# LlamaIndex leaves event loops open.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture
@@ -123,9 +122,8 @@ def test_a_language_model_gets_numbered_sources_and_the_history(collection: Node
     assert "number: [1]\nsource: 0.md\n\nBees make honey." in llm.sent(0)
     found, *answer = engine.turn("and in winter?")
     assert isinstance(found, RetrievedEvent)
-    assert "what do bees make {x}?" in llm.sent(
-        1
-    )  # asked to put the question into words that stand alone
+    # The model was asked to put the question into words that stand alone.
+    assert "what do bees make {x}?" in llm.sent(1)
     assert found.section.query == "what do bees do in winter?"
     assert found.section.after[0].id == "t1"
     assert text_of(answer).strip() == "they sleep [1]"

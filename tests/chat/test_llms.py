@@ -35,14 +35,13 @@ def vlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     head = torch.randn(
         ranker.backbone.model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
     )
-    ranker.backbone.model.lm_head.weight = torch.nn.Parameter(
-        head
-    )  # tied to the embeddings it repeats the last token
+    # A head that is tied to the embeddings repeats the last token.
+    ranker.backbone.model.lm_head.weight = torch.nn.Parameter(head)
     return ranker
 
 
 def generated(ranker: VLMRanker, text: str, images: Sequence[bytes], most: int) -> list[int]:
-    """What transformers writes after the same conversation, pixels and all."""
+    """Return the text that transformers writes after the same conversation, pixels and all."""
     backbone = ranker.backbone
     made = [
         backbone.extract_patches(bytes_source(data, "p").load(backbone.max_pixels))

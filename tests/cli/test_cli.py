@@ -583,11 +583,12 @@ def test_a_broken_picture_costs_its_own_place_only(rnx: Rnx, tmp_path: Path) -> 
     assert result.code == 0, result.err
     run = [line.split() for line in (tmp_path / "out.trec").read_text().splitlines()]
     assert [row[2] for row in run if row[0] == "q1"] == ["caption", "text", "gone"]
+    # The order that was given.
     assert [row[2] for row in run if row[0] == "q2"] == [
         "gone",
         "caption",
         "text",
-    ]  # the order that was given
+    ]
     assert "bad.png" in result.err
 
 

@@ -19,9 +19,8 @@ from llama_index_rnx.cli.terminal import Terminal
 from llama_index_rnx.console import SafeConsole
 from llama_index_rnx.ingestion import index_paths
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # LlamaIndex leaves event loops open
+# LlamaIndex leaves event loops open.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture

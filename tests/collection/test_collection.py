@@ -244,9 +244,8 @@ def test_scores_are_those_of_reciprocal_rank_fusion(place: Place) -> None:
     assert hits[0].node_id == "n0"
     assert all(type(score) is float and score > 0 for score in scores)
     assert scores == sorted(scores, reverse=True)
-    assert scores == pytest.approx(
-        [1 / 60, 1 / 61, 1 / 62][: len(scores)], rel=0.05
-    )  # of the channel of what nodes say
+    # The scores are those of the texts of nodes.
+    assert scores == pytest.approx([1 / 60, 1 / 61, 1 / 62][: len(scores)], rel=0.05)
 
 
 def test_k_is_what_comes_out_at_most(place: Place) -> None:
@@ -547,9 +546,8 @@ def test_it_lasts_over_close_and_reopen(lasting: Place) -> None:
     lasting.close_all()
     again = lasting.open()
     assert len(again) == 3
-    assert "n0" in find(
-        again, "red apple", k=2
-    )  # the best text and the best picture share the first rank
+    # The best text and the best image share the first rank.
+    assert "n0" in find(again, "red apple", k=2)
     assert again.add(texts("red apple", "pear")) == 0
 
 
@@ -609,9 +607,8 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # qdrant-client leaves its lock file open
+# qdrant-client leaves its lock file open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_folder_in_use_by_another_process(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     holder = subprocess.Popen(
@@ -703,8 +700,7 @@ def test_a_picture_is_not_lost_among_many_texts(place: Place, mini: MiniRanker) 
     collection = place.open(embedding=RNXEmbedding(dtype="float32"))
     said = [f"a red square was sold on day {i} of the year" for i in range(70)]
     collection.add([*texts(*said), ImageNode(id_="red", image=image_base64(RED))])
-    found = find(
-        collection, "goods that were auctioned", k=60
-    )  # shares no word: BM25's ties would be broken by chance
+    # The query shares no word with the nodes: BM25's ties would be broken by chance.
+    found = find(collection, "goods that were auctioned", k=60)
     assert "red" in found  # by its rank among pictures
     assert found[0] != "red"

@@ -18,9 +18,8 @@ from llama_index_rnx import NodeCollection, RNXEmbedding, RNXError, RNXRerank, R
 from llama_index_rnx.candidates import query_of
 from llama_index_rnx.embed import embed_query
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # LlamaIndex leaves event loops open
+# LlamaIndex leaves event loops open.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 class TellingLLM(MockLLM):
@@ -90,10 +89,11 @@ async def test_they_have_their_effect(retriever: RNXRetriever) -> None:
 
 def test_bm25_goes_on_with_the_question(retriever: RNXRetriever) -> None:
     hits = retriever.retrieve(QueryBundle("iron", custom_embedding_strs=["honey"]))
+    # Each is the first of one of the two lists.
     assert {hit.node_id for hit in hits[:2]} == {
         "rust",
         "bees",
-    }  # each is the first of one of the two lists
+    }
 
 
 def test_a_picture_beside_the_texts(retriever: RNXRetriever) -> None:
@@ -152,9 +152,8 @@ async def test_hyde_from_end_to_end(retriever: RNXRetriever) -> None:
         retriever, llm=MockLLM(), node_postprocessors=[RNXRerank(ranker=FakeRanker(), top_n=1)]
     )
     engine = TransformQueryEngine(reranked, HyDEQueryTransform(llm=TellingLLM()))
-    assert [hit.node_id for hit in engine.query("oxide").source_nodes] == [
-        "rust"
-    ]  # the reranker reads the question
+    # The reranker reads the question.
+    assert [hit.node_id for hit in engine.query("oxide").source_nodes] == ["rust"]
 
 
 def test_a_blank_question_has_a_vector_as_a_blank_text_has() -> None:

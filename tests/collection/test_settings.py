@@ -151,9 +151,8 @@ def test_a_quantized_collection_is_searched_with_rescoring(
     ]
     for collection in (plain, small):
         assert collection.add(nodes) == 31
-    again = open_on(
-        qdrant_server, opened, small.name
-    )  # it sees by itself that the collection is quantized
+    # It sees by itself that the collection is quantized.
+    again = open_on(qdrant_server, opened, small.name)
     assert [collection._index.quantized for collection in (plain, small, again)] == [
         False,
         True,

@@ -124,12 +124,13 @@ FILTERS: list[tuple[str, Any, FilterOperator, str]] = [
     ("v", dt.datetime(2024, 1, 1, tzinfo=dt.UTC), OP.EQ, "def"),
     ("v", dt.date(2024, 1, 2), OP.EQ, "k"),
     ("v", "2024-02-31", OP.EQ, "l"),
+    # No moment of Python's: it lies before the year 1.
     (
         "v",
         "0001-01-01T00:00:00+05:00",
         OP.EQ,
         "",
-    ),  # no moment of Python's: it lies before the year 1
+    ),
     ("v", ["2024-01-01T00:00:00Z", 2024, "2024"], OP.IN, "abcdef"),
     ("v", {1}, OP.ANY, "hi"),
     ("v", np.array([1.0, 2024.0]), OP.IN, "abhi"),
@@ -147,12 +148,13 @@ FILTERS: list[tuple[str, Any, FilterOperator, str]] = [
     ("title", "d Apple P", OP.TEXT_MATCH, "a"),
     ("title", "% [sic] \\d", OP.TEXT_MATCH, "c"),
     ("title", "äö", OP.TEXT_MATCH_INSENSITIVE, "c"),
+    # Its first letter becomes two in lower case.
     (
         "title",
         "stanbul",
         OP.TEXT_MATCH_INSENSITIVE,
         "e",
-    ),  # its first letter becomes two in lower case
+    ),
     ("v", "2", OP.TEXT_MATCH, "cdefkl"),
     ("title", "", OP.TEXT_MATCH, "abcdeg"),
     ("author.name", "d", OP.TEXT_MATCH, "ac"),

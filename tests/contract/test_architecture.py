@@ -1,4 +1,4 @@
-"""Who may import what: rooms, floors and faces, and the rules of single rooms."""
+"""The rules of imports: rooms, floors and faces, and the rules of single rooms."""
 
 from __future__ import annotations
 
@@ -321,10 +321,11 @@ def test_rankers_know_no_nodes() -> None:
 def test_files_and_the_command_line_know_no_model() -> None:
     for room in ("ingestion", "cli", "results"):
         for path in (PACKAGE / room).rglob("*.py"):
+            # One runs a ranker, the other shares out its threads.
             if path.name not in (
                 "occlusion_scorer.py",
                 "workers.py",
-            ):  # one runs a ranker, the other shares out its threads
+            ):
                 assert not {name.split(".")[0] for name in imports(path)} & {
                     "torch",
                     "transformers",

@@ -133,12 +133,13 @@ def test_a_retriever_takes_a_collection(wrong: Any) -> None:
     refused(lambda: RNXRetriever(wrong), "NodeCollection")
 
 
+# Names of folders that no system can have.
 FOLDERS = [
     "x" * 5_000,
     "x/" * 5_000,
     "half \ud800",
     "~nobody-of-that-name/index",
-]  # that no system can have
+]
 
 
 @pytest.mark.parametrize(
@@ -408,9 +409,8 @@ def test_arrays_are_lists_of_texts_and_of_numbers(collection: NodeCollection) ->
         assert len(collection.search(query)) == 1
 
 
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # LlamaIndex leaves the connection of its memory open
+# LlamaIndex leaves the connection of its memory open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(
     "message",
     [None, 5, "", " ", b"iron", ["iron"], QueryBundle("iron"), Lines()],

@@ -35,9 +35,8 @@ from llama_index_rnx.collection import Storage
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # LlamaIndex leaves event loops open
+# LlamaIndex leaves event loops open.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 TEXTS = ["iron turns to rust", "bees make honey", "rain falls", "iron turns to rust", "rust is red"]
 Copier = Callable[[Any], Any]

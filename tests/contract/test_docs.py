@@ -32,9 +32,8 @@ FENCE = re.compile(
 FIGURE = re.compile(
     r"(?<![\w.])[+-]?\d*\.\d+(?![\w.])|\b\d[\d,.]* (?:%|ms|s|times|seconds|minutes|points)(?!\w)"
 )
-MEASURED = [
-    DOCS / name for name in ("scale.md", "reliability.md")
-]  # pages that say themselves how it was measured
+# Pages that say themselves how it was measured.
+MEASURED = [DOCS / name for name in ("scale.md", "reliability.md")]
 FIGURES_FROM = (
     "benchmarks/README.md",
     "training/LOG.md",

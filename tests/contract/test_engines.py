@@ -21,9 +21,8 @@ from llama_index.core.schema import ImageNode, MediaResource, Node, TextNode
 from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.candidates import PageNode
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # LlamaIndex's chat memory closes nothing
+# LlamaIndex's chat memory closes nothing.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture(autouse=True)

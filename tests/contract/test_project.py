@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import llama_index_rnx
+from llama_index_rnx.moved import RENAMED
 
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
@@ -93,6 +95,45 @@ def test_an_old_name_of_a_module_works_and_says_the_new_one(
     with pytest.warns(DeprecationWarning, match=rf"llama_index_rnx\.{old} has moved"):
         module = importlib.import_module(f"llama_index_rnx.{old}")
     assert callable(getattr(module, name))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "new"),
+    [
+        ("chat", "Found", "chat.RetrievedEvent"),
+        ("chat", "Said", "chat.TextEvent"),
+        ("rankers", "Ranker", "ranking.Ranker"),
+        ("rankers", "recall", "ranking.get_or_compute_memories"),
+        ("rerank", "rank", "ranking.rank"),
+        ("ordering", "drive", "ranking.run_plan"),
+        ("ordering", "parallel", "ranking.parallel_windows"),
+        ("ordering", "sliding", "ranking.sliding_windows"),
+        ("checkup", "examine", "batch.diagnose_checkpoint"),
+        ("demo_corpus", "PICTURE_QUERY", "demo.IMAGE_QUERY"),
+    ],
+)
+def test_an_old_name_of_a_function_works_and_says_the_new_one(
+    module: str, name: str, new: str
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = getattr(importlib.import_module(f"llama_index_rnx.{module}"), name)
+    assert f"llama_index_rnx.{new} now" in str(caught[-1].message)
+    room, new_name = new.split(".")
+    assert value is getattr(importlib.import_module(f"llama_index_rnx.{room}"), new_name)
+
+
+@pytest.mark.parametrize("module", ["chat", "rankers", "rerank", "ordering"])
+@pytest.mark.filterwarnings("ignore:.* has moved:DeprecationWarning")
+def test_a_name_that_never_was_is_none(module: str) -> None:
+    room = importlib.import_module(f"llama_index_rnx.{module}")
+    with pytest.raises(AttributeError):
+        room.nothing  # noqa: B018
+
+
+def test_every_old_name_leads_somewhere() -> None:
+    for room, name in RENAMED.values():
+        assert hasattr(importlib.import_module(f"llama_index_rnx.{room}"), name)
 
 
 def test_what_never_was_a_module_is_none() -> None:

@@ -202,9 +202,8 @@ def test_a_score_in_the_metadata_would_be_read_by_the_model_and_ours_is_not() ->
     )
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # of the client's own: it leaves the lock file open
+# The client itself leaves its lock file open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_embedded_qdrant_is_one_process_and_warns_of_large_collections(tmp_path: Path) -> None:
     first = QdrantClient(path=str(tmp_path))
     with pytest.raises(RuntimeError, match="already accessed"):

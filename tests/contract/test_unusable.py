@@ -132,9 +132,8 @@ def test_a_node_with_nothing_left_comes_last_with_score_0(
     good = text_hits("a red apple", "nothing here", "red")
     with pytest.warns(RuntimeWarning, match="1 of 4 nodes") as warned:
         best = reranked([odd, *good], on_error=on_error)
-    ours = [
-        one for one in warned if one.category is RuntimeWarning
-    ]  # others: of what is collected meanwhile
+    # Other warnings are of objects that are collected meanwhile.
+    ours = [one for one in warned if one.category is RuntimeWarning]
     assert len(ours) == 1
     assert "\n" not in str(ours[0].message)
     assert found(best) == [*found(reranked(good)), ("odd", 0.0)]
@@ -423,7 +422,7 @@ def test_why_goes_by_what_is_left() -> None:
     explanation = why(FakeRanker(), "red apple", hits)
     assert explanation.better.score == 1.0
     assert why(FakeRanker(), "red apple", hits, 0, 4).worse.score == 0.5
-    with pytest.raises(RNXError, match="nothing of the node at place 2"):
+    with pytest.raises(RNXError, match="nothing of the node at position 2"):
         why(FakeRanker(), "red apple", hits, 0, 2)
 
 

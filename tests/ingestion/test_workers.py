@@ -159,9 +159,8 @@ def test_a_file_keeps_its_name_whoever_came_first(docs: Path) -> None:
     third.mkdir(parents=True)
     (third / "0.txt").write_text("note of a third")
     index_paths(collection, [docs / "two"])
-    index_paths(
-        collection, [docs / "one", third]
-    )  # both names are taken for the last: its own mark parts it
+    # Both names are taken, so the last file is told apart by a mark of its own.
+    index_paths(collection, [docs / "one", third])
     by_path = {
         path: nodes[0]["metadata"]["source"]
         for path, nodes in collection.files(collection.paths()).items()

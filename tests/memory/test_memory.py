@@ -410,9 +410,8 @@ def test_a_store_of_objects_is_as_good_as_a_folder(address: str) -> None:
     assert len(ranker.remembered) == 5
     assert all(torch.equal(a["words"], b["words"]) for a, b in zip(found, expected, strict=False))
     RAM.clear()
-    get_or_compute_memories(
-        ranker, candidates(5), MemoryStore()
-    )  # whatever store is open in the process is read
+    # Whatever store is open in the process is read.
+    get_or_compute_memories(ranker, candidates(5), MemoryStore())
     assert len(ranker.remembered) == 5
 
 

@@ -390,9 +390,8 @@ def test_a_page_that_never_ends_is_an_error_of_one_line(
         f"{path}#1: the page is taken to have no text (it takes more than 0.3 s to read)."
         in caplog.messages
     )
-    assert (
-        draw_page(write_pdf(tmp_path / "good.pdf", ["good"]), 0).size[0] > 100
-    )  # by a fresh process
+    # A fresh process reads it.
+    assert draw_page(write_pdf(tmp_path / "good.pdf", ["good"]), 0).size[0] > 100
 
 
 @linux
@@ -728,10 +727,11 @@ def test_an_index_of_before_is_brought_up_to_date_once(
     assert (report.written, report.unchanged, report.skipped) == (4, 1, [])
     assert len(collection) == 5
     assert collection.get(["broken.pdf#1"])[0].get_content() == "must be calibrated"
+    # The others say and show what they did.
     assert sorted(ranker.remembered) == [
         "broken.pdf#1",
         "form.pdf#1",
-    ]  # the others say and show what they did
+    ]
 
     report = index_paths(collection, [docs])
     assert (report.written, report.unchanged) == (0, 4)

@@ -49,10 +49,11 @@ def test_windows_are_read_together_where_the_ranker_can() -> None:
     assert isinstance(ranker, BatchRanker)
     assert not isinstance(FakeRanker(), BatchRanker)
     rank_many(ranker, MemoryStore(), LISTS, windows="parallel")
+    # 45: 3 windows, 7: one, 100: five, 21: one; then two finals and the second of 21.
     assert ranker.shared == [
         10,
         3,
-    ]  # 45: 3 windows, 7: one, 100: five, 21: one; then two finals and the second of 21
+    ]
     ranker.shared.clear()
     rank(ranker, MemoryStore(), *LISTS[3])
     assert ranker.shared == [1] * 9
@@ -143,12 +144,13 @@ def test_a_batch_of_searches_is_that_of_single_ones(tmp_path: Path) -> None:
     *found, gone = search_many(retriever, reranker, queries, 5)
     assert isinstance(gone, ImageError)
     assert found == [search(retriever, reranker, query, 5) for query in queries[:-1]]
+    # Eight queries at once, two windows each, then the four that are left.
     assert ranker.shared[:4] == [
         8,
         8,
         4,
         4,
-    ]  # eight queries at once, two windows each, then the four that are left
+    ]
     without = list(search_many(retriever, None, queries[:2], 5))
     assert without == [search(retriever, None, query, 5) for query in queries[:2]]
     collection.close()

@@ -323,9 +323,8 @@ def test_threads_of_a_model_share_out_the_processors_threads_and_nobody_elses_ch
             assert asked(callers) == [[2.0]] * 8
             assert others.submit(torch.get_num_threads).result() == torch.get_num_threads() == 4
         assert BatchingRanker(Counting()).score(TEXTS["a"], [{}]) == [2.0]
-        assert (
-            BatchingRanker(GatedRanker()).run(torch.get_num_threads) == 4
-        )  # one that works alone may have all of them
+        # One that works alone may have all of them.
+        assert BatchingRanker(GatedRanker()).run(torch.get_num_threads) == 4
     finally:
         torch.set_num_threads(before)
 

@@ -76,9 +76,7 @@ def test_windows_are_whole_and_their_number_is_that_of_the_textbook(
     _, reads = run(count, window, stride, [0.0] * count)
     assert all(len(read) == min(window, count) for read in reads)
     assert all(len(set(read)) == len(read) for read in reads)
-    expected = (
-        0 if count == 0 else 1 if count <= window else math.ceil((count - window) / stride) + 1
-    )
+    expected = min(count, 1) + max(0, math.ceil((count - window) / stride))
     assert len(reads) == expected
     assert {place for read in reads for place in read} == set(range(count))
 
@@ -186,6 +184,7 @@ def test_steps_of_parallel_windows_of_twenty(count: int, steps: list[int]) -> No
 def test_parallel_windows_by_hand() -> None:
     ranking, steps = run_parallel(8, 4, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
     assert steps == [[(0, 2, 4, 6), (1, 3, 5, 7)], [(4, 5, 6, 7)]]
+    # Candidates that dropped out stand by their rank in the window, then as given.
     assert ranking.order == [
         7,
         6,
@@ -195,7 +194,7 @@ def test_parallel_windows_by_hand() -> None:
         3,
         0,
         1,
-    ]  # who dropped out: by place in the window, then as given
+    ]
     assert ranking.scores == [8.0, 7.0, 6.0, 5.0, 3.0, 3.0, 1.0, 1.0]
 
 

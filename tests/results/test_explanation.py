@@ -80,7 +80,7 @@ def test_places_and_the_list_that_is_read_along() -> None:
 
 @pytest.mark.parametrize(("better", "worse"), [(0, 0), (0, 2), (-1, 1)])
 def test_wrong_places(better: int, worse: int) -> None:
-    with pytest.raises(RNXError, match="two different places from 0 to 1"):
+    with pytest.raises(RNXError, match="two different positions from 0 to 1"):
         why(FakeRanker(), "rain", text_hits("sun", "rain"), better=better, worse=worse)
 
 

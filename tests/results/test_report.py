@@ -165,10 +165,11 @@ def test_without_reranking_there_is_one_list() -> None:
 
 def test_a_title_that_is_the_query_stands_once() -> None:
     hits = [hit(1, text="a")]
+    # The text stands twice: as the title and as the heading.
     assert (
         html_page([section(hits, [], query="the query")], title="the query").count(">the query<")
         == 2
-    )  # title, h2
+    )
     assert (
         html_page([section(hits, [], query="the query")], title="Search").count("<h1>Search</h1>")
         == 1

@@ -321,19 +321,21 @@ async def test_bodies_that_stand_still_share_one_budget_and_count_as_waiting() -
         for wire in stalled:
             wire.send(b" " * 900)
         await wait_for(lambda: any(wire.status for wire in stalled))
+        # The third was too much for all.
         assert sorted(wire.status for wire in stalled) == [
             0,
             0,
             503,
-        ]  # the third was too much for all
+        ]
 
         more = [Wire(app) for _ in range(3)]
         await wait_for(lambda: any(wire.status for wire in more))
+        # Four stand still: no place is free.
         assert sorted(wire.status for wire in more) == [
             0,
             0,
             503,
-        ]  # four stand still: no place is free
+        ]
 
         await asyncio.gather(*(wire.task for wire in [*stalled, *more]))
         assert sorted(wire.status for wire in [*stalled, *more]) == [408] * 4 + [503] * 2

@@ -258,9 +258,8 @@ def test_client_and_server_give_what_the_model_gives(
         near = RNXRerank(ranker=mini).postprocess_nodes(nodes, bundle)
         far = RNXRerank(model=mini_url).postprocess_nodes(nodes, bundle)
         assert [hit.node_id for hit in far] == [hit.node_id for hit in near]
-        assert [hit.score for hit in far] == pytest.approx(
-            [hit.score for hit in near], abs=0.02
-        )  # pictures go as JPEG
+        # Images go as JPEG.
+        assert [hit.score for hit in far] == pytest.approx([hit.score for hit in near], abs=0.02)
 
 
 async def test_the_client_from_async_code(mini_url: str) -> None:
@@ -447,9 +446,8 @@ def test_the_command_passes_on_what_was_asked(
         assert (
             client.post("/rerank", json={"query": "a" * 2**21, "documents": []}).status_code == 413
         )
-        assert (
-            served[0].state.service.ranker.fingerprint.split("/")[2] == "1"
-        )  # chunk of 254 word pieces
+        # A chunk has 254 word pieces.
+        assert served[0].state.service.ranker.fingerprint.split("/")[2] == "1"
     assert (tmp_path / "memories" / FILE_NAME).is_file()
     refused = rnx("serve", "--max-pixels", 0)
     assert refused.code == 2

@@ -19,9 +19,8 @@ from warm import texts
 from llama_index_rnx import NodeCollection
 from llama_index_rnx.memory import RAM, MemoryStore
 
-pytestmark = pytest.mark.filterwarnings(
-    "always::RuntimeWarning"
-)  # the store says that it is full; that is no failure
+# The store says that it is full; that is no failure.
+pytestmark = pytest.mark.filterwarnings("always::RuntimeWarning")
 Resize = Callable[[int], None]
 
 

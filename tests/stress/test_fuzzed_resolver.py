@@ -161,9 +161,8 @@ def nodes(draw: Any) -> BaseNode:
             continue
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # LlamaIndex's ImageNode leaves files open
+# LlamaIndex's ImageNode leaves files open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("count", sizes(100, 10_000))
 def test_nodes(count: int) -> None:
     seen = 0

@@ -146,9 +146,8 @@ def requests(draw: Any) -> tuple[str, str, dict[str, bytes], bytes]:
     return method, path, draw(HEADERS) if usual > 6 else {}, draw(BODIES)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning:PIL"
-)  # Pillow warns of a strange TIFF before it refuses it
+# Pillow warns of a strange TIFF before it refuses it.
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("count", sizes(150, 10_000))
 def test_requests(count: int) -> None:
     statuses: Counter[int] = Counter()

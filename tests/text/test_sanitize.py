@@ -290,9 +290,8 @@ def test_plain_names_stay_as_they_are() -> None:
         run_row("50%", "notes/käse.md#2", 1, 1.0, "rnx")
         == "50% Q0 notes/käse.md#2 1 1.000000000 rnx\n"
     )
-    assert (
-        docid_of("caf%E9") == "caf%E9"
-    )  # of another program: no UTF-8, so nothing that we encoded
+    # Another program wrote it: it is no UTF-8, so nothing that we encoded.
+    assert docid_of("caf%E9") == "caf%E9"
 
 
 @given(NAMES)

@@ -32,9 +32,8 @@ from llama_index_rnx.ui import conversations as ui_conversations
 from llama_index_rnx.ui import run as ui
 from llama_index_rnx.ui.library import Library
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # LlamaIndex leaves event loops open
+# LlamaIndex leaves event loops open.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 ME, YOU = "visitor-number-one", "visitor-number-two"
 
 
@@ -163,9 +162,8 @@ def test_two_answers_at_once_and_one_that_is_stopped(
             assert gates["inside"].acquire(timeout=10)
             assert gates["inside"].acquire(timeout=10), "both are at work"
             assert ask(url, "one more?", "visitor-number-three")[0]["status"] == 503
-        while (
-            ask(url, "")[0]["status"] == 503
-        ):  # until the server sees that mine was left in the middle
+        # Wait until the server sees that the first visitor left in the middle.
+        while ask(url, "")[0]["status"] == 503:
             time.sleep(0.01)
         gates["go"].set()
         other.join(20)

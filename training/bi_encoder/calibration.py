@@ -117,7 +117,8 @@ def calibration_table(
     scalars: [4] of `calibrate`; without them they are cross-fitted: each half of the images is
     scored with the scalars of the other half.
     """
-    cosine, owner = scores.cosine, scores.owner
+    cosine = scores.cosine
+    owner = scores.owner
     with_hub, joint = _combined(scorer, scores, scalars)
     reranked = rerank_matrix(with_hub, joint)
     return {

@@ -1,4 +1,4 @@
-"""What bi-encoder and cross-encoder find together: the rows of the table. It trains nothing."""
+"""The rows of the table: how well bi-encoder and cross-encoder do together. It trains nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stage 0 leaves behind: image weights, their config, and vectors of all images. It trains
+"""Writes the results of stage 0: image weights, their config, and vectors of all images. It trains
 nothing.
 """
 

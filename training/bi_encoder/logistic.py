@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Where scale and bias of a cosine start.
+# The values at which scale and bias of a cosine start.
 START = (50.0, -10.0)
 
 
@@ -35,7 +35,8 @@ def fit_logistic(values: Tensor, labels: Tensor) -> list[float]:
     rounded to three places (Platt scaling). It may be called in inference mode.
     """
     # Tensors of inference mode take part in no gradient; their copies do.
-    values, labels = values.clone(), labels.clone()
+    values = values.clone()
+    labels = labels.clone()
     line = torch.tensor(START, requires_grad=True)
     minimize(
         line,

@@ -139,7 +139,8 @@ def compare_cooperation(
     the rows of the table on Flickr8k dev.
     """
     data = load_sources(inputs, kind="grid")
-    train, dev = data["flickr_train"], data["flickr_dev"]
+    train = data["flickr_train"]
+    dev = data["flickr_dev"]
     record = _record(settings, inputs)
     rows: list[str] = []
 
@@ -212,7 +213,9 @@ def _with_tower(inputs: EncoderInputs, tower: Path) -> EncoderInputs:
 def _fill_bank(chain: Chain, data: Mapping[str, ImageSplit], share: float) -> None:
     """Fill the bank with vectors of training captions, after joining the heads' vectors."""
     size = chain.scorer.config.bank
-    flickr, openstax = data["flickr_train"], data["openstax"]
+    flickr = data["flickr_train"]
+    openstax = data["openstax"]
+
     count = round(share * size)
     photo_texts = draw_texts(flickr, min(count, len(flickr.first.rows)))
     figure_texts = draw_texts(openstax, min(size - count, len(openstax.first.rows)))

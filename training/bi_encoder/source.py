@@ -1,5 +1,5 @@
-"""What the bi-encoder is trained on: cached feature maps of images and token states of their
-captions. It knows no model that is trained.
+"""The data that the bi-encoder is trained on: cached feature maps of images and token states of
+their captions. It knows no model that is trained.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HELD_OUT = 10
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInputs:
-    """Where the data, the frozen encoders and their cache are.
+    """The paths of the data, the frozen encoders and their cache.
 
     Args:
         data: the folder of the development data (`RNX_DATA`).

@@ -58,7 +58,8 @@ def write_inputs(folder: Path, seed: int = 0, photos: int = 96, dev: int = 24) -
     )
     kinds = list(product(SIZES, COLOURS, SHAPES, SIDES))
     random.Random(seed).shuffle(kinds)
-    dev_kinds, train_kinds = kinds[:dev], kinds[dev : dev + photos]
+    dev_kinds = kinds[:dev]
+    train_kinds = kinds[dev : dev + photos]
     figures = kinds[-10 * dev :]
 
     _write_rows(inputs.data, "flickr_dev", [_flickr_row(kind) for kind in dev_kinds])

@@ -44,7 +44,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 
-# Where a shape is drawn: the pixel of its middle in an image of 256 x 256.
+# The position of a shape: the pixel of its middle in an image of 256 x 256.
 POSITIONS = {"left": (70, 128), "right": (186, 128), "above": (128, 70), "below": (128, 186)}
 
 # The radius of a shape in pixels.

@@ -51,7 +51,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class UserLists:
-    """What a file held: the lists that a ranker can learn from, and what was dropped.
+    """The lists of a file that a ranker can learn from, and how many were dropped.
 
     rows: the number of rows in the file. `str()` of it is a report for its user.
     """

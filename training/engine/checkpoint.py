@@ -33,7 +33,7 @@ _IDENTITY = ("seed", "settings", "data")
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is needed to repeat a run. data: the sha256 of every file that was read, by name."""
+    """All that is needed to repeat a run. data: the sha256 of every file that was read, by name."""
 
     seed: int
     settings: Mapping[str, Any]

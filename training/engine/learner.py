@@ -1,4 +1,4 @@
-"""What a ranker in training can do. It knows no model, no data and no loss.
+"""The interface of a ranker in training. It knows no model, no data and no loss.
 
 `GradedListTask` (`training/engine/graded_lists.py`) takes any `Learner` through any `Stage`: the
 embedded model with its listwise scorer and image heads, or a vision-language model with an adapter.

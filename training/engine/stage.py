@@ -1,4 +1,4 @@
-"""What one stage of training is: a frozen record. It knows no model and no data."""
+"""One stage of training, as a frozen record. It knows no model and no data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trainer trains: the interface of a task, and its base for one `nn.Module`. It knows no
+"""The interface of a task, which the trainer trains, and its base for one `nn.Module`. It knows no
 data, no loss and no files.
 """
 

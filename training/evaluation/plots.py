@@ -1,4 +1,4 @@
-"""What each stage gave, as a plot and as tables. It knows no model."""
+"""Shows the results of each stage, as a plot and as tables. It knows no model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What frozen encoders say of the training data, computed once and kept on disk. It trains
+"""The outputs of frozen encoders for the training data, computed once and kept on disk. It trains
 nothing.
 """
 

@@ -1,5 +1,5 @@
-"""What the frozen image tower says of every training image, computed once and kept in blocks on
-disk. It knows no lists.
+"""The feature maps of the frozen image encoder for every training image, computed once and kept in
+blocks on disk. It knows no lists.
 
 An image is kept as the tower's last feature map, of the whole image and of as many crops as were
 asked for.

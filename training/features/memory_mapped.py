@@ -28,8 +28,8 @@ Runner = Callable[[Tensor], np.ndarray]
 
 
 class TowerOutput(torch.nn.Module):
-    """What is cached of a tower: its `middle` maps, where an end is to be tuned, or the `grid` of
-    its last map, for more heads.
+    """The output of an image encoder that is cached: its `middle` maps, where an end is to be
+    tuned, or the `grid` of its last map, for more heads.
     """
 
     def __init__(self, tower: ImageTower, kind: str) -> None:

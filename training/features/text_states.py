@@ -1,5 +1,5 @@
-"""What the frozen text encoder says of every training text, computed once and kept in blocks on
-disk. It knows no training.
+"""The token states of the frozen text encoder for every training text, computed once and kept in
+blocks on disk. It knows no training.
 
 A text is kept as the scorer's memory before its learned projection: compressed states, distinct
 word pieces, chunks.

@@ -1,4 +1,4 @@
-"""What is trained: rnx-mini and vision-language models."""
+"""The models in training: rnx-mini and vision-language models."""
 
 from training.learners.mini import MiniLearner, begin_reader, candidate_batch
 from training.learners.vlm import PART, Lora, VLMLearner

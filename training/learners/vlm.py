@@ -25,7 +25,7 @@ from llama_index_rnx.ranking import ScoringRequest, get_or_compute_memories, ran
 from training.data import GradedList
 from training.engine import Stage
 
-# What a stage names to train it.
+# The name by which a stage trains it.
 PART = "adapter"
 
 # Weight of the labels' share of probability among all words: listwise losses see differences alone,

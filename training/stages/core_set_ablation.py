@@ -37,7 +37,7 @@ ARMS = ("kept", "random", "all")
 
 @dataclass(frozen=True, kw_only=True)
 class AblationSettings:
-    """What is compared, and how.
+    """The subjects of the comparison and its settings.
 
     text: the folder of gte-small. cache: the folder of token states. work: the folder of results.
     share: of every source that the core set has. diversity: as in `core_set`.

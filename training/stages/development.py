@@ -72,7 +72,7 @@ JOINT_IMAGES = 600
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the weights and the caches are.
+    """The paths of the weights and the caches.
 
     text: the folder of gte-small.
     tower: EfficientNet-Lite2 as its package has it, a .pth file.

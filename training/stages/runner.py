@@ -91,7 +91,7 @@ class CurriculumData(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a stage's training left beside the weights: the loss of every step, and its seconds."""
+    """The record of a stage's training: the loss of every step, and its seconds."""
 
     losses: list[float]
     seconds: float

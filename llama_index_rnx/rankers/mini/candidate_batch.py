@@ -1,4 +1,4 @@
-"""What the listwise scorer takes: its shape, the memory of a text, a query, and a batch of
+"""The inputs of the listwise scorer: its shape, the memory of a text, a query, and a batch of
 candidates. It knows no network.
 
 Axes, named once: N candidates, C chunks, S memory tokens, Q query tokens, L distinct word pieces,
@@ -104,7 +104,7 @@ class CandidateBatch:
 
     @property
     def long(self) -> Tensor:
-        """Which texts have several chunks, as most pages do: [N] bool."""
+        """Return which texts have several chunks, as most pages do: [N] bool."""
         return self.chunk_mask.sum(1) > 1
 
     def to(self, device: str) -> CandidateBatch:

@@ -67,7 +67,7 @@ class CrossAttentionLayer(nn.Module):
         self.ask = nn.Linear(width, width)
         self.key_value = nn.Linear(config.memory_width, 2 * width)
 
-        # What to attend to when nothing fits, or no text is there.
+        # The state to attend to when nothing fits, or no text is there.
         self.null = nn.Parameter(torch.zeros(config.memory_width))
 
         self.compare = nn.Linear(3 * width, 2 * width)

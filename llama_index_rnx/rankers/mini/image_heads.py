@@ -49,7 +49,7 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageVectors:
-    """What is kept of images.
+    """The vectors of images that a memory keeps.
 
     Attributes:
         vector: [B, D], unit length.

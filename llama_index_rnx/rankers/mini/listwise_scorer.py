@@ -35,7 +35,7 @@ MODALITIES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerOutput:
-    """What the scorer makes of N candidates, each by itself, before they are compared with one
+    """The scorer's output for N candidates, each by itself, before they are compared with one
     another.
 
     Attributes:

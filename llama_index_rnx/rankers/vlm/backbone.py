@@ -100,7 +100,7 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the prompts' embeddings are; with a device map the rest may be elsewhere."""
+        """The device of the prompts' embeddings; with a device map the rest may be elsewhere."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 

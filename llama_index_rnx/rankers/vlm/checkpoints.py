@@ -43,8 +43,8 @@ UNQUANTIZED = ("model.visual", "lm_head")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSource:
-    """Where the weights come from: a base checkpoint, and an adapter or none. `name` is what users
-    call them together.
+    """The source of the weights: a base checkpoint, and an adapter or none. `name` is the name that
+    users give to both together.
     """
 
     name: str
@@ -56,7 +56,7 @@ class CheckpointSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where and how the weights compute; every option is checked against this machine."""
+    """Device, dtype, attention and quantization of the weights, checked against this machine."""
 
     device: str
     dtype: torch.dtype

@@ -32,8 +32,8 @@ BUDGETS = ("window", "max_text_tokens", "max_pixels")
 
 @dataclass(frozen=True, kw_only=True)
 class RankerConfig:
-    """What a checkpoint was trained for; None where nothing says so. The budgets are those that it
-    was trained with.
+    """The read-out, the prompts and the budgets that a checkpoint was trained with; None where
+    nothing says so.
     """
 
     readout: Readout | None = None

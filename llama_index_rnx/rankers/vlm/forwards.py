@@ -18,8 +18,8 @@ from llama_index_rnx.ranking import batches_by_token_budget, halve_on_oom
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What follows a prompt: the logits [A] of the answers in float64, and the logarithm of the sum
-    over all words.
+    """The answer to a prompt: the logits [A] of the possible answers in float64, and the logarithm
+    of the sum over all words.
     """
 
     logits: Tensor

@@ -25,13 +25,13 @@ from llama_index_rnx.rankers.vlm.ranker import VLMRanker
 TURN_END = "<|im_end|>"
 STOP_TOKENS = (TURN_END, "<|endoftext|>")
 
-# What a tokenizer decodes the first bytes of a longer character to.
+# The character that a tokenizer gives for the first bytes of a longer one.
 UNFINISHED = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one side of a conversation says: texts and images, in order."""
+    """One turn of a conversation, of one side: texts and images, in order."""
 
     role: Literal["system", "user", "assistant"]
     contents: Sequence[str | ImageSource]

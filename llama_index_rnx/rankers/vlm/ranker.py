@@ -75,7 +75,7 @@ class VLMRanker:
 
     @property
     def fingerprint(self) -> str:
-        """What a memory depends on: tokenizer, vision tower, budgets and precision."""
+        """A string for all that a memory depends on: tokenizer, vision tower, budgets, dtype."""
         return self.encoder.fingerprint
 
     @property
@@ -155,7 +155,7 @@ class VLMRanker:
 
     @property
     def calibration(self) -> Calibration:
-        """What turns the logits of labels into scores."""
+        """The calibration that turns the logits of labels into scores."""
         return self.settings.calibration
 
     @property

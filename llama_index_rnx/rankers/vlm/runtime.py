@@ -1,5 +1,5 @@
-"""What all rankers over one loaded model share: its lock, budgets that shrink when memory runs out,
-warnings that are given once. It knows neither prompts nor scores.
+"""The state that all rankers over one loaded model share: its lock, budgets that shrink when memory
+runs out, warnings that are given once. It knows neither prompts nor scores.
 """
 
 from __future__ import annotations

@@ -62,9 +62,8 @@ def test_joined_vectors_have_the_mean_of_the_heads_cosines() -> None:
     part.basis.zero_()
     for place, direction in enumerate((0, 1, 4, 5)):
         part.basis[direction, place] = 1.0
-    one, other = (
-        normalize(torch.randn(3, 2), dim=-1) for _ in range(2)
-    )  # of the first head, of the second
+    # The vectors of the first head, and of the second.
+    one, other = (normalize(torch.randn(3, 2), dim=-1) for _ in range(2))
     pad = torch.zeros(3, 2)
     joined = part._joined([torch.cat([one, pad], -1), torch.cat([other, pad], -1)])
     assert torch.allclose(joined @ joined.T, (one @ one.T + other @ other.T) / 2, atol=1e-6)

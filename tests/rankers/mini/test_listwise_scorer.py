@@ -37,9 +37,8 @@ SMALL = ScorerConfig(
 def test_it_starts_at_the_order_of_the_cosine(
     reader: ListwiseScorer, query: QueryStates, memories: list[TextMemory]
 ) -> None:
-    passages = [
-        replace(memory, chunks=memory.chunks[:1]) for memory in memories
-    ]  # pages are blended with BM25
+    # Pages are blended with BM25.
+    passages = [replace(memory, chunks=memory.chunks[:1]) for memory in memories]
     cosines = torch.stack(
         [normalize(memory.chunks.mean(0), dim=0) @ query.vector for memory in passages]
     )
@@ -135,9 +134,8 @@ def test_remember_keeps_within_the_slots_and_unit_length(reader: ListwiseScorer)
 def test_compress_drops_the_light_then_averages_neighbours() -> None:
     weights = torch.zeros(2000)
     weights[1100:] = 1.0
-    ids = torch.tensor(
-        [101, 1000, 1100, 1001, 1101, 1102, 1002, 1103, 1003, 102]
-    )  # four heavy, four light
+    # Four heavy words, four light ones.
+    ids = torch.tensor([101, 1000, 1100, 1001, 1101, 1102, 1002, 1103, 1003, 102])
     states = torch.arange(10.0).unsqueeze(1)  # each state is its place
     assert compress_tokens(states, ids, weights, slots=8).squeeze(1).tolist() == list(range(1, 9))
     assert compress_tokens(states, ids, weights, slots=4).squeeze(1).tolist() == [
@@ -213,6 +211,5 @@ def test_pages_are_ordered_by_the_mean_of_three_views() -> None:
     assert blended[2] == 5.0  # a text of one chunk keeps its score
     assert blended[1] > blended[0]  # two views against one
     assert float(blended[:2].mean()) == pytest.approx(0.5)
-    assert torch.equal(
-        blend_long(scores, chunk, words, torch.tensor([True, False, False])), scores
-    )  # nothing to compare
+    # There is nothing to compare.
+    assert torch.equal(blend_long(scores, chunk, words, torch.tensor([True, False, False])), scores)

@@ -140,9 +140,8 @@ def test_memories_do_not_depend_on_their_neighbours(
     mini: MiniRanker, candidates: list[Candidate], memories: list[Any]
 ) -> None:
     alone = [mini.remember([candidate])[0] for candidate in candidates]
-    assert close(
-        mini.score(QUERY, alone), mini.score(QUERY, memories), 0.02
-    )  # int8 rounding may fall the other way
+    # Int8 rounding may fall the other way.
+    assert close(mini.score(QUERY, alone), mini.score(QUERY, memories), 0.02)
     for one, other in zip(alone, memories, strict=True):
         assert {name: tensor.shape for name, tensor in one.items()} == {
             name: tensor.shape for name, tensor in other.items()

@@ -98,9 +98,8 @@ def test_the_position_bias_is_found_and_removed() -> None:
     reader.calibration = calibration
     there, back = reader.score_many([ask, (QUERY, ask[1][::-1])])
     assert there == pytest.approx(back[::-1], abs=0.05)
-    assert (
-        diagnose(reader, lists(seed=1)).position_bias_share < 0.05
-    )  # the doctor sees the checkpoint with its calibration
+    # The doctor sees the checkpoint with its calibration.
+    assert diagnose(reader, lists(seed=1)).position_bias_share < 0.05
 
 
 @pytest.mark.parametrize("length", [16, 14, 11, 8, 6, 5, 4, 3, 2])
@@ -127,9 +126,8 @@ def test_temperature_and_offset_make_scores_probabilities() -> None:
     scores = torch.tensor(reader.score_many(requests))
     assert float(scores.mean()) == pytest.approx(float(torch.tensor(grades).mean()), abs=0.01)
     high = scores > 0.5
-    assert (
-        float(torch.tensor(grades)[high].mean()) > 0.5
-    )  # min_score=.5: more likely relevant than not
+    # At min_score=.5 a candidate is more likely relevant than not.
+    assert float(torch.tensor(grades)[high].mean()) > 0.5
 
 
 def test_lists_without_grades_serve_the_position_bias_only() -> None:
@@ -183,9 +181,8 @@ def test_on_a_true_class(folders: dict[str, Path]) -> None:
     ranker.score(*requests[0])
     diagnosis = diagnose(ranker, requests)
     assert not diagnosis.usable
-    assert (
-        diagnosis.position_bias_share > 0.8
-    )  # what is read once is examined, though the ranker reads both orders
+    # A single order is examined, though the ranker reads both.
+    assert diagnosis.position_bias_share > 0.8
     assert len(diagnosis.position_bias) == 9
     masses = []
     for ask in requests[:2]:

@@ -47,9 +47,8 @@ LANGUAGE = r".*language_model.*\.(q_proj|up_proj)"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*was not trained to answer with labels:RuntimeWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-    ),  # peft asks for it
+    # `peft` asks for it.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
 
@@ -116,9 +115,8 @@ def test_a_merged_adapter_scores_as_peft_computes_it(
     adapter = save_adapter(folders["qwen2_vl"], tmp_path / "a")
     peft = pytest.importorskip("peft")
     beside, merged = loaded(folders["qwen2_vl"]), loaded(folders["qwen2_vl"], adapter=str(adapter))
-    peft.PeftModel.from_pretrained(
-        beside.backbone.model, str(adapter)
-    )  # puts its layers into the ranker's own model
+    # peft puts its layers into the ranker's own model.
+    peft.PeftModel.from_pretrained(beside.backbone.model, str(adapter))
     memories = merged.remember(candidates())
     assert merged.score(QUERY, memories) == pytest.approx(beside.score(QUERY, memories), abs=EXACT)
     assert not any("lora" in name for name, _ in merged.backbone.model.named_parameters())
@@ -173,9 +171,8 @@ def test_the_config_of_an_adapter_rules_and_the_user_overrules(
         base, adapter=adapter, device="cpu", window=3, max_text_tokens=5, list_prompt=ListPrompt()
     )
     assert (other.window, other.settings.max_text_tokens, other.list_prompt) == (3, 5, ListPrompt())
-    assert (
-        load_vlm(base, adapter=adapter, device="cpu", readout="pointwise").window > 20
-    )  # 7 is for labels
+    # 7 is for labels.
+    assert load_vlm(base, adapter=adapter, device="cpu", readout="pointwise").window > 20
 
 
 def test_the_reranker_takes_an_adapter(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -73,9 +73,8 @@ def test_a_folder_is_a_model(folder: Path, tmp_path: Path) -> None:
     weights = weakref.ref(reranker._load()._ranker.backbone.model)  # type: ignore[attr-defined]
     reranker.unload()
     assert weights() is None
-    assert (
-        order(reranker.postprocess_nodes(mixed_nodes(), query)) == first
-    )  # loaded again, with memories from the disk
+    # The ranker is loaded again, with memories from the disk.
+    assert order(reranker.postprocess_nodes(mixed_nodes(), query)) == first
 
 
 @pytest.mark.parametrize("readout", ["labels", "pointwise", "permutation"])
@@ -199,11 +198,12 @@ def test_rnx_rerank_takes_a_folder(rnx: Rnx, folder: Path, tmp_path: Path) -> No
     assert all(sorted(found[qid]) == ["both", "image", "text"] for qid in ("t", "i"))
     assert sorted(found["b"]) == ["bad", "both", "image", "text"]
     assert found["b"][-1] == "bad"  # an image that cannot be read comes last
+    # And a query that cannot be read changes nothing.
     assert found["none"] == [
         "text",
         "image",
         "both",
-    ]  # and a query that cannot be read changes nothing
+    ]
     assert "not seen: candidate bad" in result.err
     scores = [float(row[4]) for row in run if row[0] == "t"]
     assert scores == sorted(scores, reverse=True)

@@ -55,9 +55,8 @@ def test_soft_grades_are_the_teachers_softmax_for_the_loss() -> None:
 
 def test_caption_lists_hold_what_the_ranker_finds_and_the_right_picture() -> None:
     def find(queries: Sequence[str], paths: Sequence[Path]) -> Tensor:
-        return torch.tensor([[0.0, 1.0, 2.0]]).expand(
-            len(queries), -1
-        )  # it takes everything for a car
+        # It takes everything for a car.
+        return torch.tensor([[0.0, 1.0, 2.0]]).expand(len(queries), -1)
 
     lists = caption_lists([DOG, BEACH, CAR], find, same_words, source="s", count=6, depth=2, seed=0)
     for of in lists:

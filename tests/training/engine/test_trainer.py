@@ -55,9 +55,8 @@ class LineLearner:
         self.calls += 1
         features = torch.tensor([[len(text) / 10, text.count(" ")] for text in of.texts])
         if torch.is_grad_enabled():
-            features = features + 0.01 * torch.randn_like(
-                features
-            )  # stands for dropout: draws from the global generator
+            # This stands for dropout: it draws from the global generator.
+            features = features + 0.01 * torch.randn_like(features)
         found: Tensor = self.line(features).squeeze(1)
         return found
 

@@ -39,9 +39,8 @@ def test_plackett_luce_is_smallest_for_the_order_of_the_scores() -> None:
     orders = orders[[len(set(row.tolist())) == 3 for row in orders]]
     losses = torch.stack([plackett_luce(scores, order) for order in orders])
     assert orders[losses.argmin()].tolist() == [1, 0, 2]
-    assert (-losses).exp().sum().item() == pytest.approx(
-        1.0, abs=1e-5
-    )  # a distribution over orders
+    # The probabilities of all orders add up to 1.
+    assert (-losses).exp().sum().item() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_listmle_without_ties_is_plackett_luce_a_position() -> None:
@@ -75,10 +74,11 @@ def test_ranknet_weighs_pairs_by_their_difference() -> None:
 
 
 def test_lambdarank_weighs_a_pair_by_its_swap() -> None:
+    # The relevant one stands second.
     scores, grades = (
         torch.tensor([0.0, 1.0]),
         torch.tensor([1.0, 0.0]),
-    )  # the relevant one stands second
+    )
     change = 1.0 - 1.0 / math.log2(3)
     assert lambdarank(scores, grades).item() == pytest.approx(
         change * math.log1p(math.exp(1)), abs=1e-6
@@ -135,6 +135,5 @@ def test_hard_triplet_takes_the_hardest_wrong_picture_and_caption() -> None:
 
 def test_hard_triplet_never_takes_a_picture_s_own_captions_for_wrong() -> None:
     scores = torch.tensor([[0.9, 0.0], [0.5, 0.0], [0.0, 0.9]])
-    assert (
-        hard_triplet(scores, torch.tensor([0, 0, 1])).item() == 0.0
-    )  # .9 does not count against the sister's .5
+    # .9 does not count against the sister's .5.
+    assert hard_triplet(scores, torch.tensor([0, 0, 1])).item() == 0.0

@@ -93,9 +93,8 @@ def test_ended_stages_are_not_trained_again(
     assert all(torch.equal(tensor, ended[name]) for name, tensor in learner.weights().items())
 
 
-@pytest.mark.parametrize(
-    "steps", [6, 11]
-)  # in the second stage; in the third, when its lists were mined anew
+# A run stops in the second stage, or in the third, after its lists were mined anew.
+@pytest.mark.parametrize("steps", [6, 11])
 def test_a_killed_curriculum_goes_on_to_the_same_weights(
     steps: int,
     whole: Path,

@@ -33,9 +33,8 @@ EXACT = 2e-5
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*of the probability lies on the answers:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*was not trained to answer with labels:RuntimeWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning"
-    ),  # peft asks for it
+    # `peft` asks for it.
+    pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning"),
 ]
 
 
@@ -144,19 +143,19 @@ def test_the_order_of_a_list_is_drawn_anew_each_time(
 
     monkeypatch.setattr(learner.ranker, "label_log_probabilities", slots)
     torch.manual_seed(0)
-    drawn = torch.stack(
-        [learner.scores(of) for _ in range(400)]
-    )  # [draws, candidates]: the slot of each
+    # [draws, candidates]: the slot of each.
+    drawn = torch.stack([learner.scores(of) for _ in range(400)])
     counts = torch.stack([(drawn == slot).sum(0) for slot in range(4)])
     assert counts.min() >= 70
     assert counts.max() <= 130
     with torch.inference_mode():
+        # Outside of training, candidates stand as the list came.
         assert learner.scores(of).tolist() == [
             0.0,
             1.0,
             2.0,
             3.0,
-        ]  # asked, not taught: as the list came
+        ]
 
 
 def test_only_the_adapter_of_the_language_half_is_trained(

@@ -317,9 +317,8 @@ def test_the_true_configuration_is_qwen2_vl_2b() -> None:
         config.text_config.hidden_size,
         8960,
     )
-    heads = (
-        2 * width * width + 2 * width * 256 + width + 2 * 256
-    )  # queries and output; keys and values; their biases
+    # The heads of queries and output; of keys and values; of their biases.
+    heads = 2 * width * width + 2 * width * 256 + width + 2 * 256
     language = (
         config.text_config.vocab_size * width
         + layers * (heads + 3 * width * inner + 2 * width)
