@@ -58,13 +58,13 @@ class IndexedImageNode(ImageNode):
         private = state.get("__pydantic_private__") or {}
         self._indexed = private.get("_indexed")
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, node: object) -> bool:
         """Return whether both nodes hold the same. The state of the file is no part of that: a node
         from an index equals the one that was indexed.
         """
-        if not isinstance(other, ImageNode):
+        if not isinstance(node, ImageNode):
             return NotImplemented
-        return self.to_dict() == other.to_dict()
+        return self.to_dict() == node.to_dict()
 
 
 class PageNode(IndexedImageNode):
@@ -314,16 +314,16 @@ def _texts_of(nodes: Sequence[Any]) -> list[tuple[str, str]]:
 
     Metadata alone is no text, so a node without a text of its own has none.
     """
-    own = _contents_of(nodes, MetadataMode.NONE)
+    plain = _contents_of(nodes, MetadataMode.NONE)
     embedded = _contents_of(nodes, MetadataMode.EMBED)
-    cleaned = clean_texts([text for text, _ in own + embedded])
+    cleaned = clean_texts([text for text, _ in plain + embedded])
 
     own_texts = cleaned[: len(nodes)]
     texts = cleaned[len(nodes) :]
     return [
         (text, embedded_fault) if own_text else ("", own_fault)
         for own_text, text, (_, own_fault), (_, embedded_fault) in zip(
-            own_texts, texts, own, embedded, strict=True
+            own_texts, texts, plain, embedded, strict=True
         )
     ]
 

@@ -103,7 +103,7 @@ def _close_own() -> None:
         client.close()
 
 
-class TooLargeError(ConnectionFailedError):
+class RequestTooLargeError(ConnectionFailedError):
     """A server, or a gateway before it, does not take a request of that size."""
 
 
@@ -250,7 +250,7 @@ class Connection:
 
     def _failure(self, error: Exception) -> RNXError:
         if _is_too_large(error):
-            return TooLargeError(
+            return RequestTooLargeError(
                 f"Qdrant at {self.where} takes no request of that size: {line_of(error)}"
             )
         if _is_answer(error):

@@ -10,7 +10,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
-from llama_index_rnx.collection.connection import Connection, TooLargeError
+from llama_index_rnx.collection.connection import Connection, RequestTooLargeError
 from llama_index_rnx.collection.json_paths import paths
 from llama_index_rnx.collection.schema import (
     LAYOUT,
@@ -157,13 +157,13 @@ class QdrantIndex:
 
     def upsert(
         self, points: list[models.PointStruct]
-    ) -> list[tuple[models.PointStruct, TooLargeError]]:
+    ) -> list[tuple[models.PointStruct, RequestTooLargeError]]:
         """Write the points, and return those that the server finds too large: a request is halved
         until the large point stands alone, and that point is left out.
         """
         try:
             self.call(partial(upsert_points, name=self.name, points=points))
-        except TooLargeError as error:
+        except RequestTooLargeError as error:
             if len(points) == 1:
                 return [(points[0], error)]
             half = len(points) // 2

@@ -30,9 +30,10 @@ MAX_WARNINGS = 10
 class RankingInput:
     """The query and the candidates of a request.
 
-    candidates: the documents that hold something to read; the id of each is its index in the
-        request.
-    warnings: a line for each document that could not be read, or only in part.
+    Attributes:
+        candidates: the documents that hold something to read; the id of each is its index in the
+            request.
+        warnings: a line for each document that could not be read, or only in part.
     """
 
     query: Query

@@ -34,7 +34,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.collection import Stamp, Storage, qdrant_index, upload
-from llama_index_rnx.collection.connection import TooLargeError, _is_too_large
+from llama_index_rnx.collection.connection import RequestTooLargeError, _is_too_large
 
 OP, AND, OR, NOT = FilterOperator, FilterCondition.AND, FilterCondition.OR, FilterCondition.NOT
 ODD_KEYS = [
@@ -404,7 +404,7 @@ def test_a_node_too_large_for_the_server_costs_itself_alone(
 
     def refusing(client: QdrantClient, name: str, points: Any) -> None:
         if any("big" in point.payload["node"] for point in points):
-            raise TooLargeError("too large")
+            raise RequestTooLargeError("too large")
         write(client, name, points)
 
     monkeypatch.setattr(qdrant_index, "upsert_points", refusing)

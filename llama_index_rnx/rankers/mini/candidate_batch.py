@@ -192,8 +192,8 @@ def collate(
 
 
 def pad_rows(rows: Sequence[Tensor | None], *width: int) -> tuple[Tensor, Tensor]:
-    """Pad tensors [*, *width] to [N, longest, *width], and return them with their mask
-    [N, longest]; None is a tensor without rows. `longest` is 1 at least.
+    """Pad tensors `[*, *width]` to `[N, longest, *width]`, and return them with their mask
+    `[N, longest]`; None is a tensor without rows. `longest` is 1 at least.
     """
     tensors = [torch.zeros(0, *width) if row is None else row for row in rows]
     lengths = torch.tensor([len(tensor) for tensor in tensors])  # [N]

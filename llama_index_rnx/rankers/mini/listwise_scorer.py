@@ -69,10 +69,11 @@ class ScorerOutput:
 class ListwiseScorer(nn.Module):
     """Scores of N candidates for one query, listwise.
 
-    base logit  learned weights on cosine, late interaction and exact overlap, plus the image logit
-    joint       query tokens attend to the candidate's memory tokens -> a candidate vector and a
-                residual of the logit
-    list        candidates attend to one another -> a second residual
+    * base logit: learned weights on cosine, late interaction and exact overlap, plus the image
+      logit
+    * joint: query tokens attend to the candidate's memory tokens -> a candidate vector and a
+      residual of the logit
+    * list: candidates attend to one another -> a second residual
 
     Both residuals start at zero and the base at the cosine alone, so an untrained scorer gives the
     retriever's order.
