@@ -38,6 +38,10 @@ from llama_index_rnx.rankers import load_ranker
 from llama_index_rnx.rankers.mini import MiniRanker
 
 ROOT = Path(__file__).parents[1]
+
+# Fixtures of one folder: a second conftest.py would hide this one from `from conftest import`.
+pytest_plugins = ["fakes.bi_encoder"]
+
 torch.set_num_threads(1)
 
 # A machine that is busy otherwise draws examples slowly, which says nothing about what is tested.

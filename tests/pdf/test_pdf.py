@@ -629,7 +629,7 @@ PARENT = """
         time.sleep(600)
     else:
         threading.Thread(target=tell, daemon=True).start()
-        draw_page(path, 0, limits=Limits(seconds=60, memory=3 * 2**30))
+        draw_page(path, 0, limits=Limits(seconds=60, memory=8 * 2**30))
 """
 
 
