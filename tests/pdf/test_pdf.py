@@ -613,7 +613,8 @@ def test_after_a_fork_each_has_processes_of_its_own(tmp_path: Path) -> None:
 
 
 PARENT = """
-    import sys, threading, time
+    import signal, sys, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     from llama_index_rnx.pdf import count_pages, draw_page
     from llama_index_rnx.pdf.overruns import Limits
     from llama_index_rnx.pdf.worker_pool import shared_pool
@@ -629,7 +630,7 @@ PARENT = """
         time.sleep(600)
     else:
         threading.Thread(target=tell, daemon=True).start()
-        draw_page(path, 0, limits=Limits(seconds=60, memory=8 * 2**30))
+        draw_page(path, 0, limits=Limits(seconds=60, memory=3 * 2**30))
 """
 
 
