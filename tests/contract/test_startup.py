@@ -96,6 +96,45 @@ def test_a_search_with_rnx_mini_imports_no_more_than_it_uses() -> None:
     assert modules & SEARCH_HEAVY == set()
 
 
+# The floors below the models, which serve rankers of any framework.
+BELOW_MODELS = ["memory", "candidates", "ranking", "validation", "network", "pdf"]
+
+RANK_WITHOUT_TORCH = """
+import numpy as np
+from llama_index_rnx.candidates import Candidate, Query
+from llama_index_rnx.memory import RAM, MemoryStore
+from llama_index_rnx.ranking import rank, release_memory, with_dynamic_batching
+
+class Lengths:
+    name, fingerprint, window, framework, max_concurrency = "lengths", "lengths/1", 20, "np", 2
+    def remember(self, candidates):
+        return [{"length": np.array([len(each.text)])} for each in candidates]
+    def score(self, query, memories):
+        return [float(memory["length"][0]) for memory in memories]
+
+ranker = with_dynamic_batching(Lengths())
+candidates = [Candidate(id=str(length), text="a" * length) for length in (3, 9, 1)]
+for _ in range(2):
+    RAM.clear()
+    with_store = rank(ranker, MemoryStore(sys.argv[1]), Query(text="q"), candidates)
+    assert with_store.order == [1, 0, 2]
+release_memory()
+"""
+
+
+def test_the_floors_below_the_models_import_no_torch() -> None:
+    names = ", ".join(f"llama_index_rnx.{room}" for room in BELOW_MODELS)
+    modules = modules_after(f"import {names}")
+    assert {f"llama_index_rnx.{room}" for room in BELOW_MODELS} <= modules
+    assert modules & {"torch", "transformers"} == set()
+
+
+def test_a_ranker_of_numpy_ranks_and_is_remembered_without_torch(tmp_path: Path) -> None:
+    modules = modules_after(f"import sys\n{RANK_WITHOUT_TORCH}", str(tmp_path))
+    assert "llama_index_rnx.memory.sqlite_backend" in modules
+    assert modules & {"torch", "transformers"} == set()
+
+
 def test_every_public_name_is_there_on_first_use() -> None:
     names: dict[str, object] = {}
     exec("from llama_index_rnx import *", names)
