@@ -2,7 +2,7 @@
 no query.
 """
 
-from llama_index_rnx.memory.arrays import Array, Framework, Memory, imported_torch, is_memory
+from llama_index_rnx.memory.arrays import Array, Framework, Memory, are_memories, imported_torch
 from llama_index_rnx.memory.ram_cache import RAM, RamCache
 from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 from llama_index_rnx.memory.store import MemoryStore
@@ -15,6 +15,6 @@ __all__ = [
     "Memory",
     "MemoryStore",
     "RamCache",
+    "are_memories",
     "imported_torch",
-    "is_memory",
 ]

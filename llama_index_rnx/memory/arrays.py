@@ -5,7 +5,7 @@ only where a tensor is asked for, and knows no ranker.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, Literal
 
@@ -36,14 +36,11 @@ def imported_torch() -> ModuleType | None:
     return sys.modules.get("torch")
 
 
-def is_memory(value: Any) -> bool:
-    """Return whether a value maps names to arrays of numpy, of a dtype that can be stored, or to
-    tensors of torch; not to both.
+def are_memories(values: Iterable[Any]) -> bool:
+    """Return whether each of the values is a memory: it maps names to arrays of numpy, of a dtype
+    that can be stored, or to tensors of torch; not to both.
     """
-    if not isinstance(value, Mapping):
-        return False
-    arrays = list(value.values())
-    return _are_numpy(arrays) or _are_tensors(arrays)
+    return all(_is_memory(value) for value in values)
 
 
 def encode(memory: Memory) -> bytes:
@@ -72,6 +69,13 @@ def decode(data: bytes, framework: Framework) -> Memory | None:
     except (SafetensorError, KeyError):
         return None
     return tensors
+
+
+def _is_memory(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    arrays = list(value.values())
+    return _are_numpy(arrays) or _are_tensors(arrays)
 
 
 def _are_numpy(arrays: list[Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.errors import RNXError, SettingsError, shown
-from llama_index_rnx.memory import Framework, Memory, is_memory
+from llama_index_rnx.memory import Framework, Memory, are_memories
 
 # A query and the memories of the candidates that are compared for it, at most a window of them.
 ScoringRequest = tuple[Query, Sequence[Memory]]
@@ -232,7 +232,7 @@ def checked_memories(ranker: Ranker, memories: Iterable[Memory], count: int) -> 
         RNXError: one of them is no mapping of names to arrays, or there are not `count` of them.
     """
     memories = checked_results(ranker, memories, count, "memories")
-    if not all(is_memory(memory) for memory in memories):
+    if not are_memories(memories):
         raise RNXError(
             f"{ranker.name} gave a memory that is no mapping of names to tensors, or to arrays of "
             "numbers."

@@ -26,7 +26,7 @@ from llama_index_rnx.memory import (
     RAM,
     MemoryStore,
     RamCache,
-    is_memory,
+    are_memories,
     object_backend,
 )
 from llama_index_rnx.memory.arrays import encode
@@ -197,11 +197,10 @@ def test_what_is_no_array_of_numbers_is_refused(value: Any) -> None:
 
 
 def test_a_memory_is_of_one_framework() -> None:
-    assert is_memory({})
-    assert is_memory({"a": np.ones(1), "b": np.ones(1)})
-    assert is_memory({"a": torch.ones(1)})
-    assert not is_memory({"a": np.ones(1), "b": torch.ones(1)})
-    assert not is_memory([np.ones(1)])
+    array, tensor = np.ones(1), torch.ones(1)
+    assert are_memories([{}, {"a": array, "b": array}, {"a": tensor}])
+    assert not are_memories([{}, {"a": array, "b": tensor}])
+    assert not are_memories([[array]])
 
 
 def test_another_fingerprint_is_another_memory(tmp_path: Path) -> None:
