@@ -18,7 +18,7 @@ FLOORS = (
     {"errors", "moved", "defaults"},
     {"text", "system", "network", "validation"},
     {"console", "memory", "pdf"},
-    {"candidates"},
+    {"candidates", "collection.edge"},
     {"ranking"},
     {"rankers.mini", "rankers.vlm"},
     {"rankers"},
