@@ -85,7 +85,7 @@ class EdgeClient:
         collection_name: str,
         vectors_config: models.VectorParams | dict[str, models.VectorParams],
         sparse_vectors_config: dict[str, models.SparseVectorParams],
-        metadata: dict[str, Any],
+        metadata: dict[str, Any] | None,
         on_disk_payload: bool | None = None,
         quantization_config: models.ScalarQuantization | None = None,
         **_: None,
