@@ -125,7 +125,7 @@ def with_ids(ids: Sequence[str]) -> models.Condition:
 
 def with_substrings(match: TextMatch, spellings: Collection[str]) -> models.Condition:
     """Return a condition that is true where the text contains one of the spellings: for the
-    embedded engine, which compares ids one by one.
+    local mode, which compares ids one by one.
     """
     conditions: list[Any] = [
         models.FieldCondition(key=path, match=models.MatchSubstring(substring=spelling))
