@@ -119,12 +119,12 @@ def qdrant_filter(filters: MetadataFilters | None, lookup: Lookup) -> models.Fil
 
 
 def with_ids(ids: Sequence[str]) -> models.Condition:
-    """Return a condition that is true of these points: for a server."""
+    """Return a condition that is true of these points: for an engine with indexes."""
     return models.HasIdCondition(has_id=list(ids))
 
 
 def with_substrings(match: TextMatch, spellings: Collection[str]) -> models.Condition:
-    """Return a condition that is true where the text contains one of the spellings: for the
+    """Return a condition that is true where the text contains one of the spellings: for
     local mode, which compares ids one by one.
     """
     conditions: list[Any] = [
