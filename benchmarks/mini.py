@@ -30,6 +30,7 @@ from llama_index.core.postprocessor import SentenceTransformerRerank
 from llama_index.core.schema import NodeWithScore, TextNode
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from benchmarks.words import words
 from llama_index_rnx import RNXRerank
 from llama_index_rnx.rankers.mini import model_folder
 
@@ -37,17 +38,6 @@ CANDIDATES = 100
 
 # Words of a text.
 WORDS = 60
-
-VOCABULARY = [
-    *("river", "engine", "market", "protein", "glacier", "treaty", "violin", "harvest"),
-    *("battery", "orbit", "fabric", "senate", "copper", "forest", "signal", "bridge"),
-    *("vaccine", "island", "pepper", "mortgage", "turbine", "canyon", "poem", "circuit"),
-    *("desert", "kidney", "harbor", "guitar", "statute", "enzyme", "railway"),
-]
-GLUE = [
-    *("the", "of", "and", "in", "to", "is", "that", "for", "with", "as", "on", "by"),
-    *("an", "from", "at", "which", "was", "are", "it", "be", "this", "has", "or", "its"),
-]
 
 
 def main() -> None:
@@ -162,11 +152,6 @@ def texts(rng: random.Random) -> list[NodeWithScore]:
         NodeWithScore(node=TextNode(text=" ".join(words(rng, WORDS))), score=1 / rank)
         for rank in range(1, CANDIDATES + 1)
     ]
-
-
-def words(rng: random.Random, count: int) -> list[str]:
-    """Return `count` words, about half of them content and half glue."""
-    return [rng.choice(VOCABULARY if rng.random() < 0.5 else GLUE) for _ in range(count)]
 
 
 def cross_encoder(folder: Path) -> SentenceTransformerRerank:

@@ -22,18 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from llama_index_rnx.candidates import file_source
-from llama_index_rnx.rankers.mini import (
-    IMAGE_PIXELS,
-    MiniModel,
-    model_folder,
-    pad_ids,
-    pool,
-    preprocess,
-    read_mini,
-)
+from llama_index_rnx.rankers.mini import IMAGE_PIXELS, model_folder, preprocess
 from training.bi_encoder import read_pairs
 from training.data import DataFolder, GradedList, rag24
 from training.evaluation import evaluate, mean, qrels_of, run_of
+from training.mini import MiniModel, pad_ids, pool, read_mini
 
 # Texts and images of a batch, and word pieces of a text at most.
 TEXT_BATCH = 16

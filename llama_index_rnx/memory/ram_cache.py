@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 
 from cachetools import LRUCache
-from torch import Tensor
 
-Memory = Mapping[str, Tensor]
+from llama_index_rnx.memory.arrays import Memory
 
 RAM_BYTES = 512 * 2**20
 
 
 class RamCache:
-    """Memories by key, for several threads. The least recently used ones give way when the tensors
+    """Memories by key, for several threads. The least recently used ones give way when the arrays
     exceed `limit` bytes; a single memory that is larger than that is kept alone.
     """
 
@@ -40,7 +38,8 @@ class RamCache:
 
     def _size(self, memory: Memory) -> int:
         """Return the bytes of a memory; at most `limit`, since cachetools refuses larger values."""
-        return min(self.limit, sum(tensor.nbytes for tensor in memory.values()))
+        size: int = sum(array.nbytes for array in memory.values())
+        return min(self.limit, size)
 
 
 RAM = RamCache()

@@ -13,12 +13,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
+from llama_index_rnx.memory.arrays import Framework, Memory, decode, encode
 from llama_index_rnx.memory.backend import MemoryBackend
 from llama_index_rnx.memory.open_backend import open_backend
-from llama_index_rnx.memory.ram_cache import RAM, Memory
+from llama_index_rnx.memory.ram_cache import RAM
 
 # The stores with a place of their own that are open in this process. A reranker that was given no
 # `memory_path` has a store without a place: it looks here, and so finds what a collection prepared
@@ -43,11 +41,11 @@ class MemoryStore:
         StorageError: `path` is a file, or lies in one.
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> store = MemoryStore()
-        >>> store.keep("my-ranker/1", {"digest of a text": {"vector": torch.ones(2)}})
+        >>> store.keep("my-ranker/1", {"digest of a text": {"vector": np.ones(2)}})
         >>> # Unknown ones are left out.
-        >>> memories = store.find("my-ranker/1", ["digest of a text", "of another"])
+        >>> memories = store.find("my-ranker/1", ["digest of a text", "of another"], "np")
         >>> {digest: memory["vector"].tolist() for digest, memory in memories.items()}
         {'digest of a text': [1.0, 1.0]}
         >>> # Another model remembers differently.
@@ -67,15 +65,22 @@ class MemoryStore:
         """Make a copy another store of the same path."""
         return type(self), (self.path, self.read_only)
 
-    def find(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Memory]:
+    def find(
+        self, fingerprint: str, digests: Sequence[str], framework: Framework = "pt"
+    ) -> dict[str, Memory]:
         """Return what the ranker with this fingerprint remembers of these contents, by digest;
         unknown contents are left out. Nothing is written to the store's place.
+
+        Args:
+            framework: what the ranker computes with, arrays of numpy ("np") or tensors of torch
+                ("pt"). What is in RAM comes as the ranker gave it.
         """
         keys = {_key(fingerprint, digest): digest for digest in digests}
         memories = {key: memory for key in keys if (memory := RAM.get(key)) is not None}
         stores = [self] if self._backend is not None else list(OPEN_STORES)
         for store in stores:
-            stored = store._read([key for key in keys if key not in memories])
+            missing = [key for key in keys if key not in memories]
+            stored = store._read(missing, framework)
             for key, memory in stored.items():
                 RAM.put(key, memory)
             memories.update(stored)
@@ -102,26 +107,18 @@ class MemoryStore:
         if self._backend is not None:
             self._backend.close()
 
-    def _read(self, keys: Sequence[bytes]) -> dict[bytes, Memory]:
+    def _read(self, keys: Sequence[bytes], framework: Framework) -> dict[bytes, Memory]:
         if self._backend is None or not keys:
             return {}
 
-        memories = {key: _load(data) for key, data in self._backend.read(keys).items()}
+        values = self._backend.read(keys)
+        memories = {key: decode(data, framework) for key, data in values.items()}
         return {key: memory for key, memory in memories.items() if memory is not None}
 
     def _write(self, memories: Mapping[bytes, Memory]) -> None:
         if self._backend is not None and memories:
-            self._backend.write({key: save(dict(memory)) for key, memory in memories.items()})
+            self._backend.write({key: encode(memory) for key, memory in memories.items()})
 
 
 def _key(fingerprint: str, digest: str) -> bytes:
     return hashlib.sha256(f"{fingerprint}\n{digest}".encode()).digest()
-
-
-def _load(data: bytes) -> Memory | None:
-    """Return a memory; None for data that is none, so that it is computed again and replaced."""
-    try:
-        memory: Memory = load(data)
-    except SafetensorError:
-        return None
-    return memory

@@ -10,7 +10,7 @@ from llama_index_rnx.errors import SettingsError, shown
 from llama_index_rnx.rankers.mini import NAME as MINI
 from llama_index_rnx.rankers.mini import holds_mini, load_mini
 from llama_index_rnx.rankers.remote import RemoteRanker
-from llama_index_rnx.rankers.vlm import is_checkpoint_name, load_vlm
+from llama_index_rnx.rankers.vlm import is_checkpoint_name
 from llama_index_rnx.ranking import Ranker
 
 
@@ -98,6 +98,9 @@ def _load_remote(
 
 
 def _load_vlm(model: str, options: dict[str, Any]) -> Ranker:
+    # Only vision-language models pay for the import of torch and transformers.
+    from llama_index_rnx.rankers.vlm import load_vlm
+
     parameters = list(inspect.signature(load_vlm).parameters)
     unknown = sorted(set(options) - set(parameters))
     if unknown:

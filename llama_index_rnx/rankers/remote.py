@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
 import httpx
-import torch
+import numpy as np
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -22,11 +22,10 @@ from tenacity import (
     retry_if_result,
     stop_after_attempt,
 )
-from torch import Tensor
 
 from llama_index_rnx.candidates import DEFAULT_MAX_PIXELS, Candidate, Query
 from llama_index_rnx.errors import ConnectionFailedError, SettingsError, one_line
-from llama_index_rnx.memory import Memory
+from llama_index_rnx.memory import Array, Framework, Memory
 from llama_index_rnx.network import http_options, usable_proxies
 from llama_index_rnx.rankers.service_formats import (
     DOCUMENTS,
@@ -79,6 +78,8 @@ class RemoteRanker:
 
     # The service sees to its own callers.
     is_thread_safe = True
+
+    framework: Framework = "np"
 
     def __init__(
         self,
@@ -217,11 +218,11 @@ class RemoteRanker:
             warnings.warn(message, RuntimeWarning, stacklevel=4)
 
     def _remember(self, candidate: Candidate) -> Memory:
-        memory: dict[str, Tensor] = {}
+        memory: dict[str, Array] = {}
         if candidate.text.strip():
-            memory["text"] = _bytes_tensor(candidate.text.encode("utf-8", "replace"))
+            memory["text"] = _byte_array(candidate.text.encode("utf-8", "replace"))
         if candidate.image is not None:
-            memory["image"] = _bytes_tensor(candidate.image.jpeg(self._max_pixels))
+            memory["image"] = _byte_array(candidate.image.jpeg(self._max_pixels))
         return memory
 
     def _query_content(self, query: Query) -> Content:
@@ -312,11 +313,11 @@ def endpoint(url: str) -> tuple[str, str]:
 def _content(memory: Memory) -> Content:
     """Return what a memory holds: a text, an image as a data: URI, both, or nothing."""
     content: Content = {}
-    text = bytes(memory["text"].numpy()).decode() if "text" in memory else ""
+    text = memory["text"].tobytes().decode() if "text" in memory else ""
     if text.strip():
         content["text"] = text
     if "image" in memory:
-        content["image"] = _data_uri(bytes(memory["image"].numpy()))
+        content["image"] = _data_uri(memory["image"].tobytes())
     return content
 
 
@@ -340,8 +341,8 @@ def _data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
-def _bytes_tensor(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+def _byte_array(data: bytes) -> Array:
+    return np.frombuffer(data, dtype=np.uint8)
 
 
 def _is_busy(response: httpx.Response) -> bool:

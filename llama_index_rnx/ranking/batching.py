@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
-import torch
+from llama_index_rnx.memory import imported_torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,10 +21,13 @@ class TooLargeError(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine ran out of memory; only CUDA has an exception of its own for
-    it.
+    """Whether a device or the machine ran out of memory; only torch's CUDA has an exception of its
+    own for it.
     """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    torch = imported_torch()
+    if isinstance(error, MemoryError):
+        return True
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     message = str(error).lower()
     phrases = ("can't allocate memory", "out of memory")
@@ -36,7 +39,8 @@ def release_memory() -> None:
     garbage collector frees them; afterwards the CUDA allocator returns its cached blocks.
     """
     gc.collect()
-    if torch.cuda.is_available():
+    torch = imported_torch()
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

@@ -7,10 +7,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+PositionBias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +69,20 @@ class Calibration:
         """Turn the label logits [N] of one list, in order of position, into centred and scaled
         ones without the bias of their positions [N].
         """
-        return (raw - raw.mean()) / self.temperature - self.bias(len(raw)).to(raw) + self.offset
+        bias = raw.new_tensor(self.bias(len(raw)))  # [N]
+        return (raw - raw.mean()) / self.temperature - bias + self.offset
 
-    def bias(self, count: int) -> Tensor:
+    def bias(self, count: int) -> PositionBias:
         """Return the bias of each position of a list of this length [N]; its mean is 0."""
         if count < 2 or not self.slot_bias:
-            return torch.zeros(count, dtype=torch.float64)
+            return np.zeros(count)
 
         rows = sorted(self.slot_bias, key=len)
         row = next((row for row in rows if len(row) >= count), rows[-1])
         padded = [*row, *[row[-1]] * count]
-        bias = torch.tensor(padded[:count], dtype=torch.float64)  # [N]
-        return bias - bias.mean()
+        bias: PositionBias = np.array(padded[:count], dtype=np.float64)  # [N]
+        bias -= bias.mean()
+        return bias
 
 
 def _is_bias_row(row: Any) -> bool:

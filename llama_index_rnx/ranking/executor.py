@@ -22,9 +22,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
+from types import ModuleType
 from typing import Any, TypeVar
 
-import torch
+from llama_index_rnx.memory import imported_torch
 
 # Errors of a model that would mean something else to a caller: a StopIteration in a future makes
 # asyncio wait for ever, and a CancelledError says that the caller itself has left.
@@ -302,20 +303,21 @@ def _without_misleading_errors(
 
 
 def _create_pool(threads: int, token: object) -> ThreadPoolExecutor:
-    """Create a pool whose threads share out those of OpenMP. All are started here, as torch's
-    setting counts for later threads as well.
+    """Create a pool. In a process that has torch its threads share out those of OpenMP, and all are
+    started here, as torch's setting counts for later threads as well.
     """
     pool = ThreadPoolExecutor(threads, "rnx-model", initializer=_pool_token.set, initargs=(token,))
-    if threads > 1:
+    torch = imported_torch()
+    if threads > 1 and torch is not None:
         usual_count = torch.get_num_threads()
         share = max(1, usual_count // threads)
         all_started = threading.Barrier(threads)
-        list(pool.map(lambda _: _set_intra_op_threads(share, all_started), range(threads)))
+        list(pool.map(lambda _: _set_intra_op_threads(torch, share, all_started), range(threads)))
         torch.set_num_threads(usual_count)
     return pool
 
 
-def _set_intra_op_threads(count: int, all_started: threading.Barrier) -> None:
+def _set_intra_op_threads(torch: ModuleType, count: int, all_started: threading.Barrier) -> None:
     """Let this thread use `count` of OpenMP's. Each thread of a pool comes here once, as the
     barrier holds it until all have come.
 

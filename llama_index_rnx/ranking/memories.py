@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from llama_index_rnx.candidates import EMPTY, Candidate, digests_of, unreadable_images
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.memory import Memory, MemoryStore
-from llama_index_rnx.ranking.ranker import Ranker, checked_memories
+from llama_index_rnx.ranking.ranker import Ranker, checked_memories, framework_of
 
 # Candidates that are written in one transaction: a killed run loses no more than these.
 REMEMBER_AT_ONCE = 64
@@ -40,7 +40,7 @@ def get_or_compute_memories(
     if not candidates:
         return []
 
-    memories = store.find(ranker.fingerprint, digests_of(candidates))
+    memories = store.find(ranker.fingerprint, digests_of(candidates), framework_of(ranker))
     if memories and store.path is not None:
         store.persist(ranker.fingerprint, memories)
 
@@ -106,7 +106,8 @@ def _memories_or_errors(
     try:
         return {**_by_digest(candidates, get_or_compute_memories(ranker, candidates, store))}
     except ImageError:
-        stored = store.find(ranker.fingerprint, [candidate.digest for candidate in candidates])
+        digests = [candidate.digest for candidate in candidates]
+        stored = store.find(ranker.fingerprint, digests, framework_of(ranker))
 
     broken = unreadable_images([each for each in candidates if each.digest not in stored])
     intact = [each for each in candidates if each.digest not in broken]

@@ -1,19 +1,18 @@
 """The device and the precision of a model: from the names that users give, or as it suits the
-machine. It knows no model.
+machine. It imports torch only when it is asked, and knows no model.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from llama_index_rnx.errors import SettingsError
 
-# The precisions of a model's weights, by the names that users give.
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+if TYPE_CHECKING:
+    import torch
+
+# The precisions of a model's weights, by the names that users and torch give them.
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -26,11 +25,13 @@ def resolve_dtype(name: str) -> torch.dtype:
         >>> resolve_dtype("bfloat16")
         torch.bfloat16
     """
-    dtype = DTYPES.get(name)
-    if dtype is None:
+    import torch
+
+    if name not in DTYPES:
         raise SettingsError(
             f"dtype={name!r} was given; 'float32', 'bfloat16' and 'float16' are allowed."
         )
+    dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
@@ -40,6 +41,8 @@ def resolve_device(name: str) -> str:
     Raises:
         SettingsError: torch knows no such device, or this machine has none.
     """
+    import torch
+
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -51,6 +54,8 @@ def resolve_device(name: str) -> str:
 
 def fast_cpu_dtype() -> torch.dtype:
     """Return bfloat16 where the processor multiplies it by itself, else float32."""
+    import torch
+
     # Torch offers no public question for this, and older versions not even this one.
     is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if is_native else torch.float32

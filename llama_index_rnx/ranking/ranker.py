@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
-
 from llama_index_rnx.candidates import Candidate, Query
-from llama_index_rnx.errors import RNXError, SettingsError
-from llama_index_rnx.memory import Memory
+from llama_index_rnx.errors import RNXError, SettingsError, shown
+from llama_index_rnx.memory import Framework, Memory, are_memories
 
 # A query and the memories of the candidates that are compared for it, at most a window of them.
 ScoringRequest = tuple[Query, Sequence[Memory]]
@@ -28,14 +26,18 @@ class Ranker(Protocol):
     is kept for good under the candidate's content and the ranker's fingerprint; `score` is all that
     a query pays for.
 
+    A sixth name is read where a ranker has it: `framework`, in the words of safetensors. A ranker
+    whose memories are arrays of numpy says "np", and stored memories come back as such; without it
+    they come back as tensors of torch ("pt").
+
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> from llama_index.core.schema import NodeWithScore, TextNode
         >>> from llama_index_rnx import RNXRerank
         >>> class Longest:
-        ...     name, fingerprint, window = "longest", "longest/1", 100
+        ...     name, fingerprint, window, framework = "longest", "longest/1", 100, "np"
         ...     def remember(self, candidates):
-        ...         return [{"length": torch.tensor(len(each.text))} for each in candidates]
+        ...         return [{"length": np.array(len(each.text))} for each in candidates]
         ...     def score(self, query, memories):
         ...         return [1 - 1 / (1 + float(memory["length"])) for memory in memories]
         >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("short", "rather longer")]
@@ -67,8 +69,9 @@ class Ranker(Protocol):
         """Prepare all that needs no query.
 
         Returns:
-            One memory for each candidate, in their order. A memory maps names to tensors of any
-            shape and dtype, on the CPU; the store writes them to disk as they are.
+            One memory for each candidate, in their order. A memory maps names to arrays of numpy,
+            or to tensors of torch on the CPU, of any shape and dtype; the store writes them to disk
+            as they are.
 
         Raises:
             ImageError: an image cannot be read. The candidates are then remembered again without
@@ -146,6 +149,23 @@ class PlanningRanker(Ranker, Protocol):
         ...
 
 
+def framework_of(ranker: Ranker) -> Framework:
+    """Return what a ranker's memories are made of: "pt", unless it says otherwise.
+
+    Raises:
+        SettingsError: it says something else than "np" or "pt".
+    """
+    framework = getattr(ranker, "framework", "pt")
+    if framework == "np":
+        return "np"
+    if framework == "pt":
+        return "pt"
+    raise SettingsError(
+        f"{ranker.name}: framework={shown(framework)} was given; 'np' (memories of numpy's arrays) "
+        "and 'pt' (of torch's tensors) are allowed."
+    )
+
+
 def prompts_of(ranker: Ranker) -> dict[str, str]:
     """Return the templates of a ranker's prompt, by name; none where it has no prompt."""
     return ranker.prompts if isinstance(ranker, PromptedRanker) else {}
@@ -209,11 +229,14 @@ def checked_memories(ranker: Ranker, memories: Iterable[Memory], count: int) -> 
     """Return the memories as a list.
 
     Raises:
-        RNXError: one of them is no mapping of names to tensors, or there are not `count` of them.
+        RNXError: one of them is no mapping of names to arrays, or there are not `count` of them.
     """
     memories = checked_results(ranker, memories, count, "memories")
-    if not all(_is_memory(memory) for memory in memories):
-        raise RNXError(f"{ranker.name} gave a memory that is no mapping of names to tensors.")
+    if not are_memories(memories):
+        raise RNXError(
+            f"{ranker.name} gave a memory that is no mapping of names to tensors, or to arrays of "
+            "numbers."
+        )
     return memories
 
 
@@ -240,9 +263,3 @@ def _is_finite(score: Any) -> bool:
         return math.isfinite(score)
     except (TypeError, ValueError, OverflowError):
         return False
-
-
-def _is_memory(value: Any) -> bool:
-    if not isinstance(value, Mapping):
-        return False
-    return all(isinstance(tensor, Tensor) for tensor in value.values())

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from llama_index_rnx.candidates import Candidate, Query
-from llama_index_rnx.memory import Memory
+from llama_index_rnx.memory import Framework, Memory
 from llama_index_rnx.ranking.executor import ModelExecutor, wait_for
 from llama_index_rnx.ranking.ranker import (
     BatchRanker,
@@ -27,6 +27,7 @@ from llama_index_rnx.ranking.ranker import (
     ScoringRequest,
     checked_results,
     checked_scores,
+    framework_of,
     prompted,
     prompts_of,
     score_on_this_thread,
@@ -112,6 +113,11 @@ class BatchingRanker:
     @property
     def window(self) -> int:
         return self._ranker.window
+
+    @property
+    def framework(self) -> Framework:
+        """What the memories are made of: arrays of numpy ("np") or tensors of torch ("pt")."""
+        return framework_of(self._ranker)
 
     @property
     def prompts(self) -> dict[str, str]:

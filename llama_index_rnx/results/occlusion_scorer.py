@@ -7,12 +7,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llama_index_rnx.candidates import Candidate, Query
-from llama_index_rnx.memory import Memory
+from llama_index_rnx.memory import Array, Memory
 from llama_index_rnx.ranking import Ranker, score_batch
 
 VARIANTS_AT_ONCE = 32  # remembered together
@@ -37,7 +37,7 @@ class OcclusionScorer:
         self._ranker = ranker
         self._query = query
         self._memories: list[Memory] = ranker.remember(candidates)
-        self._halves: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]] | None] = {}
+        self._halves: dict[int, tuple[dict[str, Array], dict[str, Array]] | None] = {}
         self.reads = 1
         self.scores: list[float] = score_batch(ranker, [(query, self._memories)])[0]
 
@@ -84,24 +84,24 @@ class OcclusionScorer:
 
         text_half, image_half = halves
         if all(variant.image is whole.image for variant in variants):
-            texts = self._tensors([replace(variant, image=None) for variant in variants])
+            texts = self._dicts([replace(variant, image=None) for variant in variants])
             return [memory | image_half for memory in texts]
-        images = self._tensors([replace(variant, text="") for variant in variants])
+        images = self._dicts([replace(variant, text="") for variant in variants])
         return [memory | text_half for memory in images]
 
-    def _halves_of(self, index: int) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    def _halves_of(self, index: int) -> tuple[dict[str, Array], dict[str, Array]] | None:
         """Return the memories of the text alone and of the image alone, if they make up that of
         both, as most rankers' do; None otherwise.
         """
         if index not in self._halves:
             whole = self.candidates[index]
-            text, image = self._tensors([replace(whole, image=None), replace(whole, text="")])
+            text, image = self._dicts([replace(whole, image=None), replace(whole, text="")])
             is_disjoint = not text.keys() & image.keys()
             are_halves = is_disjoint and _is_same(self._memories[index], text | image)
             self._halves[index] = (text, image) if are_halves else None
         return self._halves[index]
 
-    def _tensors(self, variants: Sequence[Candidate]) -> list[dict[str, Tensor]]:
+    def _dicts(self, variants: Sequence[Candidate]) -> list[dict[str, Array]]:
         return [dict(memory) for memory in self._ranker.remember(variants)]
 
 
@@ -125,8 +125,15 @@ def _is_same(memory: Memory, expected: Memory) -> bool:
     return all(_is_close(memory[name], expected[name]) for name in memory)
 
 
-def _is_close(tensor: Tensor, expected: Tensor) -> bool:
-    if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+def _is_close(array: Array, expected: Array) -> bool:
+    if array.shape != expected.shape or array.dtype != expected.dtype:
         return False
-    tolerance = ROUNDING * float(expected.float().abs().max()) if expected.numel() else 0.0
-    return bool(torch.allclose(tensor.float(), expected.float(), rtol=0.0, atol=tolerance))
+    numbers, expected_numbers = _as_floats(array), _as_floats(expected)
+    tolerance = ROUNDING * np.abs(expected_numbers).max(initial=0.0)
+    return np.allclose(numbers, expected_numbers, rtol=0.0, atol=tolerance)
+
+
+def _as_floats(array: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return an array of numpy, or a tensor of torch of any dtype, as float32 of numpy."""
+    floats = array if isinstance(array, np.ndarray) else array.float().numpy()
+    return np.asarray(floats, dtype=np.float32)

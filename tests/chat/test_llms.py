@@ -22,7 +22,8 @@ from llama_index_rnx import RNXError, load_ranker
 from llama_index_rnx.candidates import bytes_source
 from llama_index_rnx.chat import gguf
 from llama_index_rnx.chat.gguf import GGUFModel
-from llama_index_rnx.chat.llms import RankerLLM, load_llm
+from llama_index_rnx.chat.llms import load_llm
+from llama_index_rnx.chat.ranker_llm import RankerLLM
 from llama_index_rnx.rankers.vlm import MERGES, Turn, VLMRanker, Writer, save_tiny, tiny_tokenizer
 from llama_index_rnx.rankers.vlm.tiny import FAMILIES
 

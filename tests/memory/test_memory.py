@@ -14,15 +14,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fakes import FakeRanker
 
 from llama_index_rnx import RNXError
 from llama_index_rnx.candidates import Candidate
-from llama_index_rnx.memory import FILE_NAME, RAM, MemoryStore, RamCache, object_backend
+from llama_index_rnx.memory import (
+    FILE_NAME,
+    RAM,
+    MemoryStore,
+    RamCache,
+    are_memories,
+    object_backend,
+)
+from llama_index_rnx.memory.arrays import encode
 from llama_index_rnx.memory.checksums import checksum
-from llama_index_rnx.ranking import get_or_compute_memories
+from llama_index_rnx.ranking import BatchingRanker, get_or_compute_memories
 from llama_index_rnx.ranking.memories import REMEMBER_AT_ONCE
 
 
@@ -87,6 +96,111 @@ def test_tensors_come_back_bit_by_bit(tmp_path: Path) -> None:
         torch.equal(found[name], kept[name]) and found[name].dtype == kept[name].dtype
         for name in kept
     )
+
+
+NUMPY_MEMORY = {
+    "half": np.linspace(-1, 1, 12, dtype=np.float16).reshape(3, 4),
+    "columns": np.arange(6, dtype=np.int8).reshape(2, 3).T,
+    "backwards": np.arange(4, dtype=np.float32)[::-1],
+    "big endian": np.arange(3, dtype=">i2"),
+    "none": np.zeros((0, 5), np.float32),
+    "scalar": np.array(3),
+    "flags": np.array([True, False]),
+}
+
+
+def test_arrays_of_numpy_come_back_number_by_number(tmp_path: Path) -> None:
+    store = MemoryStore(tmp_path)
+    store.keep("f", {"d": NUMPY_MEMORY})
+    RAM.clear()
+    found = store.find("f", ["d"], "np")["d"]
+    assert set(found) == set(NUMPY_MEMORY)
+    for name, array in NUMPY_MEMORY.items():
+        assert isinstance(found[name], np.ndarray)
+        assert found[name].dtype.name == array.dtype.name
+        assert found[name].shape == array.shape
+        assert np.array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("written", ["np", "pt"])
+def test_what_numpy_wrote_torch_reads_and_the_other_way_round(written: str, tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1], np.uint8)}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    store = MemoryStore(tmp_path)
+    store.keep("f", {"d": arrays if written == "np" else tensors})
+    RAM.clear()
+    as_arrays = store.find("f", ["d"], "np")["d"]
+    RAM.clear()
+    as_tensors = store.find("f", ["d"])["d"]
+    for name in arrays:
+        assert np.array_equal(as_arrays[name], arrays[name])
+        assert torch.equal(as_tensors[name], tensors[name])
+
+
+def test_both_write_the_same_bytes() -> None:
+    arrays = {"b": np.arange(3, dtype=np.int16), "a": np.ones((2, 2), np.float16)}
+    assert encode(arrays) == encode({k: torch.from_numpy(v) for k, v in arrays.items()})
+
+
+def test_a_memory_of_a_type_that_numpy_has_not_is_made_again(tmp_path: Path) -> None:
+    store = MemoryStore(tmp_path)
+    store.keep("f", {"d": {"x": torch.ones(2, dtype=torch.bfloat16)}})
+    RAM.clear()
+    assert store.find("f", ["d"], "np") == {}
+    assert store.find("f", ["d"])["d"]["x"].dtype == torch.bfloat16
+
+
+class NumpyRanker(FakeRanker):
+    """Remembers in arrays of numpy, and says so."""
+
+    framework: Any = "np"
+
+    def remember(self, candidates: Any) -> Any:
+        memories = super().remember(candidates)
+        return [{"words": memory["words"].numpy()} for memory in memories]
+
+
+def test_a_ranker_gets_its_memories_back_as_it_gave_them(tmp_path: Path) -> None:
+    for inner, kind in ((NumpyRanker(), np.ndarray), (FakeRanker(), torch.Tensor)):
+        for ranker in (inner, BatchingRanker(inner)):
+            RAM.clear()
+            found = get_or_compute_memories(ranker, candidates(), MemoryStore(tmp_path))
+            assert all(isinstance(each["words"], kind) for each in found)
+        assert inner.remembered == ["c0", "c1", "c2"], "once, and then read"
+
+
+def test_another_framework_is_named_in_one_line() -> None:
+    ranker = NumpyRanker()
+    ranker.framework = "jax"
+    with pytest.raises(RNXError, match=r"framework='jax' was given; 'np' .* and 'pt' .* allowed"):
+        get_or_compute_memories(ranker, candidates(), MemoryStore())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array(["a text"]),
+        np.array([None]),
+        np.float32(1.0),
+        [1.0, 2.0],
+        "a text",
+    ],
+    ids=["texts", "objects", "a number", "a list", "a text"],
+)
+def test_what_is_no_array_of_numbers_is_refused(value: Any) -> None:
+    class Odd(FakeRanker):
+        def remember(self, candidates: Any) -> Any:
+            return [{"x": value} for _ in candidates]
+
+    with pytest.raises(RNXError, match="no mapping of names to tensors, or to arrays of numbers"):
+        get_or_compute_memories(Odd(), candidates(), MemoryStore())
+
+
+def test_a_memory_is_of_one_framework() -> None:
+    array, tensor = np.ones(1), torch.ones(1)
+    assert are_memories([{}, {"a": array, "b": array}, {"a": tensor}])
+    assert not are_memories([{}, {"a": array, "b": tensor}])
+    assert not are_memories([[array]])
 
 
 def test_another_fingerprint_is_another_memory(tmp_path: Path) -> None:

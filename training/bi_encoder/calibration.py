@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import CAPTION_SHARE, ImageScorer
+from llama_index_rnx.rankers.mini import CAPTION_SHARE
 from training.bi_encoder.chain import Chain, ImageSplit
 from training.bi_encoder.logistic import fit_logistic, minimize
 from training.bi_encoder.model import late_score_matrix, owners, recalls
+from training.mini import ImageScorer
 
 LIST = 20  # images per caption that scores are calibrated and reranked on
 

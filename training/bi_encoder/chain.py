@@ -14,16 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from llama_index_rnx.rankers.mini import (
-    CaptionVectors,
-    ImageConfig,
-    ImageEncoder,
-    ImageScorer,
-    ImageTower,
-    ImageVectors,
-)
+from llama_index_rnx.rankers.mini import ImageConfig
 from training.bi_encoder.model import IMAGES_AT_ONCE, BiEncoder, chunked, encode_captions
 from training.bi_encoder.source import CachedPairs
+from training.mini import CaptionVectors, ImageEncoder, ImageScorer, ImageTower, ImageVectors
 from training.weights import LITE2_CHANNELS
 
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import AuxiliaryHead, ImageConfig
+from llama_index_rnx.rankers.mini import ImageConfig
 from training.bi_encoder.model import IMAGES_AT_ONCE, chunked, recalls
 from training.bi_encoder.source import CachedPairs, epoch_batch
 from training.bi_encoder.training import BETAS, DEV_SPLITS, MAX_SCALE, WARMUP_STEPS
 from training.engine import ModuleTask, warmup_times_cosine
 from training.losses import infonce
+from training.mini import AuxiliaryHead
 
 
 @dataclass(frozen=True, kw_only=True)

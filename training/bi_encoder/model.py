@@ -14,14 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import (
-    CaptionVectors,
-    ImageConfig,
-    ImageScorer,
-    ImageTower,
-    ImageVectors,
-)
+from llama_index_rnx.rankers.mini import ImageConfig
 from training.bi_encoder.source import CachedPairs
+from training.mini import CaptionVectors, ImageScorer, ImageTower, ImageVectors
 
 # States, mask and pooled in, vectors out: `CaptionHead` or `ImageScorer.captions`.
 CaptionEncoder = Callable[[Tensor, Tensor, Tensor], CaptionVectors]

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from llama_index_rnx.rankers.mini import ImageTower
 from training.bi_encoder.calibration import calibrate, calibration_table, scores_of
 from training.bi_encoder.chain import Chain, ImageSplit, draw_texts
 from training.bi_encoder.cooperation import CooperationSettings, CooperationTask, new_encoder
@@ -26,6 +25,7 @@ from training.bi_encoder.shared_encoder import SharedEncoder
 from training.bi_encoder.source import EncoderInputs, load_sources
 from training.bi_encoder.training import BiEncoderTask
 from training.engine import ModuleTask, Record, Trainer, hashes, record_of
+from training.mini import ImageTower
 from training.weights import fold
 
 BANK_SHARE = 0.75  # of photographs' captions in the bank of the hub correction

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini import TransformerLayer
+from training.mini import TransformerLayer
 
 VECTOR_DIM = 256
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from llama_index_rnx.rankers.mini import ImageTower
 from training.bi_encoder.pairs import FILES, Pair, read_pairs
 from training.bi_encoder.source import VIEWS, EncoderInputs, maps_name
+from training.mini import ImageTower
 from training.weights import unfold
 
 SIZES = ("small", "large", "huge")

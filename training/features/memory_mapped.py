@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llama_index_rnx.console import progress_bar
-from llama_index_rnx.rankers.mini import ImageTower, TextEncoder, grid, pad_ids, pool
 from llama_index_rnx.system import atomic_write
 from training.features.views import views
+from training.mini import ImageTower, TextEncoder, grid, pad_ids, pool
 
 IMAGES_AT_ONCE = 16
 TEXTS_AT_ONCE = 64

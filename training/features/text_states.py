@@ -19,16 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama_index_rnx.console import progress_bar
-from llama_index_rnx.rankers.mini import (
-    LAST_SPECIAL,
-    EncodedText,
-    ScorerConfig,
-    TextEncoder,
-    compress_tokens,
-    distinct_pieces,
-)
+from llama_index_rnx.rankers.mini import LAST_SPECIAL, ScorerConfig
 from llama_index_rnx.system import atomic_write
 from training.data import GradedList
+from training.mini import EncodedText, TextEncoder, compress_tokens, distinct_pieces
 
 BLOCK = 2_048  # texts a file: what a killed run loses at most
 TEXTS_AT_ONCE = 256  # bounds the full states in memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -17,11 +18,11 @@ def views(image: Image.Image, count: int, seed: int, flip: bool) -> list[Tensor]
     """
     rng = np.random.default_rng(seed)
     image = image.convert("RGB")
-    tensors = [preprocess(image)]  # [3, H, W]
+    tensors = [torch.from_numpy(preprocess(image))]  # [3, H, W]
     for index in range(1, count):
         # With `flip` the second view is the whole image, mirrored.
         share = 1.0 if index == 1 and flip else rng.uniform(0.6, 1.0)
-        view = preprocess(_crop(image, share, rng))
+        view = torch.from_numpy(preprocess(_crop(image, share, rng)))
         tensors.append(view.flip(-1) if flip and index % 2 else view)
     return tensors
 

@@ -16,21 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from llama_index_rnx.rankers.mini import (
-    CHUNK_PIECES,
+from llama_index_rnx.rankers.mini import CHUNK_PIECES, ScorerConfig
+from llama_index_rnx.ranking import fast_cpu_dtype
+from training.data import GradedList
+from training.engine import Stage
+from training.features import QUERY_PREFIX, CachedText, FeatureMapCache, TextStateCache
+from training.mini import (
     CandidateBatch,
     CaptionVectors,
     ImageVectors,
     MiniModel,
     QueryStates,
-    ScorerConfig,
     TextMemory,
     collate,
 )
-from llama_index_rnx.ranking import fast_cpu_dtype
-from training.data import GradedList
-from training.engine import Stage
-from training.features import QUERY_PREFIX, CachedText, FeatureMapCache, TextStateCache
 from training.weights import write_mini
 
 # A few numbers each; they move at a rate of their own.

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ScorerConfig, list_bm25
+from llama_index_rnx.rankers.mini import ImageConfig, ScorerConfig
 from training.data import DataFolder, GradedList, mediqa, rag24
 from training.engine import GradedListTask, Lists, Stage, Trainer, hashes, ndcg, record_of
 from training.evaluation import Values, add_row, bootstrap, mean, rows_of, today
 from training.features import QUERY_PREFIX, FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader, candidate_batch
+from training.mini import MiniModel, list_bm25
 from training.stages import mixtures
 from training.stages.rnx_mini import READER
 from training.teachers import core_set, remine, utility

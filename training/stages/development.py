@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llama_index_rnx.errors import SettingsError
-from llama_index_rnx.rankers.mini import CAPTION_SHARE, ImageConfig, MiniModel, ScorerConfig
+from llama_index_rnx.rankers.mini import CAPTION_SHARE, ImageConfig, ScorerConfig
 from training.bi_encoder import (
     BANK_SHARE,
     BiEncoderSettings,
@@ -32,6 +32,7 @@ from training.data import CaptionedImage, DataFolder, GradedList, flickr, openst
 from training.engine import Learner, Lists, Record, Stage, hashes
 from training.features import QUERY_PREFIX, FeatureMapCache, TextStateCache
 from training.learners import MiniLearner, begin_reader
+from training.mini import MiniModel
 from training.stages import mixtures
 from training.teachers import (
     EmbedderTeacher,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llama_index_rnx.errors import SettingsError
-from llama_index_rnx.rankers.mini import NAME, holds_mini, model_folder, read_mini
+from llama_index_rnx.rankers.mini import NAME, holds_mini, model_folder
 from training.data import GradedList, read_user_lists
 from training.engine import GradedListTask, Record, Stage, Trainer, hashes, record_of, run_lists
 from training.evaluation import (
@@ -31,6 +31,7 @@ from training.evaluation import (
 )
 from training.features import FeatureMapCache, TextStateCache
 from training.learners import MiniLearner
+from training.mini import read_mini
 
 # None of these modules makes a memory, so an index stays as it is.
 TRAINABLE = ("reader.base", "reader.joint", "reader.list", "reader.kinds", "image.late")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from llama_index_rnx.rankers.mini import TextEncoder
 from llama_index_rnx.system import atomic_write
 from training.data import (
     DataFolder,
@@ -23,6 +22,7 @@ from training.data import (
     trec,
 )
 from training.features import QUERY_PREFIX, TextStateCache, idf, texts_of
+from training.mini import TextEncoder
 from training.stages.mixtures import PAIRS, insurance_split
 
 # The texts that weigh word pieces.

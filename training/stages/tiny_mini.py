@@ -12,19 +12,18 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
-from llama_index_rnx.rankers.mini import (
-    LAST_SPECIAL,
-    ImageConfig,
+from llama_index_rnx.rankers.mini import LAST_SPECIAL, ImageConfig, ScorerConfig
+from training.data import synthetic
+from training.mini import (
+    GraphBuilder,
     ImageEncoder,
     ImageProjector,
     ImageScorer,
     ListwiseScorer,
     MiniModel,
-    ScorerConfig,
     TextEncoder,
     TextEncoderConfig,
 )
-from training.data import synthetic
 
 # The width of a token state of the text encoder.
 WIDTH = 48
@@ -46,6 +45,22 @@ class TinyImageEncoder(nn.Module):
         filters = nn.functional.avg_pool2d(hidden, 2)  # [B, 96, 8, 8]
         colours = nn.functional.avg_pool2d(pixels, 32)  # [B, 3, 8, 8]
         return torch.cat([filters, colours], dim=1).unsqueeze(1)  # [B, 1, 99, 8, 8]
+
+    def add_maps(self, graph: GraphBuilder, name: str, x: str) -> list[str]:
+        """The same in a graph; `name` is that of this module in the checkpoint."""
+        hidden = x
+        for layer, stride, padding in (("first", 4, 3), ("second", 4, 2)):
+            weight, bias = (
+                graph.weight(f"{name}.{layer}.weight"),
+                graph.weight(f"{name}.{layer}.bias"),
+            )
+            convolved = graph.add(
+                "Conv", hidden, weight, bias, strides=[stride] * 2, pads=[padding] * 4
+            )
+            hidden = graph.add("Relu", convolved)  # [B, 96, 16, 16]
+        filters = graph.add("AveragePool", hidden, kernel_shape=[2, 2], strides=[2, 2])
+        colours = graph.add("AveragePool", x, kernel_shape=[32, 32], strides=[32, 32])
+        return [graph.add("Concat", filters, colours, axis=1)]
 
 
 def tiny_model(seed: int) -> MiniModel:

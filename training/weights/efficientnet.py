@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_index_rnx.rankers.mini import ImageTower
+from training.mini import ImageTower
 
 _EPS = 1e-3  # of the checkpoint's batch norms
 

@@ -1,5 +1,5 @@
-"""Puts the trained parts of rnx-mini together and writes its checkpoint: quantized weights, config,
-tokenizer. It trains nothing.
+"""Puts the trained parts of rnx-mini together and writes its checkpoint: quantized weights, graphs,
+config, tokenizer. It trains nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama_index_rnx.errors import StorageError
-from llama_index_rnx.rankers.mini import ImageConfig, MiniModel, ScorerConfig, quantize
+from llama_index_rnx.rankers.mini import ImageConfig, ScorerConfig
 from llama_index_rnx.system import atomic_write
+from training.mini import MiniModel, quantize, write_graphs
 
 # Prefixes of what ships as int8; the rest keeps fp16. Int8 rows cost the image vectors nothing
 # measurable (LOG).
@@ -71,6 +72,7 @@ def write_mini(model: MiniModel, folder: Path, about: Mapping[str, Any]) -> None
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.text.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    write_graphs(model, folder)
     with atomic_write(folder / "model.safetensors") as partial:
         save_file(quantize(model.state_dict(), INT8), partial)
         digest = hashlib.sha256(partial.read_bytes()).hexdigest()[:12]

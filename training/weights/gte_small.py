@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llama_index_rnx.errors import SettingsError
-from llama_index_rnx.rankers.mini import TextEncoder
 from llama_index_rnx.system import atomic_write
+from training.mini import TextEncoder
 
 # Thenlper/gte-small as Xenova exported it; MIT.
 SHA256 = "398a29991324e0b383afa13375d681ced3079c83e097fb1ebd9290d7498523b3"

@@ -2,78 +2,32 @@
 no download.
 """
 
-from llama_index_rnx.rankers.mini.candidate_batch import (
-    LAST_SPECIAL,
-    CandidateBatch,
-    QueryStates,
-    ScorerConfig,
-    TextMemory,
-    collate,
-    compress_tokens,
-    distinct_pieces,
-)
+from llama_index_rnx.rankers.mini.candidate_batch import LAST_SPECIAL
+from llama_index_rnx.rankers.mini.checkpoint import GRAPHS, NAME, holds_mini, model_folder
+from llama_index_rnx.rankers.mini.config import ImageConfig, ScorerConfig
 from llama_index_rnx.rankers.mini.dense_vectors import CAPTION_SHARE
-from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder, ImageTower, preprocess
-from llama_index_rnx.rankers.mini.image_heads import (
-    AuxiliaryHead,
-    CaptionVectors,
-    ImageConfig,
-    ImageProjector,
-    ImageScorer,
-    ImageVectors,
-    TransformerLayer,
-    grid,
-)
-from llama_index_rnx.rankers.mini.listwise_scorer import ListwiseScorer, list_bm25
+from llama_index_rnx.rankers.mini.image_encoder import preprocess
 from llama_index_rnx.rankers.mini.memories import IMAGE_PIXELS
-from llama_index_rnx.rankers.mini.model import NAME, MiniModel, holds_mini, model_folder, read_mini
-from llama_index_rnx.rankers.mini.quantization import quantize
+from llama_index_rnx.rankers.mini.quantization import SCALE, dequantize_matrix
 from llama_index_rnx.rankers.mini.ranker import MiniRanker, load_mini
-from llama_index_rnx.rankers.mini.text_encoder import (
-    CHUNK_PIECES,
-    EncodedText,
-    TextEncoder,
-    TextEncoderConfig,
-    pad_ids,
-    pool,
-)
+from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, MAX_CHUNKS, ChunkTokenizer
 
 __all__ = [
     "CAPTION_SHARE",
     "CHUNK_PIECES",
+    "GRAPHS",
     "IMAGE_PIXELS",
     "LAST_SPECIAL",
+    "MAX_CHUNKS",
     "NAME",
-    "AuxiliaryHead",
-    "CandidateBatch",
-    "CaptionVectors",
-    "EncodedText",
+    "SCALE",
+    "ChunkTokenizer",
     "ImageConfig",
-    "ImageEncoder",
-    "ImageProjector",
-    "ImageScorer",
-    "ImageTower",
-    "ImageVectors",
-    "ListwiseScorer",
-    "MiniModel",
     "MiniRanker",
-    "QueryStates",
     "ScorerConfig",
-    "TextEncoder",
-    "TextEncoderConfig",
-    "TextMemory",
-    "TransformerLayer",
-    "collate",
-    "compress_tokens",
-    "distinct_pieces",
-    "grid",
+    "dequantize_matrix",
     "holds_mini",
-    "list_bm25",
     "load_mini",
     "model_folder",
-    "pad_ids",
-    "pool",
     "preprocess",
-    "quantize",
-    "read_mini",
 ]

@@ -1,5 +1,5 @@
-"""The inputs of the listwise scorer: its shape, the memory of a text, a query, and a batch of
-candidates. It knows no network.
+"""The inputs of the listwise scorer: the memory of a text, a query, and a batch of candidates. It
+knows no network.
 
 Axes, named once: N candidates, C chunks, S memory tokens, Q query tokens, L distinct word pieces,
 T word pieces, D memory width.
@@ -8,61 +8,21 @@ T word pieces, D memory width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_rnx.memory import Memory
+from llama_index_rnx.rankers.mini.config import ScorerConfig
+from llama_index_rnx.rankers.mini.quantization import Floats, dequantize_rows
 
 # BERT's vocabulary: [PAD], [CLS], [SEP] and unused ids come before its first sign, "!".
 LAST_SPECIAL = 998
 
-
-@dataclass(frozen=True, kw_only=True)
-class ScorerConfig:
-    """The shape of the scorer. At the defaults a text costs at most 19.1 kB in int8: 112 x 128 + 8
-    x 384 + 384 x 3.
-
-    Attributes:
-        slots: memory tokens of a text at most.
-        lexicon: distinct word pieces of a text at most.
-        query_tokens: word pieces of a query at most.
-        width: of the cross-attention; `list_width` is that of the attention across candidates.
-        picture_bias: on the logit of an image without text; fitted after training, when the image
-            part has changed.
-    """
-
-    vocabulary: int = 30_522
-    state_width: int = 384
-    memory_width: int = 128
-    slots: int = 112
-    lexicon: int = 384
-    query_tokens: int = 32
-    width: int = 192
-    heads: int = 6
-    layers: int = 2
-    list_width: int = 128
-    list_heads: int = 4
-    list_layers: int = 2
-    picture_bias: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextMemory:
-    """All that is kept of one text. Rows of `tokens` and `chunks` have unit length, so int8 with
-    the scale 1/127 fits.
-
-    Attributes:
-        tokens: [S, D].
-        chunks: [C, 384].
-        pieces: [L] distinct word pieces.
-        counts: [L] how often each occurs, at most 255.
-    """
-
-    tokens: Tensor
-    chunks: Tensor
-    pieces: Tensor
-    counts: Tensor
+Ids = NDArray[Any]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +32,14 @@ class QueryStates:
     Attributes:
         states: [Q, 384] of its word pieces.
         pieces: [Q].
+        weights: [Q], the idf of each.
         vector: [384], unit length.
     """
 
-    states: Tensor
-    pieces: Tensor
-    vector: Tensor
+    states: Floats
+    pieces: Ids
+    weights: Floats
+    vector: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,35 +54,29 @@ class CandidateBatch:
         image_logit: [N], zero without an image.
     """
 
-    tokens: Tensor
-    token_mask: Tensor
-    chunks: Tensor
-    chunk_mask: Tensor
-    pieces: Tensor
-    counts: Tensor
-    has_text: Tensor
-    has_image: Tensor
-    image_logit: Tensor
+    tokens: Floats
+    token_mask: Mask
+    chunks: Floats
+    chunk_mask: Mask
+    pieces: Ids
+    counts: Floats
+    has_text: Mask
+    has_image: Mask
+    image_logit: Floats
 
     @property
-    def long(self) -> Tensor:
+    def long(self) -> Mask:
         """Return which texts have several chunks, as most pages do: [N] bool."""
-        return self.chunk_mask.sum(1) > 1
-
-    def to(self, device: str) -> CandidateBatch:
-        """Return the same on another device."""
-        return CandidateBatch(
-            **{field.name: getattr(self, field.name).to(device) for field in fields(self)}
-        )
-
-    def take(self, index: Tensor) -> CandidateBatch:
-        """Return the candidates at `index`, in that order."""
-        return CandidateBatch(
-            **{field.name: getattr(self, field.name)[index] for field in fields(self)}
-        )
+        is_long: Mask = self.chunk_mask.sum(1) > 1
+        return is_long
 
 
-def compress_tokens(states: Tensor, ids: Tensor, weights: Tensor, slots: int) -> Tensor:
+def heaviest(weights: Floats, count: int) -> NDArray[np.int64]:
+    """Return the indices of the largest weights, the largest first; of equal ones the earlier."""
+    return np.argsort(-weights, kind="stable")[:count]
+
+
+def compress_tokens(states: Floats, ids: Ids, weights: Floats, slots: int) -> Floats:
     """Return at most `slots` vectors for a text of any length, in its order: states [T, 384],
     ids [T] -> [<= slots, 384].
 
@@ -132,74 +88,84 @@ def compress_tokens(states: Tensor, ids: Tensor, weights: Tensor, slots: int) ->
     states = states[is_word]
     ids = ids[is_word]
     if len(ids) > slots:
-        count = max(slots, len(ids) // 2)
-        heavy = weights[ids].topk(count).indices.sort().values
-        states = states[heavy]
+        states = states[np.sort(heaviest(weights[ids], max(slots, len(ids) // 2)))]
     if len(states) <= slots:
         return states
 
-    # The slot of each remaining vector, [T'].
-    slot = torch.arange(len(states), device=states.device) * slots // len(states)
-    total = states.new_zeros(slots, states.shape[1]).index_add_(0, slot, states)
-    return total / slot.bincount(minlength=slots).unsqueeze(1)  # [slots, 384]
+    # The first of the neighbours that share a slot; slots differ in size by one at most.
+    starts = -(-np.arange(slots) * len(states) // slots)  # [slots]
+    sizes = np.diff(starts, append=len(states))  # [slots]
+    means: Floats = np.add.reduceat(states, starts) / sizes[:, None].astype(np.float32)
+    return means  # [slots, 384]
 
 
-def distinct_pieces(ids: Tensor, weights: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def distinct_pieces(ids: Ids, weights: Floats, limit: int) -> tuple[Ids, Ids]:
     """Return the distinct word pieces of ids [T], the heaviest where there are more than `limit`,
     and their counts: [<= limit] each.
     """
-    pieces, counts = torch.unique(ids[ids > LAST_SPECIAL], return_counts=True)
+    pieces, counts = np.unique(ids[ids > LAST_SPECIAL], return_counts=True)
     if len(pieces) > limit:
-        heavy = weights[pieces].topk(limit).indices
+        heavy = heaviest(weights[pieces], limit)
         pieces = pieces[heavy]
         counts = counts[heavy]
-    return pieces, counts.clamp_max(255)
+    return pieces, counts.clip(max=255)
 
 
-def count_occurrences(pieces: Tensor, batch: CandidateBatch) -> Tensor:
+def count_occurrences(pieces: Ids, batch: CandidateBatch) -> Floats:
     """Return how often each query piece occurs in each text: [Q] -> [N, Q]."""
-    same = batch.pieces.unsqueeze(1) == pieces.view(1, -1, 1)  # [N, Q, L]
-    return (same * batch.counts.unsqueeze(1)).sum(-1)
+    same = batch.pieces[:, None, :] == pieces[None, :, None]  # [N, Q, L]
+    counts: Floats = np.matmul(same.astype(np.float32), batch.counts[:, :, None])[..., 0]
+    return counts
 
 
 def collate(
-    memories: Sequence[TextMemory | None],
-    config: ScorerConfig,
-    has_image: Tensor | None = None,
-    image_logit: Tensor | None = None,
+    memories: Sequence[Memory], config: ScorerConfig, image_logit: Floats | None = None
 ) -> CandidateBatch:
-    """Pad memories to one batch; None is a candidate without text.
+    """Pad what memories hold of texts to one batch.
 
     Args:
-        has_image, image_logit: [N] each; None where no candidate has an image.
+        memories: N of them, as `remember` makes them; any may have no text.
+        config: of the scorer.
+        image_logit: [N], of those with an image; None where no candidate has one.
     """
-    count = len(memories)
-    tokens, token_mask = pad_rows([m.tokens if m else None for m in memories], config.memory_width)
-    chunks, chunk_mask = pad_rows([m.chunks if m else None for m in memories], config.state_width)
-    pieces, _ = pad_rows([m.pieces if m else None for m in memories])
-    counts, _ = pad_rows([m.counts if m else None for m in memories])
+    tokens, token_mask = _rows(memories, "tokens", "token_scales", config.memory_width)
+    chunks, chunk_mask = _rows(memories, "chunks", "chunk_scales", config.state_width)
+    pieces, _ = pad_rows([memory.get("pieces") for memory in memories])
+    counts, _ = pad_rows([memory.get("counts") for memory in memories])
+    none = np.zeros(len(memories), np.float32)
     return CandidateBatch(
         tokens=tokens,
         token_mask=token_mask,
         chunks=chunks,
         chunk_mask=chunk_mask,
-        pieces=pieces.long(),
-        counts=counts.float(),
-        has_text=torch.tensor([memory is not None for memory in memories]),
-        has_image=torch.zeros(count, dtype=torch.bool) if has_image is None else has_image,
-        image_logit=torch.zeros(count) if image_logit is None else image_logit,
+        pieces=pieces,
+        counts=counts.astype(np.float32),
+        has_text=np.array(["chunks" in memory for memory in memories]),
+        has_image=np.array(["vector" in memory for memory in memories]),
+        image_logit=none if image_logit is None else image_logit,
     )
 
 
-def pad_rows(rows: Sequence[Tensor | None], *width: int) -> tuple[Tensor, Tensor]:
-    """Pad tensors `[*, *width]` to `[N, longest, *width]`, and return them with their mask
-    `[N, longest]`; None is a tensor without rows. `longest` is 1 at least.
+def _rows(memories: Sequence[Memory], rows: str, scales: str, width: int) -> tuple[Floats, Mask]:
+    """Return the named rows of each memory, [N, longest, width], and their mask [N, longest].
+
+    They are padded in int8 and dequantized together: a hundred small calls cost more than their
+    arithmetic.
     """
-    tensors = [torch.zeros(0, *width) if row is None else row for row in rows]
-    lengths = torch.tensor([len(tensor) for tensor in tensors])  # [N]
+    padded, mask = pad_rows([memory.get(rows) for memory in memories], width)
+    padded_scales, _ = pad_rows([memory.get(scales) for memory in memories])
+    return dequantize_rows(padded, padded_scales), mask
+
+
+def pad_rows(rows: Sequence[NDArray[Any] | None], *width: int) -> tuple[NDArray[Any], Mask]:
+    """Pad arrays `[*, *width]` of one dtype to `[N, longest, *width]`, and return them with their
+    mask `[N, longest]`; None is an array without rows. `longest` is 1 at least.
+    """
+    lengths = np.array([0 if row is None else len(row) for row in rows])  # [N]
     longest = max(1, int(lengths.max()))
-    padded = pad_sequence(tensors, batch_first=True)  # [N, longest, *width]
-    if padded.shape[1] < longest:
-        # No candidate has any.
-        padded = torch.zeros(len(rows), longest, *width)
-    return padded, torch.arange(longest) < lengths.unsqueeze(1)
+    dtype = next((row.dtype for row in rows if row is not None), np.dtype(np.int8))
+    padded = np.zeros((len(rows), longest, *width), dtype)
+    for index, row in enumerate(rows):
+        if row is not None:
+            padded[index, : len(row)] = row
+    return padded, np.arange(longest) < lengths[:, None]

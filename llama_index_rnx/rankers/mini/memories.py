@@ -1,25 +1,26 @@
-"""Texts and images become memories of rnx-mini, and stored memories become tensors again. It knows
-no query and no score.
+"""Texts and images become memories of rnx-mini. It knows no query and no score.
 
-Axes, named once: C chunks, S memory tokens, L distinct word pieces, D image space, W word space.
+Axes, named once: C chunks, S memory tokens, L distinct word pieces, D image space, V word space.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from llama_index_rnx.candidates import ImageSource
 from llama_index_rnx.memory import Memory
-from llama_index_rnx.rankers.mini.candidate_batch import TextMemory
-from llama_index_rnx.rankers.mini.image_encoder import preprocess
-from llama_index_rnx.rankers.mini.model import MiniModel
-from llama_index_rnx.rankers.mini.quantization import dequantize_rows, quantize_rows
-from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, EncodedText
+from llama_index_rnx.rankers.mini.candidate_batch import distinct_pieces
+from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder, preprocess
+from llama_index_rnx.rankers.mini.image_scorer import ImageScorer
+from llama_index_rnx.rankers.mini.listwise_scorer import ListwiseScorer
+from llama_index_rnx.rankers.mini.quantization import Floats, dequantize_rows, quantize_rows
+from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, EncodedText, TextEncoder
 
 # An image is decoded at about this size, then squashed to the encoder's 256 x 256.
 IMAGE_PIXELS = 512 * 512
@@ -30,22 +31,32 @@ IMAGES_AT_ONCE = 16
 # The version of a memory's layout: with another one, memories that were kept are made anew.
 LAYOUT = "m2"
 
+Arrays = dict[str, NDArray[Any]]
+
 
 class MemoryEncoder:
     """Encodes what needs no query. `MiniRanker` says what a memory holds."""
 
-    def __init__(self, model: MiniModel, device: str, dtype: torch.dtype, max_chunks: int) -> None:
-        self._model = model
-        self._device = device
-        self._dtype = dtype
+    def __init__(
+        self,
+        text_encoder: TextEncoder,
+        image_encoder: ImageEncoder,
+        image_scorer: ImageScorer,
+        listwise_scorer: ListwiseScorer,
+        max_chunks: int,
+    ) -> None:
+        self._text_encoder = text_encoder
+        self._image_encoder = image_encoder
+        self._image_scorer = image_scorer
+        self._listwise_scorer = listwise_scorer
         self._max_chunks = max_chunks
 
-    def encode_texts(self, texts: list[str]) -> list[dict[str, Tensor]]:
-        """Return one memory for each text, encoded in batches of similar length."""
-        encoded_texts = self._model.text.encode(texts, max_chunks=self._max_chunks)
+    def encode_texts(self, texts: list[str]) -> list[Arrays]:
+        """Return one memory for each text."""
+        encoded_texts = self._text_encoder.encode(texts, max_chunks=self._max_chunks)
         return [self._text_memory(encoded) for encoded in encoded_texts]
 
-    def encode_images(self, images: list[ImageSource]) -> list[dict[str, Tensor]]:
+    def encode_images(self, images: list[ImageSource]) -> list[Arrays]:
         """Return one memory for each image, decoded side by side.
 
         Raises:
@@ -58,93 +69,60 @@ class MemoryEncoder:
         with ThreadPoolExecutor(max_workers=min(len(images), os.cpu_count() or 1)) as pool:
             pixels = list(pool.map(_pixels, images))
 
-        memories: list[dict[str, Tensor]] = []
+        memories: list[Arrays] = []
         for start in range(0, len(pixels), IMAGES_AT_ONCE):
-            batch = torch.stack(pixels[start : start + IMAGES_AT_ONCE])  # [B, 3, 256, 256]
+            batch = np.stack(pixels[start : start + IMAGES_AT_ONCE])  # [B, 3, 256, 256]
             memories.extend(self._image_memories(batch))
         return memories
 
-    def _text_memory(self, encoded: EncodedText) -> dict[str, Tensor]:
-        text: TextMemory = self._model.reader.remember(
-            encoded.states, encoded.ids.to(self._device), encoded.chunks
-        )
-        tokens, token_scales = quantize_rows(text.tokens)
-        chunks, chunk_scales = quantize_rows(text.chunks)
-        memory = {
+    def _text_memory(self, encoded: EncodedText) -> Arrays:
+        scorer = self._listwise_scorer
+        pieces, counts = distinct_pieces(encoded.ids, scorer.weights, scorer.config.lexicon)
+        tokens, token_scales = quantize_rows(scorer.remember(encoded))
+        chunks, chunk_scales = quantize_rows(encoded.chunks)
+
+        # An image query sees a text by its first chunk, where a title or a caption stands.
+        first_states = encoded.states[: CHUNK_PIECES + 2]  # [T, 384]
+        caption = self._image_scorer.caption(first_states, encoded.chunks[0])
+        return {
             "chunks": chunks,
             "chunk_scales": chunk_scales,
             "tokens": tokens,
             "token_scales": token_scales,
-            "pieces": text.pieces.to(torch.int16),
-            "counts": text.counts.to(torch.uint8),
-            "caption": self._caption(encoded).half(),
+            "pieces": pieces.astype(np.int16),
+            "counts": counts.astype(np.uint8),
+            "caption": caption.vector.astype(np.float16),
         }
-        return {name: tensor.cpu().contiguous() for name, tensor in memory.items()}
 
-    def _caption(self, encoded: EncodedText) -> Tensor:
-        """Return how an image query sees a text, [D]: by its first chunk, where a title or a
-        caption stands.
-        """
-        states = encoded.states[: CHUNK_PIECES + 2].unsqueeze(0).to(self._device)  # [1, T, 384]
-        mask = torch.ones(states.shape[:2], device=self._device)
-        vector: Tensor = self._model.image.captions(states, mask, encoded.chunks[:1]).vector[0]
-        return vector
-
-    def _image_memories(self, pixels: Tensor) -> list[dict[str, Tensor]]:
+    def _image_memories(self, pixels: Floats) -> list[Arrays]:
         """[B, 3, 256, 256] -> B memories."""
-        maps = self._model.eyes(pixels.to(self._device, self._dtype)).float()
-        images = self._model.image.images(maps)
-        hubs = self._model.image.hubness(images.vector)  # [B]
-        regions, scales = quantize_rows(images.regions)
-        return [
-            {
-                "vector": images.vector[index].half().cpu(),
-                "regions": regions[index].cpu(),
-                "region_scales": scales[index].cpu(),
-                "hub": hubs[index : index + 1].cpu(),
-            }
-            for index in range(len(pixels))
-        ]
+        images = self._image_encoder.encode(pixels)
+        memories: list[Arrays] = []
+        for index in range(len(pixels)):
+            regions, scales = quantize_rows(images.regions[index])
+            memories.append(
+                {
+                    "vector": images.vectors[index].astype(np.float16),
+                    "regions": regions,
+                    "region_scales": scales,
+                    "hub": images.hubs[index : index + 1],
+                }
+            )
+        return memories
 
 
-def text_memories(memories: Sequence[Memory]) -> list[TextMemory | None]:
-    """Return what each memory holds of a text, dequantized, or None.
-
-    All are dequantized together, as a hundred small calls cost more than their arithmetic.
-    """
-    with_text = [memory for memory in memories if "chunks" in memory]
-    if not with_text:
-        return [None] * len(memories)
-
-    unpacked = _unpack_texts(with_text)
-    return [next(unpacked) if "chunks" in memory else None for memory in memories]
-
-
-def _unpack_texts(memories: Sequence[Memory]) -> Iterator[TextMemory]:
-    tokens = _dequantize(memories, "tokens", "token_scales")
-    chunks = _dequantize(memories, "chunks", "chunk_scales")
-    for index, memory in enumerate(memories):
-        yield TextMemory(
-            tokens=tokens[index],
-            chunks=chunks[index],
-            pieces=memory["pieces"],
-            counts=memory["counts"],
-        )
-
-
-def _dequantize(memories: Sequence[Memory], rows: str, scales: str) -> Sequence[Tensor]:
-    """Return the named rows of each memory, [*, D]."""
-    joined = dequantize_rows(
-        torch.cat([memory[rows] for memory in memories]),
-        torch.cat([memory[scales] for memory in memories]),
-    )
-    return torch.split(joined, [len(memory[rows]) for memory in memories])
-
-
-def chunk_vectors(memory: Memory) -> Tensor:
+def chunk_vectors(memory: Memory) -> Floats:
     """Return the vectors of a remembered text, [C, 384]."""
     return dequantize_rows(memory["chunks"], memory["chunk_scales"])
 
 
-def _pixels(image: ImageSource) -> Tensor:
+def region_vectors(memories: Sequence[Memory]) -> Floats:
+    """Return the regions of remembered images, [N, 16, V]."""
+    return dequantize_rows(
+        np.stack([memory["regions"] for memory in memories]),
+        np.stack([memory["region_scales"] for memory in memories]),
+    )
+
+
+def _pixels(image: ImageSource) -> Floats:
     return preprocess(image.load(IMAGE_PIXELS))

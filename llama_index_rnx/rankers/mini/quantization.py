@@ -1,90 +1,48 @@
-"""The checkpoint of rnx-mini on disk: large matrices in int8 with a scale a row, the rest in fp16.
-It knows no network.
+"""The numbers of rnx-mini on disk: matrices and memories in int8 with a scale a row. It knows no
+network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from numpy.typing import NDArray
 
 # The name of a matrix's scales is its own name with this behind it.
 SCALE = "::scale"
 
-# Matrices with fewer entries stay in fp16: they take no room on disk and are the most sensitive.
-LARGE = 16_384
+# The least number whose share, a 127th, is not zero in fp16.
+_SMALLEST = 1e-5
+
+Floats = NDArray[np.float32]
 
 
-class WithoutInitialWeights(TorchFunctionMode):
-    """A context in which modules are made with weights of any value, which a checkpoint must
-    replace.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        keywords = dict(kwargs or {})
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return keywords["tensor"] if "tensor" in keywords else args[0]
-        return func(*args, **keywords)
-
-
-def quantize(state: Mapping[str, Tensor], int8_prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return a state dict as it is stored: large matrices whose names have one of the prefixes in
-    int8 (scale: the row's largest / 127), all else in fp16.
-    """
-    packed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name.startswith(int8_prefixes) and tensor.ndim >= 2 and tensor.numel() >= LARGE:
-            rows = tensor.float().flatten(1)  # [O, I]
-            scale = rows.abs().amax(1).clamp_min(1e-12) / 127  # [O]
-            numbers = (rows / scale.unsqueeze(1)).round().to(torch.int8)
-            packed[name] = numbers.view_as(tensor).contiguous()
-            packed[name + SCALE] = scale
-        elif tensor.is_floating_point():
-            packed[name] = tensor.half().contiguous()
-        else:
-            packed[name] = tensor.contiguous()
-    return packed
-
-
-def dequantize(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what `quantize` stored, as fp32."""
-    return {name: _dequantize(packed, name) for name in packed if not name.endswith(SCALE)}
-
-
-def _dequantize(packed: Mapping[str, Tensor], name: str) -> Tensor:
-    tensor = packed[name]
-    scale = packed.get(name + SCALE)
+def dequantize_matrix(tensor: NDArray[Any], scale: NDArray[Any] | None) -> Floats:
+    """Return a stored tensor as fp32: int8 rows [O, ...] times their scale [O], or fp16."""
     if scale is None:
-        return tensor.float() if tensor.is_floating_point() else tensor
-
-    # NumPy multiplies on this thread alone: torch would share out each of 600 small products among
-    # OpenMP's threads, which wait for one another. Beside a busy core that made a second of a
-    # tenth.
-    numbers = torch.empty(tensor.shape)
-    rows = tensor.flatten(1).numpy()
-    factors = scale.float().unsqueeze(1).numpy()
-    np.multiply(rows, factors, out=numbers.flatten(1).numpy(), dtype=np.float32)
-    return numbers
+        return tensor.astype(np.float32)
+    factors = scale.astype(np.float32).reshape(-1, *[1] * (tensor.ndim - 1))  # [O, 1, ...]
+    return np.multiply(tensor, factors, dtype=np.float32)
 
 
-def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(rows: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Return rows [T, D] of a memory as int8 [T, D], and their scales [T] in fp16; the error of a
     cosine is about .001.
     """
-    scale = (rows.abs().amax(-1).clamp_min(1e-6) / 127).half()  # [T]
-    return (rows / scale.float().unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8), scale
+    largest = np.abs(rows).max(-1).clip(_SMALLEST)  # [T]
+    scale = (largest / 127).astype(np.float16)
+    numbers = np.rint(rows / scale.astype(np.float32)[:, None]).clip(-127, 127)
+    return numbers.astype(np.int8), scale
 
 
-def dequantize_rows(rows: Tensor, scale: Tensor) -> Tensor:
-    """int8 [T, D] and [T] -> [T, D]."""
-    return rows.float() * scale.float().unsqueeze(-1)
+def dequantize_rows(rows: NDArray[Any], scale: NDArray[Any]) -> Floats:
+    """int8 [..., T, D] and [..., T] -> [..., T, D]."""
+    return rows.astype(np.float32) * scale.astype(np.float32)[..., None]
+
+
+def normalize(vectors: Floats) -> Floats:
+    """[..., D] -> unit length [..., D]; zeros stay zeros."""
+    lengths = np.sqrt(np.square(vectors).sum(-1, keepdims=True))
+    unit: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
+    return unit

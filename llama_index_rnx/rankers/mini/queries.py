@@ -7,14 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-
 from llama_index_rnx.candidates import ImageSource, Query
 from llama_index_rnx.memory import Memory
 from llama_index_rnx.rankers.mini.candidate_batch import QueryStates
-from llama_index_rnx.rankers.mini.image_heads import CaptionVectors
+from llama_index_rnx.rankers.mini.image_scorer import CaptionVectors, ImageScorer
+from llama_index_rnx.rankers.mini.listwise_scorer import ListwiseScorer
 from llama_index_rnx.rankers.mini.memories import MemoryEncoder
-from llama_index_rnx.rankers.mini.model import MiniModel
+from llama_index_rnx.rankers.mini.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +45,17 @@ class EncodedQuery:
 class QueryEncoder:
     """Encodes queries, and keeps the last 256 texts and 64 images."""
 
-    def __init__(self, model: MiniModel, memory_encoder: MemoryEncoder, device: str) -> None:
-        self._model = model
+    def __init__(
+        self,
+        text_encoder: TextEncoder,
+        image_scorer: ImageScorer,
+        listwise_scorer: ListwiseScorer,
+        memory_encoder: MemoryEncoder,
+    ) -> None:
+        self._text_encoder = text_encoder
+        self._image_scorer = image_scorer
+        self._listwise_scorer = listwise_scorer
         self._memory_encoder = memory_encoder
-        self._device = device
         self._cached_text = lru_cache(maxsize=256)(self._encode_text)
         self._cached_image = lru_cache(maxsize=64)(self._encode_image)
 
@@ -64,19 +70,13 @@ class QueryEncoder:
             image=self._cached_image(_ImageKey(query.image)) if query.image is not None else None,
         )
 
-    @torch.inference_mode()
     def _encode_text(self, text: str) -> TextQuery:
-        (encoded,) = self._model.text.encode([text], max_chunks=1)
-        states = encoded.states.unsqueeze(0)  # [1, T, 384]
-        mask = torch.ones(states.shape[:2], device=self._device)
+        (encoded,) = self._text_encoder.encode([text], max_chunks=1)
         return TextQuery(
-            states=self._model.reader.query(
-                encoded.states, encoded.ids.to(self._device), encoded.vector
-            ),
-            caption=self._model.image.captions(states, mask, encoded.vector.unsqueeze(0)),
+            states=self._listwise_scorer.query(encoded),
+            caption=self._image_scorer.caption(encoded.states, encoded.vector),
         )
 
-    @torch.inference_mode()
     def _encode_image(self, key: _ImageKey) -> Memory:
         return self._memory_encoder.encode_images([key.source])[0]
 

@@ -1,18 +1,22 @@
 """The text encoder: words in, token states and one vector a chunk out. It knows neither queries nor
 candidates.
+
+Axes, named once: B chunks of one batch, T word pieces, C chunks of one text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import Tensor, nn
 
-from llama_index_rnx.rankers.mini.bert import BertEncoder
+from llama_index_rnx.rankers.mini.checkpoint import Checkpoint
+from llama_index_rnx.rankers.mini.quantization import SCALE, Floats, dequantize_matrix, normalize
 
 # Word pieces of a chunk, without [CLS] and [SEP]; gte-small was trained on up to 512.
 CHUNK_PIECES = 254
@@ -20,20 +24,10 @@ CHUNK_PIECES = 254
 # Chunks of a text, about 1,500 words; what follows is not read.
 MAX_CHUNKS = 8
 
-# Padded word pieces of a forward: bounds the memory, whatever the lengths.
-BATCH_PIECES = 8_192
+# Word pieces of a forward: bounds the memory. More of them are no faster.
+BATCH_PIECES = 1_024
 
-
-@dataclass(frozen=True, kw_only=True)
-class TextEncoderConfig:
-    """The shape of the text encoder; the defaults are gte-small (33M parameters, MIT)."""
-
-    vocabulary: int = 30_522
-    width: int = 384
-    layers: int = 12
-    heads: int = 12
-    intermediate: int = 1_536
-    positions: int = 512
+_WORDS = "text.bert.embeddings.word_embeddings.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,42 +40,32 @@ class EncodedText:
         chunks: [C, 384], unit length.
     """
 
-    ids: Tensor
-    states: Tensor
-    chunks: Tensor
+    ids: NDArray[np.int64]
+    states: Floats
+    chunks: Floats
 
     @property
-    def vector(self) -> Tensor:
+    def vector(self) -> Floats:
         """The retrieval vector, [384]: the normalised mean of the chunks (of one chunk: the chunk's
         own).
         """
-        return nn.functional.normalize(self.chunks.mean(0), dim=0)
+        return normalize(self.chunks.mean(0))
 
 
-class TextEncoder(nn.Module):
-    """gte-small, a BERT without its pooler; no prefix is put before queries or texts."""
+class ChunkTokenizer:
+    """Cuts texts into chunks of word pieces."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, config: TextEncoderConfig = TextEncoderConfig()
-    ) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.cls = int(tokenizer.token_to_id("[CLS]") or 0)
         self.sep = int(tokenizer.token_to_id("[SEP]") or 0)
-        self.bert = BertEncoder(**asdict(config))
 
     @classmethod
-    def tokenizer_from(cls, folder: Path) -> Tokenizer:
+    def from_folder(cls, folder: Path) -> ChunkTokenizer:
         """Return the word-piece tokenizer of a folder that holds `tokenizer.json`."""
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids, mask: [B, T] -> states [B, T, 384]."""
-        states: Tensor = self.bert(ids, mask)
-        return states
+        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
     def chunk_ids(self, text: str, max_chunks: int = MAX_CHUNKS) -> list[list[int]]:
         """Return the word pieces of a text in chunks, each from [CLS] to [SEP]; an empty text is
@@ -92,62 +76,56 @@ class TextEncoder(nn.Module):
         starts = range(0, max(len(pieces), 1), CHUNK_PIECES)
         return [[self.cls, *pieces[start : start + CHUNK_PIECES], self.sep] for start in starts]
 
-    @torch.inference_mode()
+
+class TextEncoder:
+    """gte-small, a BERT without its pooler; no prefix is put before queries or texts."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._tokenizer = ChunkTokenizer.from_folder(checkpoint.folder)
+
+        # A text looks up a few hundred of 30,522 rows, so these stay int8.
+        self._words = checkpoint.tensor(_WORDS)  # [vocabulary, 384]
+        self._word_scales = checkpoint.tensor(_WORDS + SCALE)  # [vocabulary]
+
     def encode(self, texts: Sequence[str], max_chunks: int = MAX_CHUNKS) -> list[EncodedText]:
-        """Encode every text, chunk by chunk, in batches of similar length (their padding is wasted
-        work).
+        """Encode every text, chunk by chunk.
+
+        Only chunks of one length share a batch: nothing is padded, and what a text becomes does not
+        depend on the others.
         """
-        chunks = [self.chunk_ids(text, max_chunks) for text in texts]
+        chunk_lists = [self._tokenizer.chunk_ids(text, max_chunks) for text in texts]
+        chunks = [chunk for chunk_list in chunk_lists for chunk in chunk_list]
+        states: dict[int, Floats] = {}
+        for batch in _batches_of_one_length(chunks):
+            ids = np.array([chunks[index] for index in batch])  # [B, T]
+            states.update(zip(batch, self._forward(ids), strict=True))
 
-        # (text, chunk) of every chunk, the longest first.
-        waiting = [
-            (text, chunk)
-            for text, chunks_of_text in enumerate(chunks)
-            for chunk in range(len(chunks_of_text))
-        ]
-        waiting.sort(key=lambda position: len(chunks[position[0]][position[1]]), reverse=True)
-
-        states: dict[tuple[int, int], Tensor] = {}
-        while waiting:
-            longest = len(chunks[waiting[0][0]][waiting[0][1]])
-            count = max(1, BATCH_PIECES // longest)
-            batch = waiting[:count]
-            waiting = waiting[count:]
-            encoded = self._forward_lists([chunks[text][chunk] for text, chunk in batch])
-            states.update(zip(batch, encoded, strict=True))
-
+        in_order = (states[index] for index in range(len(chunks)))
         return [
-            _assemble(chunks_of_text, [states[text, chunk] for chunk in range(len(chunks_of_text))])
-            for text, chunks_of_text in enumerate(chunks)
+            _assemble(chunk_list, [next(in_order) for _ in chunk_list])
+            for chunk_list in chunk_lists
         ]
 
-    def _forward_lists(self, lists: list[list[int]]) -> list[Tensor]:
-        ids, mask = pad_ids(lists, device=self.bert.embeddings.word_embeddings.weight.device)
-        states = self(ids, mask).float()  # [B, T, 384]
-        return [state[: len(pieces)] for state, pieces in zip(states, lists, strict=True)]
+    def _forward(self, ids: NDArray[np.int64]) -> Floats:
+        """[B, T] -> states [B, T, 384]."""
+        words = dequantize_matrix(self._words[ids.ravel()], self._word_scales[ids.ravel()])
+        (states,) = self._checkpoint.run("text", {"words": words.reshape(*ids.shape, -1)})
+        return states
 
 
-def pad_ids(
-    lists: Sequence[Sequence[int]], device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
-    """Pad lists of word pieces: -> ids, mask: [B, T], padded with 0 ([PAD])."""
-    longest = max(map(len, lists))
-    ids = [[*pieces, *[0] * (longest - len(pieces))] for pieces in lists]
-    mask = [[1] * len(pieces) + [0] * (longest - len(pieces)) for pieces in lists]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+def _batches_of_one_length(chunks: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the indices of chunks of one length, at most `BATCH_PIECES` word pieces at a time."""
+    by_length = sorted(range(len(chunks)), key=lambda index: len(chunks[index]), reverse=True)
+    for length, group in groupby(by_length, key=lambda index: len(chunks[index])):
+        indices = list(group)
+        count = max(1, BATCH_PIECES // length)
+        for start in range(0, len(indices), count):
+            yield indices[start : start + count]
 
 
-def pool(states: Tensor, mask: Tensor) -> Tensor:
-    """Return the unit mean of the states under the mask, as gte-small was trained: [B, T, 384],
-    [B, T] -> [B, 384].
-    """
-    weights = mask.unsqueeze(-1).to(states.dtype)  # [B, T, 1]
-    mean = (states * weights).sum(1) / weights.sum(1)  # [B, 384]
-    return nn.functional.normalize(mean, dim=-1)
-
-
-def _assemble(chunk_ids: list[list[int]], states: list[Tensor]) -> EncodedText:
+def _assemble(chunk_ids: list[list[int]], states: list[Floats]) -> EncodedText:
     """Join the chunks of one text: ids and states [T, 384] of each."""
-    means = [nn.functional.normalize(state.mean(0), dim=0) for state in states]  # [384] each
-    ids = torch.tensor([piece for chunk in chunk_ids for piece in chunk])  # [T]
-    return EncodedText(ids=ids, states=torch.cat(states), chunks=torch.stack(means))
+    ids = np.array([piece for chunk in chunk_ids for piece in chunk])  # [T]
+    means = np.stack([state.mean(0) for state in states])  # [C, 384]
+    return EncodedText(ids=ids, states=np.concatenate(states), chunks=normalize(means))

@@ -1,8 +1,12 @@
-"""Vision-language models as rankers: prompts, backbones, read-outs, checkpoints."""
+"""Vision-language models as rankers: prompts, backbones, read-outs, checkpoints. Nothing of them is
+imported before it is used, as most of it needs torch.
+"""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader
+
+from llama_index_rnx.errors import SettingsError
 
 __all__ = [
     "CANDIDATE_TEMPLATE",
@@ -42,15 +46,16 @@ if TYPE_CHECKING:
     from llama_index_rnx.rankers.vlm.backbone import Backbone, PromptTokens, Qwen2VL
     from llama_index_rnx.rankers.vlm.checkpoints import (
         DTYPES,
-        is_checkpoint_name,
         load_backbone,
         resolve_checkpoint,
         resolve_placement,
     )
     from llama_index_rnx.rankers.vlm.config import CONFIG_NAME, RankerConfig
+    from llama_index_rnx.rankers.vlm.decoding import stream_decode
     from llama_index_rnx.rankers.vlm.diagnosis import Diagnosis, diagnose, fit, kendall_tau
-    from llama_index_rnx.rankers.vlm.generation import Turn, Writer, stream_decode
+    from llama_index_rnx.rankers.vlm.generation import Turn, Writer
     from llama_index_rnx.rankers.vlm.loading import config_of, load_vlm
+    from llama_index_rnx.rankers.vlm.names import is_checkpoint_name
     from llama_index_rnx.rankers.vlm.prompts import (
         CANDIDATE_TEMPLATE,
         LIST_TEMPLATE,
@@ -62,7 +67,7 @@ if TYPE_CHECKING:
     from llama_index_rnx.rankers.vlm.settings import Readout, VLMSettings
     from llama_index_rnx.rankers.vlm.tiny import MERGES, SPECIAL, save_tiny, tiny_tokenizer
 else:
-    __getattr__, __dir__, _ = lazy_loader.attach(
+    _import_name, __dir__, _ = lazy_loader.attach(
         __name__,
         submod_attrs={
             "backbone": [
@@ -72,7 +77,6 @@ else:
             ],
             "checkpoints": [
                 "DTYPES",
-                "is_checkpoint_name",
                 "load_backbone",
                 "resolve_checkpoint",
                 "resolve_placement",
@@ -80,6 +84,9 @@ else:
             "config": [
                 "CONFIG_NAME",
                 "RankerConfig",
+            ],
+            "decoding": [
+                "stream_decode",
             ],
             "diagnosis": [
                 "Diagnosis",
@@ -90,11 +97,13 @@ else:
             "generation": [
                 "Turn",
                 "Writer",
-                "stream_decode",
             ],
             "loading": [
                 "config_of",
                 "load_vlm",
+            ],
+            "names": [
+                "is_checkpoint_name",
             ],
             "prompts": [
                 "CANDIDATE_TEMPLATE",
@@ -118,3 +127,19 @@ else:
             ],
         },
     )
+
+    def __getattr__(name: str) -> Any:
+        """Import a name of this room when it is first used (PEP 562).
+
+        Raises:
+            SettingsError: it needs a package that is not installed.
+        """
+        try:
+            return _import_name(name)
+        except ModuleNotFoundError as error:
+            if error.name not in ("torch", "transformers"):
+                raise
+            raise SettingsError(
+                f"a vision-language model needs {error.name}, which is not installed; "
+                "install it with: pip install 'llama-index-rnx[vlm]'"
+            ) from error

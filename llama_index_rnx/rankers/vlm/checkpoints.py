@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +31,6 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 ADAPTER = "adapter_config.json"
 FLASH = "flash_attention_2"
 
@@ -74,13 +71,6 @@ class Placement:
         elif self.quantization is not None:
             options["device_map"] = {"": self.device}
         return options
-
-
-def is_checkpoint_name(model: str) -> bool:
-    """Return whether a name can be that of a checkpoint: a folder that exists, or `owner/name` of a
-    hub.
-    """
-    return bool(model) and (os.path.isdir(model) or HUB_ID.fullmatch(model) is not None)
 
 
 def resolve_checkpoint(

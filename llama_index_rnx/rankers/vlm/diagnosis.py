@@ -277,7 +277,8 @@ def _graded_logits(
     for reading, list_grades in zip(readings, list(grades) * SHUFFLES, strict=True):
         if not list_grades:
             continue
-        logits.append(reading.logits - calibration.bias(len(reading.logits)))
+        bias = torch.from_numpy(calibration.bias(len(reading.logits)))  # [N]
+        logits.append(reading.logits - bias)
         is_relevant = [float(list_grades[i] > 0) for i in reading.order]
         relevant.append(torch.tensor(is_relevant, dtype=torch.float64))
     return torch.cat(logits), torch.cat(relevant)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,15 +18,13 @@ from torch import Tensor
 from llama_index_rnx.candidates import Candidate, ImageSource
 from llama_index_rnx.errors import RNXError
 from llama_index_rnx.rankers.vlm.backbone import Backbone, ImageFeatures, PromptTokens
+from llama_index_rnx.rankers.vlm.decoding import stream_decode
 from llama_index_rnx.rankers.vlm.packing import unpack
 from llama_index_rnx.rankers.vlm.prompts import VISION_END, VISION_START
 from llama_index_rnx.rankers.vlm.ranker import VLMRanker
 
 TURN_END = "<|im_end|>"
 STOP_TOKENS = (TURN_END, "<|endoftext|>")
-
-# The character that a tokenizer gives for the first bytes of a longer one.
-UNFINISHED = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +122,3 @@ class Writer:
         return torch.tensor(
             self._tokenizer.encode(text, add_special_tokens=False), dtype=torch.long
         )
-
-
-def stream_decode(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
-    """Yield tokens as pieces of text. A character of several tokens comes when it is whole."""
-    written: list[int] = []
-    yielded = ""
-    for token in tokens:
-        written.append(token)
-        text = tokenizer.decode(written, skip_special_tokens=True)
-        if not text.endswith(UNFINISHED) and len(text) > len(yielded):
-            yield text[len(yielded) :]
-            yielded = text

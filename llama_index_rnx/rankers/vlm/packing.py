@@ -54,6 +54,6 @@ def _quantize(name: str, rows: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _dequantize(name: str, memory: Memory) -> Tensor:
-    rows = memory[name]
+    rows: Tensor = memory[name]
     scale = memory.get(f"{name}_scale")
     return rows if scale is None else rows.float() * scale.unsqueeze(-1)

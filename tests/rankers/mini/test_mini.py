@@ -20,8 +20,9 @@ from llama_index_rnx import Ranker, load_ranker
 from llama_index_rnx.candidates import Candidate, ImageSource, Query, bytes_source, pil_source
 from llama_index_rnx.errors import ImageError
 from llama_index_rnx.memory import MemoryStore
-from llama_index_rnx.rankers.mini import MiniRanker, TextEncoder, model_folder
+from llama_index_rnx.rankers.mini import MiniRanker, model_folder
 from llama_index_rnx.ranking import get_or_compute_memories
+from training.mini import TextEncoder
 
 TEXTS = (
     "Bees make honey from the nectar of flowers.",

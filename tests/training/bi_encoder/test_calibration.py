@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llama_index_rnx.rankers.mini import ImageConfig, ImageEncoder, ImageScorer
+from llama_index_rnx.rankers.mini import ImageConfig
 from training.bi_encoder import (
     BiEncoderSettings,
     EncoderInputs,
@@ -31,6 +31,7 @@ from training.bi_encoder.calibration import (
     top_lists,
 )
 from training.bi_encoder.source import CachedPairs
+from training.mini import ImageEncoder, ImageScorer
 
 SETTINGS = BiEncoderSettings(steps=3, batch=8, frozen_steps=1, captions=1)
 

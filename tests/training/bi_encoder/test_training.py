@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.mini import CaptionVectors
 from training.bi_encoder import (
     BiEncoderSettings,
     EncoderInputs,
@@ -31,6 +30,7 @@ from training.bi_encoder.model import (
 from training.bi_encoder.source import CachedPairs
 from training.bi_encoder.training import BiEncoderTask
 from training.engine import CHECKPOINT, Trainer, checkpoint
+from training.mini import CaptionVectors
 from training.weights import fold
 
 SETTINGS = BiEncoderSettings(steps=4, batch=8, frozen_steps=2, captions=2)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from llama_index_rnx.rankers.mini import ImageTower, TextEncoder, grid, pool, preprocess
+from llama_index_rnx.rankers.mini import preprocess
 from training.features import TowerOutput, cache_maps, cache_texts
+from training.mini import ImageTower, TextEncoder, grid, pool
 from training.stages.tiny_mini import WIDTH, tiny_model
 
 
@@ -41,7 +42,7 @@ def test_maps_of_all_views_are_computed_once(tower: ImageTower, tmp_path: Path) 
     assert not list(tmp_path.glob(".*part*"))
 
     with torch.inference_mode(), Image.open(paths[2]) as image:
-        expected = grid(tower(preprocess(image)[None]))[0]
+        expected = grid(tower(torch.from_numpy(preprocess(image))[None]))[0]
     assert np.allclose(maps[2, 0], expected.half().numpy(), atol=2e-3)
 
     paths[0].unlink()

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_index_rnx.rankers.mini import LAST_SPECIAL, EncodedText, MiniModel
+from llama_index_rnx.rankers.mini import LAST_SPECIAL
 from training.data import GradedList
 from training.features import TextStateCache, idf, text_states, texts_of
+from training.mini import EncodedText, MiniModel
 from training.stages.tiny_mini import WIDTH, tiny_model
 
 TEXTS = ["yeast oven flour", "queen pollen", "query:loaf crust bake"]

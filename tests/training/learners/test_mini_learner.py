@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_index_rnx.rankers.mini import ImageVectors
 from training.data import GradedList, synthetic
 from training.engine import Stage
 from training.features import FeatureMapCache, TextStateCache, idf
 from training.learners import MiniLearner, begin_reader
 from training.learners.mini import image_positions
+from training.mini import ImageVectors
 from training.stages.tiny_mini import tiny_model
 
 TEXTS = ("yeast oven flour", "queen pollen brood", "")

@@ -14,14 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from llama_index_rnx.errors import RNXError
-from llama_index_rnx.rankers.mini import (
-    ImageTower,
-    MiniModel,
-    TextEncoder,
-    model_folder,
-    read_mini,
-)
+from llama_index_rnx.rankers.mini import model_folder
 from training.engine import checkpoint
+from training.mini import ImageTower, MiniModel, TextEncoder, read_mini
 from training.stages.tiny_mini import tiny_model
 from training.weights import average_weights, convert_gte_small, export_mini, fold, unfold
 from training.weights import export as export_module

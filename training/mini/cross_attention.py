@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from llama_index_rnx.rankers.mini.candidate_batch import CandidateBatch, ScorerConfig
+from llama_index_rnx.rankers.mini import ScorerConfig
+from training.mini.candidate_batch import CandidateBatch
 
 
 class CandidateCrossAttention(nn.Module):

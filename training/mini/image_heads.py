@@ -15,36 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llama_index_rnx.rankers.mini.image_encoder import CHANNELS
+from llama_index_rnx.rankers.mini import ImageConfig
+from training.mini.image_encoder import CHANNELS
 
 # Of the index vectors: room for a correction of up to .22.
 _CONSTANT = 0.5
 _NORM_SQUARED = 1.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageConfig:
-    """The shape of the image part.
-
-    Attributes:
-        dim: of the image space: 384 less the two coordinates of the hub correction in the index.
-        heads: of the attention pooling over cells.
-        others: the maps of `ImageEncoder` beside the first, with a head each; all share the vector
-            by the basis.
-        bank: how many caption vectors are kept for the hub correction.
-        dropout: in training only.
-    """
-
-    dim: int = 382
-    word_dim: int = 128
-    text_width: int = 384
-    heads: int = 8
-    head_dim: int = 96
-    text_heads: int = 6
-    others: tuple[str, ...] = ()
-    bank: int = 2048
-    neighbours: int = 10
-    dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from llama_index_rnx.rankers.mini import TextEncoderConfig
-from llama_index_rnx.rankers.mini.bert import BertEncoder
-from llama_index_rnx.rankers.mini.quantization import WithoutInitialWeights
+from training.mini import TextEncoderConfig
+from training.mini.bert import BertEncoder
+from training.mini.quantization import WithoutInitialWeights
 
 SHAPE = TextEncoderConfig(
     vocabulary=100, width=48, layers=3, heads=4, intermediate=96, positions=64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llama_index_rnx.errors import StorageError
-from llama_index_rnx.rankers.mini.candidate_batch import ScorerConfig
-from llama_index_rnx.rankers.mini.image_encoder import ImageEncoder
-from llama_index_rnx.rankers.mini.image_heads import ImageConfig, ImageScorer
-from llama_index_rnx.rankers.mini.listwise_scorer import ListwiseScorer
-from llama_index_rnx.rankers.mini.quantization import WithoutInitialWeights, dequantize
-from llama_index_rnx.rankers.mini.text_encoder import TextEncoder
-
-NAME = "rnx-mini"
+from llama_index_rnx.rankers.mini import NAME, ImageConfig, ScorerConfig
+from training.mini.image_encoder import ImageEncoder
+from training.mini.image_heads import ImageScorer
+from training.mini.listwise_scorer import ListwiseScorer
+from training.mini.quantization import WithoutInitialWeights, dequantize
+from training.mini.text_encoder import TextEncoder
 
 
 class MiniModel(nn.Module):
@@ -50,22 +47,6 @@ class MiniModel(nn.Module):
             ImageScorer(image),
             ListwiseScorer(reader),
         )
-
-
-def model_folder() -> Path:
-    """Return the folder of the weights in the installed package."""
-    return Path(str(files("llama_index_rnx") / "models" / NAME))
-
-
-def holds_mini(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint of rnx-mini: what ships with the package, or what
-    training made of it.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return {"reader", "image", "retrieval"} <= set(config)
 
 
 def read_mini(folder: Path) -> tuple[MiniModel, dict[str, Any]]:

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
-from llama_index_rnx.rankers.mini import (
+from llama_index_rnx.rankers.mini import ScorerConfig
+from training.mini import (
     ListwiseScorer,
     QueryStates,
-    ScorerConfig,
     TextMemory,
     collate,
     compress_tokens,
     distinct_pieces,
 )
-from llama_index_rnx.rankers.mini.candidate_batch import pad_rows
-from llama_index_rnx.rankers.mini.cross_attention import CrossAttentionLayer
-from llama_index_rnx.rankers.mini.listwise_scorer import ModalityCalibration, blend_long
+from training.mini.candidate_batch import pad_rows
+from training.mini.cross_attention import CrossAttentionLayer
+from training.mini.listwise_scorer import ModalityCalibration, blend_long
 
 SMALL = ScorerConfig(
     state_width=16,

@@ -7,14 +7,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import normalize
 
-from llama_index_rnx.rankers.mini import (
-    ImageConfig,
-    ImageEncoder,
-    ImageScorer,
-    ImageTower,
-    ImageVectors,
-    grid,
-)
+from llama_index_rnx.rankers.mini import ImageConfig
+from training.mini import ImageEncoder, ImageScorer, ImageTower, ImageVectors, grid
 
 SMALL = ImageConfig(
     dim=4, text_width=4, text_heads=1, word_dim=2, heads=2, head_dim=3, bank=3, others=("lite1",)
