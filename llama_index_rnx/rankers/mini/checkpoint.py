@@ -63,7 +63,7 @@ class Checkpoint:
         self._lock = threading.Lock()
         try:
             self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-            self._file = safe_open(folder / "model.safetensors", "np")
+            self._file: Any = safe_open(folder / "model.safetensors", "np")
             self._names = frozenset(self._file.keys())
         except Exception as error:
             raise StorageError(
