@@ -13,7 +13,8 @@ from platformdirs import user_cache_path
 from qdrant_client import QdrantClient
 
 from llama_index_rnx.candidates import ImageSource, Query, dense_texts_of, dense_vector_of
-from llama_index_rnx.collection.connection import MEMORY, Location, urls_of
+from llama_index_rnx.collection.connection import MEMORY, Location
+from llama_index_rnx.collection.servers import urls_of
 from llama_index_rnx.collection.settings import Storage
 from llama_index_rnx.errors import SettingsError, shown
 from llama_index_rnx.ranking import Ranker

@@ -27,12 +27,8 @@ from llama_index_rnx.collection.arguments import (
     checked_query,
     default_memory_path,
 )
-from llama_index_rnx.collection.connection import (
-    Location,
-    client_options,
-    connect,
-    reopen_client,
-)
+from llama_index_rnx.collection.connect import client_options, connect, reopen_client
+from llama_index_rnx.collection.connection import Location
 from llama_index_rnx.collection.filters import TextMatch, qdrant_filter, with_ids, with_substrings
 from llama_index_rnx.collection.fusion import DEPTH, build_channels, fusion_query, search_params
 from llama_index_rnx.collection.indexer import Indexer, StampedNode, reads_memories_of
@@ -77,7 +73,7 @@ class NodeCollection:
     for its words.
 
     Args:
-        location: a folder (embedded Qdrant), `":memory:"`, the URL of a server, several URLs of one
+        location: a folder (Qdrant's engine in this process), `":memory:"`, the URL of a server, several URLs of one
             cluster (a list, or separated by commas: a dead server is replaced by the next), or a
             `QdrantClient`.
         name: of the Qdrant collection.
@@ -315,7 +311,7 @@ class NodeCollection:
         return self._index.count()
 
     def close(self) -> None:
-        """Release Qdrant and the memory store; other processes can then open an embedded index."""
+        """Release Qdrant and the memory store; other processes can then open a folder."""
         self.memories.close()
         self._index.close()
 
@@ -412,7 +408,8 @@ class NodeCollection:
         """Return a condition that is true of the points which hold a text; the field is read page
         by page to make it.
         """
-        if self.embedded and not match.ignore_case:
+        is_local_mode = not self._index.has_payload_indexes
+        if is_local_mode and not match.ignore_case:
             return with_substrings(match, [match.substring])
 
         matching: dict[str, Any] = {}
@@ -420,7 +417,7 @@ class NodeCollection:
             metadata = payload.get(ROOT)
             if match.matches(metadata):
                 matching[point_id] = metadata
-        if self.embedded:
+        if is_local_mode:
             return with_substrings(
                 match, {match.spelling(metadata) for metadata in matching.values()}
             )
@@ -429,11 +426,11 @@ class NodeCollection:
     def _payloads_of_files(
         self, paths: Collection[str], sources: Collection[str]
     ) -> Iterable[dict[str, Any]]:
-        """Return the payloads of these files. A server finds them by its payload indexes; the
-        embedded engine has none and gives all.
+        """Return the payloads of these files. Local mode has no payload indexes and gives
+        all.
         """
         fields = ["file", "file_stat", "file_sha", "file_nodes", "file_reader", "metadata"]
-        if self.embedded:
+        if not self._index.has_payload_indexes:
             return [payload for _, payload in self._index.scroll(fields)]
 
         payloads: dict[str, dict[str, Any]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
-from llama_index_rnx.collection.connection import Connection, RequestTooLargeError
+from llama_index_rnx.collection.connection import Connection
 from llama_index_rnx.collection.json_paths import paths
 from llama_index_rnx.collection.schema import (
     LAYOUT,
@@ -19,13 +19,14 @@ from llama_index_rnx.collection.schema import (
     creation_options,
     creation_settings,
 )
+from llama_index_rnx.collection.servers import RequestTooLargeError
 from llama_index_rnx.collection.settings import Storage
 from llama_index_rnx.collection.upload import T, upsert_points
 from llama_index_rnx.errors import ConnectionFailedError, StorageError
 
-# Points read at a time. The embedded engine goes through all points for each page.
+# Points read at a time. Local mode goes through all points for each page.
 SCROLL = 1_000
-EMBEDDED_SCROLL = 100_000
+LOCAL_SCROLL = 100_000
 
 
 class QdrantIndex:
@@ -36,6 +37,7 @@ class QdrantIndex:
 
     Attributes:
         embedded: whether Qdrant runs in this process.
+        has_payload_indexes: whether Qdrant finds points by a field without reading all.
         read_only: whether nothing can be written.
         quantized: whether each dense vector is kept a second time, by a byte a dimension.
 
@@ -49,17 +51,22 @@ class QdrantIndex:
     ) -> None:
         self.name = name
         self.embedded = connection.embedded
+        self.has_payload_indexes = connection.has_payload_indexes
         self.read_only = connection.read_only
         self.quantized = False
         self._connection = connection
         self._storage = storage
         self._fingerprint = fingerprint
         self._exists = False
-        self._has_payload_indexes = False
+        self._is_complete = False
         self._closed = False
-        connection.check_version()
-        self._check_creation()
         connection.acquire(self)
+        try:
+            connection.check_version()
+            self._check_creation()
+        except BaseException:
+            connection.release(self)
+            raise
 
     def __copy__(self) -> QdrantIndex:
         duplicate = object.__new__(type(self))
@@ -109,7 +116,7 @@ class QdrantIndex:
         if not self.exists():
             settings = creation_settings(self._storage, dimensions(), self._fingerprint)
             try:
-                self._connection.create(self.name, settings)
+                self.call(lambda client: client.create_collection(self.name, **settings))
             # A server's refusal is an RNXError, which is one.
             except ValueError:
                 if not self.exists():
@@ -118,10 +125,10 @@ class QdrantIndex:
                 self._check_metadata()
             self._check_creation()
 
-        # The embedded engine has no payload indexes, and warns.
-        if not self.embedded and not self._has_payload_indexes:
+        # Local mode has no payload indexes, and warns.
+        if self.has_payload_indexes and not self._is_complete:
             self._create_payload_indexes()
-            self._has_payload_indexes = True
+            self._is_complete = True
 
     def config(self) -> models.CollectionConfig:
         """Return the settings of the collection, as Qdrant has them."""
@@ -146,7 +153,7 @@ class QdrantIndex:
         the condition, if there is one.
         """
         offset: Any = None
-        page = EMBEDDED_SCROLL if self.embedded else SCROLL
+        page = SCROLL if self.has_payload_indexes else LOCAL_SCROLL
         while self.exists():
             records, offset = self.call(
                 partial(_scroll_page, self.name, fields, condition, offset, page)

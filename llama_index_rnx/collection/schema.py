@@ -14,6 +14,11 @@ from llama_index_rnx.collection.json_paths import ROOT
 from llama_index_rnx.collection.points import IMAGE, SPARSE, TEXT, Stamp
 from llama_index_rnx.collection.settings import Storage
 
+# What lies in the folder of an index: the files of Qdrant Edge, or those of qdrant-client's local
+# mode, which earlier versions used.
+EDGE = "edge"
+META = "meta.json"
+
 LAYOUT = 1  # of the payload; an index of another layout is refused
 
 # The payload fields that this package itself filters by, and their kind.
@@ -78,8 +83,11 @@ def stamp_filter(stamp: Stamp) -> models.Filter:
 
 
 def holds_index(folder: Path) -> bool:
-    """Return whether a folder holds an index of embedded Qdrant, without making one."""
-    return (folder.expanduser() / "meta.json").is_file()
+    """Return whether a folder holds an index, of this version or an earlier one, without making
+    one.
+    """
+    folder = folder.expanduser()
+    return (folder / EDGE).is_dir() or (folder / META).is_file()
 
 
 def _int8() -> models.ScalarQuantization:

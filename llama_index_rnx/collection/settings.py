@@ -134,6 +134,11 @@ class Storage:
         return {name: value for name, value in values.items() if value != getattr(default, name)}
 
     @property
+    def of_servers(self) -> dict[str, Any]:
+        """The settings that only servers have, as far as they differ from the defaults."""
+        return {name: value for name, value in self.non_default.items() if name in _OF_SERVERS}
+
+    @property
     def pauses(self) -> list[float]:
         """Seconds of pause before each retry."""
         return [min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) for attempt in range(self.retries)]
@@ -163,6 +168,17 @@ _OF_THE_COLLECTION = (
     "on_disk",
     "payload_on_disk",
     "quantization",
+)
+
+# The settings that an engine in this process does not have.
+_OF_SERVERS = (
+    "shards",
+    "replication_factor",
+    "write_consistency_factor",
+    "grpc",
+    "timeout",
+    "retries",
+    "batches_in_flight",
 )
 
 # The smallest value of each number: an int where the number must be whole.

@@ -3,6 +3,13 @@ models.
 """
 
 from llama_index_rnx.system.atomic import atomic_write
+from llama_index_rnx.system.folders import (
+    TemporaryFolder,
+    copy_sparse,
+    size_on_disk,
+    sync_folder,
+)
+from llama_index_rnx.system.lock import FolderInUseError, FolderLock
 from llama_index_rnx.system.permissions import (
     keep_private,
     make_file,
@@ -20,12 +27,18 @@ from llama_index_rnx.system.shutdown import (
 __all__ = [
     "INTERRUPTED",
     "INTERRUPT_SECONDS",
+    "FolderInUseError",
+    "FolderLock",
+    "TemporaryFolder",
     "atomic_write",
+    "copy_sparse",
     "end_within",
     "keep_private",
     "make_file",
     "make_folder",
     "private_opener",
     "run_until_stopped",
+    "size_on_disk",
+    "sync_folder",
     "write_text",
 ]

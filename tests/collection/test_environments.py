@@ -22,8 +22,7 @@ from llama_index.core.schema import TextNode
 
 from llama_index_rnx import NodeCollection, RNXError, RNXRerank
 from llama_index_rnx.candidates import Query, candidate_of
-from llama_index_rnx.collection import Storage
-from llama_index_rnx.collection import connection as qdrant
+from llama_index_rnx.collection import Storage, folders
 from llama_index_rnx.memory import RAM, MemoryStore, sqlite_backend
 from llama_index_rnx.network import is_loopback_url
 from llama_index_rnx.rankers.remote import RemoteRanker
@@ -232,7 +231,7 @@ def searched(folder: Path) -> None:
 
 def test_a_read_only_index_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_index(tmp_path / "index")
-    monkeypatch.setattr(qdrant, "is_read_only", lambda folder: True)
+    monkeypatch.setattr(folders, "is_read_only", lambda folder: True)
     searched(tmp_path / "index")
 
 
@@ -293,7 +292,7 @@ def test_the_command_line_searches_a_read_only_index(
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "iron.txt").write_text("Iron turns to rust.")
     assert rnx("index", tmp_path / "docs", "--to", tmp_path / "index").code == 0
-    monkeypatch.setattr(qdrant, "is_read_only", lambda folder: True)
+    monkeypatch.setattr(folders, "is_read_only", lambda folder: True)
     found = rnx("search", "rust", "--from", tmp_path / "index", "--format", "json")
     assert found.code == 0, found.err
     assert "iron.txt" in found.out
@@ -357,7 +356,7 @@ def test_a_server_that_hides_its_version_and_keeps_no_metadata(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     collection = NodeCollection(":memory:", embedding=FakeEmbedding())
-    (client,) = collection._index._connection._clients
+    client = collection._index._connection._client
     create = client.create_collection
 
     def older(name: str, **settings: Any) -> bool:

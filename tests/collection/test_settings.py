@@ -23,10 +23,13 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from llama_index_rnx import NodeCollection, RNXError, Storage
 from llama_index_rnx.candidates import Query
-from llama_index_rnx.collection import connection as qdrant
-from llama_index_rnx.collection.connection import Connection, connect, urls_of
+from llama_index_rnx.collection import connection as connections
+from llama_index_rnx.collection import servers
+from llama_index_rnx.collection.connect import connect
 from llama_index_rnx.collection.fusion import search_params
+from llama_index_rnx.collection.servers import ServerConnection, urls_of
 from llama_index_rnx.collection.upload import background_writes
+from llama_index_rnx.system import FolderLock
 
 _names = itertools.count()
 
@@ -291,12 +294,12 @@ GONE = ResponseHandlingException(httpx.ConnectError("refused"))
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
-    monkeypatch.setattr(qdrant.time, "sleep", pauses.append)
+    monkeypatch.setattr(servers.time, "sleep", pauses.append)
     return pauses
 
 
-def asking(*servers: Answers, **settings: Any) -> Connection:
-    return Connection(servers, "there", Storage(**settings))  # type: ignore[arg-type]
+def asking(*clients: Answers, **settings: Any) -> ServerConnection:
+    return ServerConnection(clients, "there", Storage(**settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -362,9 +365,9 @@ def test_a_write_that_fails_behind_comes_out() -> None:
 def test_what_nobody_closed_is_closed_at_exit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qdrant, "_own", weakref.WeakSet())
+    monkeypatch.setattr(connections, "_owned", weakref.WeakSet())
     left = NodeCollection(tmp_path / "index", embedding=FakeEmbedding())
-    qdrant._close_own()
-    again = QdrantClient(path=str(tmp_path / "index"))  # the folder's lock is free
-    again.close()
+    connections._close_owned()
+    # The lock of the folder is free.
+    FolderLock(tmp_path / "index" / ".lock").release()
     del left

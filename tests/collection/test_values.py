@@ -34,7 +34,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import Query
 from llama_index_rnx.collection import Stamp, Storage, qdrant_index, upload
-from llama_index_rnx.collection.connection import RequestTooLargeError, _is_too_large
+from llama_index_rnx.collection.servers import RequestTooLargeError, _is_too_large
 
 OP, AND, OR, NOT = FilterOperator, FilterCondition.AND, FilterCondition.OR, FilterCondition.NOT
 ODD_KEYS = [

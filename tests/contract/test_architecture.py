@@ -18,7 +18,7 @@ FLOORS = (
     {"errors", "moved", "defaults"},
     {"text", "system", "network", "validation"},
     {"console", "memory", "pdf"},
-    {"candidates"},
+    {"candidates", "collection.edge"},
     {"ranking"},
     {"rankers.mini", "rankers.vlm"},
     {"rankers"},
@@ -259,7 +259,7 @@ def test_who_reaches_into_the_network() -> None:
         "network/download.py",
         "network/proxies.py",
         "rankers/remote.py",
-        "collection/connection.py",
+        "collection/servers.py",
     }
     servers = {
         path
@@ -271,7 +271,8 @@ def test_who_reaches_into_the_network() -> None:
 
 def test_only_the_collection_knows_qdrant() -> None:
     assert {path.split("/")[0] for path in importers("qdrant_client")} == {"collection"}
-    assert importers("grpc") == {"collection/connection.py"}
+    assert importers("grpc") == {"collection/servers.py"}
+    assert {path.rpartition("/")[0] for path in importers("qdrant_edge")} == {"collection/edge"}
 
 
 @pytest.mark.parametrize("room", ["text", "system", "network", "console"])

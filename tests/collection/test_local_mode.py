@@ -1,5 +1,5 @@
-"""An embedded index is data: a folder that somebody else made cannot run anything, and a damaged
-one says so in a line.
+"""An index that local mode made is data: a folder that somebody else made cannot run anything, and
+a damaged one says so in a line.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from fakes import FakeEmbedding
 from llama_index.core.schema import TextNode
-from qdrant_client.local import persistence
+from qdrant_client import QdrantClient
 
 from llama_index_rnx import NodeCollection
-from llama_index_rnx.collection.unpickling import UnsafePickleError, restricted_loads
+from llama_index_rnx.collection.local_mode import UnsafePickleError, restricted_loads
 from llama_index_rnx.errors import RNXError
 
 POINTS = Path("collection") / "rnx" / "storage.sqlite"
@@ -51,26 +51,27 @@ def test_a_damaged_point(data: bytes) -> None:
         restricted_loads(data)
 
 
-def test_points_come_back_whole_and_the_guard_leaves(index: Path) -> None:
+def test_points_come_back_whole_and_the_old_files_go(index: Path) -> None:
     collection = opened(index)
     assert [node.get_content() for node in collection.get(["b", "a"])] == [
         "Rust is iron.",
         "Bees make honey.",
     ]
-    assert persistence.pickle is pickle
     collection.close()
+    assert sorted(path.name for path in index.iterdir()) == [".lock", "edge", "memories"]
 
 
-@pytest.mark.parametrize("content", [b"no database at all" * 90, b""])
-def test_a_damaged_file_of_points(index: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"no database at all" * 90, "not a database"), (b"", "no such table")],
+)
+def test_a_damaged_file_of_points(index: Path, content: bytes, reason: str) -> None:
     (index / POINTS).write_bytes(content)
-    if content:
-        with pytest.raises(
-            RNXError, match=r"cannot be opened .*not a database.*index again into a new folder"
-        ):
-            opened(index)
-    else:
-        assert len(opened(index)) == 0
+    with pytest.raises(
+        RNXError, match=f"cannot be opened .*{reason}.*index again into a new folder"
+    ):
+        opened(index)
+    assert (index / "meta.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -86,12 +87,14 @@ def test_a_damaged_description(index: Path, content: str) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    """Two points in a closed folder."""
-    collection = opened(tmp_path / "index")
+    """Two points in a closed folder, as earlier versions wrote them."""
+    client = QdrantClient(path=str(tmp_path / "index"))
+    collection = NodeCollection(client, embedding=FakeEmbedding(), ranker=None)
     collection.add(
         [TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is iron.")]
     )
     collection.close()
+    client.close()
     return tmp_path / "index"
 
 

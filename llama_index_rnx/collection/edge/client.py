@@ -1,0 +1,356 @@
+"""Qdrant Edge in the place of a `QdrantClient`: the engine in this process, on the files of a
+folder. It knows no nodes.
+
+Each collection is a folder of its own: `collection.json`, its settings in Qdrant's words, and
+`shard/`, the files of the engine. A collection exists once its settings are written, which is the
+last step of making it.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import qdrant_edge as edge
+from pydantic import ValidationError
+from qdrant_client import models
+from qdrant_client.http.models import QueryResponse
+
+from llama_index_rnx.collection.edge.requests import (
+    Payload,
+    client_schema,
+    client_vectors,
+    edge_config,
+    edge_fields,
+    edge_filter,
+    edge_point,
+    edge_prefetch,
+    edge_query,
+    edge_schema,
+)
+from llama_index_rnx.system import atomic_write, make_folder, size_on_disk
+
+CONFIG = "collection.json"
+SHARD = "shard"
+
+# Kilobytes of one kind of vectors up to which a search compares the query with every one of them;
+# beyond it `optimize` builds a graph (HNSW). 20,000 vectors of 768 numbers.
+EXACT_KB = 60_000
+
+# The graph: neighbours of a point, and candidates for them while it is built.
+HNSW_M = 16
+HNSW_EF_CONSTRUCT = 128
+
+# What a write leaves free on the disk beside its own size. The engine maps its files into memory:
+# on a disk that is full the system would end the process.
+RESERVED_BYTES = 24 * 2**20
+# Bytes of a number of a vector and of its copy in the log of writes.
+_NUMBER_BYTES = 8
+T = TypeVar("T")
+
+
+class EdgeError(Exception):
+    """What the engine says, in one line: it has no errors of its own."""
+
+
+class EdgeClient:
+    """The collections in a folder. Its methods are those of `QdrantClient` that a collection calls,
+    with the same arguments and results; several threads may call them.
+
+    Args:
+        folder: of the collections, made when missing. Only one process may have it open.
+
+    Raises:
+        OSError: from any method, a file cannot be read or written, or the disk is full.
+        EdgeError: from any method, the engine refuses a request or cannot go on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        make_folder(folder)
+        self.folder = folder
+        self._shards: dict[str, edge.EdgeShard] = {}
+        self._configs: dict[str, models.CollectionConfig] = {}
+        self._opening = threading.Lock()
+        self._closed = False
+
+    def collection_exists(self, collection_name: str) -> bool:
+        return self._config_file(collection_name).is_file()
+
+    def create_collection(
+        self,
+        collection_name: str,
+        vectors_config: models.VectorParams | dict[str, models.VectorParams],
+        sparse_vectors_config: dict[str, models.SparseVectorParams],
+        metadata: dict[str, Any] | None,
+        on_disk_payload: bool | None = None,
+        quantization_config: models.ScalarQuantization | None = None,
+        **_: None,
+    ) -> None:
+        """Create a collection; what only servers know (shards, replicas) must be None."""
+        config = models.CollectionConfig(
+            params=models.CollectionParams(
+                vectors=vectors_config,
+                sparse_vectors=sparse_vectors_config,
+                on_disk_payload=on_disk_payload,
+            ),
+            hnsw_config=models.HnswConfig(
+                m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=EXACT_KB
+            ),
+            optimizer_config=models.OptimizersConfig(
+                deleted_threshold=0.2,
+                vacuum_min_vector_number=1_000,
+                default_segment_number=0,
+                flush_interval_sec=0,
+                indexing_threshold=EXACT_KB,
+            ),
+            quantization_config=quantization_config,
+            metadata=metadata,
+        )
+        self.restore_collection(collection_name, config)
+
+    def restore_collection(self, name: str, config: models.CollectionConfig) -> None:
+        """Create an empty collection with all settings of another one.
+
+        Raises:
+            ValueError: one of this name exists.
+        """
+        with self._opening:
+            if self.collection_exists(name):
+                raise ValueError(f"collection {name!r} exists")
+            self._check_room(0)
+
+            # What a process that was killed while it made a collection has left.
+            shard_folder = self._shard_folder(name)
+            if shard_folder.exists():
+                shutil.rmtree(shard_folder)
+            make_folder(shard_folder)
+            folder = str(shard_folder)
+            shard = _guarded(lambda: edge.EdgeShard.create(folder, edge_config(config)))
+            _guarded(shard.flush)
+            text = config.model_dump_json(exclude_none=True, indent=1)
+            with atomic_write(self._config_file(name)) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            self._shards[name] = shard
+
+    def delete_collection(self, collection_name: str) -> None:
+        with self._opening:
+            self._config_file(collection_name).unlink(missing_ok=True)
+            self._configs.pop(collection_name, None)
+            shard = self._shards.pop(collection_name, None)
+            if shard is not None:
+                _guarded(shard.close)
+            shutil.rmtree(self._shard_folder(collection_name), ignore_errors=True)
+
+    def get_collection(self, collection_name: str) -> models.CollectionInfo:
+        info = self._run(collection_name, lambda shard: shard.info())
+        schema = {
+            name: models.PayloadIndexInfo(
+                data_type=client_schema(index.data_type), points=index.points
+            )
+            for name, index in info.payload_schema.items()
+        }
+        return models.CollectionInfo(
+            status=models.CollectionStatus.GREEN,
+            optimizer_status=models.OptimizersStatusOneOf.OK,
+            segments_count=info.segments_count,
+            points_count=info.points_count,
+            indexed_vectors_count=info.indexed_vectors_count,
+            config=self._config(collection_name),
+            payload_schema=schema,
+        )
+
+    def create_payload_index(
+        self, collection_name: str, field_name: str, field_schema: models.PayloadSchemaType
+    ) -> None:
+        operation = edge.UpdateOperation.create_field_index(field_name, edge_schema(field_schema))
+        self._update(collection_name, operation)
+
+    def count(self, collection_name: str, exact: bool = True) -> models.CountResult:
+        count = self._run(
+            collection_name, lambda shard: shard.count(edge.CountRequest(exact=exact))
+        )
+        return models.CountResult(count=count)
+
+    def retrieve(
+        self, collection_name: str, ids: Sequence[Any], with_payload: Payload = True
+    ) -> list[models.Record]:
+        records = self._run(
+            collection_name,
+            lambda shard: shard.retrieve(list(ids), edge_fields(with_payload), False),
+        )
+        return [_record(record) for record in records]
+
+    def scroll(
+        self,
+        collection_name: str,
+        scroll_filter: models.Filter | None = None,
+        limit: int = 10,
+        offset: Any = None,
+        with_payload: Payload = True,
+        with_vectors: bool = False,
+    ) -> tuple[list[models.Record], Any]:
+        request = edge.ScrollRequest(
+            offset=offset,
+            limit=limit,
+            filter=edge_filter(scroll_filter),
+            with_payload=edge_fields(with_payload),
+            with_vector=with_vectors,
+        )
+        records, next_offset = self._run(collection_name, lambda shard: shard.scroll(request))
+        return [_record(record) for record in records], next_offset
+
+    def query_points(
+        self,
+        collection_name: str,
+        prefetch: list[models.Prefetch],
+        query: Any,
+        limit: int,
+        with_payload: Payload = True,
+    ) -> QueryResponse:
+        request = edge.QueryRequest(
+            prefetches=[edge_prefetch(each) for each in prefetch],
+            query=edge_query(query),
+            limit=limit,
+            with_payload=edge_fields(with_payload),
+        )
+        hits = self._run(collection_name, lambda shard: shard.query(request))
+        points = [
+            models.ScoredPoint(
+                id=str(point.id), version=point.version, score=point.score, payload=point.payload
+            )
+            for point in hits
+        ]
+        return QueryResponse(points=points)
+
+    def upsert(
+        self, collection_name: str, points: list[models.PointStruct], wait: bool = True
+    ) -> None:
+        edge_points = [edge_point(point) for point in points]
+        self._update(
+            collection_name,
+            edge.UpdateOperation.upsert_points(edge_points),
+            size=sum(map(_point_bytes, points)),
+        )
+
+    def delete(
+        self, collection_name: str, points_selector: models.PointsSelector, wait: bool = True
+    ) -> None:
+        if isinstance(points_selector, models.PointIdsList):
+            operation = edge.UpdateOperation.delete_points(list(points_selector.points))
+        else:
+            assert isinstance(points_selector, models.FilterSelector)
+            condition = edge_filter(points_selector.filter)
+            assert condition is not None
+            operation = edge.UpdateOperation.delete_points_by_filter(condition)
+        self._update(collection_name, operation)
+
+    def flush(self, collection_name: str) -> None:
+        """Write to the disk what the engine still holds in memory. What was written before survives
+        the end of the process without it, but not a power cut.
+        """
+        self._run(collection_name, lambda shard: shard.flush())
+
+    def optimize(self, collection_name: str) -> bool:
+        """Build the graphs that a collection of this size is searched by, and drop what was
+        deleted. Searches and writes go on meanwhile.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        self._check_room(size_on_disk(self._shard_folder(collection_name)))
+        return self._run(collection_name, lambda shard: shard.optimize())
+
+    def close(self) -> None:
+        """Close the files; a closed client cannot be used again."""
+        with self._opening:
+            self._closed = True
+            while self._shards:
+                _, shard = self._shards.popitem()
+                _guarded(shard.close)
+
+    def _update(self, name: str, operation: edge.UpdateOperation, size: int = 0) -> None:
+        self._check_room(size)
+        self._run(name, lambda shard: shard.update(operation))
+
+    def _run(self, name: str, action: Callable[[edge.EdgeShard], T]) -> T:
+        shard = self._shard(name)
+        return _guarded(lambda: action(shard))
+
+    def _shard(self, name: str) -> edge.EdgeShard:
+        with self._opening:
+            if self._closed:
+                raise EdgeError("it was closed")
+            if name not in self._shards:
+                folder = str(self._shard_folder(name))
+                self._shards[name] = _guarded(lambda: edge.EdgeShard.load(folder))
+            return self._shards[name]
+
+    def _config(self, name: str) -> models.CollectionConfig:
+        config = self._configs.get(name)
+        if config is None:
+            file = self._config_file(name)
+            try:
+                config = models.CollectionConfig.model_validate_json(file.read_bytes())
+            except ValidationError as error:
+                raise EdgeError(f"{file} is damaged") from error
+            self._configs[name] = config
+        return config
+
+    def _config_file(self, name: str) -> Path:
+        return self.folder / name / CONFIG
+
+    def _shard_folder(self, name: str) -> Path:
+        return self.folder / name / SHARD
+
+    def _check_room(self, size: int) -> None:
+        """Raise OSError when a write of `size` bytes could fill the disk."""
+        free = shutil.disk_usage(_existing(self.folder)).free
+        needed = RESERVED_BYTES + 2 * size
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC,
+                f"the disk is full: {free / 2**20:.0f} MiB are free, "
+                f"{needed / 2**20:.0f} MiB are needed",
+            )
+
+
+def _guarded(action: Callable[[], T]) -> T:
+    """Return what a call of the engine returns. It raises plain `Exception`s, and a panic of its
+    own, which is no `Exception`; both become an `EdgeError`.
+    """
+    try:
+        return action()
+    except BaseException as error:
+        is_plain = type(error) is Exception
+        if is_plain or type(error).__name__ == "PanicException":
+            raise EdgeError(str(error)) from error
+        raise
+
+
+def _record(record: Any) -> models.Record:
+    vectors = record.vector
+    return models.Record(
+        id=str(record.id),
+        payload=record.payload,
+        vector=client_vectors(vectors) if vectors is not None else None,
+    )
+
+
+def _point_bytes(point: models.PointStruct) -> int:
+    """Return about how many bytes a point takes on the disk."""
+    assert isinstance(point.vector, dict)
+    vectors: Iterable[Any] = point.vector.values()
+    numbers = sum(
+        2 * len(vector.values) if isinstance(vector, models.SparseVector) else len(vector)
+        for vector in vectors
+    )
+    return _NUMBER_BYTES * numbers + len(str(point.payload))
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the first above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,0 +1,82 @@
+"""Whole folders: temporary ones, copies, sizes, and what a power cut leaves. It knows no
+formats.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+_BLOCK = 2**20
+_SECTOR = 512  # what `st_blocks` counts
+
+
+class TemporaryFolder:
+    """A private folder that is removed with this object, or at the end of the process that made it;
+    a fork leaves it alone.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="rnx-"))
+        self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        self._remove()
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy a file or a folder. Files that are mapped into memory are mostly holes, and these take
+    no room in the copy either.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    if not source.is_dir():
+        _copy_file(source, target)
+        return
+    target.mkdir()
+    for path in source.iterdir():
+        copy_sparse(path, target / path.name)
+
+
+def size_on_disk(folder: Path) -> int:
+    """Return the bytes that a file, or all files of a folder, take on the disk, without holes."""
+    total = 0
+    for path in [folder, *folder.rglob("*")]:
+        # Another thread may have removed it.
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            blocks = getattr(stat, "st_blocks", None)
+            total += stat.st_size if blocks is None else blocks * _SECTOR
+    return total
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until all files of a folder are on the disk, so that a power cut leaves them whole."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as stream:
+                os.fsync(stream.fileno())
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while block := reader.read(_BLOCK):
+            if any(block):
+                writer.write(block)
+            else:
+                writer.seek(len(block), os.SEEK_CUR)
+        writer.truncate()
+
+
+def _remove(path: Path, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(path, ignore_errors=True)
