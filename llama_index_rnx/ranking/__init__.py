@@ -19,12 +19,6 @@ from llama_index_rnx.ranking.memories import (
     get_usable_memories,
 )
 from llama_index_rnx.ranking.pipeline import LISTS_AT_ONCE, rank, rank_many
-from llama_index_rnx.ranking.placement import (
-    DTYPES,
-    fast_cpu_dtype,
-    resolve_device,
-    resolve_dtype,
-)
 from llama_index_rnx.ranking.ranker import (
     BatchRanker,
     Ranker,
@@ -46,7 +40,6 @@ from llama_index_rnx.ranking.windows import (
 )
 
 __all__ = [
-    "DTYPES",
     "LISTS_AT_ONCE",
     "BatchRanker",
     "BatchingRanker",
@@ -63,7 +56,6 @@ __all__ = [
     "batches_by_token_budget",
     "batches_of_equal_shape",
     "check_caller",
-    "fast_cpu_dtype",
     "get_or_compute_memories",
     "get_usable_memories",
     "halve_on_oom",
@@ -76,8 +68,6 @@ __all__ = [
     "rank",
     "rank_many",
     "release_memory",
-    "resolve_device",
-    "resolve_dtype",
     "run_in_executor",
     "run_plan",
     "run_plans",

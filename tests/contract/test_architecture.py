@@ -282,6 +282,17 @@ def test_rooms_near_the_ground_know_no_model_and_no_framework(room: str) -> None
         assert not {name.split(".")[0] for name in imports(path)} & heavy, path
 
 
+def test_torch_is_for_vision_language_models_and_gguf_files_only() -> None:
+    """All else runs without it: `test_startup.py` tries it."""
+    others = {
+        path
+        for path in importers("torch", "transformers", "accelerate", "peft")
+        if not path.startswith("rankers/vlm/")
+    }
+    # Calibration has the type of a tensor in a signature.
+    assert others == {"chat/gguf.py", "ranking/calibration.py"}
+
+
 def test_windows_know_no_model() -> None:
     heavy = {"torch", "transformers", "llama_index", "PIL", "qdrant_client", "llama_index_rnx"}
     assert not {name.split(".")[0] for name in imports(PACKAGE / "ranking" / "windows.py")} & heavy

@@ -20,7 +20,7 @@ from llama_index_rnx import NodeCollection
 from llama_index_rnx.ingestion import SourceFile, index_paths
 from llama_index_rnx.ingestion.readers import stamp_of
 from llama_index_rnx.rankers.mini import CHUNK_PIECES as CHUNK
-from llama_index_rnx.rankers.mini import MiniRanker
+from llama_index_rnx.rankers.mini import ChunkTokenizer, model_folder
 from llama_index_rnx.text import is_cut_by_words, passages
 from llama_index_rnx.text import passage_splitter as module
 from llama_index_rnx.text.passage_splitter import CHUNK_PIECES
@@ -126,12 +126,13 @@ def test_windows_lose_nothing_where_no_word_begins(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", UNSPACED)
-def test_scripts_without_blanks(name: str, mini: MiniRanker) -> None:
+def test_scripts_without_blanks(name: str) -> None:
+    tokenizer = ChunkTokenizer.from_folder(model_folder())
     found = passages(UNSPACED[name])
     assert len(found) > 5
     for one in found:
         assert len(module._pieces(one)) <= CHUNK_PIECES
-        (ids,) = mini._model.text.chunk_ids(one)  # one chunk of the text tower
+        (ids,) = tokenizer.chunk_ids(one)  # one chunk of the text tower
         assert len(ids) <= CHUNK + 2
 
 

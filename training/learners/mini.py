@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from llama_index_rnx.rankers.mini import CHUNK_PIECES, ScorerConfig
-from llama_index_rnx.ranking import fast_cpu_dtype
 from training.data import GradedList
 from training.engine import Stage
 from training.features import QUERY_PREFIX, CachedText, FeatureMapCache, TextStateCache
@@ -65,7 +64,7 @@ class MiniLearner:
         about: Mapping[str, Any],
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.dtype = dtype or fast_cpu_dtype()
+        self.dtype = dtype or _fast_cpu_dtype()
         self.model = model.eval()
         self.texts = texts
         self.pictures = pictures
@@ -312,6 +311,13 @@ def _memory(entry: CachedText, tokens: Tensor) -> TextMemory:
     return TextMemory(
         tokens=tokens, chunks=entry.chunks.float(), pieces=entry.pieces, counts=entry.counts
     )
+
+
+def _fast_cpu_dtype() -> torch.dtype:
+    """Return bfloat16 where the processor multiplies it by itself, else float32."""
+    # Torch offers no public question for this, and older versions not even this one.
+    is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if is_native else torch.float32
 
 
 def _is_part_of(name: str, modules: Sequence[str]) -> bool:

@@ -1,5 +1,5 @@
-"""The modules of rnx-mini in torch, as they are trained, and the graphs of them that inference runs.
-It knows no list and no loss.
+"""The modules of rnx-mini in torch, as they are trained, and their graphs, which inference runs. It
+knows no list and no loss.
 """
 
 from training.mini.candidate_batch import (

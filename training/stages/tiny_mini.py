@@ -49,15 +49,12 @@ class TinyImageEncoder(nn.Module):
     def add_maps(self, graph: GraphBuilder, name: str, x: str) -> list[str]:
         """The same in a graph; `name` is that of this module in the checkpoint."""
         hidden = x
-        for layer, stride, padding in (("first", 4, 3), ("second", 4, 2)):
-            weight, bias = (
-                graph.weight(f"{name}.{layer}.weight"),
-                graph.weight(f"{name}.{layer}.bias"),
-            )
-            convolved = graph.add(
-                "Conv", hidden, weight, bias, strides=[stride] * 2, pads=[padding] * 4
-            )
-            hidden = graph.add("Relu", convolved)  # [B, 96, 16, 16]
+        for layer, padding in (("first", 3), ("second", 2)):
+            weight = graph.weight(f"{name}.{layer}.weight")
+            bias = graph.weight(f"{name}.{layer}.bias")
+            pads = [padding] * 4
+            convolved = graph.add("Conv", hidden, weight, bias, strides=[4, 4], pads=pads)
+            hidden = graph.add("Relu", convolved)  # at last [B, 96, 16, 16]
         filters = graph.add("AveragePool", hidden, kernel_shape=[2, 2], strides=[2, 2])
         colours = graph.add("AveragePool", x, kernel_shape=[32, 32], strides=[32, 32])
         return [graph.add("Concat", filters, colours, axis=1)]

@@ -95,8 +95,8 @@ def compress_tokens(states: Floats, ids: Ids, weights: Floats, slots: int) -> Fl
     # The first of the neighbours that share a slot; slots differ in size by one at most.
     starts = -(-np.arange(slots) * len(states) // slots)  # [slots]
     sizes = np.diff(starts, append=len(states))  # [slots]
-    means: Floats = np.add.reduceat(states, starts) / sizes[:, None].astype(np.float32)
-    return means  # [slots, 384]
+    sums: Floats = np.add.reduceat(states, starts)
+    return sums / sizes[:, None].astype(np.float32)  # [slots, 384]
 
 
 def distinct_pieces(ids: Ids, weights: Floats, limit: int) -> tuple[Ids, Ids]:
@@ -132,7 +132,7 @@ def collate(
     chunks, chunk_mask = _rows(memories, "chunks", "chunk_scales", config.state_width)
     pieces, _ = pad_rows([memory.get("pieces") for memory in memories])
     counts, _ = pad_rows([memory.get("counts") for memory in memories])
-    none = np.zeros(len(memories), np.float32)
+    no_logits: Floats = np.zeros(len(memories), np.float32)
     return CandidateBatch(
         tokens=tokens,
         token_mask=token_mask,
@@ -142,7 +142,7 @@ def collate(
         counts=counts.astype(np.float32),
         has_text=np.array(["chunks" in memory for memory in memories]),
         has_image=np.array(["vector" in memory for memory in memories]),
-        image_logit=none if image_logit is None else image_logit,
+        image_logit=no_logits if image_logit is None else image_logit,
     )
 
 

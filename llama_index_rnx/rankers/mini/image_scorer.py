@@ -89,7 +89,7 @@ class ImageScorer:
 
     def query_vector(self, vectors: Floats) -> Floats:
         """[N, D] -> unit [N, D + 2]."""
-        constants = np.tile(np.float32([_CONSTANT, 0.0]), (len(vectors), 1))  # [N, 2]
+        constants = np.tile(np.array([_CONSTANT, 0.0], np.float32), (len(vectors), 1))  # [N, 2]
         return normalize(np.column_stack([vectors, constants]))
 
     def _lowered(self, hubs: Floats) -> Floats:

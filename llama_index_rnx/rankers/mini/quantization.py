@@ -23,7 +23,8 @@ def dequantize_matrix(tensor: NDArray[Any], scale: NDArray[Any] | None) -> Float
     if scale is None:
         return tensor.astype(np.float32)
     factors = scale.astype(np.float32).reshape(-1, *[1] * (tensor.ndim - 1))  # [O, 1, ...]
-    return np.multiply(tensor, factors, dtype=np.float32)
+    weights: Floats = np.multiply(tensor, factors, dtype=np.float32)
+    return weights
 
 
 def quantize_rows(rows: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:

@@ -26,13 +26,16 @@ from llama_index_rnx.rankers.mini.memories import LAYOUT, MemoryEncoder, region_
 from llama_index_rnx.rankers.mini.quantization import Floats
 from llama_index_rnx.rankers.mini.queries import QueryEncoder, TextQuery
 from llama_index_rnx.rankers.mini.text_encoder import CHUNK_PIECES, MAX_CHUNKS, TextEncoder
-from llama_index_rnx.ranking import DTYPES, ScorePlan
+from llama_index_rnx.ranking import ScorePlan
 
 # Candidates that attend to one another; the scorer was trained on lists of up to 100.
 WINDOW = 128
 
 # Candidates of one step of a list; smaller steps cost more than they share out.
 CANDIDATES_A_STEP = 50
+
+# The precisions of other models, which are taken here as well: all mean fp32.
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class MiniRanker:
