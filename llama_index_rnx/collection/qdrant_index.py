@@ -177,6 +177,10 @@ class QdrantIndex:
         """Remove points, and wait until they are gone."""
         self.call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
 
+    def optimize(self) -> bool:
+        """Do what makes searches fast, and return whether there was something to do."""
+        return self.exists() and self._connection.optimize(self.name)
+
     def dump(self) -> Any:
         """Return a copy of the points of an engine in RAM, None for other engines."""
         return self._connection.dump(self.name)
