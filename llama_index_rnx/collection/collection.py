@@ -219,8 +219,9 @@ class NodeCollection:
         of the 100 nearest at least.
 
         Returns:
-            Whether something was done: not if nothing was written since the last time. A server
-            does all this by itself, so nothing is done there.
+            Whether something was done: not if little was written since the last time (fewer than
+            1,000 nodes, or than a twentieth of all). A server does all this by itself, so nothing
+            is done there.
 
         Raises:
             StorageError: the index is read-only or closed, or the disk has no room; it is as it

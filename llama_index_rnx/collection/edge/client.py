@@ -222,6 +222,7 @@ class EdgeClient:
         self._update(
             collection_name,
             edge.UpdateOperation.upsert_points(edge_points),
+            changes=len(points),
             size=sum(map(_point_bytes, points)),
         )
 
@@ -230,12 +231,15 @@ class EdgeClient:
     ) -> None:
         if isinstance(points_selector, models.PointIdsList):
             operation = edge.UpdateOperation.delete_points(list(points_selector.points))
+            changes = len(points_selector.points)
         else:
             assert isinstance(points_selector, models.FilterSelector)
             condition = edge_filter(points_selector.filter)
             assert condition is not None
             operation = edge.UpdateOperation.delete_points_by_filter(condition)
-        self._update(collection_name, operation)
+            request = edge.CountRequest(filter=condition)
+            changes = self._run(collection_name, lambda shard: shard.count(request))
+        self._update(collection_name, operation, changes)
 
     def flush(self, collection_name: str) -> None:
         """Write to the disk what the engine still holds in memory. What was written before survives
@@ -248,11 +252,11 @@ class EdgeClient:
         deleted, in another process. Searches and writes go on meanwhile.
 
         Returns:
-            Whether it was done: not if nothing was written since the last time, or if this client
+            Whether it was done: not if little was written since the last time, or if this client
             was closed meanwhile.
         """
         engine = self._engine(collection_name)
-        if engine.is_changed:
+        if engine.needs_optimizing():
             self._check_room(engine.size())
         return engine.optimize()
 
@@ -264,9 +268,11 @@ class EdgeClient:
                 _, engine = self._engines.popitem()
                 engine.close()
 
-    def _update(self, name: str, operation: edge.UpdateOperation, size: int = 0) -> None:
+    def _update(
+        self, name: str, operation: edge.UpdateOperation, changes: int = 0, size: int = 0
+    ) -> None:
         self._check_room(size)
-        self._engine(name).update(operation)
+        self._engine(name).update(operation, changes)
 
     def _run(self, name: str, action: Callable[[edge.EdgeShard], T]) -> T:
         return self._engine(name).run(action)

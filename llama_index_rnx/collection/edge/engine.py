@@ -2,8 +2,8 @@
 collection is searched and written. It knows no requests.
 
 The files lie in `shard`, once they were optimized in `shard-1`, then in `shard-2`: the highest
-number counts, and the others are leftovers, as is all that begins with `new-`. `changed` says that
-something was written since.
+number counts, and the others are leftovers, as is all that begins with `new-`. `changes` has a byte
+for each point that was written or removed since.
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ import qdrant_edge as edge
 from llama_index_rnx.system import copy_sparse, make_folder, size_on_disk, sync_folder
 
 _SHARD = "shard"
-_CHANGED = "changed"
+_CHANGES = "changes"
 _NEW = "new-"
 _NUMBERED = re.compile(rf"{_SHARD}(?:-(\d+))?")
+
+# How many points must have been written or removed before an optimization is worth a copy of the
+# files: this many, and this part of all. The engine itself leaves fewer as they are: it drops what
+# was removed from a fifth on, and builds a graph of what fills EXACT_KB.
+_LEAST_CHANGES = 1_000
+_LEAST_PART = 0.05
 
 # The program of the process that optimizes.
 _OPTIMIZER = Path(__file__).with_name("optimizer.py")
@@ -43,16 +49,16 @@ class Engine:
     Args:
         folder: of the collection.
         files: the folder in it that the engine has open.
-
-    Attributes:
-        is_changed: whether something was written since the files were optimized.
     """
 
     def __init__(self, folder: Path, files: Path, shard: edge.EdgeShard) -> None:
         self.folder = folder
         self._files = files
         self._shard = shard
-        self.is_changed = (folder / _CHANGED).exists()
+        self._changes_file = folder / _CHANGES
+        self._changes = 0
+        if self._changes_file.exists():
+            self._changes = self._changes_file.stat().st_size
         self._closed = False
 
         # Held by who writes, and while the files are exchanged.
@@ -61,6 +67,7 @@ class Engine:
         self._optimizing = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._missed: list[edge.UpdateOperation] | None = None
+        self._copied_changes = 0
 
     @classmethod
     def create(cls, folder: Path, config: edge.EdgeConfig) -> Engine:
@@ -87,15 +94,24 @@ class Engine:
         shard = self._shard
         return guarded(lambda: action(shard))
 
-    def update(self, operation: edge.UpdateOperation) -> None:
-        """Write."""
+    def update(self, operation: edge.UpdateOperation, changes: int) -> None:
+        """Write.
+
+        Args:
+            changes: how many points are written or removed.
+        """
         with self._writing:
-            if not self.is_changed:
-                (self.folder / _CHANGED).touch()
-                self.is_changed = True
+            with self._changes_file.open("ab") as stream:
+                stream.write(bytes(changes))
+            self._changes += changes
             guarded(lambda: self._shard.update(operation))
             if self._missed is not None:
                 self._missed.append(operation)
+
+    def needs_optimizing(self) -> bool:
+        """Return whether enough was written and removed since the last time."""
+        count = self.run(lambda shard: shard.info()).points_count
+        return self._changes >= max(_LEAST_CHANGES, _LEAST_PART * count)
 
     def optimize(self) -> bool:
         """Optimize a copy of the files in another process, and let it take their place.
@@ -104,11 +120,11 @@ class Engine:
         kill: in this process it would stop all threads for as long.
 
         Returns:
-            Whether it was done: not if nothing was written since the last time, or if this engine
+            Whether it was done: not if little was written since the last time, or if this engine
             was closed meanwhile.
         """
         with self._optimizing:
-            if not self.is_changed or self._closed:
+            if self._closed or not self.needs_optimizing():
                 return False
             new = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.folder))
             try:
@@ -136,6 +152,7 @@ class Engine:
             guarded(self._shard.flush)
             copy_sparse(self._files, files)
             self._missed = []
+            self._copied_changes = self._changes
 
     def _optimize_files(self, files: Path) -> bool:
         """Return whether they were optimized, and not given up since this engine was closed."""
@@ -181,9 +198,8 @@ class Engine:
             old = self._files
             self._shard = shard
             self._files = target
-            if not missed:
-                (self.folder / _CHANGED).unlink()
-                self.is_changed = False
+            self._changes -= self._copied_changes
+            self._changes_file.write_bytes(bytes(self._changes))
 
         # Who still reads has the old files open; where the system then keeps them, they are removed
         # when the collection is opened again.
