@@ -73,7 +73,7 @@ class NodeCollection:
     for its words.
 
     Args:
-        location: a folder (embedded Qdrant), `":memory:"`, the URL of a server, several URLs of one
+        location: a folder (Qdrant's engine in this process), `":memory:"`, the URL of a server, several URLs of one
             cluster (a list, or separated by commas: a dead server is replaced by the next), or a
             `QdrantClient`.
         name: of the Qdrant collection.
@@ -333,7 +333,7 @@ class NodeCollection:
         return self._index.count()
 
     def close(self) -> None:
-        """Release Qdrant and the memory store; other processes can then open an embedded index."""
+        """Release Qdrant and the memory store; other processes can then open a folder."""
         self.memories.close()
         self._index.close()
 

@@ -12,7 +12,7 @@ disk: whenever the process ends, the next one finds the old index, or the new on
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qdrant_client import models
@@ -47,6 +47,7 @@ def convert(folder: Path) -> None:
     """Convert the index of a folder that this process has locked.
 
     Raises:
+        StorageError: a collection in it is another program's.
         StorageError, OSError: the disk is full, or the new files cannot be written.
         ValueError, TypeError, LookupError, AttributeError, sqlite3.Error: the old ones are damaged.
     """
@@ -58,6 +59,7 @@ def convert(folder: Path) -> None:
 
     shutil.rmtree(new, ignore_errors=True)
     configs = read_configs(folder)
+    _check_owner(configs, folder)
     total = sum(count_points(folder, name) for name in configs)
     client = EdgeClient(new)
     try:
@@ -83,6 +85,16 @@ def remove_converted(folder: Path) -> None:
     if (folder / _CONVERTED).is_file():
         shutil.rmtree(folder / COLLECTIONS, ignore_errors=True)
         (folder / _CONVERTED).unlink()
+
+
+def _check_owner(configs: Mapping[str, models.CreateCollection], folder: Path) -> None:
+    """Refuse a folder with collections of another program, which go on with local mode."""
+    others = [name for name, config in configs.items() if "rnx" not in (config.metadata or {})]
+    if others:
+        raise StorageError(
+            f"{folder} holds collection {others[0]!r}, which was not made by this package; "
+            "choose another folder, or hand in QdrantClient(path=...) of this one."
+        )
 
 
 def _convert_collection(

@@ -119,13 +119,13 @@ def qdrant_filter(filters: MetadataFilters | None, lookup: Lookup) -> models.Fil
 
 
 def with_ids(ids: Sequence[str]) -> models.Condition:
-    """Return a condition that is true of these points: for a server."""
+    """Return a condition that is true of these points: for an engine with indexes."""
     return models.HasIdCondition(has_id=list(ids))
 
 
 def with_substrings(match: TextMatch, spellings: Collection[str]) -> models.Condition:
-    """Return a condition that is true where the text contains one of the spellings: for the
-    embedded engine, which compares ids one by one.
+    """Return a condition that is true where the text contains one of the spellings: for
+    local mode, which compares ids one by one.
     """
     conditions: list[Any] = [
         models.FieldCondition(key=path, match=models.MatchSubstring(substring=spelling))

@@ -122,17 +122,17 @@ def _open(folder: Path) -> Connection:
 
 def _open_copy(folder: Path) -> Connection:
     """Return the connection to a copy of a folder that cannot be written."""
-    parts = [folder / name for name in (EDGE, META, COLLECTIONS) if (folder / name).exists()]
+    sources = [folder / name for name in (EDGE, META, COLLECTIONS) if (folder / name).exists()]
     copy = TemporaryFolder()
     log.warning(
         "the index in %s is read-only: its %.0f MiB are copied to %s to be opened; "
         "a writable folder would save that.",
         folder,
-        sum(map(size_on_disk, parts)) / 2**20,
+        sum(map(size_on_disk, sources)) / 2**20,
         copy.path,
     )
-    for part in parts:
-        copy_sparse(part, copy.path / part.name)
+    for source in sources:
+        copy_sparse(source, copy.path / source.name)
 
     def forget() -> None:
         _connections.pop(folder, None)

@@ -60,9 +60,13 @@ class QdrantIndex:
         self._exists = False
         self._is_complete = False
         self._closed = False
-        connection.check_version()
-        self._check_creation()
         connection.acquire(self)
+        try:
+            connection.check_version()
+            self._check_creation()
+        except BaseException:
+            connection.release(self)
+            raise
 
     def __copy__(self) -> QdrantIndex:
         duplicate = object.__new__(type(self))

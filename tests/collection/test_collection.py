@@ -647,8 +647,9 @@ def test_a_damaged_index_is_one_clear_line(tmp_path: Path) -> None:
     collection = NodeCollection(folder, embedding=FakeEmbedding())
     collection.add(texts("one"))
     collection.close()
-    (folder / "meta.json").write_text('{"collections": {"rnx"')
-    with pytest.raises(RNXError, match="cannot be opened"):
+    (settings,) = folder.glob("edge/*/collection.json")
+    settings.write_text('{"params": {"vectors"')
+    with pytest.raises(RNXError, match=r"collection\.json is damaged"):
         NodeCollection(folder, embedding=FakeEmbedding())
 
 

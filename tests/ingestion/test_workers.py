@@ -358,7 +358,7 @@ def test_launched_processes_share_a_corpus(
     [
         (["--share", "3/2"], "i/n"),
         (["--shards", "3"], "only a Qdrant server"),
-        (["--grpc", "--quantization", "int8"], "quantization='int8', grpc=True"),
+        (["--grpc", "--shards", "3"], "shards=3, grpc=True"),
         (["--metadata-index", "year"], "FIELD:KIND"),
         (["--metadata-index", "year:number"], "keyword, integer"),
         (["--workers", "0"], "--workers"),

@@ -206,12 +206,12 @@ class EdgeClient:
             limit=limit,
             with_payload=edge_fields(with_payload),
         )
-        found = self._run(collection_name, lambda shard: shard.query(request))
+        hits = self._run(collection_name, lambda shard: shard.query(request))
         points = [
             models.ScoredPoint(
                 id=str(point.id), version=point.version, score=point.score, payload=point.payload
             )
-            for point in found
+            for point in hits
         ]
         return QueryResponse(points=points)
 

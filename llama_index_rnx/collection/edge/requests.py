@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -99,7 +100,7 @@ def edge_schema(kind: models.PayloadSchemaType) -> edge.PayloadSchemaType:
 
 def client_schema(kind: edge.PayloadSchemaType) -> models.PayloadSchemaType:
     """Return the kind of a payload index in qdrant-client's words."""
-    return next(name for name, other in _SCHEMAS if other == kind)
+    return next(name for name, schema in _SCHEMAS if schema == kind)
 
 
 def edge_fields(with_payload: Payload) -> bool | list[str]:
@@ -184,7 +185,9 @@ def _match(match: Any) -> Any:
     if match is None:
         return None
     if isinstance(match, models.MatchValue):
-        return edge.MatchValue(match.value)
+        # The binding takes Python's True for 1, but NumPy's for true.
+        value: Any = np.bool_(match.value) if isinstance(match.value, bool) else match.value
+        return edge.MatchValue(value)
     if isinstance(match, models.MatchAny):
         return edge.MatchAny(match.any)
     raise TypeError(f"{type(match).__name__} has no counterpart here")
