@@ -206,9 +206,7 @@ def test_an_interrupted_one_leaves_the_index_as_it_was(
     assert edge.optimize(NAME)
 
 
-def test_closing_ends_it(
-    edge: EdgeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_ends_it(edge: EdgeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edge.upsert(NAME, points(unit_vectors(1_000, seed=0)))
     program = tmp_path / "sleeps.py"
     program.write_text("import time\ntime.sleep(600)")
