@@ -269,7 +269,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     collection = NodeCollection(tmp_path, embedding=FakeEmbedding())
     collection.add(nodes(1_000))
     monkeypatch.setattr(client, "RESERVED_BYTES", 2**60)
-    with pytest.raises(RNXError, match="is whole, but searched more slowly.*disk is full"):
+    with pytest.raises(RNXError, match=r"is whole, but searched more slowly.*disk is full"):
         collection.optimize()
     collection.close()
 
