@@ -72,6 +72,12 @@ class Connection(ABC):
         if self._is_owned and not self._users:
             self.close()
 
+    def optimize(self, name: str) -> bool:
+        """Do what makes the searches of a collection fast, and return whether there was something
+        to do. Servers do it by themselves, and local mode has no such thing.
+        """
+        return False
+
     def dump(self, name: str) -> Any:
         """Return a copy of a collection that ends with this process; None for one that does not
         exist, and for other engines, which can be opened again.

@@ -62,6 +62,15 @@ class EdgeConnection(Connection):
                 f"{advice}, and run the same again: what was written is whole."
             ) from error
 
+    def optimize(self, name: str) -> bool:
+        try:
+            return self.call(lambda client: client.optimize(name))
+        except StorageError as error:
+            raise StorageError(
+                f"the index in {self.where} is whole, but searched more slowly than it could be: "
+                f"{one_line(error.__cause__ or error)}."
+            ) from error
+
     def close(self) -> None:
         self._client.close()
         self._on_close()

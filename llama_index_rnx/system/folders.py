@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _BLOCK = 2**20
+_HOLE = bytes(_BLOCK)
 _SECTOR = 512  # what `st_blocks` counts
 
 
@@ -70,10 +71,10 @@ def sync_folder(folder: Path) -> None:
 def _copy_file(source: Path, target: Path) -> None:
     with source.open("rb") as reader, target.open("wb") as writer:
         while block := reader.read(_BLOCK):
-            if any(block):
-                writer.write(block)
-            else:
+            if block == _HOLE[: len(block)]:
                 writer.seek(len(block), os.SEEK_CUR)
+            else:
+                writer.write(block)
         writer.truncate()
 
 

@@ -1,9 +1,9 @@
 """Qdrant Edge in the place of a `QdrantClient`: the engine in this process, on the files of a
 folder. It knows no nodes.
 
-Each collection is a folder of its own: `collection.json`, its settings in Qdrant's words, and
-`shard/`, the files of the engine. A collection exists once its settings are written, which is the
-last step of making it.
+Each collection is a folder of its own: `collection.json`, its settings in Qdrant's words, and the
+files of its engine. A collection exists once its settings are written, which is the last step of
+making it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
+from llama_index_rnx.collection.edge.engine import EdgeError, Engine
 from llama_index_rnx.collection.edge.requests import (
     Payload,
     client_schema,
@@ -32,10 +33,9 @@ from llama_index_rnx.collection.edge.requests import (
     edge_query,
     edge_schema,
 )
-from llama_index_rnx.system import atomic_write, make_folder, size_on_disk
+from llama_index_rnx.system import atomic_write, make_folder
 
 CONFIG = "collection.json"
-SHARD = "shard"
 
 # Kilobytes of one kind of vectors up to which a search compares the query with every one of them;
 # beyond it `optimize` builds a graph (HNSW). 20,000 vectors of 768 numbers.
@@ -53,10 +53,6 @@ _NUMBER_BYTES = 8
 T = TypeVar("T")
 
 
-class EdgeError(Exception):
-    """What the engine says, in one line: it has no errors of its own."""
-
-
 class EdgeClient:
     """The collections in a folder. Its methods are those of `QdrantClient` that a collection calls,
     with the same arguments and results; several threads may call them.
@@ -72,7 +68,7 @@ class EdgeClient:
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
         self.folder = folder
-        self._shards: dict[str, edge.EdgeShard] = {}
+        self._engines: dict[str, Engine] = {}
         self._configs: dict[str, models.CollectionConfig] = {}
         self._opening = threading.Lock()
         self._closed = False
@@ -123,27 +119,20 @@ class EdgeClient:
                 raise ValueError(f"collection {name!r} exists")
             self._check_room(0)
 
-            # What a process that was killed while it made a collection has left.
-            shard_folder = self._shard_folder(name)
-            if shard_folder.exists():
-                shutil.rmtree(shard_folder)
-            make_folder(shard_folder)
-            folder = str(shard_folder)
-            shard = _guarded(lambda: edge.EdgeShard.create(folder, edge_config(config)))
-            _guarded(shard.flush)
+            engine = Engine.create(self.folder / name, edge_config(config))
             text = config.model_dump_json(exclude_none=True, indent=1)
             with atomic_write(self._config_file(name)) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-            self._shards[name] = shard
+            self._engines[name] = engine
 
     def delete_collection(self, collection_name: str) -> None:
         with self._opening:
             self._config_file(collection_name).unlink(missing_ok=True)
             self._configs.pop(collection_name, None)
-            shard = self._shards.pop(collection_name, None)
-            if shard is not None:
-                _guarded(shard.close)
-            shutil.rmtree(self._shard_folder(collection_name), ignore_errors=True)
+            engine = self._engines.pop(collection_name, None)
+            if engine is not None:
+                engine.close()
+            shutil.rmtree(self.folder / collection_name, ignore_errors=True)
 
     def get_collection(self, collection_name: str) -> models.CollectionInfo:
         info = self._run(collection_name, lambda shard: shard.info())
@@ -233,6 +222,7 @@ class EdgeClient:
         self._update(
             collection_name,
             edge.UpdateOperation.upsert_points(edge_points),
+            changes=len(points),
             size=sum(map(_point_bytes, points)),
         )
 
@@ -241,12 +231,15 @@ class EdgeClient:
     ) -> None:
         if isinstance(points_selector, models.PointIdsList):
             operation = edge.UpdateOperation.delete_points(list(points_selector.points))
+            changes = len(points_selector.points)
         else:
             assert isinstance(points_selector, models.FilterSelector)
             condition = edge_filter(points_selector.filter)
             assert condition is not None
             operation = edge.UpdateOperation.delete_points_by_filter(condition)
-        self._update(collection_name, operation)
+            request = edge.CountRequest(filter=condition)
+            changes = self._run(collection_name, lambda shard: shard.count(request))
+        self._update(collection_name, operation, changes)
 
     def flush(self, collection_name: str) -> None:
         """Write to the disk what the engine still holds in memory. What was written before survives
@@ -256,38 +249,41 @@ class EdgeClient:
 
     def optimize(self, collection_name: str) -> bool:
         """Build the graphs that a collection of this size is searched by, and drop what was
-        deleted. Searches and writes go on meanwhile.
+        deleted, in another process. Searches and writes go on meanwhile.
 
         Returns:
-            Whether there was anything to do.
+            Whether it was done: not if little was written since the last time, or if this client
+            was closed meanwhile.
         """
-        self._check_room(size_on_disk(self._shard_folder(collection_name)))
-        return self._run(collection_name, lambda shard: shard.optimize())
+        engine = self._engine(collection_name)
+        if engine.needs_optimizing():
+            self._check_room(engine.size())
+        return engine.optimize()
 
     def close(self) -> None:
         """Close the files; a closed client cannot be used again."""
         with self._opening:
             self._closed = True
-            while self._shards:
-                _, shard = self._shards.popitem()
-                _guarded(shard.close)
+            while self._engines:
+                _, engine = self._engines.popitem()
+                engine.close()
 
-    def _update(self, name: str, operation: edge.UpdateOperation, size: int = 0) -> None:
+    def _update(
+        self, name: str, operation: edge.UpdateOperation, changes: int = 0, size: int = 0
+    ) -> None:
         self._check_room(size)
-        self._run(name, lambda shard: shard.update(operation))
+        self._engine(name).update(operation, changes)
 
     def _run(self, name: str, action: Callable[[edge.EdgeShard], T]) -> T:
-        shard = self._shard(name)
-        return _guarded(lambda: action(shard))
+        return self._engine(name).run(action)
 
-    def _shard(self, name: str) -> edge.EdgeShard:
+    def _engine(self, name: str) -> Engine:
         with self._opening:
             if self._closed:
                 raise EdgeError("it was closed")
-            if name not in self._shards:
-                folder = str(self._shard_folder(name))
-                self._shards[name] = _guarded(lambda: edge.EdgeShard.load(folder))
-            return self._shards[name]
+            if name not in self._engines:
+                self._engines[name] = Engine.open(self.folder / name)
+            return self._engines[name]
 
     def _config(self, name: str) -> models.CollectionConfig:
         config = self._configs.get(name)
@@ -303,9 +299,6 @@ class EdgeClient:
     def _config_file(self, name: str) -> Path:
         return self.folder / name / CONFIG
 
-    def _shard_folder(self, name: str) -> Path:
-        return self.folder / name / SHARD
-
     def _check_room(self, size: int) -> None:
         """Raise OSError when a write of `size` bytes could fill the disk."""
         free = shutil.disk_usage(_existing(self.folder)).free
@@ -316,19 +309,6 @@ class EdgeClient:
                 f"the disk is full: {free / 2**20:.0f} MiB are free, "
                 f"{needed / 2**20:.0f} MiB are needed",
             )
-
-
-def _guarded(action: Callable[[], T]) -> T:
-    """Return what a call of the engine returns. It raises plain `Exception`s, and a panic of its
-    own, which is no `Exception`; both become an `EdgeError`.
-    """
-    try:
-        return action()
-    except BaseException as error:
-        is_plain = type(error) is Exception
-        if is_plain or type(error).__name__ == "PanicException":
-            raise EdgeError(str(error)) from error
-        raise
 
 
 def _record(record: Any) -> models.Record:
