@@ -2,9 +2,9 @@
 
 `folder` writes nodes into all three: seconds to write, to optimize, and to open and ask in a
 process of its own, with the memory that takes; then the milliseconds of `RNXRetriever(top_k=100)`
-with and without a filter, asked in turn. `recall` asks the engine of a folder for the nearest hundred by one
-kind of vector, before and after it is optimized, filtered, after deletions and by int8, against an
-exact search by NumPy.
+with and without a filter, asked in turn. `recall` asks the engine of a folder for the nearest
+hundred by one kind of vector, before and after it is optimized, filtered, after deletions and by
+int8, against an exact search by NumPy.
 
 Vectors are those of rnx-mini for passages of TREC DL19 and DL21, photographs of Flickr8k and the
 questions of TREC; larger sizes are drawn around them (`corpora.draw_around`). They are computed
