@@ -1,9 +1,10 @@
 """A folder against a server and local mode, at several sizes; and what its searches find.
 
-`folder` writes nodes into all three, then asks each in a process of its own: seconds to open, the
-milliseconds of `RNXRetriever(top_k=100)` with and without a filter, memory and disk. `recall` asks
-the engine of a folder for the nearest hundred by one kind of vector, before and after it is
-optimized, filtered, after deletions and by int8, against an exact search by NumPy.
+`folder` writes nodes into all three: seconds to write, to optimize, and to open and ask in a
+process of its own, with the memory that takes; then the milliseconds of `RNXRetriever(top_k=100)`
+with and without a filter, asked in turn. `recall` asks the engine of a folder for the nearest
+hundred by one kind of vector, before and after it is optimized, filtered, after deletions and by
+int8, against an exact search by NumPy.
 
 Vectors are those of rnx-mini for passages of TREC DL19 and DL21, photographs of Flickr8k and the
 questions of TREC; larger sizes are drawn around them (`corpora.draw_around`). They are computed
@@ -32,7 +33,15 @@ from llama_index.core.vector_stores import FilterOperator, MetadataFilter, Metad
 from PIL import Image
 from qdrant_client import QdrantClient, models
 
-from benchmarks.corpora import RealVectors, Vectors, grow, heads, questions, real_vectors
+from benchmarks.corpora import (
+    RealVectors,
+    Vectors,
+    chunks,
+    grow,
+    heads,
+    questions,
+    real_vectors,
+)
 from llama_index_rnx import NodeCollection, RNXEmbedding, RNXRetriever, Storage
 from llama_index_rnx.candidates import Candidate, Query
 from llama_index_rnx.collection import TEXT, creation_settings
@@ -47,6 +56,9 @@ IMAGES = 500
 # Every tenth node is an image.
 IMAGE_EVERY = 10
 TOP_K = 100
+
+# Of `recall`: the part of the points that is deleted, drawn by chance.
+DELETED = 1 / 8
 
 # Of `recall`: the name of the vectors of images, one channel as a search fuses it, and how int8
 # vectors are searched.
@@ -113,38 +125,56 @@ def folder(server: str, work: Path, sizes: Sequence[int], local: int, plot: Path
     results: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
     for size in sizes:
         engines = ENGINES if size <= local else ENGINES[:2]
-        written = {
-            engine: _write(engine, _location(engine, server, work), size, work)
-            for engine in engines
-        }
+        locations = {engine: _location(engine, server, work) for engine in engines}
+        rows = {engine: _write(engine, locations[engine], size, work) for engine in engines}
         for engine in engines:
-            location = _location(engine, server, work)
-            result = written[engine] | _ask_in_a_process(engine, location, size, work)
-            results[engine].append(result)
-            print(_line(engine, result), flush=True)
-            _remove(engine, location)
+            rows[engine] |= _open_in_a_process(engine, locations[engine], work)
+        for engine, milliseconds in _ask_in_turn(locations, work).items():
+            rows[engine] |= milliseconds
+        for engine, row in rows.items():
+            results[engine].append(row)
+            print(_line(engine, row), flush=True)
+            _remove(engine, locations[engine])
     if plot is not None:
         draw_plot(results, plot)
 
 
-def probe(engine: str, location: str, size: int, work: Path) -> None:
-    """Print the figures of one engine as JSON; run in a process of its own."""
+def probe(engine: str, location: str, work: Path) -> None:
+    """Print the seconds to open and ask an index, and the memory it takes, as JSON; run in a
+    process of its own.
+    """
     embedding = StoredEmbedding(np.zeros((0, 768), np.float32), _queries(work))
     memory = _resident_bytes()
     start = time.perf_counter()
     collection = _open(engine, location, embedding)
-    texts = list(embedding._queries)
-    collection.search(Query(text=texts[-1]), k=TOP_K)
+    collection.search(Query(text=next(iter(embedding._queries))), k=TOP_K)
     opening = time.perf_counter() - start
-
-    count = LOCAL_SEARCHES if engine == "local mode" and size > 1_000 else SEARCHES
-    milliseconds = {
-        name: _median_milliseconds(RNXRetriever(collection, TOP_K, filters), texts[:count])
-        for name, filters in (("query", None), ("filtered", ONE_YEAR))
-    }
-    grown = (_resident_bytes() - memory) / 2**20
-    print(json.dumps({"opening": opening, **milliseconds, "memory": grown}))
+    print(json.dumps({"opening": opening, "memory": (_resident_bytes() - memory) / 2**20}))
     collection.close()
+
+
+def _ask_in_turn(locations: dict[str, str], work: Path) -> dict[str, dict[str, float]]:
+    """Return the median milliseconds of a query of each engine, without and with a filter. They are
+    asked in turn, so that a slow spell meets all.
+    """
+    embedding = StoredEmbedding(np.zeros((0, 768), np.float32), _queries(work))
+    collections = {name: _open(name, location, embedding) for name, location in locations.items()}
+    milliseconds: dict[str, dict[str, float]] = {name: {} for name in locations}
+    for label, filters in (("query", None), ("filtered", ONE_YEAR)):
+        seconds: dict[str, list[float]] = {name: [] for name in locations}
+        for number, text in enumerate(questions()[: 1 + SEARCHES]):
+            for name, collection in collections.items():
+                if name == "local mode" and number > LOCAL_SEARCHES:
+                    continue
+                start = time.perf_counter()
+                RNXRetriever(collection, TOP_K, filters).retrieve(text)
+                seconds[name].append(time.perf_counter() - start)
+        for name, values in seconds.items():
+            # The first one also reads what the others find in memory.
+            milliseconds[name][label] = statistics.median(values[1:]) * 1e3
+    for collection in collections.values():
+        collection.close()
+    return milliseconds
 
 
 def _write(engine: str, location: str, size: int, work: Path) -> dict[str, float]:
@@ -222,22 +252,13 @@ def _wait_until_green(server: str) -> None:
         time.sleep(0.5)
 
 
-def _ask_in_a_process(engine: str, location: str, size: int, work: Path) -> dict[str, float]:
+def _open_in_a_process(engine: str, location: str, work: Path) -> dict[str, float]:
     program = "import sys; from pathlib import Path; from benchmarks.folders import probe; "
-    program += "probe(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))"
-    command = [sys.executable, "-c", program, engine, location, str(size), str(work)]
+    program += "probe(sys.argv[1], sys.argv[2], Path(sys.argv[3]))"
+    command = [sys.executable, "-c", program, engine, location, str(work)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
-
-
-def _median_milliseconds(retriever: RNXRetriever, texts: Sequence[str]) -> float:
-    seconds = []
-    for text in texts:
-        start = time.perf_counter()
-        retriever.retrieve(text)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) * 1e3
 
 
 def _line(engine: str, result: dict[str, float]) -> str:
@@ -311,8 +332,9 @@ def _measure_kind(
     client.create_payload_index(NAME, "part", models.PayloadSchemaType.FLOAT)
     other = IMAGE if kind == TEXT else TEXT
     part = np.random.default_rng(1).random(len(stored))
-    _upsert(client, kind, stored, part, first=0)
-    _upsert(client, other, stored[: len(stored) // 10], part, first=len(stored))
+    ids = np.arange(len(stored) + len(stored) // 10)
+    _upsert(client, kind, stored, part, ids[: len(stored)])
+    _upsert(client, other, stored[: len(stored) // 10], part, ids[len(stored) :])
 
     def report(stage: str, is_there: np.ndarray[Any, Any], below: float = 1.0) -> None:
         allowed = is_there & (part < below)
@@ -327,12 +349,11 @@ def _measure_kind(
     for below in (0.5, 0.1, 0.01):
         report(f"a filter leaves {below:.0%}", everything, below)
 
-    kept = everything.copy()
-    kept[: len(stored) // 8] = False
-    numbers = models.PointIdsList(points=list(range(len(stored) // 8)))
-    client.delete(NAME, numbers)
+    kept = np.random.default_rng(2).random(len(stored)) > DELETED
+    numbers = np.flatnonzero(~kept)
+    client.delete(NAME, models.PointIdsList(points=numbers.tolist()))
     report("an eighth deleted", kept)
-    _upsert(client, kind, stored[: len(stored) // 8], part, first=0)
+    _upsert(client, kind, stored[numbers], part[numbers], numbers)
     report("and added again", everything)
     client.optimize(NAME)
     report("and optimized", everything)
@@ -341,15 +362,18 @@ def _measure_kind(
 
 
 def _upsert(
-    client: EdgeClient, kind: str, vectors: Vectors, part: np.ndarray[Any, Any], first: int
+    client: EdgeClient,
+    kind: str,
+    vectors: Vectors,
+    part: np.ndarray[Any, Any],
+    ids: np.ndarray[Any, Any],
 ) -> None:
-    """Write vectors as points numbered from `first`, with a number in [0, 1) to filter by."""
-    for start in range(0, len(vectors), 1_000):
+    """Write vectors as points with these ids, and a number in [0, 1) each to filter by."""
+    rows = zip(ids.tolist(), vectors, part.tolist(), strict=False)
+    for chunk in chunks(list(rows), 1_000):
         points = [
-            models.PointStruct(
-                id=first + number, vector={kind: vector}, payload={"part": part[number]}
-            )
-            for number, vector in enumerate(vectors[start : start + 1_000].tolist(), start)
+            models.PointStruct(id=number, vector={kind: vector.tolist()}, payload={"part": value})
+            for number, vector, value in chunk
         ]
         client.upsert(NAME, points)
 

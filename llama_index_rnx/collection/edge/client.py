@@ -207,13 +207,14 @@ class EdgeClient:
             with_payload=edge_fields(with_payload),
         )
         hits = self._run(collection_name, lambda shard: shard.query(request))
+        # What the engine returns need not be checked: pydantic would take as long as the search.
         points = [
-            models.ScoredPoint(
+            models.ScoredPoint.model_construct(
                 id=str(point.id), version=point.version, score=point.score, payload=point.payload
             )
             for point in hits
         ]
-        return QueryResponse(points=points)
+        return QueryResponse.model_construct(points=points)
 
     def upsert(
         self, collection_name: str, points: list[models.PointStruct], wait: bool = True
@@ -313,7 +314,7 @@ class EdgeClient:
 
 def _record(record: Any) -> models.Record:
     vectors = record.vector
-    return models.Record(
+    return models.Record.model_construct(
         id=str(record.id),
         payload=record.payload,
         vector=client_vectors(vectors) if vectors is not None else None,
