@@ -4,7 +4,9 @@ file is one line.
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +121,8 @@ def test_a_search_for_texts_reads_no_image_encoder(folder: Path) -> None:
     memories = ranker.remember([Candidate(id="a", text="Bees make honey.")])
     ranker.score(Query(text="honey"), memories)
     ranker.query_vector(Query(text="honey"))
-    assert set(checkpoint_of(ranker)._sessions) == {"text", "caption", "candidates", "list"}
+    graphs = {graph for _, graph in checkpoint_of(ranker)._sessions}
+    assert graphs == {"text", "caption", "candidates", "list"}
 
 
 def checkpoint_of(ranker: checkpoint_module.Any) -> Checkpoint:
@@ -142,6 +145,31 @@ def test_threads_load_a_graph_once(folder: Path, monkeypatch: pytest.MonkeyPatch
         states = list(pool.map(lambda _: checkpoint.run("text", {"words": WORDS})[0], range(8)))
     assert loaded == ["text"]
     assert all(np.array_equal(states[0], each) for each in states)
+
+
+FORKED = """
+import multiprocessing
+from llama_index_rnx.candidates import Query
+from llama_index_rnx.rankers.mini import load_mini
+
+def vector(text):
+    return load_mini().query_vector(Query(text=text))
+
+ours = vector("how do bees make honey?")
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    rust, honey = pool.map(vector, ["what is rust?", "how do bees make honey?"])
+assert honey == ours
+assert rust == vector("what is rust?")
+print("equal")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_computes_the_same() -> None:
+    """The threads of onnxruntime are not there after a fork; a child that used them would hang."""
+    command = [sys.executable, "-c", FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == "equal\n"
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "cpu:0", "cuda:x", ""])
