@@ -2,15 +2,24 @@
 folder. It knows no nodes.
 
 Each collection is a folder of its own: `collection.json`, its settings in Qdrant's words, and
-`shard/`, the files of the engine. A collection exists once its settings are written, which is the
-last step of making it.
+`shard/`, the files of the engine. While it is made or removed it also holds `incomplete`; without
+that, a collection that lacks a file is damaged, and never replaced.
+
+The engine maps its files into memory, and most of them are holes. A page that the disk has no room
+for ends the process (SIGBUS), so each call first asks for the room that it can take.
+
+A fork has the same maps and none of the engine's threads: it would wait for ever, or write over
+what its parent writes. So it can neither use nor close, nor drop, what its parent has opened.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import os
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,10 +41,19 @@ from llama_index_rnx.collection.edge.requests import (
     edge_query,
     edge_schema,
 )
-from llama_index_rnx.system import atomic_write, make_folder, size_on_disk
+from llama_index_rnx.system import (
+    hole_bytes,
+    make_file,
+    make_folder,
+    size_on_disk,
+    sync_folder,
+    write_text,
+)
 
 CONFIG = "collection.json"
 SHARD = "shard"
+_LOG = "wal"
+_INCOMPLETE = "incomplete"
 
 # Kilobytes of one kind of vectors up to which a search compares the query with every one of them;
 # beyond it `optimize` builds a graph (HNSW). 20,000 vectors of 768 numbers.
@@ -45,9 +63,11 @@ EXACT_KB = 60_000
 HNSW_M = 16
 HNSW_EF_CONSTRUCT = 128
 
-# What a write leaves free on the disk beside its own size. The engine maps its files into memory:
-# on a disk that is full the system would end the process.
-RESERVED_BYTES = 24 * 2**20
+# Bytes that must be free beside those of a write: new files of the engine take up to 11 MiB.
+WRITE_RESERVE = 16 * 2**20
+# The same for opening, where the log of writes that were not flushed is replayed into new pages: an
+# index of 3,000 points that was killed took up to 4 MiB at a log of 13.
+OPEN_RESERVE = 4 * 2**20
 # Bytes of a number of a vector and of its copy in the log of writes.
 _NUMBER_BYTES = 8
 T = TypeVar("T")
@@ -72,13 +92,17 @@ class EdgeClient:
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
         self.folder = folder
+        self._pid = os.getpid()
+        self._panic = ""
         self._shards: dict[str, edge.EdgeShard] = {}
         self._configs: dict[str, models.CollectionConfig] = {}
         self._opening = threading.Lock()
         self._closed = False
+        self._finalizer = weakref.finalize(self, _close_shards, self._shards, self._pid)
 
     def collection_exists(self, collection_name: str) -> bool:
-        return self._config_file(collection_name).is_file()
+        folder = self.folder / collection_name
+        return (folder / SHARD).is_dir() and not (folder / _INCOMPLETE).exists()
 
     def create_collection(
         self,
@@ -121,29 +145,27 @@ class EdgeClient:
         with self._opening:
             if self.collection_exists(name):
                 raise ValueError(f"collection {name!r} exists")
-            self._check_room(0)
-
-            # What a process that was killed while it made a collection has left.
-            shard_folder = self._shard_folder(name)
-            if shard_folder.exists():
-                shutil.rmtree(shard_folder)
-            make_folder(shard_folder)
-            folder = str(shard_folder)
-            shard = _guarded(lambda: edge.EdgeShard.create(folder, edge_config(config)))
-            _guarded(shard.flush)
+            self._check_room(WRITE_RESERVE)
+            # What a process that was killed while it made or removed a collection has left.
+            self._remove(name)
+            make_file(self.folder / name / _INCOMPLETE)
+            make_folder(self._shard_folder(name))
+            folder = str(self._shard_folder(name))
+            shard = self._guarded(lambda: edge.EdgeShard.create(folder, edge_config(config)))
+            self._guarded(shard.flush)
             text = config.model_dump_json(exclude_none=True, indent=1)
-            with atomic_write(self._config_file(name)) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            self._shards[name] = shard
+            write_text(self._config_file(name), text)
+            sync_folder(self.folder / name)
+            (self.folder / name / _INCOMPLETE).unlink()
+            self._shards[name] = _undroppable(shard)
 
     def delete_collection(self, collection_name: str) -> None:
         with self._opening:
-            self._config_file(collection_name).unlink(missing_ok=True)
             self._configs.pop(collection_name, None)
             shard = self._shards.pop(collection_name, None)
             if shard is not None:
-                _guarded(shard.close)
-            shutil.rmtree(self._shard_folder(collection_name), ignore_errors=True)
+                self._guarded(shard.close)
+            self._remove(collection_name)
 
     def get_collection(self, collection_name: str) -> models.CollectionInfo:
         info = self._run(collection_name, lambda shard: shard.info())
@@ -261,33 +283,63 @@ class EdgeClient:
         Returns:
             Whether there was anything to do.
         """
-        self._check_room(size_on_disk(self._shard_folder(collection_name)))
+        self._check_room(WRITE_RESERVE + 2 * size_on_disk(self._shard_folder(collection_name)))
         return self._run(collection_name, lambda shard: shard.optimize())
 
     def close(self) -> None:
-        """Close the files; a closed client cannot be used again."""
+        """Close the files; a closed client cannot be used again. A fork closes nothing."""
+        if os.getpid() != self._pid:
+            return
         with self._opening:
             self._closed = True
-            while self._shards:
-                _, shard = self._shards.popitem()
-                _guarded(shard.close)
+            self._guarded(self._finalizer)
 
     def _update(self, name: str, operation: edge.UpdateOperation, size: int = 0) -> None:
-        self._check_room(size)
+        self._check_room(WRITE_RESERVE + 2 * size)
         self._run(name, lambda shard: shard.update(operation))
 
     def _run(self, name: str, action: Callable[[edge.EdgeShard], T]) -> T:
         shard = self._shard(name)
-        return _guarded(lambda: action(shard))
+        return self._guarded(lambda: action(shard))
 
     def _shard(self, name: str) -> edge.EdgeShard:
+        if os.getpid() != self._pid:
+            raise EdgeError(f"process {self._pid} opened it, and this is a fork of that process")
+        if self._panic:
+            raise EdgeError(f"the engine has stopped: {self._panic}")
         with self._opening:
             if self._closed:
                 raise EdgeError("it was closed")
             if name not in self._shards:
-                folder = str(self._shard_folder(name))
-                self._shards[name] = _guarded(lambda: edge.EdgeShard.load(folder))
+                folder = self._shard_folder(name)
+                # The engine would make what is missing.
+                if not folder.is_dir():
+                    raise EdgeError(f"{folder} is missing")
+                self._check_room(OPEN_RESERVE + size_on_disk(folder / _LOG) + hole_bytes(folder))
+                shard = self._guarded(lambda: edge.EdgeShard.load(str(folder)))
+                self._shards[name] = _undroppable(shard)
             return self._shards[name]
+
+    def _guarded(self, action: Callable[[], T]) -> T:
+        """Return what a call of the engine returns. It raises plain `Exception`s, and a panic of
+        its own, which is no `Exception`; both become an `EdgeError`. After a panic nobody knows
+        what is in memory, so that nothing more is read or written.
+        """
+        try:
+            return action()
+        except BaseException as error:
+            if type(error).__name__ == "PanicException":
+                self._panic = str(error)
+            elif type(error) is not Exception:
+                raise
+            raise EdgeError(str(error)) from error
+
+    def _remove(self, name: str) -> None:
+        """Remove a collection of which no file is open. A kill leaves it incomplete."""
+        if (self.folder / name).exists():
+            make_file(self.folder / name / _INCOMPLETE)
+            shutil.rmtree(self._shard_folder(name), ignore_errors=True)
+            shutil.rmtree(self.folder / name)
 
     def _config(self, name: str) -> models.CollectionConfig:
         config = self._configs.get(name)
@@ -295,6 +347,8 @@ class EdgeClient:
             file = self._config_file(name)
             try:
                 config = models.CollectionConfig.model_validate_json(file.read_bytes())
+            except FileNotFoundError as error:
+                raise EdgeError(f"{file} is missing") from error
             except ValidationError as error:
                 raise EdgeError(f"{file} is damaged") from error
             self._configs[name] = config
@@ -306,10 +360,9 @@ class EdgeClient:
     def _shard_folder(self, name: str) -> Path:
         return self.folder / name / SHARD
 
-    def _check_room(self, size: int) -> None:
-        """Raise OSError when a write of `size` bytes could fill the disk."""
-        free = shutil.disk_usage(_existing(self.folder)).free
-        needed = RESERVED_BYTES + 2 * size
+    def _check_room(self, needed: int) -> None:
+        """Raise OSError when fewer bytes than these are free on the disk."""
+        free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(
                 errno.ENOSPC,
@@ -318,17 +371,19 @@ class EdgeClient:
             )
 
 
-def _guarded(action: Callable[[], T]) -> T:
-    """Return what a call of the engine returns. It raises plain `Exception`s, and a panic of its
-    own, which is no `Exception`; both become an `EdgeError`.
+def _undroppable(shard: edge.EdgeShard) -> edge.EdgeShard:
+    """Return a shard that Python never frees, for the engine flushes what is freed, in a fork, too.
+    A closed one holds next to nothing.
     """
-    try:
-        return action()
-    except BaseException as error:
-        is_plain = type(error) is Exception
-        if is_plain or type(error).__name__ == "PanicException":
-            raise EdgeError(str(error)) from error
-        raise
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(shard))
+    return shard
+
+
+def _close_shards(shards: dict[str, edge.EdgeShard], pid: int) -> None:
+    """Close the shards that this very process has opened."""
+    while os.getpid() == pid and shards:
+        _, shard = shards.popitem()
+        shard.close()
 
 
 def _record(record: Any) -> models.Record:
@@ -349,8 +404,3 @@ def _point_bytes(point: models.PointStruct) -> int:
         for vector in vectors
     )
     return _NUMBER_BYTES * numbers + len(str(point.payload))
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the first above it that exists."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
