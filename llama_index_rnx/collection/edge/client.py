@@ -21,6 +21,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,7 @@ from llama_index_rnx.collection.edge.requests import (
     edge_query,
     edge_schema,
 )
+from llama_index_rnx.collection.edge.seal import BrokenSealError, break_seal, seal
 from llama_index_rnx.system import (
     hole_bytes,
     make_file,
@@ -98,7 +100,7 @@ class EdgeClient:
         self._configs: dict[str, models.CollectionConfig] = {}
         self._opening = threading.Lock()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close_shards, self._shards, self._pid)
+        self._finalizer = weakref.finalize(self, _close_shards, folder, self._shards, self._pid)
 
     def collection_exists(self, collection_name: str) -> bool:
         folder = self.folder / collection_name
@@ -311,14 +313,20 @@ class EdgeClient:
             if self._closed:
                 raise EdgeError("it was closed")
             if name not in self._shards:
-                folder = self._shard_folder(name)
-                # The engine would make what is missing.
-                if not folder.is_dir():
-                    raise EdgeError(f"{folder} is missing")
-                self._check_room(OPEN_RESERVE + size_on_disk(folder / _LOG) + hole_bytes(folder))
-                shard = self._guarded(lambda: edge.EdgeShard.load(str(folder)))
-                self._shards[name] = _undroppable(shard)
+                self._shards[name] = self._load(self._shard_folder(name))
             return self._shards[name]
+
+    def _load(self, folder: Path) -> edge.EdgeShard:
+        """Open a shard whose files are as they were."""
+        # The engine would make what is missing.
+        if not folder.is_dir():
+            raise EdgeError(f"{folder} is missing")
+        try:
+            break_seal(folder)
+        except BrokenSealError as error:
+            raise EdgeError(str(error)) from error
+        self._check_room(OPEN_RESERVE + size_on_disk(folder / _LOG) + hole_bytes(folder))
+        return _undroppable(self._guarded(lambda: edge.EdgeShard.load(str(folder))))
 
     def _guarded(self, action: Callable[[], T]) -> T:
         """Return what a call of the engine returns. It raises plain `Exception`s, and a panic of
@@ -379,11 +387,19 @@ def _undroppable(shard: edge.EdgeShard) -> edge.EdgeShard:
     return shard
 
 
-def _close_shards(shards: dict[str, edge.EdgeShard], pid: int) -> None:
+def _close_shards(folder: Path, shards: dict[str, edge.EdgeShard], pid: int) -> None:
     """Close the shards that this very process has opened."""
-    while os.getpid() == pid and shards:
-        _, shard = shards.popitem()
-        shard.close()
+    with ExitStack() as stack:
+        while os.getpid() == pid and shards:
+            name, shard = shards.popitem()
+            stack.callback(_close_shard, folder / name / SHARD, shard)
+
+
+def _close_shard(folder: Path, shard: edge.EdgeShard) -> None:
+    shard.close()
+    # On a full disk the next process goes without.
+    with suppress(OSError):
+        seal(folder)
 
 
 def _record(record: Any) -> models.Record:
