@@ -79,8 +79,8 @@ class NodeCollection:
     for its words.
 
     Args:
-        location: a folder (Qdrant's engine in this process), `":memory:"`, the URL of a server, several URLs of one
-            cluster (a list, or separated by commas: a dead server is replaced by the next), or a
+        location: a folder (Qdrant's engine in this process), `":memory:"`, the URL of a server,
+            several URLs of one cluster (a list, or separated by commas: a dead server is replaced by the next), or a
             `QdrantClient`.
         name: of the Qdrant collection.
         embedding: any LlamaIndex `MultiModalEmbedding`; by default `RNXEmbedding()`.

@@ -268,7 +268,7 @@ def test_a_failure_is_one_line_and_the_index_whole(
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = NodeCollection(tmp_path, embedding=FakeEmbedding())
     collection.add(nodes(1_000))
-    monkeypatch.setattr(client, "RESERVED_BYTES", 2**60)
+    monkeypatch.setattr(engine, "WRITE_RESERVE", 2**60)
     with pytest.raises(RNXError, match=r"is whole, but searched more slowly.*disk is full"):
         collection.optimize()
     collection.close()

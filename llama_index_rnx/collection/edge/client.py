@@ -2,16 +2,21 @@
 folder. It knows no nodes.
 
 Each collection is a folder of its own: `collection.json`, its settings in Qdrant's words, and the
-files of its engine. A collection exists once its settings are written, which is the last step of
-making it.
+files of its engine. While it is made or removed it also holds `incomplete`; without that, a
+collection that lacks a file is damaged, and never replaced.
+
+A fork has the same maps and none of the engine's threads: it would wait for ever, or write over
+what its parent writes. So it can neither use nor close what its parent has opened.
 """
 
 from __future__ import annotations
 
-import errno
+import os
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,9 +38,10 @@ from llama_index_rnx.collection.edge.requests import (
     edge_query,
     edge_schema,
 )
-from llama_index_rnx.system import atomic_write, make_folder
+from llama_index_rnx.system import make_file, make_folder, sync_folder, write_text
 
 CONFIG = "collection.json"
+_INCOMPLETE = "incomplete"
 
 # Kilobytes of one kind of vectors up to which a search compares the query with every one of them;
 # beyond it `optimize` builds a graph (HNSW). 20,000 vectors of 768 numbers.
@@ -45,9 +51,6 @@ EXACT_KB = 60_000
 HNSW_M = 16
 HNSW_EF_CONSTRUCT = 128
 
-# What a write leaves free on the disk beside its own size. The engine maps its files into memory:
-# on a disk that is full the system would end the process.
-RESERVED_BYTES = 24 * 2**20
 # Bytes of a number of a vector and of its copy in the log of writes.
 _NUMBER_BYTES = 8
 T = TypeVar("T")
@@ -68,13 +71,16 @@ class EdgeClient:
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
         self.folder = folder
+        self._pid = os.getpid()
         self._engines: dict[str, Engine] = {}
         self._configs: dict[str, models.CollectionConfig] = {}
         self._opening = threading.Lock()
         self._closed = False
+        self._close_engines = weakref.finalize(self, _close_engines, self._engines, self._pid)
 
     def collection_exists(self, collection_name: str) -> bool:
-        return self._config_file(collection_name).is_file()
+        folder = self.folder / collection_name
+        return Engine.exists(folder) and not (folder / _INCOMPLETE).exists()
 
     def create_collection(
         self,
@@ -117,22 +123,23 @@ class EdgeClient:
         with self._opening:
             if self.collection_exists(name):
                 raise ValueError(f"collection {name!r} exists")
-            self._check_room(0)
-
-            engine = Engine.create(self.folder / name, edge_config(config))
-            text = config.model_dump_json(exclude_none=True, indent=1)
-            with atomic_write(self._config_file(name)) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            # What a process that was killed while it made or removed a collection has left.
+            folder = self.folder / name
+            _remove(folder)
+            make_file(folder / _INCOMPLETE)
+            engine = Engine.create(folder, edge_config(config))
+            write_text(self._config_file(name), config.model_dump_json(exclude_none=True, indent=1))
+            sync_folder(folder)
+            (folder / _INCOMPLETE).unlink()
             self._engines[name] = engine
 
     def delete_collection(self, collection_name: str) -> None:
         with self._opening:
-            self._config_file(collection_name).unlink(missing_ok=True)
             self._configs.pop(collection_name, None)
             engine = self._engines.pop(collection_name, None)
             if engine is not None:
                 engine.close()
-            shutil.rmtree(self.folder / collection_name, ignore_errors=True)
+            _remove(self.folder / collection_name)
 
     def get_collection(self, collection_name: str) -> models.CollectionInfo:
         info = self._run(collection_name, lambda shard: shard.info())
@@ -256,29 +263,27 @@ class EdgeClient:
             Whether it was done: not if little was written since the last time, or if this client
             was closed meanwhile.
         """
-        engine = self._engine(collection_name)
-        if engine.needs_optimizing():
-            self._check_room(engine.size())
-        return engine.optimize()
+        return self._engine(collection_name).optimize()
 
     def close(self) -> None:
-        """Close the files; a closed client cannot be used again."""
+        """Close the files; a closed client cannot be used again. A fork closes nothing."""
+        if os.getpid() != self._pid:
+            return
         with self._opening:
             self._closed = True
-            while self._engines:
-                _, engine = self._engines.popitem()
-                engine.close()
+            self._close_engines()
 
     def _update(
         self, name: str, operation: edge.UpdateOperation, changes: int = 0, size: int = 0
     ) -> None:
-        self._check_room(size)
-        self._engine(name).update(operation, changes)
+        self._engine(name).update(operation, changes, size)
 
     def _run(self, name: str, action: Callable[[edge.EdgeShard], T]) -> T:
         return self._engine(name).run(action)
 
     def _engine(self, name: str) -> Engine:
+        if os.getpid() != self._pid:
+            raise EdgeError(f"process {self._pid} opened it, and this is a fork of that process")
         with self._opening:
             if self._closed:
                 raise EdgeError("it was closed")
@@ -300,16 +305,23 @@ class EdgeClient:
     def _config_file(self, name: str) -> Path:
         return self.folder / name / CONFIG
 
-    def _check_room(self, size: int) -> None:
-        """Raise OSError when a write of `size` bytes could fill the disk."""
-        free = shutil.disk_usage(_existing(self.folder)).free
-        needed = RESERVED_BYTES + 2 * size
-        if free < needed:
-            raise OSError(
-                errno.ENOSPC,
-                f"the disk is full: {free / 2**20:.0f} MiB are free, "
-                f"{needed / 2**20:.0f} MiB are needed",
-            )
+
+def _close_engines(engines: dict[str, Engine], pid: int) -> None:
+    """Close the engines that this very process has opened."""
+    with ExitStack() as stack:
+        while os.getpid() == pid and engines:
+            _, engine = engines.popitem()
+            stack.callback(engine.close)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a collection of which no file is open. A kill leaves it incomplete."""
+    if folder.exists():
+        make_file(folder / _INCOMPLETE)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 def _record(record: Any) -> models.Record:
@@ -330,8 +342,3 @@ def _point_bytes(point: models.PointStruct) -> int:
         for vector in vectors
     )
     return _NUMBER_BYTES * numbers + len(str(point.payload))
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the first above it that exists."""
-    return next(path for path in (folder, *folder.parents) if path.exists())

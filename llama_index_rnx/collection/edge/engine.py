@@ -4,10 +4,15 @@ collection is searched and written. It knows no requests.
 The files lie in `shard`, once they were optimized in `shard-1`, then in `shard-2`: the highest
 number counts, and the others are leftovers, as is all that begins with `new-`. `changes` has a byte
 for each point that was written or removed since.
+
+The engine maps its files into memory, and most of them are holes. A page that the disk has no room
+for ends the process (SIGBUS), so each call first asks for the room that it can take.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import re
 import shutil
 import subprocess
@@ -15,15 +20,24 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import qdrant_edge as edge
 
-from llama_index_rnx.system import copy_sparse, make_folder, size_on_disk, sync_folder
+from llama_index_rnx.collection.edge.seal import BrokenSealError, break_seal, seal
+from llama_index_rnx.system import (
+    copy_sparse,
+    hole_bytes,
+    make_folder,
+    size_on_disk,
+    sync_folder,
+)
 
 _SHARD = "shard"
+_LOG = "wal"
 _CHANGES = "changes"
 _NEW = "new-"
 _NUMBERED = re.compile(rf"{_SHARD}(?:-(\d+))?")
@@ -34,6 +48,12 @@ _NUMBERED = re.compile(rf"{_SHARD}(?:-(\d+))?")
 _LEAST_CHANGES = 1_000
 _LEAST_PART = 0.05
 
+# Bytes that must be free beside those of a write: new files of the engine take up to 11 MiB.
+WRITE_RESERVE = 16 * 2**20
+# The same for opening, where the log of writes that were not flushed is replayed into new pages: an
+# index of 3,000 points that was killed took up to 4 MiB at a log of 13.
+OPEN_RESERVE = 4 * 2**20
+
 # The program of the process that optimizes.
 _OPTIMIZER = Path(__file__).with_name("optimizer.py")
 T = TypeVar("T")
@@ -43,8 +63,13 @@ class EdgeError(Exception):
     """What the engine says, in one line: it has no errors of its own."""
 
 
+class PanicError(EdgeError):
+    """The engine has failed in a way that it did not foresee."""
+
+
 class Engine:
-    """The engine of one collection; several threads may use it.
+    """The engine of one collection; several threads may use it, one at a time. It holds Python's
+    own lock while it works, so that nothing is lost by that.
 
     Args:
         folder: of the collection.
@@ -60,9 +85,10 @@ class Engine:
         if self._changes_file.exists():
             self._changes = self._changes_file.stat().st_size
         self._closed = False
+        self._panic = ""
 
-        # Held by who writes, and while the files are exchanged.
-        self._writing = threading.Lock()
+        # Held by each call, and while the files are exchanged.
+        self._calling = threading.RLock()
         # One optimization at a time: its process, and what was written since it took its copy.
         self._optimizing = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -71,40 +97,71 @@ class Engine:
 
     @classmethod
     def create(cls, folder: Path, config: edge.EdgeConfig) -> Engine:
-        """Make the files of an empty collection; what lies in the folder is removed."""
-        if folder.exists():
-            shutil.rmtree(folder)
+        """Make the files of an empty collection in a folder that has none."""
+        check_room(folder, WRITE_RESERVE)
         files = folder / _SHARD
         make_folder(files)
-        engine = cls(folder, files, guarded(lambda: edge.EdgeShard.create(str(files), config)))
+        shard = guarded(lambda: edge.EdgeShard.create(str(files), config))
+        engine = cls(folder, files, _undroppable(shard))
         engine.run(lambda shard: shard.flush())
         return engine
 
     @classmethod
     def open(cls, folder: Path) -> Engine:
-        """Open the files of a collection, and remove the leftovers."""
+        """Open the files of a collection, and remove the leftovers.
+
+        Raises:
+            EdgeError: a file is missing or damaged.
+            OSError: the disk is full.
+        """
         numbered = [path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name)]
         files = max(numbered, key=_number, default=folder / _SHARD)
         for path in {*numbered, *folder.glob(f"{_NEW}*")} - {files}:
             shutil.rmtree(path, ignore_errors=True)
+
+        # The engine would make what is missing.
+        if not files.is_dir():
+            raise EdgeError(f"{files} is missing")
+        try:
+            break_seal(files)
+        except BrokenSealError as error:
+            raise EdgeError(str(error)) from error
+        check_room(folder, OPEN_RESERVE + size_on_disk(files / _LOG) + hole_bytes(files))
         return cls(folder, files, _load(files))
 
-    def run(self, action: Callable[[edge.EdgeShard], T]) -> T:
-        """Run an action that reads. Files that are exchanged meanwhile stay open until its end."""
-        shard = self._shard
-        return guarded(lambda: action(shard))
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Return whether a folder holds the files of an engine."""
+        return any(folder.glob(f"{_SHARD}*"))
 
-    def update(self, operation: edge.UpdateOperation, changes: int) -> None:
+    def run(self, action: Callable[[edge.EdgeShard], T]) -> T:
+        """Run an action. After a panic nobody knows what is in memory, so that nothing more is read
+        or written.
+        """
+        with self._calling:
+            if self._panic:
+                raise EdgeError(f"the engine has stopped: {self._panic}")
+            if self._closed:
+                raise EdgeError("it was closed")
+            try:
+                return guarded(lambda: action(self._shard))
+            except PanicError as error:
+                self._panic = str(error)
+                raise
+
+    def update(self, operation: edge.UpdateOperation, changes: int, size: int) -> None:
         """Write.
 
         Args:
             changes: how many points are written or removed.
+            size: bytes that they take on the disk, about.
         """
-        with self._writing:
+        check_room(self.folder, WRITE_RESERVE + 2 * size)
+        with self._calling:
             with self._changes_file.open("ab") as stream:
                 stream.write(bytes(changes))
             self._changes += changes
-            guarded(lambda: self._shard.update(operation))
+            self.run(lambda shard: shard.update(operation))
             if self._missed is not None:
                 self._missed.append(operation)
 
@@ -126,6 +183,7 @@ class Engine:
         with self._optimizing:
             if self._closed or not self.needs_optimizing():
                 return False
+            check_room(self.folder, WRITE_RESERVE + 2 * size_on_disk(self._files))
             new = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.folder))
             try:
                 files = new / _SHARD
@@ -135,28 +193,30 @@ class Engine:
                 self._missed = None
                 shutil.rmtree(new, ignore_errors=True)
 
-    def size(self) -> int:
-        """Return the bytes of the files on the disk."""
-        return size_on_disk(self._files)
-
     def close(self) -> None:
         """Close the files, and end an optimization that is under way."""
-        with self._writing:
+        with self._calling:
+            if self._closed:
+                return
             self._closed = True
             if self._process is not None:
                 self._process.kill()
             guarded(self._shard.close)
+        # After a panic its files are looked at anew; on a full disk the next process goes without.
+        if not self._panic:
+            with suppress(OSError):
+                seal(self._files)
 
     def _copy_to(self, files: Path) -> None:
-        with self._writing:
-            guarded(self._shard.flush)
+        with self._calling:
+            self.run(lambda shard: shard.flush())
             copy_sparse(self._files, files)
             self._missed = []
             self._copied_changes = self._changes
 
     def _optimize_files(self, files: Path) -> bool:
         """Return whether they were optimized, and not given up since this engine was closed."""
-        with self._writing:
+        with self._calling:
             if self._closed:
                 return False
             self._process = subprocess.Popen(
@@ -182,7 +242,7 @@ class Engine:
 
     def _exchange(self, files: Path) -> bool:
         """Write to the new files what they missed, and go on with them."""
-        with self._writing:
+        with self._calling:
             missed = self._missed or []
             if self._closed:
                 return False
@@ -195,15 +255,13 @@ class Engine:
             except BaseException:
                 shutil.rmtree(target, ignore_errors=True)
                 raise
-            old = self._files
+            old_shard, old_files = self._shard, self._files
             self._shard = shard
             self._files = target
             self._changes -= self._copied_changes
             self._changes_file.write_bytes(bytes(self._changes))
-
-        # Who still reads has the old files open; where the system then keeps them, they are removed
-        # when the collection is opened again.
-        shutil.rmtree(old, ignore_errors=True)
+            guarded(old_shard.close)
+        shutil.rmtree(old_files, ignore_errors=True)
         return True
 
 
@@ -214,14 +272,34 @@ def guarded(action: Callable[[], T]) -> T:
     try:
         return action()
     except BaseException as error:
-        is_plain = type(error) is Exception
-        if is_plain or type(error).__name__ == "PanicException":
+        if type(error).__name__ == "PanicException":
+            raise PanicError(str(error)) from error
+        if type(error) is Exception:
             raise EdgeError(str(error)) from error
         raise
 
 
+def check_room(folder: Path, needed: int) -> None:
+    """Raise OSError when fewer bytes than these are free on the disk."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full: {free / 2**20:.0f} MiB are free, "
+            f"{needed / 2**20:.0f} MiB are needed",
+        )
+
+
 def _load(files: Path) -> edge.EdgeShard:
-    return guarded(lambda: edge.EdgeShard.load(str(files)))
+    return _undroppable(guarded(lambda: edge.EdgeShard.load(str(files))))
+
+
+def _undroppable(shard: edge.EdgeShard) -> edge.EdgeShard:
+    """Return a shard that Python never frees, for the engine flushes what is freed, in a fork, too.
+    A closed one holds next to nothing.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(shard))
+    return shard
 
 
 def _replay(files: Path, operations: list[edge.UpdateOperation]) -> None:
