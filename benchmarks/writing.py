@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import random
@@ -130,9 +131,9 @@ def time_writing(to: str | None, size: int) -> Timings:
     rng = random.Random(0)
     words = [f"word{number}" for number in range(VOCABULARY)]
     # A few words are frequent and most are rare, as in any language.
-    weights = [1 / rank for rank in range(1, VOCABULARY + 1)]
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
     texts = [
-        f"{' '.join(rng.choices(words, weights, k=WORDS_A_TEXT))} {number}"
+        f"{' '.join(rng.choices(words, cum_weights=weights, k=WORDS_A_TEXT))} {number}"
         for number in range(size)
     ]
     nodes = [

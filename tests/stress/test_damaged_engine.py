@@ -1,5 +1,5 @@
-"""A folder whose files are cut off, emptied, removed, overwritten or flipped: one line, or an answer;
-never the end of the process, and never a hang. Every action runs in a process of its own.
+"""A folder whose files are cut off, emptied, removed, overwritten or flipped: one line, or an
+answer; never the end of the process, and never a hang. Every action is a process of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A process that is killed while it writes to the engine of a folder, builds its graphs, makes a
-collection or converts an index of an earlier version: nothing acknowledged is lost, and the next run
-completes.
+collection or converts an index of an earlier version: nothing acknowledged is lost, and the next
+run completes.
 """
 
 from __future__ import annotations

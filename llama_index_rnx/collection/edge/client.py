@@ -301,6 +301,8 @@ class EdgeClient:
             file = self._config_file(name)
             try:
                 config = models.CollectionConfig.model_validate_json(file.read_bytes())
+            except FileNotFoundError as error:
+                raise EdgeError(f"{file} is missing") from error
             except ValidationError as error:
                 raise EdgeError(f"{file} is damaged") from error
             self._configs[name] = config

@@ -273,6 +273,9 @@ def guarded(action: Callable[[], T]) -> T:
     except BaseException as error:
         if type(error).__name__ == "PanicException":
             raise PanicError(str(error)) from error
+        # The engine itself asks for room before it builds new files.
+        if "not enough space" in str(error).lower():
+            raise OSError(errno.ENOSPC, f"the disk is full: {error}") from error
         if type(error) is Exception:
             raise EdgeError(str(error)) from error
         raise
