@@ -51,6 +51,10 @@ EXACT_KB = 60_000
 HNSW_M = 16
 HNSW_EF_CONSTRUCT = 128
 
+# The part of the vectors that must be deleted for `optimize` to build a graph anew: searches find
+# less of what lies near deleted ones.
+DELETED_THRESHOLD = 0.05
+
 # Bytes of a number of a vector and of its copy in the log of writes.
 _NUMBER_BYTES = 8
 T = TypeVar("T")
@@ -103,7 +107,7 @@ class EdgeClient:
                 m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=EXACT_KB
             ),
             optimizer_config=models.OptimizersConfig(
-                deleted_threshold=0.2,
+                deleted_threshold=DELETED_THRESHOLD,
                 vacuum_min_vector_number=1_000,
                 default_segment_number=0,
                 flush_interval_sec=0,

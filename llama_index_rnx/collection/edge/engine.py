@@ -43,8 +43,7 @@ _NEW = "new-"
 _NUMBERED = re.compile(rf"{_SHARD}(?:-(\d+))?")
 
 # How many points must have been written or removed before an optimization is worth a copy of the
-# files: this many, and this part of all. The engine itself leaves fewer as they are: it drops what
-# was removed from a fifth on, and builds a graph of what fills EXACT_KB.
+# files: this many, and this part of all. The engine itself leaves fewer as they are.
 _LEAST_CHANGES = 1_000
 _LEAST_PART = 0.05
 
