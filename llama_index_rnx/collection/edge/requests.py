@@ -17,6 +17,11 @@ from qdrant_client import models
 # Which fields of the payload are wanted: all, none, or these.
 Payload = bool | list[str] | models.PayloadSelectorInclude
 
+# How many candidates a search of a graph keeps. Of 30,000 vectors of rnx-mini it finds .9995 of the
+# hundred nearest with 384, .9971 with 256 and .9817 with 128; where a filter leaves half of them,
+# .994 with 256 (`benchmarks.scale recall`).
+HNSW_EF = 384
+
 _MEMORY = {True: edge.Memory.Cold, False: edge.Memory.Cached, None: None}
 
 
@@ -143,12 +148,10 @@ def _quantization(config: Any) -> edge.ScalarQuantizationConfig | None:
     )
 
 
-def _search_params(params: models.SearchParams | None) -> edge.SearchParams | None:
-    if params is None:
-        return None
-    quantization = params.quantization
+def _search_params(params: models.SearchParams | None) -> edge.SearchParams:
+    quantization = params.quantization if params else None
     return edge.SearchParams(
-        hnsw_ef=params.hnsw_ef,
+        hnsw_ef=HNSW_EF,
         quantization=edge.QuantizationSearchParams(
             rescore=quantization.rescore, oversampling=quantization.oversampling
         )
