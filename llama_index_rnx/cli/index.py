@@ -21,6 +21,7 @@ from llama_index_rnx.console import print_note
 from llama_index_rnx.defaults import COLLECTION_NAME
 from llama_index_rnx.errors import SettingsError, StorageError
 from llama_index_rnx.ingestion import Shard, device_of, resolve_shard
+from llama_index_rnx.system import lasting_imports
 
 if TYPE_CHECKING:
     from llama_index_rnx.collection import NodeCollection, Skipped
@@ -186,8 +187,9 @@ def _survey(paths: list[Path], follow_links: bool) -> Survey:
 def _open_target(
     to: str, name: str, storage: Storage, memory_path: str | None, device: str | None
 ) -> Iterator[NodeCollection]:
-    from llama_index_rnx.collection import NodeCollection
-    from llama_index_rnx.embed import RNXEmbedding
+    with lasting_imports():
+        from llama_index_rnx.collection import NodeCollection
+        from llama_index_rnx.embed import RNXEmbedding
 
     embedding = RNXEmbedding(device=device)
     target = NodeCollection(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama_index_rnx.errors import SettingsError, StorageError
+from llama_index_rnx.system import lasting_imports
 
 if TYPE_CHECKING:
     from llama_index_rnx.collection import NodeCollection
@@ -68,7 +69,8 @@ def open_index(location: str, name: str) -> Iterator[NodeCollection]:
     if is_folder and not Path(location).expanduser().exists():
         raise missing
 
-    from llama_index_rnx.collection import NodeCollection, holds_index
+    with lasting_imports():
+        from llama_index_rnx.collection import NodeCollection, holds_index
 
     if is_folder and not holds_index(Path(location)):
         raise missing

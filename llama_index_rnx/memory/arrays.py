@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
@@ -33,7 +34,10 @@ def imported_torch() -> ModuleType | None:
     """Return torch if something in this process has imported it. Without it there are no tensors
     and no threads of its own, and to import it takes seconds.
     """
-    return sys.modules.get("torch")
+    if sys.modules.get("torch") is None:
+        return None
+    # Another thread may be in the midst of importing it: this waits for its end.
+    return import_module("torch")
 
 
 def are_memories(values: Iterable[Any]) -> bool:

@@ -10,6 +10,7 @@ from llama_index_rnx.system.folders import (
     size_on_disk,
     sync_folder,
 )
+from llama_index_rnx.system.imports import lasting_imports
 from llama_index_rnx.system.lock import FolderInUseError, FolderLock
 from llama_index_rnx.system.permissions import (
     keep_private,
@@ -36,6 +37,7 @@ __all__ = [
     "end_within",
     "hole_bytes",
     "keep_private",
+    "lasting_imports",
     "make_file",
     "make_folder",
     "private_opener",

@@ -196,6 +196,26 @@ def test_what_is_no_array_of_numbers_is_refused(value: Any) -> None:
         get_or_compute_memories(Odd(), candidates(), MemoryStore())
 
 
+SLOW_TORCH = """
+import threading, time
+from llama_index_rnx.memory import are_memories
+importing = threading.Thread(target=lambda: __import__("torch"))
+importing.start()
+while "torch" not in sys.modules:
+    time.sleep(0.001)
+assert not are_memories([{"a": "no array"}])
+importing.join()
+"""
+
+
+def test_a_torch_that_another_thread_imports_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(
+        "import time\ntime.sleep(0.3)\nclass Tensor: ...\n", encoding="utf-8"
+    )
+    program = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{SLOW_TORCH}"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_a_memory_is_of_one_framework() -> None:
     array, tensor = np.ones(1), torch.ones(1)
     assert are_memories([{}, {"a": array, "b": array}, {"a": tensor}])
