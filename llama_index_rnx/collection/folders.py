@@ -140,8 +140,15 @@ def _open_copy(folder: Path) -> Connection:
         sum(map(size_on_disk, sources)) / 2**20,
         copy.path,
     )
-    for source in sources:
-        copy_sparse(source, copy.path / source.name)
+    try:
+        for source in sources:
+            copy_sparse(source, copy.path / source.name)
+    except OSError as error:
+        copy.remove()
+        raise StorageError(
+            f"the index in {folder} is read-only and cannot be copied ({one_line(error)}); "
+            "name a folder with more room in TMPDIR, or make the index writable."
+        ) from error
 
     def forget() -> None:
         _connections.pop((os.getpid(), folder), None)
