@@ -204,7 +204,7 @@ class QdrantIndex:
                 f"collection {self.name!r} at {where} was not made by this package; "
                 "choose another name= or folder."
             )
-        if metadata["embedding"] != self._fingerprint:
+        if metadata.get("embedding") != self._fingerprint:
             raise StorageError(
                 f"the index at {where} was made with {metadata['embedding']}, "
                 f"the embedding given is {self._fingerprint}; "

@@ -323,7 +323,7 @@ class EdgeClient:
         if not folder.is_dir():
             raise EdgeError(f"{folder} is missing")
         try:
-            break_seal(folder)
+            break_seal(folder.parent)
         except BrokenSealError as error:
             raise EdgeError(str(error)) from error
         self._check_room(OPEN_RESERVE + size_on_disk(folder / _LOG) + hole_bytes(folder))
@@ -403,7 +403,7 @@ def _close_shard(folder: Path, shard: edge.EdgeShard) -> None:
     shard.close()
     # On a full disk the next process goes without.
     with suppress(OSError):
-        seal(folder)
+        seal(folder.parent)
 
 
 def _record(record: Any) -> models.Record:
