@@ -1,5 +1,5 @@
 """A list of the files of a collection, written when it is closed and taken away when it is opened:
-what was cut off, emptied or removed in between is seen before the engine maps it. It opens no shard.
+what was cut off or removed in between is seen before the engine maps it. It opens no shard.
 
 Where the list lies, the last process closed the shard and nobody has opened it since, so all files
 must be as they were. After a kill there is none, and nothing is compared.
