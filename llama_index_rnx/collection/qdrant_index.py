@@ -216,9 +216,9 @@ class QdrantIndex:
                 f"collection {self.name!r} at {where} was not made by this package; "
                 "choose another name= or folder."
             )
-        if metadata["embedding"] != self._fingerprint:
+        if metadata.get("embedding") != self._fingerprint:
             raise StorageError(
-                f"the index at {where} was made with {metadata['embedding']}, "
+                f"the index at {where} was made with {metadata.get('embedding')}, "
                 f"the embedding given is {self._fingerprint}; "
                 "pass the same embedding=, or index again into a new folder."
             )

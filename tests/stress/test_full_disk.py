@@ -72,7 +72,7 @@ def test_an_index_on_a_full_disk(
     resize(kib)
     line = one_line(rnx("index", source, "--to", folder / "index"))
     assert "full" in line or "space" in line, line
-    resize(65_536)
+    resize(524_288)
     again = rnx("index", source, "--to", folder / "index")
     assert again.code == 0, again.err
     assert "100 nodes in" in again.err
@@ -140,7 +140,7 @@ def test_a_collection_says_it_in_one_line(disk: tuple[Path, Resize], tmp_path: P
     with pytest.raises(RNXError, match="full") as caught:
         collection.add(nodes)
     assert "\n" not in str(caught.value)
-    resize(65_536)
+    resize(524_288)
     written = collection.add(nodes)
     assert 0 < written <= 201
     assert len(collection) == 201

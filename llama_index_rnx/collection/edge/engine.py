@@ -113,18 +113,18 @@ class Engine:
             EdgeError: a file is missing or damaged.
             OSError: the disk is full.
         """
+        try:
+            break_seal(folder)
+        except BrokenSealError as error:
+            raise EdgeError(str(error)) from error
+
         numbered = [path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name)]
         files = max(numbered, key=_number, default=folder / _SHARD)
         for path in {*numbered, *folder.glob(f"{_NEW}*")} - {files}:
             shutil.rmtree(path, ignore_errors=True)
-
         # The engine would make what is missing.
         if not files.is_dir():
             raise EdgeError(f"{files} is missing")
-        try:
-            break_seal(files)
-        except BrokenSealError as error:
-            raise EdgeError(str(error)) from error
         check_room(folder, OPEN_RESERVE + size_on_disk(files / _LOG) + hole_bytes(files))
         return cls(folder, files, _load(files))
 
@@ -204,7 +204,7 @@ class Engine:
         # After a panic its files are looked at anew; on a full disk the next process goes without.
         if not self._panic:
             with suppress(OSError):
-                seal(self._files)
+                seal(self.folder)
 
     def _copy_to(self, files: Path) -> None:
         with self._calling:

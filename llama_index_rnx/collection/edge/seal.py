@@ -1,5 +1,5 @@
-"""A list of the files of a shard, written when it is closed and taken away when it is opened: what
-was cut off, emptied or removed in between is seen before the engine maps it. It opens no shard.
+"""A list of the files of a collection, written when it is closed and taken away when it is opened:
+what was cut off or removed in between is seen before the engine maps it. It opens no shard.
 
 Where the list lies, the last process closed the shard and nobody has opened it since, so all files
 must be as they were. After a kill there is none, and nothing is compared.
@@ -16,7 +16,7 @@ from llama_index_rnx.system import atomic_write
 _SEAL = "closed.json"
 
 # The log of writes is left out: the engine renames its files as it goes.
-_PATTERNS = ("*.json", "segments/**/*")
+_PATTERNS = ("collection.json", "shard*/*.json", "shard*/segments/**/*")
 
 # Bytes of a file up to which its content is compared, too: a second for a gigabyte of vectors would
 # be too much at each start.
@@ -27,43 +27,43 @@ class BrokenSealError(Exception):
     """A file is not as it was when the shard was closed; the message names it."""
 
 
-def seal(shard: Path) -> None:
-    """Write the list of the files of a shard that was closed.
+def seal(folder: Path) -> None:
+    """Write the list of the files of a collection whose shard was closed.
 
     Raises:
         OSError: a file cannot be read, or the disk is full.
     """
-    with atomic_write(shard.with_name(_SEAL), mode=0o600) as temporary:
-        temporary.write_text(json.dumps(_files(shard)), encoding="utf-8")
+    with atomic_write(folder / _SEAL, mode=0o600) as temporary:
+        temporary.write_text(json.dumps(_files(folder)), encoding="utf-8")
 
 
-def break_seal(shard: Path) -> None:
-    """Compare the files of a shard with the list, if there is one, and take it away.
+def break_seal(folder: Path) -> None:
+    """Compare the files of a collection with the list, if there is one, and take it away.
 
     Raises:
         BrokenSealError: a file is missing, or has another size or content. The list stays.
         OSError: a file cannot be read.
     """
-    file = shard.with_name(_SEAL)
+    file = folder / _SEAL
     if not file.is_file():
         return
     try:
-        before = json.loads(file.read_bytes())
-    except ValueError as error:
+        before = dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
         raise BrokenSealError(f"{file} is damaged") from error
-    now = _files(shard)
+    now = _files(folder)
     for name in before:
         if name not in now:
-            raise BrokenSealError(f"{shard / name} is missing")
+            raise BrokenSealError(f"{folder / name} is missing")
         if before[name] != now[name]:
-            raise BrokenSealError(f"{shard / name} is damaged")
+            raise BrokenSealError(f"{folder / name} is damaged")
     file.unlink()
 
 
-def _files(shard: Path) -> dict[str, list[int]]:
+def _files(folder: Path) -> dict[str, list[int]]:
     """Return by path the size of each file and the checksum of small ones."""
-    paths = sorted(path for pattern in _PATTERNS for path in shard.glob(pattern) if path.is_file())
-    return {path.relative_to(shard).as_posix(): _fingerprint(path) for path in paths}
+    paths = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file())
+    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in paths}
 
 
 def _fingerprint(path: Path) -> list[int]:
