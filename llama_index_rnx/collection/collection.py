@@ -79,9 +79,9 @@ class NodeCollection:
     for its words.
 
     Args:
-        location: a folder (Qdrant's engine in this process), `":memory:"`, the URL of a server,
-            several URLs of one cluster (a list, or separated by commas: a dead server is replaced by the next), or a
-            `QdrantClient`.
+        location: a folder or `":memory:"` (Qdrant's engine in this process), the URL of a server,
+            several URLs of one cluster (a list, or separated by commas: a dead server is replaced
+            by the next), or a `QdrantClient`.
         name: of the Qdrant collection.
         embedding: any LlamaIndex `MultiModalEmbedding`; by default `RNXEmbedding()`.
         ranker: prepares its memories when nodes are added; `"auto"` is the embedding's own

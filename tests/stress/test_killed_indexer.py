@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import BLUE, GREEN, RED, write_image, write_pdf
-from qdrant_client import QdrantClient
 from warm import KILLED, Warm, texts
 
+from llama_index_rnx.collection.edge import EdgeClient
+from llama_index_rnx.collection.schema import EDGE
 from llama_index_rnx.memory.sqlite_backend import FILE_NAME
 
 NOTES, PICTURES, PAGES = 64, 3, 2  # three batches
@@ -66,9 +67,9 @@ def _cosine(one: Any, other: Any) -> float:
 
 
 def opened(folder: Path) -> Index:
-    client = QdrantClient(path=str(folder))
+    client = EdgeClient(folder / EDGE)
     try:
-        found, _ = client.scroll("rnx", limit=10_000, with_payload=True, with_vectors=True)
+        found, _ = client.scroll("rnx", limit=10_000, with_vectors=True)
     finally:
         client.close()
     connection = sqlite3.connect(folder / "memories" / FILE_NAME)
