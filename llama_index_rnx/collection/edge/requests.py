@@ -52,7 +52,7 @@ def edge_config(config: models.CollectionConfig) -> edge.EdgeConfig:
         quantization_config=_quantization(config.quantization_config),
         optimizers=edge.EdgeOptimizersConfig(
             deleted_threshold=config.optimizer_config.deleted_threshold,
-            indexing_threshold=config.optimizer_config.indexing_threshold
+            indexing_threshold=config.optimizer_config.indexing_threshold,
         ),
     )
 
