@@ -221,8 +221,8 @@ class NodeCollection:
 
         It works on a copy in another process: searches and writes go on meanwhile, an interrupted
         one leaves the index as it was, and it takes the size of the index on the disk twice as long
-        as it runs. Results are the same before and after, but for those of the graph: it finds 99
-        of the 100 nearest at least.
+        as it runs. Results are the same before and after, but for those of the graph: of the 100
+        nearest it finds 99 at the mean.
 
         Returns:
             Whether something was done: not if little was written since the last time (fewer than
