@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Mapping
 from importlib.resources import files
@@ -26,14 +25,8 @@ from llama_index_rnx.rankers.mini.quantization import SCALE, dequantize_matrix
 
 NAME = "rnx-mini"
 
-# Every graph, and the names of the weights that are its initializers.
-GRAPHS = {
-    "text": re.compile(r"text\.bert\.(encoder|embeddings\.(position|token_type|LayerNorm))"),
-    "caption": re.compile(r"image\.(caption\.|more\.\d+\.caption\.|basis$)"),
-    "image": re.compile(r"eyes\.|image\.(projector\.|more\.\d+\.vector\.|basis$|bank$)"),
-    "candidates": re.compile(r"reader\.(compress|base|joint)\."),
-    "list": re.compile(r"reader\.list\."),
-}
+# Each is a file `NAME.onnx` beside the weights.
+GRAPHS = ("text", "caption", "image", "candidates", "list")
 
 # Onnxruntime's levels of what it prints: errors, which it raises as well, are the last but one.
 _FATAL = 4
@@ -83,14 +76,17 @@ class Checkpoint:
         tensor: NDArray[Any] = self._file.get_tensor(name)
         return tensor
 
+    def scale(self, name: str) -> NDArray[np.float32] | None:
+        """Return the scales of a tensor's rows; None for one that is stored without."""
+        return self.tensor(name + SCALE) if name + SCALE in self._names else None
+
     def weight(self, name: str) -> NDArray[np.float32]:
         """Return a tensor as fp32.
 
         Raises:
             StorageError: there is none of this name.
         """
-        scale = self.tensor(name + SCALE) if name + SCALE in self._names else None
-        return dequantize_matrix(self.tensor(name), scale)
+        return dequantize_matrix(self.tensor(name), self.scale(name))
 
     def run(self, graph: str, inputs: Arrays) -> list[NDArray[Any]]:
         """Run one of `GRAPHS` and return its outputs. Several threads may run it at once.
@@ -113,19 +109,17 @@ class Checkpoint:
         return session
 
     def _load(self, graph: str) -> onnxruntime.InferenceSession:
-        names = [
-            name
-            for name in sorted(self._names)
-            if GRAPHS[graph].match(name) and not name.endswith(SCALE)
-        ]
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(self.weight(name)) for name in names]
-        options = _session_options()
-        options.add_external_initializers(names, values)
         try:
-            description = (self.folder / f"{graph}.onnx").read_bytes()
-            return onnxruntime.InferenceSession(description, options, providers=self._providers)
+            content = (self.folder / f"{graph}.onnx").read_bytes()
+            # A graph takes the weights that it names; no weight's name contains another's.
+            names = [name for name in sorted(self._names) if name.encode() in content]
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(self.weight(name)) for name in names]
+            options = _session_options()
+            options.add_external_initializers(names, values)
+            return onnxruntime.InferenceSession(content, options, providers=self._providers)
         except Exception as error:
-            raise self._misfit(str(error).splitlines()[0]) from error
+            first_line, *_ = str(error).splitlines() or [type(error).__name__]
+            raise self._misfit(first_line) from error
 
     def _require_graphs(self) -> None:
         missing = [name for name in GRAPHS if not (self.folder / f"{name}.onnx").is_file()]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from llama_index_rnx.rankers.mini.checkpoint import Checkpoint
-from llama_index_rnx.rankers.mini.quantization import SCALE, Floats, dequantize_matrix, normalize
+from llama_index_rnx.rankers.mini.quantization import Floats, dequantize_matrix, normalize
 
 # Word pieces of a chunk, without [CLS] and [SEP]; gte-small was trained on up to 512.
 CHUNK_PIECES = 254
@@ -86,7 +86,7 @@ class TextEncoder:
 
         # A text looks up a few hundred of 30,522 rows, so these stay int8.
         self._words = checkpoint.tensor(_WORDS)  # [vocabulary, 384]
-        self._word_scales = checkpoint.tensor(_WORDS + SCALE)  # [vocabulary]
+        self._word_scales = checkpoint.scale(_WORDS)  # [vocabulary]
 
     def encode(self, texts: Sequence[str], max_chunks: int = MAX_CHUNKS) -> list[EncodedText]:
         """Encode every text, chunk by chunk.
@@ -109,7 +109,9 @@ class TextEncoder:
 
     def _forward(self, ids: NDArray[np.int64]) -> Floats:
         """[B, T] -> states [B, T, 384]."""
-        words = dequantize_matrix(self._words[ids.ravel()], self._word_scales[ids.ravel()])
+        rows = ids.ravel()
+        scales = None if self._word_scales is None else self._word_scales[rows]
+        words = dequantize_matrix(self._words[rows], scales)  # [B x T, 384]
         (states,) = self._checkpoint.run("text", {"words": words.reshape(*ids.shape, -1)})
         return states
 
