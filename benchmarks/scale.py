@@ -6,6 +6,8 @@ against two.
     RNX_DATA=DIR python -m benchmarks.scale quantization --server URL
     python -m benchmarks.scale wire --server URL [--rounds N]
     python -m benchmarks.scale workers --server URL [--rounds N]
+    RNX_DATA=DIR python -m benchmarks.scale recall
+    RNX_DATA=DIR python -m benchmarks.scale folder --server URL [--sizes N ...] [--plot FILE]
 
 `payloads` measures what Qdrant keeps of a node without its vectors, `memories` the bytes of a text,
 an image and a page; both read passages of TREC DL19 and DL21, Flickr8k dev and the pages of
@@ -14,7 +16,7 @@ those passages, kept below --work for the next time, and asks with 500 of them f
 among the others. `wire` measures upload and search, in turn; it writes random vectors, because its
 times do not depend on them. `workers` runs `rnx index` with --workers 1 and 2. URL is that of a
 Qdrant server to try things on: collections are made and removed there. Ratios are of runs taken in
-turn.
+turn. `recall` and `folder` are described in folders.py.
 """
 
 from __future__ import annotations
@@ -35,19 +37,19 @@ from typing import Any
 
 import numpy as np
 from llama_index.core.embeddings import MultiModalEmbedding
-from llama_index.core.schema import BaseNode, ImageNode, TextNode
+from llama_index.core.schema import BaseNode, TextNode
 from qdrant_client import QdrantClient, models
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save
 
+from benchmarks.corpora import chunks, pages, passages, photographs
+from benchmarks.folders import folder, recall
 from llama_index_rnx import NodeCollection, RNXEmbedding, Storage
 from llama_index_rnx.candidates import Query, candidate_of
 from llama_index_rnx.collection import TEXT, PreparedNode, creation_settings
-from llama_index_rnx.ingestion import SourceFile, nodes_of
 from llama_index_rnx.memory import MemoryStore
 from llama_index_rnx.ranking import get_or_compute_memories
 from llama_index_rnx.text import bm25
-from training.data import DataFolder, trec
 
 # Of `wire`: nodes that are uploaded, and searches.
 DIMENSIONS = 768
@@ -72,12 +74,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("part", choices=["payloads", "memories", "quantization", "wire", "workers"])
+    parts = ["payloads", "memories", "quantization", "wire", "workers", "recall", "folder"]
+    add("part", choices=parts)
     add("--server", default="http://127.0.0.1:6333")
     work = "memories and files that are kept for the next run"
     add("--work", type=Path, default=Path("scale-work"), help=work)
     add("--limit", type=int, default=12_000, help="nodes of a kind")
     add("--rounds", type=int, default=5)
+    add("--sizes", type=int, nargs="+", default=[1_000, 10_000, 30_000, 100_000])
+    add("--local", type=int, default=30_000, help="nodes that local mode gets at most")
+    add("--plot", type=Path, help="a PNG of `folder`")
     args = parser.parse_args()
     if args.part == "payloads":
         payloads(args.limit)
@@ -87,6 +93,10 @@ def main() -> None:
         quantization(args.server, args.work, args.limit)
     elif args.part == "wire":
         wire(args.server, args.rounds)
+    elif args.part == "recall":
+        recall(args.work, args.sizes)
+    elif args.part == "folder":
+        folder(args.server, args.work, args.sizes, args.local, args.plot)
     else:
         workers(args.server, args.work, args.rounds)
 
@@ -358,39 +368,6 @@ def format_seconds(seconds: Sequence[float], first: Sequence[float]) -> str:
 def _nodes_by_kind(limit: int) -> dict[str, Iterator[BaseNode]]:
     kinds = {"text": passages(), "picture": photographs(), "page": pages()}
     return {kind: itertools.islice(nodes, limit) for kind, nodes in kinds.items()}
-
-
-def passages() -> Iterator[BaseNode]:
-    """Yield the distinct passages of DL19's and DL21's first stages."""
-    folder = DataFolder.from_environment()
-    docids: set[str] = set()
-    for name in ("dl19", "dl21"):
-        for graded_list in trec(folder, name, ["bm25", "splade"]):
-            for docid, text in zip(graded_list.docids, graded_list.texts, strict=True):
-                if docid not in docids:
-                    docids.add(docid)
-                    yield TextNode(id_=docid, text=text)
-
-
-def photographs() -> Iterator[BaseNode]:
-    """Yield the images of Flickr8k's development split."""
-    folder = DataFolder.from_environment()
-    for row in folder.rows("flickr8k/dev.jsonl.gz"):
-        path = folder.path / "flickr8k" / row["image"]
-        yield ImageNode(id_=row["image"], image_path=str(path))
-
-
-def pages() -> Iterator[BaseNode]:
-    """Yield the pages of mmdocir's documents, text and image."""
-    folder = DataFolder.from_environment()
-    for document in folder.rows("mmdocir/questions.jsonl.gz"):
-        path = folder.path / "mmdocir" / "pdfs" / document["doc_name"]
-        yield from nodes_of(SourceFile(path=path, docid=path.name))
-
-
-def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Yield runs of `size` items."""
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 if __name__ == "__main__":

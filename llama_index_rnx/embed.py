@@ -294,8 +294,8 @@ def embed_candidates(
 
     return [
         Vectors(
-            text=next(text_vectors) if candidate.text else None,
-            image=next(image_vectors) if candidate.image else None,
+            text=_plain_numbers(next(text_vectors)) if candidate.text else None,
+            image=_plain_numbers(next(image_vectors)) if candidate.image else None,
         )
         for candidate in candidates
     ]
@@ -326,6 +326,11 @@ def embed_query(embedding: MultiModalEmbedding, query: Query) -> list[float]:
 
     total = np.sum([np.asarray(vector) / np.linalg.norm(vector) for vector in vectors], axis=0)
     return [float(x) for x in total / np.linalg.norm(total)]
+
+
+def _plain_numbers(vector: Sequence[float]) -> list[float]:
+    """Return a vector as Python's own numbers: some embeddings give numpy's."""
+    return list(map(float, vector))
 
 
 def _checked_text(text: Any) -> str:

@@ -19,7 +19,7 @@ from llama_index_rnx.cli.options import CollectionName
 from llama_index_rnx.collection import FIELD_KINDS, Storage
 from llama_index_rnx.console import print_note
 from llama_index_rnx.defaults import COLLECTION_NAME
-from llama_index_rnx.errors import SettingsError
+from llama_index_rnx.errors import SettingsError, StorageError
 from llama_index_rnx.ingestion import Shard, device_of, resolve_shard
 from llama_index_rnx.system import lasting_imports
 
@@ -166,14 +166,15 @@ def index(
     with _open_target(to, collection, storage, memory_path, own_device) as target:
         if progress is ProgressFormat.json:
             _index_with_json_lines(target, job)
-            return
-        if workers == 1:
-            report = _index_alone(target, job)
-        elif target.embedded:
-            report = _index_with_memory_workers(target, job, workers, own_device)
         else:
-            report = _index_in_shards(target, job, workers, sys.argv[2:])
-        _print_report(report, len(target), to)
+            if workers == 1:
+                report = _index_alone(target, job)
+            elif target.embedded:
+                report = _index_with_memory_workers(target, job, workers, own_device)
+            else:
+                report = _index_in_shards(target, job, workers, sys.argv[2:])
+            _print_report(report, len(target), to)
+        _optimize(target)
 
 
 def _survey(paths: list[Path], follow_links: bool) -> Survey:
@@ -254,6 +255,17 @@ def _index_in_shards(
     if job.shard == Shard():
         look_back(target, job.paths, report)
     return report
+
+
+def _optimize(target: NodeCollection) -> None:
+    """Make the index fast to search. Where that cannot be done, it is whole all the same."""
+    from llama_index_rnx.console import note_if_slow
+
+    try:
+        with note_if_slow("preparing the index for fast searches; Ctrl-C leaves it as it is"):
+            target.optimize()
+    except StorageError as error:
+        print_note(error)
 
 
 def remove_options(arguments: list[str], *names: str) -> list[str]:

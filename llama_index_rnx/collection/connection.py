@@ -8,10 +8,13 @@ import atexit
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qdrant_client import QdrantClient
+
+from llama_index_rnx.errors import StorageError
 
 Location = str | Path | QdrantClient | Sequence[str]
 MEMORY = ":memory:"
@@ -72,6 +75,12 @@ class Connection(ABC):
         if self._is_owned and not self._users:
             self.close()
 
+    def optimize(self, name: str) -> bool:
+        """Do what makes the searches of a collection fast, and return whether there was something
+        to do. Servers do it by themselves, and local mode has no such thing.
+        """
+        return False
+
     def dump(self, name: str) -> Any:
         """Return a copy of a collection that ends with this process; None for one that does not
         exist, and for other engines, which can be opened again.
@@ -87,4 +96,6 @@ class Connection(ABC):
 def _close_owned() -> None:
     """Close what nobody closed, before Python takes its modules apart."""
     for connection in list(_owned):
-        connection.close()
+        # What cannot be closed is whole all the same: the next process replays its log.
+        with suppress(StorageError):
+            connection.close()

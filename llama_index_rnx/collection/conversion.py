@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from qdrant_client import models
@@ -47,8 +48,8 @@ def convert(folder: Path) -> None:
     """Convert the index of a folder that this process has locked.
 
     Raises:
-        StorageError: a collection in it is another program's.
-        StorageError, OSError: the disk is full, or the new files cannot be written.
+        StorageError: a collection in it is another program's, the disk is full, or the new files
+            cannot be written.
         ValueError, TypeError, LookupError, AttributeError, sqlite3.Error: the old ones are damaged.
     """
     meta = folder / META
@@ -60,20 +61,14 @@ def convert(folder: Path) -> None:
     shutil.rmtree(new, ignore_errors=True)
     configs = read_configs(folder)
     _check_owner(configs, folder)
-    total = sum(count_points(folder, name) for name in configs)
-    client = EdgeClient(new)
     try:
-        with progress_bar("converting the index", total, "nodes") as advance:
-            for name, config in configs.items():
-                _convert_collection(folder, name, config, client, advance)
-    except EdgeError as error:
+        _fill(new, folder, configs)
+    except (EdgeError, OSError) as error:
         raise StorageError(
             f"the index in {folder} was made by an earlier version and cannot be converted "
-            f"({one_line(error)}); it is left as it was."
+            f"({one_line(error)}); it is left as it was: make room for a second one beside it, "
+            "or repair the disk, and run the same again."
         ) from error
-    finally:
-        client.close()
-    sync_folder(new)
 
     meta.replace(folder / _CONVERTED)
     new.replace(folder / EDGE)
@@ -85,6 +80,23 @@ def remove_converted(folder: Path) -> None:
     if (folder / _CONVERTED).is_file():
         shutil.rmtree(folder / COLLECTIONS, ignore_errors=True)
         (folder / _CONVERTED).unlink()
+
+
+def _fill(new: Path, folder: Path, configs: Mapping[str, models.CreateCollection]) -> None:
+    """Write the collections of a folder into a new one; after an error nothing of it takes room."""
+    total = sum(count_points(folder, name) for name in configs)
+    client = EdgeClient(new)
+    try:
+        with progress_bar("converting the index", total, "nodes") as advance:
+            for name, config in configs.items():
+                _convert_collection(folder, name, config, client, advance)
+        client.close()
+        sync_folder(new)
+    except BaseException:
+        with suppress(EdgeError):
+            client.close()
+        shutil.rmtree(new, ignore_errors=True)
+        raise
 
 
 def _check_owner(configs: Mapping[str, models.CreateCollection], folder: Path) -> None:

@@ -51,7 +51,7 @@ class EdgeConnection(Connection):
         except EdgeError as error:
             raise StorageError(
                 f"the index in {self.where} cannot be used ({one_line(error)}); "
-                "open it again, or index again into a new folder."
+                "close it and open it again, or index again into a new folder."
             ) from error
         except OSError as error:
             advice = "make room on the disk, or repair it"
@@ -62,9 +62,20 @@ class EdgeConnection(Connection):
                 f"{advice}, and run the same again: what was written is whole."
             ) from error
 
+    def optimize(self, name: str) -> bool:
+        try:
+            return self.call(lambda client: client.optimize(name))
+        except StorageError as error:
+            raise StorageError(
+                f"the index in {self.where} is whole, but searched more slowly than it could be: "
+                f"{one_line(error.__cause__ or error)}."
+            ) from error
+
     def close(self) -> None:
-        self._client.close()
-        self._on_close()
+        try:
+            self.call(lambda client: client.close())
+        finally:
+            self._on_close()
 
     def dump(self, name: str) -> Any:
         if self.where != MEMORY or not self._client.collection_exists(name):

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import sqlite3
+import threading
 import weakref
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -43,7 +44,11 @@ _DAMAGES = (OSError, sqlite3.Error, ValueError, TypeError, LookupError, Attribut
 log = logging.getLogger(__name__)
 
 # The folders that are open in this process: a cell of a notebook may well run twice.
-_connections: weakref.WeakValueDictionary[Path, Connection] = weakref.WeakValueDictionary()
+# A fork has none of them.
+_connections: weakref.WeakValueDictionary[tuple[int, Path], Connection] = (
+    weakref.WeakValueDictionary()
+)
+_opening = threading.Lock()
 
 
 def has_edge() -> bool:
@@ -73,15 +78,21 @@ def open_folder(folder: Path) -> Connection:
         SettingsError: it is a file.
         StorageError: another process has it open, or it is damaged.
     """
-    existing = _connections.get(folder)
-    if existing is not None:
-        return existing
+    with _opening:
+        connection = _connections.get((os.getpid(), folder))
+        if connection is None:
+            connection = _open_new(folder)
+            _connections[os.getpid(), folder] = connection
+        return connection
+
+
+def _open_new(folder: Path) -> Connection:
     if folder.exists() and not folder.is_dir():
         raise SettingsError(
             f"{folder} is a file; an index is a folder, :memory:, or the URL of a Qdrant server."
         )
     try:
-        connection = _open_copy(folder) if is_read_only(folder) else _open(folder)
+        return _open_copy(folder) if is_read_only(folder) else _open(folder)
     except FolderInUseError as error:
         raise StorageError(
             f"the index in {folder} is in use by {error}; "
@@ -95,8 +106,6 @@ def open_folder(folder: Path) -> Connection:
             f"the index in {folder} cannot be opened ({one_line(error)}); {advice}, "
             "or index again into a new folder."
         ) from error
-    _connections[folder] = connection
-    return connection
 
 
 def is_read_only(folder: Path) -> bool:
@@ -113,7 +122,7 @@ def _open(folder: Path) -> Connection:
     """Return the connection to a folder that can be written."""
 
     def forget() -> None:
-        _connections.pop(folder, None)
+        _connections.pop((os.getpid(), folder), None)
 
     if has_edge():
         return _open_edge(folder, str(folder), read_only=False, on_close=forget)
@@ -131,11 +140,18 @@ def _open_copy(folder: Path) -> Connection:
         sum(map(size_on_disk, sources)) / 2**20,
         copy.path,
     )
-    for source in sources:
-        copy_sparse(source, copy.path / source.name)
+    try:
+        for source in sources:
+            copy_sparse(source, copy.path / source.name)
+    except OSError as error:
+        copy.remove()
+        raise StorageError(
+            f"the index in {folder} is read-only and cannot be copied ({one_line(error)}); "
+            "name a folder with more room in TMPDIR, or make the index writable."
+        ) from error
 
     def forget() -> None:
-        _connections.pop(folder, None)
+        _connections.pop((os.getpid(), folder), None)
         copy.remove()
 
     if has_edge():

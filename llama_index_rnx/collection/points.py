@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from llama_index.core.schema import (
@@ -63,6 +63,10 @@ NODE_FIELDS = models.PayloadSelectorInclude(
 )
 
 
+# The fields of a payload by which a node is recognised as unchanged.
+STORED_FIELDS = ["digest", "file_stat", "file_reader"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
     """The file that a node came from: enough to see whether the file changed and whether all its
@@ -112,6 +116,17 @@ class PreparedNode:
     def point_id(self) -> str:
         return point_id_of(self.node.node_id)
 
+    def is_stored(self, stored: Mapping[str, Any] | None) -> bool:
+        """Return whether a point holds this node already.
+
+        Args:
+            stored: the `STORED_FIELDS` of the point with this node's id; None where there is none.
+        """
+        if stored is None:
+            return False
+        same_file = self.stamp is None or self.stamp.matches(stored)
+        return same_file and stored.get("digest") == self.payload["digest"]
+
     @cached_property
     def payload(self) -> dict[str, Any]:
         """The payload of the point: the node as JSON, its metadata apart (for filters), an inline
@@ -131,22 +146,30 @@ class PreparedNode:
         return payload | (self.stamp.payload() if self.stamp else {})
 
 
+# A node's id is needed when it is looked up, and again when it is written.
+@lru_cache(maxsize=1_024)
 def point_id_of(node_id: str) -> str:
     """Return the id of the point of a node: Qdrant takes UUIDs only."""
     return str(uuid.uuid5(_NAMESPACE, clean_name(node_id)))
 
 
 def build_point(prepared: PreparedNode, dense: Vectors) -> models.PointStruct:
-    """Return the point of a node, with a vector for BM25 where its text has words."""
+    """Return the point of a node, with a vector for BM25 where its text has words.
+
+    Nothing is validated, which would look at each number again: all of it was made here, and
+    `Vectors` hold plain numbers.
+    """
     vectors: dict[str, Any] = {}
     if dense.text is not None:
         vectors[TEXT] = dense.text
         indices, values = bm25.document_vector(prepared.candidate.text)
         if indices:
-            vectors[SPARSE] = models.SparseVector(indices=indices, values=values)
+            vectors[SPARSE] = models.SparseVector.model_construct(indices=indices, values=values)
     if dense.image is not None:
         vectors[IMAGE] = dense.image
-    return models.PointStruct(id=prepared.point_id, vector=vectors, payload=prepared.payload)
+    return models.PointStruct.model_construct(
+        id=prepared.point_id, vector=vectors, payload=prepared.payload
+    )
 
 
 def check_path(stamp: Stamp | None) -> None:

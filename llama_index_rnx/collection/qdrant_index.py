@@ -85,11 +85,7 @@ class QdrantIndex:
         Raises:
             StorageError: the index was closed.
         """
-        if self._closed:
-            raise StorageError(
-                f"the collection {self.name!r} at {self._connection.where} was closed; "
-                "open it again by NodeCollection(...)."
-            )
+        self._check_open()
         return self._connection.call(action)
 
     def check_writable(self) -> None:
@@ -181,6 +177,15 @@ class QdrantIndex:
         """Remove points, and wait until they are gone."""
         self.call(lambda client: client.delete(self.name, points_selector=selector, wait=True))
 
+    def optimize(self) -> bool:
+        """Do what makes searches fast, and return whether there was something to do.
+
+        Raises:
+            StorageError: the index was closed, or the disk has no room.
+        """
+        self._check_open()
+        return self.exists() and self._connection.optimize(self.name)
+
     def dump(self) -> Any:
         """Return a copy of the points of an engine in RAM, None for other engines."""
         return self._connection.dump(self.name)
@@ -189,6 +194,13 @@ class QdrantIndex:
         """Put what `dump` returned into this engine in RAM."""
         self._connection.restore(self.name, points)
         self._check_creation()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError(
+                f"the collection {self.name!r} at {self._connection.where} was closed; "
+                "open it again by NodeCollection(...)."
+            )
 
     def _check_creation(self) -> None:
         """Refuse an index whose vectors another model made (its cosines would mean nothing), or one

@@ -101,7 +101,8 @@ class ServerConnection(Connection):
             ConnectionFailedError: no server answers, or one refuses.
         """
         for pause in [0.0, *self._storage.pauses]:
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
             for index in range(self._first, self._first + len(self._clients)):
                 server = index % len(self._clients)
                 try:

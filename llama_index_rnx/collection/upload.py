@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+from pydantic_core import to_json
 from qdrant_client import QdrantClient, models
 
-from llama_index_rnx.collection.metadata import json_text
 from llama_index_rnx.errors import RNXError, SettingsError
 
 # A server takes 32 MiB at once. Some gateways take less: then requests are halved.
@@ -53,7 +53,7 @@ def _request_bytes(point: models.PointStruct) -> int:
     for vector in vectors:
         is_sparse = isinstance(vector, models.SparseVector)
         numbers += 2 * len(vector.values) if is_sparse else len(vector)
-    return len(json_text(point.payload).encode()) + FLOAT_BYTES * numbers
+    return len(to_json(point.payload)) + FLOAT_BYTES * numbers
 
 
 def too_large_error(point: models.PointStruct, error: Exception) -> RNXError:

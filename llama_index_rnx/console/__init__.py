@@ -10,6 +10,7 @@ __all__ = [
     "SafeConsole",
     "clean_what_python_prints",
     "is_unicode",
+    "note_if_slow",
     "print_html",
     "print_json",
     "print_note",
@@ -18,7 +19,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from llama_index_rnx.console.progress import Bar, JsonLines, progress_bar
+    from llama_index_rnx.console.progress import Bar, JsonLines, note_if_slow, progress_bar
     from llama_index_rnx.console.safe_console import SafeConsole
     from llama_index_rnx.console.streams import (
         clean_what_python_prints,
@@ -35,6 +36,7 @@ else:
             "progress": [
                 "Bar",
                 "JsonLines",
+                "note_if_slow",
                 "progress_bar",
             ],
             "safe_console": [

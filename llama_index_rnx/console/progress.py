@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Timer
 from typing import Protocol
 
 from rich.progress import (
@@ -22,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from llama_index_rnx.console.safe_console import SafeConsole
-from llama_index_rnx.console.streams import print_json_line
+from llama_index_rnx.console.streams import print_json_line, print_note
 
 
 class Bar(Protocol):
@@ -72,6 +73,18 @@ class JsonLines:
     def send(self, **fields: object) -> None:
         """Print one line of JSON with these fields."""
         print_json_line(fields)
+
+
+@contextmanager
+def note_if_slow(text: str, after: float = 1.0) -> Iterator[None]:
+    """Print a line on stderr if the block takes longer than `after` seconds, while it runs."""
+    timer = Timer(after, print_note, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

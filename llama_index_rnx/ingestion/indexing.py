@@ -127,10 +127,10 @@ def look_back(collection: NodeCollection, paths: Sequence[Path], report: IndexRe
     roots = [real_path(path) for path in paths]
     outside = [real_path(Path(link)) for link in report.outside]
     for path in sorted(collection.paths()):
-        if is_inside(Path(path), roots):
+        if is_inside(path, roots):
             if not os.path.exists(path):
                 report.missing.append(path)
-        elif is_inside(Path(path), outside):
+        elif is_inside(path, outside):
             report.outside_kept.append(path)
 
 

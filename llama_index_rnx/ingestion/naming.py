@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
     for source in files:
         docid = next(name for name in _possible_names(source) if name not in taken)
         taken.add(docid)
-        renamed.append(replace(source, docid=docid))
+        renamed.append(_renamed(source, docid))
     return renamed
 
 
@@ -48,7 +48,7 @@ def names_as_indexed(
     for source in clashing:
         free = next(name for name in _possible_names(source) if name not in owners)
         names[str(source.path)] = free
-    return [replace(source, docid=names.get(str(source.path), source.docid)) for source in files]
+    return [_renamed(source, names.get(str(source.path), source.docid)) for source in files]
 
 
 def _names_in(indexed: IndexedFiles) -> tuple[dict[str, str], dict[str, str]]:
@@ -57,9 +57,17 @@ def _names_in(indexed: IndexedFiles) -> tuple[dict[str, str], dict[str, str]]:
     return names, {docid: path for path, docid in names.items()}
 
 
-def _possible_names(source: SourceFile) -> list[str]:
-    """Return what a file may be called, the best first; no other file can have the last name."""
+def _renamed(source: SourceFile, docid: str) -> SourceFile:
+    return source if docid == source.docid else replace(source, docid=docid)
+
+
+def _possible_names(source: SourceFile) -> Iterator[str]:
+    """Yield what a file may be called, the best first; no other file can have the last name."""
+    yield source.docid
+
     path = source.path.as_posix()
     root = Path(path.removesuffix(source.docid).rstrip("/")).name
+    yield f"{root}/{source.docid}"
+
     mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-    return [source.docid, f"{root}/{source.docid}", f"{root}-{mark}/{source.docid}"]
+    yield f"{root}-{mark}/{source.docid}"

@@ -6,6 +6,7 @@ from llama_index_rnx.system.atomic import atomic_write
 from llama_index_rnx.system.folders import (
     TemporaryFolder,
     copy_sparse,
+    hole_bytes,
     size_on_disk,
     sync_folder,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "atomic_write",
     "copy_sparse",
     "end_within",
+    "hole_bytes",
     "keep_private",
     "lasting_imports",
     "make_file",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import portalocker
@@ -20,8 +21,8 @@ class FolderInUseError(RuntimeError):
 
 
 class FolderLock:
-    """The lock of a folder, held until `release` or the end of the process. The file says who has
-    it, for those who come later.
+    """The lock of a folder, held until `release` or the end of the process; a fork does not release
+    it. The file says who has it, for those who come later.
 
     Args:
         file: made when missing, private.
@@ -43,13 +44,16 @@ class FolderLock:
             self._stream.close()
             raise FolderInUseError(owner) from error
 
-        self._stream.truncate(0)
-        self._stream.write(f"process {os.getpid()} ({_command_line()})")
-        self._stream.flush()
+        self._pid = os.getpid()
+        # On a full disk the lock holds without a name.
+        with suppress(OSError):
+            self._stream.truncate(0)
+            self._stream.write(f"process {self._pid} ({_command_line()})")
+            self._stream.flush()
 
     def release(self) -> None:
         """Let others in."""
-        if not self._stream.closed:
+        if not self._stream.closed and os.getpid() == self._pid:
             portalocker.unlock(self._stream)
             self._stream.close()
 

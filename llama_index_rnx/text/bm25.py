@@ -26,6 +26,9 @@ STOP_WORDS = frozenset(
 
 _WORD = re.compile(r"\w+")
 
+# ASCII's characters, with a blank for each that is in no word.
+_ASCII_WORDS = "".join(letter if _WORD.match(letter) else " " for letter in map(chr, range(128)))
+
 
 def document_vector(text: str) -> tuple[list[int], list[float]]:
     """Return indices and weights of a text: the saturated count of each stem (Robertson & Zaragoza
@@ -39,26 +42,42 @@ def document_vector(text: str) -> tuple[list[int], list[float]]:
         >>> indices == query_vector("bees")[0]
         True
     """
-    stems = _stems(text)
-    norm = K1 * (1 - B + B * len(stems) / AVERAGE_WORDS)
-    counts = Counter(_index(stem) for stem in stems)
-    return list(counts), [count * (K1 + 1) / (count + norm) for count in counts.values()]
+    counts = _stem_counts(text)
+    norm = K1 * (1 - B + B * sum(counts.values()) / AVERAGE_WORDS)
+    # Few counts differ: most stems occur once or twice.
+    weights = {count: count * (K1 + 1) / (count + norm) for count in set(counts.values())}
+    return list(counts), [weights[count] for count in counts.values()]
 
 
 def query_vector(text: str) -> tuple[list[int], list[float]]:
     """Return indices and weights of a query: 1.0 for each of its stems."""
-    indices = sorted({_index(stem) for stem in _stems(text)})
+    indices = sorted(_stem_counts(text))
     return indices, [1.0] * len(indices)
 
 
-def _stems(text: str) -> list[str]:
-    words = [word for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
-    return list(_stemmer().stemWords(words))
+def _stem_counts(text: str) -> dict[int, int]:
+    """Return how often each stem occurs in a text, by its index, in the order of the text."""
+    counts = Counter(map(_index, _words(text.lower())))
+    return {index: count for index, count in counts.items() if index is not None}
 
 
-def _index(stem: str) -> int:
-    # 32 bits, as Qdrant's sparse indices; equal on every machine.
-    return zlib.crc32(stem.encode())
+def _words(text: str) -> list[str]:
+    """Return the words of a text in order."""
+    # The same words in half of the time.
+    if text.isascii():
+        return text.translate(_ASCII_WORDS).split()
+    return _WORD.findall(text)
+
+
+# A text repeats its words, and a corpus its texts' words: stemming each took a third longer.
+@lru_cache(maxsize=32_768)
+def _index(word: str) -> int | None:
+    """Return the index of a word's stem: 32 bits, as Qdrant's sparse indices have; equal on every
+    machine. A stop word has none.
+    """
+    if word in STOP_WORDS:
+        return None
+    return zlib.crc32(_stemmer().stemWord(word).encode())
 
 
 @lru_cache(maxsize=1)

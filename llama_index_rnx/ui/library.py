@@ -72,7 +72,7 @@ class _StoppedError(Exception):
 
 class Library:
     """The files of a collection. They are indexed in a thread, so that questions are answered
-    meanwhile.
+    meanwhile; another one makes the index fast to search whenever no file waits.
 
     Args:
         folder: where uploaded files are stored; the index reads them whenever a page is drawn.
@@ -90,12 +90,14 @@ class Library:
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closed = threading.Event()
+        self._grown = threading.Event()
 
         make_folder(folder)
         self._remove_stale_uploads()
         self._list_files()
         self._thread = threading.Thread(target=self._index_all, name="rnx indexing", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._optimize, name="rnx optimizing", daemon=True).start()
 
     def __len__(self) -> int:
         """Return the number of nodes that can be found now."""
@@ -152,6 +154,7 @@ class Library:
         """
         self._closed.set()
         self._work.put("")
+        self._grown.set()
         self._thread.join(timeout=CLOSE_SECONDS)
 
     def _remove_stale_uploads(self) -> None:
@@ -212,6 +215,8 @@ class Library:
             try:
                 if sha and not self._closed.is_set():
                     self._index(sha)
+                if self._work.empty():
+                    self._grown.set()
             except _StoppedError:
                 return
             except Exception as error:
@@ -223,6 +228,16 @@ class Library:
                 if not isinstance(error, (RNXError, OSError)):
                     log.exception("indexing failed")
                 self._change(sha, state="failed", note=self._error_line(sha, error))
+
+    def _optimize(self) -> None:
+        while self._grown.wait() and not self._closed.is_set():
+            self._grown.clear()
+            try:
+                self._collection.optimize()
+            except RNXError as error:
+                # The collection is closed after the library.
+                if not self._closed.is_set():
+                    log.warning("%s", error)
 
     def _index(self, sha: str) -> None:
         path = self._paths_of(sha)[0].resolve()

@@ -17,6 +17,7 @@ from conftest import Result, Rnx, free_port
 from fakes import BLUE, GREEN, RED, png_bomb, write_image, write_pdf
 
 from llama_index_rnx import NodeCollection, RNXError
+from llama_index_rnx.errors import StorageError
 
 FIELDS = [
     "rank",
@@ -166,6 +167,32 @@ def test_an_interrupt_ends_with_130(
     assert result.code == 130
     assert "the same command goes on from there" in result.err
     assert "Traceback" not in result.err
+
+
+def test_an_index_that_cannot_be_made_faster_is_whole(
+    rnx: Rnx, monkeypatch: pytest.MonkeyPatch, docs: Path, tmp_path: Path
+) -> None:
+    def fail(_: NodeCollection) -> bool:
+        raise StorageError("it is whole, but searched more slowly.")
+
+    monkeypatch.setattr(NodeCollection, "optimize", fail)
+    result = rnx("index", docs, "--to", tmp_path / "idx")
+    assert result.code == 0
+    assert "searched more slowly" in result.err
+    assert "nodes written" in result.err
+
+
+def test_an_interrupt_while_it_is_made_faster_leaves_it_whole(
+    rnx: Rnx, monkeypatch: pytest.MonkeyPatch, docs: Path, tmp_path: Path
+) -> None:
+    def stop(_: NodeCollection) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NodeCollection, "optimize", stop)
+    result = rnx("index", docs, "--to", tmp_path / "idx")
+    assert result.code == 130
+    assert "nodes written" in result.err
+    assert json.loads(rnx("search", "honey", "--from", tmp_path / "idx", "--format", "json").out)
 
 
 # --- search

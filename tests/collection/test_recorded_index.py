@@ -33,6 +33,14 @@ def test_its_nodes_come_back(index: Path, closing: list[NodeCollection]) -> None
     assert nodes[3].metadata["source"] == "swarm.md"
 
 
+def test_its_nodes_are_recognised_as_unchanged(index: Path, closing: list[NodeCollection]) -> None:
+    """What is stored of a node, and its digest, are what they were."""
+    collection = NodeCollection(index)
+    closing.append(collection)
+    assert collection.add(collection.get(NAMES)) == 0
+    assert collection.skipped == []
+
+
 def test_it_is_searched_and_its_memories_are_used(
     index: Path, closing: list[NodeCollection], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,3 +298,13 @@ def test_what_is_cut_into_fewer_passages_than_before_leaves_none_behind(tmp_path
 )
 def test_whether_words_decide_is_known_without_cutting(text: str) -> None:
     assert is_cut_by_words(text) == (module._word_passages(text) is not None)
+
+
+@pytest.mark.parametrize(("words", "is_cut"), [(180, True), (181, False)])
+def test_a_stretch_without_blanks_may_have_as_many_words_as_a_passage(
+    words: int, is_cut: bool
+) -> None:
+    """`SentenceSplitter` cuts a longer one letter by letter, so it is measured in pieces."""
+    stretch = "\n".join("a" * words)
+    assert is_cut_by_words(stretch) is is_cut
+    assert is_cut_by_words(f"Before. {stretch} After.") is is_cut

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rich.text import Text
 
 from llama_index_rnx.batch import docid_of, judgment_row, run_row
 from llama_index_rnx.batch.trec import field_of
-from llama_index_rnx.console import SafeConsole, progress_bar, streams
+from llama_index_rnx.console import SafeConsole, note_if_slow, progress_bar, streams
 from llama_index_rnx.text import UNSAFE, clean, encodable, json_text, lines, one_line
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
@@ -329,3 +330,16 @@ def test_a_qid_with_white_space_of_any_kind_is_refused(rnx: Rnx, tmp_path: Path)
         assert "white space" in result.err
         assert is_safe(result.err)
         assert not os.path.exists(tmp_path / "out.trec")
+
+
+def test_a_note_comes_while_slow_work_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
+    with note_if_slow("still at work", after=0.01):
+        end = time.monotonic() + 20
+        lines = ""
+        while not lines and time.monotonic() < end:
+            time.sleep(0.01)
+            lines += capsys.readouterr().err
+        assert lines == "still at work\n"
+    with note_if_slow("never said", after=600):
+        pass
+    assert capsys.readouterr().err == ""

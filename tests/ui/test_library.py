@@ -17,6 +17,7 @@ from fakes.ui import put, settled
 
 from llama_index_rnx import NodeCollection, RNXError
 from llama_index_rnx.candidates import Query
+from llama_index_rnx.errors import StorageError
 from llama_index_rnx.ingestion import index_paths, readers
 from llama_index_rnx.pdf import pages as pdf
 from llama_index_rnx.pdf.pages import PageText
@@ -280,3 +281,37 @@ def test_where_an_index_may_be(tmp_path: Path) -> None:
     second = uploads_folder("http://localhost:6333", "b")
     assert first != second
     assert first.parent == second.parent
+
+
+def test_the_index_is_made_fast_once_no_file_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    is_done = threading.Event()
+
+    def optimize(collection: NodeCollection) -> bool:
+        sizes.append(len(collection))
+        is_done.set()
+        return True
+
+    monkeypatch.setattr(NodeCollection, "optimize", optimize)
+    with opened(tmp_path) as (_, library):
+        put(library, "bees.pdf", pdf_bytes(["Bees sleep.", "Bees make honey."]))
+        assert is_done.wait(20)
+    assert sizes == [2]
+
+
+def test_a_failure_to_make_it_fast_is_logged_and_the_next_file_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def optimize(_: NodeCollection) -> bool:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(NodeCollection, "optimize", optimize)
+    with opened(tmp_path) as (_, library):
+        for count, name in enumerate(("one.pdf", "two.pdf"), 1):
+            put(library, name, pdf_bytes([f"Bees of {name}."]))
+            end = time.monotonic() + 20
+            while caplog.text.count("the disk is full") < count and time.monotonic() < end:
+                time.sleep(0.01)
+        assert caplog.text.count("the disk is full") == 2

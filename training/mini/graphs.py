@@ -30,7 +30,7 @@ def write_graphs(model: MiniModel, folder: Path) -> None:
 def build_graphs(model: MiniModel) -> dict[str, bytes]:
     """Return every graph of a model as the content of its file, by its name."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    parts = {
+    additions = {
         "text": add_text_encoder,
         "caption": add_caption_head,
         "image": add_image_encoder,
@@ -38,7 +38,7 @@ def build_graphs(model: MiniModel) -> dict[str, bytes]:
         "list": add_list_attention,
     }
     contents: dict[str, bytes] = {}
-    for name, add in parts.items():
+    for name, add in additions.items():
         graph = GraphBuilder(name, shapes)
         add(graph, model)
         contents[name] = graph.build()
@@ -85,8 +85,8 @@ def _add_bert_layer(
 ) -> str:
     """[B x T, W] -> [B x T, W]; `shape` is that of [B, T, W]."""
     query, key, value = (
-        graph.add("Reshape", _rows_linear(graph, states, f"{name}.attention.self.{part}"), shape)
-        for part in ("query", "key", "value")
+        graph.add("Reshape", _rows_linear(graph, states, f"{name}.attention.self.{side}"), shape)
+        for side in ("query", "key", "value")
     )
     mixed = graph.reshape(graph.attention(query, key, value, heads), [-1, width])
     states = _add_and_norm(graph, mixed, states, f"{name}.attention.output")

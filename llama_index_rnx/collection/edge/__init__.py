@@ -2,6 +2,7 @@
 other room knows the package `qdrant_edge`.
 """
 
-from llama_index_rnx.collection.edge.client import EdgeClient, EdgeError
+from llama_index_rnx.collection.edge.client import EdgeClient
+from llama_index_rnx.collection.edge.engine import EdgeError
 
 __all__ = ["EdgeClient", "EdgeError"]

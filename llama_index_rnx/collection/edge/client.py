@@ -1,17 +1,22 @@
 """Qdrant Edge in the place of a `QdrantClient`: the engine in this process, on the files of a
 folder. It knows no nodes.
 
-Each collection is a folder of its own: `collection.json`, its settings in Qdrant's words, and
-`shard/`, the files of the engine. A collection exists once its settings are written, which is the
-last step of making it.
+Each collection is a folder of its own: `collection.json`, its settings in Qdrant's words, and the
+files of its engine. While it is made or removed it also holds `incomplete`; without that, a
+collection that lacks a file is damaged, and never replaced.
+
+A fork has the same maps and none of the engine's threads: it would wait for ever, or write over
+what its parent writes. So it can neither use nor close what its parent has opened.
 """
 
 from __future__ import annotations
 
-import errno
+import os
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +25,7 @@ from pydantic import ValidationError
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
+from llama_index_rnx.collection.edge.engine import EdgeError, Engine
 from llama_index_rnx.collection.edge.requests import (
     Payload,
     client_schema,
@@ -32,10 +38,10 @@ from llama_index_rnx.collection.edge.requests import (
     edge_query,
     edge_schema,
 )
-from llama_index_rnx.system import atomic_write, make_folder, size_on_disk
+from llama_index_rnx.system import make_file, make_folder, sync_folder, write_text
 
 CONFIG = "collection.json"
-SHARD = "shard"
+_INCOMPLETE = "incomplete"
 
 # Kilobytes of one kind of vectors up to which a search compares the query with every one of them;
 # beyond it `optimize` builds a graph (HNSW). 20,000 vectors of 768 numbers.
@@ -45,16 +51,13 @@ EXACT_KB = 60_000
 HNSW_M = 16
 HNSW_EF_CONSTRUCT = 128
 
-# What a write leaves free on the disk beside its own size. The engine maps its files into memory:
-# on a disk that is full the system would end the process.
-RESERVED_BYTES = 24 * 2**20
+# The part of the vectors that must be deleted for `optimize` to build a graph anew: searches find
+# less of what lies near deleted ones.
+DELETED_THRESHOLD = 0.05
+
 # Bytes of a number of a vector and of its copy in the log of writes.
 _NUMBER_BYTES = 8
 T = TypeVar("T")
-
-
-class EdgeError(Exception):
-    """What the engine says, in one line: it has no errors of its own."""
 
 
 class EdgeClient:
@@ -72,13 +75,16 @@ class EdgeClient:
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
         self.folder = folder
-        self._shards: dict[str, edge.EdgeShard] = {}
+        self._pid = os.getpid()
+        self._engines: dict[str, Engine] = {}
         self._configs: dict[str, models.CollectionConfig] = {}
         self._opening = threading.Lock()
         self._closed = False
+        self._close_engines = weakref.finalize(self, _close_engines, self._engines, self._pid)
 
     def collection_exists(self, collection_name: str) -> bool:
-        return self._config_file(collection_name).is_file()
+        folder = self.folder / collection_name
+        return Engine.exists(folder) and not (folder / _INCOMPLETE).exists()
 
     def create_collection(
         self,
@@ -101,7 +107,7 @@ class EdgeClient:
                 m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=EXACT_KB
             ),
             optimizer_config=models.OptimizersConfig(
-                deleted_threshold=0.2,
+                deleted_threshold=DELETED_THRESHOLD,
                 vacuum_min_vector_number=1_000,
                 default_segment_number=0,
                 flush_interval_sec=0,
@@ -121,29 +127,23 @@ class EdgeClient:
         with self._opening:
             if self.collection_exists(name):
                 raise ValueError(f"collection {name!r} exists")
-            self._check_room(0)
-
-            # What a process that was killed while it made a collection has left.
-            shard_folder = self._shard_folder(name)
-            if shard_folder.exists():
-                shutil.rmtree(shard_folder)
-            make_folder(shard_folder)
-            folder = str(shard_folder)
-            shard = _guarded(lambda: edge.EdgeShard.create(folder, edge_config(config)))
-            _guarded(shard.flush)
-            text = config.model_dump_json(exclude_none=True, indent=1)
-            with atomic_write(self._config_file(name)) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            self._shards[name] = shard
+            # What a process that was killed while it made or removed a collection has left.
+            folder = self.folder / name
+            _remove(folder)
+            make_file(folder / _INCOMPLETE)
+            engine = Engine.create(folder, edge_config(config))
+            write_text(self._config_file(name), config.model_dump_json(exclude_none=True, indent=1))
+            sync_folder(folder)
+            (folder / _INCOMPLETE).unlink()
+            self._engines[name] = engine
 
     def delete_collection(self, collection_name: str) -> None:
         with self._opening:
-            self._config_file(collection_name).unlink(missing_ok=True)
             self._configs.pop(collection_name, None)
-            shard = self._shards.pop(collection_name, None)
-            if shard is not None:
-                _guarded(shard.close)
-            shutil.rmtree(self._shard_folder(collection_name), ignore_errors=True)
+            engine = self._engines.pop(collection_name, None)
+            if engine is not None:
+                engine.close()
+            _remove(self.folder / collection_name)
 
     def get_collection(self, collection_name: str) -> models.CollectionInfo:
         info = self._run(collection_name, lambda shard: shard.info())
@@ -218,13 +218,14 @@ class EdgeClient:
             with_payload=edge_fields(with_payload),
         )
         hits = self._run(collection_name, lambda shard: shard.query(request))
+        # What the engine returns need not be checked: pydantic would take as long as the search.
         points = [
-            models.ScoredPoint(
+            models.ScoredPoint.model_construct(
                 id=str(point.id), version=point.version, score=point.score, payload=point.payload
             )
             for point in hits
         ]
-        return QueryResponse(points=points)
+        return QueryResponse.model_construct(points=points)
 
     def upsert(
         self, collection_name: str, points: list[models.PointStruct], wait: bool = True
@@ -233,6 +234,7 @@ class EdgeClient:
         self._update(
             collection_name,
             edge.UpdateOperation.upsert_points(edge_points),
+            changes=len(points),
             size=sum(map(_point_bytes, points)),
         )
 
@@ -241,12 +243,15 @@ class EdgeClient:
     ) -> None:
         if isinstance(points_selector, models.PointIdsList):
             operation = edge.UpdateOperation.delete_points(list(points_selector.points))
+            changes = len(points_selector.points)
         else:
             assert isinstance(points_selector, models.FilterSelector)
             condition = edge_filter(points_selector.filter)
             assert condition is not None
             operation = edge.UpdateOperation.delete_points_by_filter(condition)
-        self._update(collection_name, operation)
+            request = edge.CountRequest(filter=condition)
+            changes = self._run(collection_name, lambda shard: shard.count(request))
+        self._update(collection_name, operation, changes)
 
     def flush(self, collection_name: str) -> None:
         """Write to the disk what the engine still holds in memory. What was written before survives
@@ -256,38 +261,39 @@ class EdgeClient:
 
     def optimize(self, collection_name: str) -> bool:
         """Build the graphs that a collection of this size is searched by, and drop what was
-        deleted. Searches and writes go on meanwhile.
+        deleted, in another process. Searches and writes go on meanwhile.
 
         Returns:
-            Whether there was anything to do.
+            Whether it was done: not if little was written since the last time, or if this client
+            was closed meanwhile.
         """
-        self._check_room(size_on_disk(self._shard_folder(collection_name)))
-        return self._run(collection_name, lambda shard: shard.optimize())
+        return self._engine(collection_name).optimize()
 
     def close(self) -> None:
-        """Close the files; a closed client cannot be used again."""
+        """Close the files; a closed client cannot be used again. A fork closes nothing."""
+        if os.getpid() != self._pid:
+            return
         with self._opening:
             self._closed = True
-            while self._shards:
-                _, shard = self._shards.popitem()
-                _guarded(shard.close)
+            self._close_engines()
 
-    def _update(self, name: str, operation: edge.UpdateOperation, size: int = 0) -> None:
-        self._check_room(size)
-        self._run(name, lambda shard: shard.update(operation))
+    def _update(
+        self, name: str, operation: edge.UpdateOperation, changes: int = 0, size: int = 0
+    ) -> None:
+        self._engine(name).update(operation, changes, size)
 
     def _run(self, name: str, action: Callable[[edge.EdgeShard], T]) -> T:
-        shard = self._shard(name)
-        return _guarded(lambda: action(shard))
+        return self._engine(name).run(action)
 
-    def _shard(self, name: str) -> edge.EdgeShard:
+    def _engine(self, name: str) -> Engine:
+        if os.getpid() != self._pid:
+            raise EdgeError(f"process {self._pid} opened it, and this is a fork of that process")
         with self._opening:
             if self._closed:
                 raise EdgeError("it was closed")
-            if name not in self._shards:
-                folder = str(self._shard_folder(name))
-                self._shards[name] = _guarded(lambda: edge.EdgeShard.load(folder))
-            return self._shards[name]
+            if name not in self._engines:
+                self._engines[name] = Engine.open(self.folder / name)
+            return self._engines[name]
 
     def _config(self, name: str) -> models.CollectionConfig:
         config = self._configs.get(name)
@@ -295,6 +301,8 @@ class EdgeClient:
             file = self._config_file(name)
             try:
                 config = models.CollectionConfig.model_validate_json(file.read_bytes())
+            except FileNotFoundError as error:
+                raise EdgeError(f"{file} is missing") from error
             except ValidationError as error:
                 raise EdgeError(f"{file} is damaged") from error
             self._configs[name] = config
@@ -303,37 +311,28 @@ class EdgeClient:
     def _config_file(self, name: str) -> Path:
         return self.folder / name / CONFIG
 
-    def _shard_folder(self, name: str) -> Path:
-        return self.folder / name / SHARD
 
-    def _check_room(self, size: int) -> None:
-        """Raise OSError when a write of `size` bytes could fill the disk."""
-        free = shutil.disk_usage(_existing(self.folder)).free
-        needed = RESERVED_BYTES + 2 * size
-        if free < needed:
-            raise OSError(
-                errno.ENOSPC,
-                f"the disk is full: {free / 2**20:.0f} MiB are free, "
-                f"{needed / 2**20:.0f} MiB are needed",
-            )
+def _close_engines(engines: dict[str, Engine], pid: int) -> None:
+    """Close the engines that this very process has opened."""
+    with ExitStack() as stack:
+        while os.getpid() == pid and engines:
+            _, engine = engines.popitem()
+            stack.callback(engine.close)
 
 
-def _guarded(action: Callable[[], T]) -> T:
-    """Return what a call of the engine returns. It raises plain `Exception`s, and a panic of its
-    own, which is no `Exception`; both become an `EdgeError`.
-    """
-    try:
-        return action()
-    except BaseException as error:
-        is_plain = type(error) is Exception
-        if is_plain or type(error).__name__ == "PanicException":
-            raise EdgeError(str(error)) from error
-        raise
+def _remove(folder: Path) -> None:
+    """Remove a collection of which no file is open. A kill leaves it incomplete."""
+    if folder.exists():
+        make_file(folder / _INCOMPLETE)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 def _record(record: Any) -> models.Record:
     vectors = record.vector
-    return models.Record(
+    return models.Record.model_construct(
         id=str(record.id),
         payload=record.payload,
         vector=client_vectors(vectors) if vectors is not None else None,
@@ -349,8 +348,3 @@ def _point_bytes(point: models.PointStruct) -> int:
         for vector in vectors
     )
     return _NUMBER_BYTES * numbers + len(str(point.payload))
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the first above it that exists."""
-    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -17,6 +17,11 @@ from qdrant_client import models
 # Which fields of the payload are wanted: all, none, or these.
 Payload = bool | list[str] | models.PayloadSelectorInclude
 
+# How many candidates a search of a graph keeps. Of 25,000 vectors of rnx-mini and around them it
+# finds .9935 of the hundred nearest with 384; after an eighth was deleted .9799, and with 768 .989.
+# That costs a millisecond (`benchmarks.scale recall`).
+HNSW_EF = 768
+
 _MEMORY = {True: edge.Memory.Cold, False: edge.Memory.Cached, None: None}
 
 
@@ -46,6 +51,7 @@ def edge_config(config: models.CollectionConfig) -> edge.EdgeConfig:
         ),
         quantization_config=_quantization(config.quantization_config),
         optimizers=edge.EdgeOptimizersConfig(
+            deleted_threshold=config.optimizer_config.deleted_threshold,
             indexing_threshold=config.optimizer_config.indexing_threshold
         ),
     )
@@ -143,12 +149,10 @@ def _quantization(config: Any) -> edge.ScalarQuantizationConfig | None:
     )
 
 
-def _search_params(params: models.SearchParams | None) -> edge.SearchParams | None:
-    if params is None:
-        return None
-    quantization = params.quantization
+def _search_params(params: models.SearchParams | None) -> edge.SearchParams:
+    quantization = params.quantization if params else None
     return edge.SearchParams(
-        hnsw_ef=params.hnsw_ef,
+        hnsw_ef=HNSW_EF,
         quantization=edge.QuantizationSearchParams(
             rescore=quantization.rescore, oversampling=quantization.oversampling
         )

@@ -96,7 +96,8 @@ def compress_tokens(states: Floats, ids: Ids, weights: Floats, slots: int) -> Fl
     starts = -(-np.arange(slots) * len(states) // slots)  # [slots]
     sizes = np.diff(starts, append=len(states))  # [slots]
     sums: Floats = np.add.reduceat(states, starts)
-    return sums / sizes[:, None].astype(np.float32)  # [slots, 384]
+    means: Floats = np.divide(sums, sizes[:, None], dtype=np.float32)
+    return means  # [slots, 384]
 
 
 def distinct_pieces(ids: Ids, weights: Floats, limit: int) -> tuple[Ids, Ids]:

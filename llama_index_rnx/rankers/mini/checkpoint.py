@@ -59,12 +59,11 @@ class Checkpoint:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         self.folder = folder
         self._providers = _providers(device)
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
-        self._lock = threading.Lock()
+        self._sessions: dict[tuple[int, str], onnxruntime.InferenceSession] = {}
+        self._locks: dict[int, threading.Lock] = {}
         try:
             self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-            # A file that is mapped counts as memory of the process: 36 MiB after a search.
-            self._file: Any = safe_open(folder / "model.safetensors", "np", backend="pread")
+            self._file = _open_weights(folder / "model.safetensors")
             self._names = frozenset(self._file.keys())
         except Exception as error:
             raise StorageError(
@@ -103,11 +102,14 @@ class Checkpoint:
         return outputs
 
     def _session(self, graph: str) -> onnxruntime.InferenceSession:
-        session = self._sessions.get(graph)
+        # A fork has none of its parent's threads, and may have inherited a lock that one of them
+        # held: so each process has sessions of its own.
+        key = (os.getpid(), graph)
+        session = self._sessions.get(key)
         if session is None:
-            with self._lock:
-                session = self._sessions.get(graph) or self._load(graph)
-                self._sessions[graph] = session
+            with self._locks.setdefault(os.getpid(), threading.Lock()):
+                session = self._sessions.get(key) or self._load(graph)
+                self._sessions[key] = session
         return session
 
     def _load(self, graph: str) -> onnxruntime.InferenceSession:
@@ -138,6 +140,11 @@ class Checkpoint:
             f"the weights of {NAME} in {self.folder} do not fit this version ({reason}); install "
             "the package again."
         )
+
+
+def _open_weights(path: Path) -> Any:
+    # A file that is mapped counts as memory of the process: 36 MiB after a search.
+    return safe_open(path, "np", backend="pread")
 
 
 def model_folder() -> Path:
