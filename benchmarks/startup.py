@@ -7,9 +7,9 @@ Both commits run on this interpreter and its packages. Each indexes for itself, 
 another format; the other commit is a git worktree in a temporary folder. Texts are generated: those
 of the searched index have 20 words, those of the corpus that is indexed 100, one file each.
 
-Prints for each command: wall time, processor time with that of child processes, memory at the end
-and at its peak (resident, of the command's own process), as median (least .. most), and the median
-of the rounds' ratios. It reads /proc, so it needs Linux.
+Prints for each command: wall time, processor time with that of child processes, resident memory of
+the command's own process when it printed its answer and at its peak, as median (least .. most), and
+the median of the rounds' ratios. It reads /proc, so it needs Linux.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import IO
 
 from benchmarks.words import words
 
@@ -41,7 +42,7 @@ CORPUS_WORDS = 100  # of a text in the corpus that is indexed
 POLL = 0.01
 
 MIB = 2**20
-HEADER = ("wall, s", "processor, s", "at the end, MiB", "at the peak, MiB")
+HEADER = ("wall, s", "processor, s", "at the answer, MiB", "at the peak, MiB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,25 +150,26 @@ def rnx(source: Path, *arguments: str) -> Cost:
     """
     command = [sys.executable, "-c", RUN, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, cwd=source.parent
+            command, env=environment, stdout=output, stderr=output, cwd=source.parent
         )
-        resident, peak, processor = wait_for(process)
+        resident, peak, processor = wait_for(process, output)
         wall = time.perf_counter() - start
         if process.returncode != 0:
-            errors.seek(0)
-            sys.stderr.write(errors.read().decode("utf-8", "replace"))
+            output.seek(0)
+            sys.stderr.write(output.read().decode("utf-8", "replace"))
             raise subprocess.CalledProcessError(process.returncode, command)
     return Cost(wall=wall, processor=processor, resident=resident, peak=peak)
 
 
-def wait_for(process: subprocess.Popen[bytes]) -> tuple[float, float, float]:
-    """Wait for the end of a process; return its memory at the last look and its peak, in MiB, and
-    the processor's seconds of it and of its children.
+def wait_for(process: subprocess.Popen[bytes], output: IO[bytes]) -> tuple[float, float, float]:
+    """Wait for the end of a process; return its memory when it last printed something and its peak,
+    in MiB, and the processor's seconds of it and of its children.
     """
     resident = peak = 0.0
+    printed = 0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
@@ -175,8 +177,10 @@ def wait_for(process: subprocess.Popen[bytes]) -> tuple[float, float, float]:
             return resident, peak, usage.ru_utime + usage.ru_stime
 
         memory = memory_of(process.pid)
-        resident = memory.get("VmRSS", resident)
         peak = memory.get("VmHWM", peak)
+        size = os.fstat(output.fileno()).st_size
+        if size > printed:
+            printed, resident = size, memory.get("VmRSS", resident)
         time.sleep(POLL)
 
 
