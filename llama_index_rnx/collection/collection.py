@@ -80,8 +80,8 @@ class NodeCollection:
 
     Args:
         location: a folder (Qdrant's engine in this process), `":memory:"`, the URL of a server,
-            several URLs of one cluster (a list, or separated by commas: a dead server is replaced by the next), or a
-            `QdrantClient`.
+            several URLs of one cluster (a list, or separated by commas: a dead server is replaced
+            by the next), or a `QdrantClient`.
         name: of the Qdrant collection.
         embedding: any LlamaIndex `MultiModalEmbedding`; by default `RNXEmbedding()`.
         ranker: prepares its memories when nodes are added; `"auto"` is the embedding's own
