@@ -26,6 +26,7 @@ from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
 from llama_index_rnx.collection.edge.engine import EdgeError, Engine
+from llama_index_rnx.collection.edge.fusion import Ranking, rank
 from llama_index_rnx.collection.edge.requests import (
     Payload,
     client_schema,
@@ -34,9 +35,8 @@ from llama_index_rnx.collection.edge.requests import (
     edge_fields,
     edge_filter,
     edge_point,
-    edge_prefetch,
-    edge_query,
     edge_schema,
+    edge_search,
 )
 from llama_index_rnx.system import make_file, make_folder, sync_folder, write_text
 
@@ -211,19 +211,27 @@ class EdgeClient:
         limit: int,
         with_payload: Payload = True,
     ) -> QueryResponse:
-        request = edge.QueryRequest(
-            prefetches=[edge_prefetch(each) for each in prefetch],
-            query=edge_query(query),
-            limit=limit,
-            with_payload=edge_fields(with_payload),
+        """Search the channels, and fuse what they give."""
+        engine = self._engine(collection_name)
+
+        def search(channel: models.Prefetch) -> Ranking:
+            request = edge_search(channel)
+            hits = engine.run(lambda shard: shard.query(request))
+            return [(_point_id(hit.id), hit.score) for hit in hits]
+
+        ranking = rank(prefetch, query, limit, search)
+        records = self.retrieve(
+            collection_name, [point_id for point_id, _ in ranking], with_payload
         )
-        hits = self._run(collection_name, lambda shard: shard.query(request))
+        payloads = {record.id: record.payload for record in records}
+
         # What the engine returns need not be checked: pydantic would take as long as the search.
         points = [
             models.ScoredPoint.model_construct(
-                id=str(point.id), version=point.version, score=point.score, payload=point.payload
+                id=point_id, version=0, score=score, payload=payloads[point_id]
             )
-            for point in hits
+            for point_id, score in ranking
+            if point_id in payloads
         ]
         return QueryResponse.model_construct(points=points)
 
@@ -330,10 +338,15 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _point_id(point_id: Any) -> str | int:
+    """Return the id of a point as qdrant-client has it: a UUID is a string."""
+    return point_id if isinstance(point_id, int) else str(point_id)
+
+
 def _record(record: Any) -> models.Record:
     vectors = record.vector
     return models.Record.model_construct(
-        id=str(record.id),
+        id=_point_id(record.id),
         payload=record.payload,
         vector=client_vectors(vectors) if vectors is not None else None,
     )

@@ -6,7 +6,7 @@ for has none here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -75,28 +75,15 @@ def edge_filter(condition: models.Filter | None) -> edge.Filter | None:
     )
 
 
-def edge_prefetch(prefetch: models.Prefetch) -> edge.Prefetch:
-    """Return a channel of a search, with the channels that it fuses."""
-    return edge.Prefetch(
-        limit=_some(prefetch.limit),
-        prefetches=[edge_prefetch(inner) for inner in _list(prefetch.prefetch)],
-        query=edge_query(prefetch.query, prefetch.using),
+def edge_search(prefetch: models.Prefetch) -> edge.QueryRequest:
+    """Return the search for the points that are nearest to a vector."""
+    assert prefetch.limit is not None
+    return edge.QueryRequest(
+        limit=prefetch.limit,
+        query=edge.Query.Nearest(_vector(prefetch.query), using=prefetch.using),
         params=_search_params(prefetch.params),
         filter=edge_filter(prefetch.filter),
     )
-
-
-def edge_query(query: Any, using: str | None = None) -> Any:
-    """Return what points are scored by: a vector, reciprocal ranks, or a formula.
-
-    Args:
-        using: the name of the vector, None for a query that has none.
-    """
-    if isinstance(query, models.RrfQuery):
-        return edge.Fusion.Rrf(k=_some(query.rrf.k), weights=query.rrf.weights)
-    if isinstance(query, models.FormulaQuery):
-        return edge.Formula(_expression(query.formula), query.defaults)
-    return edge.Query.Nearest(_vector(query), using=using)
 
 
 def edge_schema(kind: models.PayloadSchemaType) -> edge.PayloadSchemaType:
@@ -208,33 +195,6 @@ def _range(limits: models.Range | models.DatetimeRange | None) -> Any:
 
 def _iso(moment: datetime) -> str:
     return moment.isoformat()
-
-
-def _expression(expression: Any) -> edge.Expression:
-    if isinstance(expression, str):
-        return edge.Expression.Variable(expression)
-    if isinstance(expression, int | float):
-        return edge.Expression.Constant(float(expression))
-    if isinstance(expression, models.SumExpression):
-        return edge.Expression.Sum(_expressions(expression.sum))
-    if isinstance(expression, models.MultExpression):
-        return edge.Expression.Mult(_expressions(expression.mult))
-    if isinstance(expression, models.ExpExpression):
-        return edge.Expression.Exp(_expression(expression.exp))
-    if isinstance(expression, models.DivExpression):
-        division = expression.div
-        return edge.Expression.Div(_expression(division.left), _expression(division.right), None)
-    raise TypeError(f"{type(expression).__name__} has no counterpart here")
-
-
-def _expressions(expressions: Sequence[Any]) -> list[edge.Expression]:
-    return [_expression(each) for each in expressions]
-
-
-def _some(number: int | None) -> int:
-    """Return a number that a collection always gives, and other users may leave to the engine."""
-    assert number is not None
-    return number
 
 
 def _list(value: Any) -> list[Any]:
