@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MOST = {"index": 116, "search": 166}
+# The engine of a folder is a room of its own, which asks for its lock, its files and their whole
+# writing: that is twenty of those of an index.
+MOST = {"index": 138, "search": 166}
 
 
 @pytest.fixture(scope="module")
