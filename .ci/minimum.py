@@ -24,7 +24,8 @@ def floors(requirements: list[str]) -> dict[str, str]:
 def main() -> None:
     """Print one constraint a line."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    versions = floors(project["dependencies"])
+    vlm = project["optional-dependencies"]["vlm"]
+    versions = floors([*project["dependencies"], *vlm])
     for name, version in sorted(versions.items()):
         chosen = os.environ.get(f"MINIMUM_{name.upper().replace('-', '_')}", version)
         print(f"{name}=={chosen if '.' in chosen else f'{chosen}.0'}.*")

@@ -9,7 +9,7 @@
 # We answer each by experiment, with the embedded `rnx-mini` and with toy rankers that are small
 # enough to see through.
 #
-#     pip install "llama-index-rnx[demo,notebooks]"
+#     pip install "llama-index-rnx[demo,notebooks,vlm]"
 #
 # > **The one line that changes for a 2B vision-language model on a GPU:** >
 # `RNXRerank(model="Qwen/Qwen2-VL-2B-Instruct", top_n=30)` in place of `RNXRerank(model="rnx-mini",

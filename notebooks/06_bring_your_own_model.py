@@ -6,7 +6,7 @@
 # without a download: what stands in for the real thing is a toy, and the line for the real one is
 # beside it.
 #
-#     pip install "llama-index-rnx[demo,notebooks,serve]"
+#     pip install "llama-index-rnx[demo,notebooks,serve,vlm]"
 #
 # > **The one line that changes for a 2B vision-language model on a GPU:** `model =
 # "Qwen/Qwen2-VL-2B-Instruct"` in the > section on vision-language models below.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,11 @@ def test_every_old_name_leads_somewhere() -> None:
 def test_what_never_was_a_module_is_none() -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("llama_index_rnx.nothing")
+
+
+def test_the_package_alone_brings_no_pytorch() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    names = {re.split(r"[^\w.-]", each)[0] for each in project["dependencies"]}
+    assert {"onnxruntime", "tokenizers"} <= names
+    assert not names & {"torch", "transformers", "accelerate", "sentence-transformers"}
