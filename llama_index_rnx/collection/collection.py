@@ -282,8 +282,10 @@ class NodeCollection:
             )
         )
 
-        # A server orders ties by chance.
-        points = sorted(response.points, key=lambda point: (-point.score, str(point.id)))
+        points = response.points
+        if not self.embedded:
+            # A server orders ties by chance.
+            points = sorted(points, key=lambda point: (-point.score, str(point.id)))
         return [
             NodeWithScore(node=node_from_payload(point.payload), score=float(point.score))
             for point in points

@@ -93,6 +93,8 @@ def _open_new(folder: Path) -> Connection:
         )
     try:
         return _open_copy(folder) if is_read_only(folder) else _open(folder)
+    except StorageError:
+        raise
     except FolderInUseError as error:
         raise StorageError(
             f"the index in {folder} is in use by {error}; "

@@ -54,9 +54,9 @@ def encode(memory: Memory) -> bytes:
         rows = {name: np.asarray(array, order="C") for name, array in memory.items()}
         return safetensors_numpy.save(rows)
 
-    from safetensors import torch as safetensors_torch
+    from safetensors.torch import save
 
-    return safetensors_torch.save(dict(memory))
+    return save(dict(memory))
 
 
 def decode(data: bytes, framework: Framework) -> Memory | None:
@@ -67,9 +67,9 @@ def decode(data: bytes, framework: Framework) -> Memory | None:
         if framework == "np":
             return safetensors_numpy.load(data)
 
-        from safetensors import torch as safetensors_torch
+        from safetensors.torch import load
 
-        tensors: Memory = safetensors_torch.load(data)
+        tensors: Memory = load(data)
     except (SafetensorError, KeyError):
         return None
     return tensors

@@ -44,7 +44,7 @@ from llama_index_rnx import NodeCollection, RNXRerank, RNXRetriever
 from llama_index_rnx.batch import list_of
 from llama_index_rnx.candidates import base64_source, candidate_of, is_data_uri, source_at
 from llama_index_rnx.candidates.images import MAX_FILE_BYTES
-from llama_index_rnx.chat.llms import _turn
+from llama_index_rnx.chat.ranker_llm import _turn
 from llama_index_rnx.errors import ImageError
 
 GREEN_BASE64, GREEN_BYTES = image_base64(GREEN), image_bytes(GREEN)

@@ -182,13 +182,18 @@ class PanicException(BaseException):
 
 
 def test_an_engine_that_panicked_is_not_used_again(tmp_path: Path) -> None:
-    client = EdgeClient(tmp_path)
+    collection = opened(tmp_path / "index")
+    collection.add(nodes(0, 3), show_progress=False)
+    collection.close()
 
-    def panic() -> None:
+    client = EdgeClient(tmp_path / "index" / "edge")
+    assert client.count("rnx").count == 3
+
+    def panic(_: object) -> None:
         raise PanicException("index out of bounds")
 
     with pytest.raises(EdgeError, match="out of bounds"):
-        client._guarded(panic)
+        client._engine("rnx").run(panic)
     with pytest.raises(EdgeError, match="has stopped: index out of bounds"):
         client.count("rnx")
     client.close()

@@ -13,7 +13,7 @@ from llama_index_rnx import NodeCollection, RNXEmbedding
 from llama_index_rnx.candidates import candidate_of
 from llama_index_rnx.collection import Skipped, WriteReport
 from llama_index_rnx.ingestion import SourceFile, index_paths, nodes_of
-from llama_index_rnx.memory import RAM, MemoryStore
+from llama_index_rnx.memory import RAM, Framework, MemoryStore
 from llama_index_rnx.rankers.mini import MiniRanker
 
 TEXTS = [TextNode(id_="a", text="Bees make honey."), TextNode(id_="b", text="Rust is red.")]
@@ -25,9 +25,11 @@ def look_ups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     find = MemoryStore.find
 
-    def counted(self: MemoryStore, fingerprint: str, digests: list[str]) -> object:
+    def counted(
+        self: MemoryStore, fingerprint: str, digests: list[str], framework: Framework
+    ) -> object:
         counts.append(len(digests))
-        return find(self, fingerprint, digests)
+        return find(self, fingerprint, digests, framework)
 
     monkeypatch.setattr(MemoryStore, "find", counted)
     return counts

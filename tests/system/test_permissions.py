@@ -38,10 +38,17 @@ def mode(path: Path) -> int:
 
 
 def open_to_others(root: Path) -> list[str]:
-    """What others may look into, of a folder and all in it."""
-    found = [root, *root.rglob("*")]
-    assert len(found) > 1
-    return [str(path.relative_to(root)) for path in found if mode(path) & 0o077]
+    """What others may look into, of a folder and all in it: what lies in a private folder is
+    private, whatever its own permissions.
+    """
+    paths = [root, *root.rglob("*")]
+    assert len(paths) > 1
+    private = {path for path in paths if path.is_dir() and not mode(path) & 0o077}
+    return [
+        str(path.relative_to(root))
+        for path in paths
+        if mode(path) & 0o077 and not private & set(path.parents)
+    ]
 
 
 @pytest.mark.usefixtures("umask")
@@ -59,17 +66,12 @@ def test_an_index_with_its_memories_and_uploads(tmp_path: Path) -> None:
     collection.close()
     assert {path.name for path in folder.iterdir()} == {
         ".lock",
-        "meta.json",
-        "collection",
+        "edge",
         "memories",
         "uploads",
     }
     assert mode(folder) == 0o700
-    assert (
-        mode(folder / "meta.json")
-        == mode(folder / "collection" / "rnx" / "storage.sqlite")
-        == 0o600
-    )
+    assert mode(folder / "edge") == mode(folder / "edge" / "rnx") == 0o700
 
 
 @pytest.mark.usefixtures("umask")
@@ -116,11 +118,10 @@ def test_what_is_there_stays_as_its_owner_has_it(tmp_path: Path) -> None:
         if name == "one":  # its owner shares it with a group
             for path in (folder, *folder.rglob("*")):
                 path.chmod(0o750 if path.is_dir() else 0o640)
-    assert mode(folder) == mode(folder / "collection") == 0o750
-    assert mode(folder / "meta.json") == mode(folder / "memories" / FILE_NAME) == 0o640
-    assert mode(folder / "collection" / "one" / "storage.sqlite") == 0o640
-    assert mode(folder / "collection" / "two") == 0o700
-    assert mode(folder / "collection" / "two" / "storage.sqlite") == 0o600
+    assert mode(folder) == mode(folder / "edge") == 0o750
+    assert mode(folder / "edge" / "one" / "collection.json") == 0o640
+    assert mode(folder / "memories" / FILE_NAME) == 0o640
+    assert mode(folder / "edge" / "two") == 0o700
 
 
 @pytest.mark.usefixtures("umask")

@@ -3,7 +3,8 @@ nothing.
 
 The engine fuses by itself, and orders equal scores by chance: two points that are first and second
 in one ranking, second and first in another, came now one way and now the other, and the fusion of
-that ranking with a third gave other scores. Here equal scores are ordered by id.
+that ranking with a third gave other scores. Here equal scores are in the order of the first channel
+that has them, and in a channel in the order of their ids.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ def ordered(ranking: Ranking) -> Ranking:
 
 
 def _by_rank(rrf: models.Rrf, rankings: Sequence[Ranking]) -> Ranking:
-    """Fuse by reciprocal rank (Cormack et al. 2009); Qdrant counts places from 0."""
+    """Fuse by reciprocal rank (Cormack et al. 2009); Qdrant counts from 0."""
     assert rrf.k is not None
     scores: dict[str | int, float] = defaultdict(float)
     for ranking in rankings:
-        for place, (point_id, _) in enumerate(ranking):
-            scores[point_id] += 1 / (rrf.k + place)
-    return ordered(list(scores.items()))
+        for position, (point_id, _) in enumerate(ranking):
+            scores[point_id] += 1 / (rrf.k + position)
+    return _best_first(scores)
 
 
 def _by_formula(query: models.FormulaQuery, rankings: Sequence[Ranking]) -> Ranking:
@@ -68,8 +69,14 @@ def _by_formula(query: models.FormulaQuery, rankings: Sequence[Ranking]) -> Rank
     for number, ranking in enumerate(rankings):
         for point_id, score in ranking:
             variables[point_id][f"$score[{number}]"] = score
-    scores = [(point_id, _value(query.formula, named)) for point_id, named in variables.items()]
-    return ordered(scores)
+    return _best_first(
+        {point_id: _value(query.formula, scores) for point_id, scores in variables.items()}
+    )
+
+
+def _best_first(scores: Mapping[str | int, float]) -> Ranking:
+    """Return a fusion with equal scores in the order of the first channel that has them."""
+    return sorted(scores.items(), key=lambda hit: -hit[1])
 
 
 def _value(expression: Any, variables: Mapping[str, float]) -> float:
