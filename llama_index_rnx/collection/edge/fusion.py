@@ -9,15 +9,19 @@ that has them, and in a channel in the order of their ids.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
+import numpy as np
 from qdrant_client import models
 
 # Points with their scores, best first.
 Ranking = list[tuple[str | int, float]]
+
+# The scores of all points in one ranking, [N].
+Scores = Any
 
 
 def rank(
@@ -65,13 +69,17 @@ def _by_rank(rrf: models.Rrf, rankings: Sequence[Ranking]) -> Ranking:
 
 def _by_formula(query: models.FormulaQuery, rankings: Sequence[Ranking]) -> Ranking:
     """Fuse by a formula of the scores in each ranking, which it calls `$score[0]`, `$score[1]`."""
-    variables: dict[str | int, dict[str, float]] = defaultdict(lambda: dict(query.defaults or {}))
+    ids = list(dict.fromkeys(point_id for ranking in rankings for point_id, _ in ranking))
+    defaults = query.defaults or {}
+    variables: dict[str, Scores] = {}
     for number, ranking in enumerate(rankings):
-        for point_id, score in ranking:
-            variables[point_id][f"$score[{number}]"] = score
-    return _best_first(
-        {point_id: _value(query.formula, scores) for point_id, scores in variables.items()}
-    )
+        name = f"$score[{number}]"
+        scores = dict(ranking)
+        default = defaults.get(name, 0.0)
+        variables[name] = np.array([scores.get(point_id, default) for point_id in ids])  # [N]
+
+    values = np.broadcast_to(_value(query.formula, variables), len(ids))  # [N]
+    return _best_first(dict(zip(ids, values.tolist(), strict=True)))
 
 
 def _best_first(scores: Mapping[str | int, float]) -> Ranking:
@@ -79,24 +87,24 @@ def _best_first(scores: Mapping[str | int, float]) -> Ranking:
     return sorted(scores.items(), key=lambda hit: -hit[1])
 
 
-def _value(expression: Any, variables: Mapping[str, float]) -> float:
-    """Return the value of a formula."""
+def _value(expression: Any, variables: Mapping[str, Scores]) -> Scores:
+    """Return the values of a formula for all points at once, [N] or a single number."""
 
-    def value(inner: Any) -> float:
+    def value(inner: Any) -> Scores:
         return _value(inner, variables)
 
     if isinstance(expression, str):
         return variables[expression]
     if isinstance(expression, int | float):
-        return float(expression)
+        return np.float64(expression)
     if isinstance(expression, models.SumExpression):
-        return sum(map(value, expression.sum))
+        return reduce(np.add, map(value, expression.sum))
     if isinstance(expression, models.MultExpression):
-        return math.prod(map(value, expression.mult))
+        return reduce(np.multiply, map(value, expression.mult))
     if isinstance(expression, models.ExpExpression):
-        return math.exp(value(expression.exp))
+        return np.exp(value(expression.exp))
     if isinstance(expression, models.DivExpression):
-        return value(expression.div.left) / value(expression.div.right)
+        return np.divide(value(expression.div.left), value(expression.div.right))
     raise TypeError(f"{type(expression).__name__} has no counterpart here")
 
 
