@@ -18,12 +18,11 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import qdrant_edge as edge
 from pydantic import ValidationError
 from qdrant_client import models
-from qdrant_client.http.models import QueryResponse
 
 from llama_index_rnx.collection.edge.engine import EdgeError, Engine
 from llama_index_rnx.collection.edge.fusion import Ranking, rank
@@ -58,6 +57,22 @@ DELETED_THRESHOLD = 0.05
 # Bytes of a number of a vector and of its copy in the log of writes.
 _NUMBER_BYTES = 8
 T = TypeVar("T")
+
+
+class Hit(NamedTuple):
+    """A point that was found, with the fields of a `ScoredPoint` that a collection reads; to make
+    one of those takes as long as the search.
+    """
+
+    id: str | int
+    score: float
+    payload: dict[str, Any] | None
+
+
+class Hits(NamedTuple):
+    """What a search found, best first, as a `QueryResponse`."""
+
+    points: list[Hit]
 
 
 class EdgeClient:
@@ -210,7 +225,7 @@ class EdgeClient:
         query: Any,
         limit: int,
         with_payload: Payload = True,
-    ) -> QueryResponse:
+    ) -> Hits:
         """Search the channels, and fuse what they give."""
         engine = self._engine(collection_name)
 
@@ -220,20 +235,16 @@ class EdgeClient:
             return [(_point_id(hit.id), hit.score) for hit in hits]
 
         ranking = rank(prefetch, query, limit, search)
-        records = self.retrieve(
-            collection_name, [point_id for point_id, _ in ranking], with_payload
+        ids: list[Any] = [point_id for point_id, _ in ranking]
+        records = engine.run(lambda shard: shard.retrieve(ids, edge_fields(with_payload), False))
+        payloads = {_point_id(record.id): record.payload for record in records}
+        return Hits(
+            points=[
+                Hit(id=point_id, score=score, payload=payloads[point_id])
+                for point_id, score in ranking
+                if point_id in payloads
+            ]
         )
-        payloads = {record.id: record.payload for record in records}
-
-        # What the engine returns need not be checked: pydantic would take as long as the search.
-        points = [
-            models.ScoredPoint.model_construct(
-                id=point_id, version=0, score=score, payload=payloads[point_id]
-            )
-            for point_id, score in ranking
-            if point_id in payloads
-        ]
-        return QueryResponse.model_construct(points=points)
 
     def upsert(
         self, collection_name: str, points: list[models.PointStruct], wait: bool = True
