@@ -14,6 +14,7 @@ once and kept below --work. No model runs after that.
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import resource
@@ -160,6 +161,10 @@ def _ask_in_turn(locations: dict[str, str], work: Path) -> dict[str, dict[str, f
     embedding = StoredEmbedding(np.zeros((0, 768), np.float32), _queries(work))
     collections = {name: _open(name, location, embedding) for name, location in locations.items()}
     milliseconds: dict[str, dict[str, float]] = {name: {} for name in locations}
+
+    # Local mode holds each point as objects of Python, which the collector of garbage would look
+    # through while others are asked.
+    gc.freeze()
     for label, filters in (("query", None), ("filtered", ONE_YEAR)):
         seconds: dict[str, list[float]] = {name: [] for name in locations}
         _warm_up([collections[name] for name in locations if name != "local mode"], filters)
