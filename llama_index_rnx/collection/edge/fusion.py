@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
+from llama_index_rnx.collection.edge.requests import as_list
+
 # Points with their scores, best first.
 Ranking = list[tuple[str | int, float]]
 
@@ -39,7 +41,7 @@ def rank(
     """
     rankings: list[Ranking] = []
     for prefetch in prefetches:
-        inner = _list(prefetch.prefetch)
+        inner = as_list(prefetch.prefetch)
         if inner:
             assert prefetch.limit is not None
             rankings.append(rank(inner, prefetch.query, prefetch.limit, search))
@@ -106,10 +108,3 @@ def _value(expression: Any, variables: Mapping[str, Scores]) -> Scores:
     if isinstance(expression, models.DivExpression):
         return np.divide(value(expression.div.left), value(expression.div.right))
     raise TypeError(f"{type(expression).__name__} has no counterpart here")
-
-
-def _list(value: Any) -> list[Any]:
-    """Return one value, several or none as a list, as the server's API allows all three."""
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]

@@ -103,6 +103,13 @@ def edge_fields(with_payload: Payload) -> bool | list[str]:
     return with_payload
 
 
+def as_list(value: Any) -> list[Any]:
+    """Return one value, several or none as a list, as the server's API allows all three."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
 def client_vectors(vectors: Mapping[str, Any]) -> dict[str, Any]:
     """Return the vectors of a stored point in qdrant-client's words."""
     return {
@@ -159,7 +166,7 @@ def _vector(vector: Any) -> Any:
 
 
 def _conditions(conditions: Any) -> list[Any] | None:
-    return [_condition(each) for each in _list(conditions)] or None
+    return [_condition(each) for each in as_list(conditions)] or None
 
 
 def _condition(condition: Any) -> Any:
@@ -199,10 +206,3 @@ def _range(limits: models.Range | models.DatetimeRange | None) -> Any:
 
 def _iso(moment: datetime) -> str:
     return moment.isoformat()
-
-
-def _list(value: Any) -> list[Any]:
-    """Return one value, several or none as a list, as the server's API allows all three."""
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
