@@ -1,5 +1,5 @@
 """One collection of Qdrant: made, checked, read and written by points. It knows no nodes and no
-models, and leaves addresses and faults to connection.py.
+models, and leaves addresses and faults to the connection.
 """
 
 from __future__ import annotations
